@@ -1,0 +1,71 @@
+"""Two-stage training in JAX: pretrain an encoder without labels, freeze it, train a head on it.
+
+Names are imported when they are first used, so that `import twostage_jax` costs nothing and the
+command line answers before jax is there. Reading order: `stage`, `pretrain`, `engine`, `head`,
+`pipeline`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twostage_jax.config import Config, HeadConfig, PretrainConfig
+    from twostage_jax.data import Dataset
+    from twostage_jax.engine import evaluate, make_train, reconstruction
+    from twostage_jax.errors import UserError
+    from twostage_jax.head import classifier, make_logits
+    from twostage_jax.nets import MLP, mirror
+    from twostage_jax.pipeline import Result, run
+    from twostage_jax.pretrain import autoencoder, make_decode, placeholder
+    from twostage_jax.sources import load
+    from twostage_jax.stage import Stage, TrainState, as_batch, digest, freeze, init_state
+
+_HOME = {
+    "config": ("Config", "HeadConfig", "PretrainConfig"),
+    "data": ("Dataset",),
+    "engine": ("evaluate", "make_train", "reconstruction"),
+    "errors": ("UserError",),
+    "head": ("classifier", "make_logits"),
+    "nets": ("MLP", "mirror"),
+    "pipeline": ("Result", "run"),
+    "pretrain": ("autoencoder", "make_decode", "placeholder"),
+    "sources": ("load",),
+    "stage": ("Stage", "TrainState", "as_batch", "digest", "freeze", "init_state"),
+}
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    "MLP",
+    "Config",
+    "Dataset",
+    "HeadConfig",
+    "PretrainConfig",
+    "Result",
+    "Stage",
+    "TrainState",
+    "UserError",
+    "as_batch",
+    "autoencoder",
+    "classifier",
+    "digest",
+    "evaluate",
+    "freeze",
+    "init_state",
+    "load",
+    "make_decode",
+    "make_logits",
+    "make_train",
+    "mirror",
+    "placeholder",
+    "reconstruction",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(f"twostage_jax.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,272 @@
+"""The command line. Arguments are parsed before jax is imported, so that mistakes show at once."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from twostage_jax.config import (
+    UNSET,
+    CommonConfig,
+    Config,
+    HeadConfig,
+    PretrainConfig,
+    by_preset,
+    check,
+    check_spec,
+    flag,
+    from_dict,
+    overlay,
+    to_dict,
+)
+from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.interrupt import Interrupted, handled
+from twostage_jax.terminal import Terminal
+
+
+@dataclass(frozen=True)
+class _Training(CommonConfig):
+    resume: bool = False
+    """go on with the run in --out"""
+    trust_code: bool = False
+    """let the config of an earlier run import the encoder or objective that it names"""
+    debug: bool = False
+    """show the traceback of a mistake"""
+
+
+@dataclass(frozen=True)
+class _FromPreset(_Training):
+    preset: Annotated[str, flag("NAME", "default: blog for 28×28 images, else quick")] = UNSET
+    """recipe that gives what no flag gives: blog or quick"""
+    init: Annotated[str, by_preset("NAME", "init")] = UNSET
+    """initial values: torch (uniform within ±1/√fan_in) or lecun (LeCun-normal, as Flax)"""
+    config: Annotated[Path | None, flag("FILE", "default: none")] = None
+    """config.json of an earlier run, to repeat it; other flags change it"""
+
+
+@dataclass(frozen=True)
+class Run(_FromPreset):
+    """Both stages, evaluation and a folder with the results: the main job."""
+
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+
+@dataclass(frozen=True)
+class Pretrain(_FromPreset):
+    """Stage 1 alone: train an encoder without labels."""
+
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head(_Training):
+    """Stage 2 alone, on the encoder of an earlier run; what is not given is as in that run."""
+
+    from_: Annotated[Path, tyro.conf.arg(name="from", metavar="RUN")]
+    """folder of the run whose encoder is used"""
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Metrics of a finished run on a part of its own data or of another source."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """folder of the run"""
+    split: Literal["train", "validation", "test"] = "test"
+    """part of the data"""
+    data: Annotated[str, flag("SPEC", "default: the run's own")] = UNSET
+    """another source, of the same shape and classes"""
+    data_dir: Annotated[Path | None, flag("DIR", "default: the run's")] = None
+    """where TensorFlow Datasets keeps its data"""
+    trust_code: bool = False
+    """let the config of the run import the encoder or objective that it names"""
+    debug: bool = False
+    """show the traceback of a mistake"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What is in a source: sizes, shape, classes, values, duplicates across parts, fingerprint."""
+
+    spec: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC")]
+    """digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
+    validation: Annotated[int, flag("INT", "default: a tenth, at most 5000")] = UNSET
+    """examples carved from train"""
+    data_dir: Annotated[Path | None, flag("DIR", "default: TFDS's own")] = None
+    """where TensorFlow Datasets keeps its data"""
+    debug: bool = False
+    """show the traceback of a mistake"""
+
+
+COMMANDS = {"run": Run, "pretrain": Pretrain, "head": Head, "evaluate": Evaluate, "data": Data}
+DESCRIPTION = (
+    "Two-stage training in JAX: pretrain an encoder on images without labels, freeze it, train a "
+    "head on it. Start with: twostage run"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; see `docs/cli.md`."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        with handled():
+            command = parse(argv)
+            _act(command)
+    except UserError as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        print(f"twostage: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except Interrupted as interruption:
+        _say_how_to_resume(interruption, argv)
+        return 128 + interruption.signum
+    return 0
+
+
+def parse(argv: Sequence[str]) -> Any:
+    """One of the commands above.
+
+    Raises:
+        UserError: what cannot be parsed, in one line.
+        SystemExit: after --help.
+    """
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        raise UserError(f"unknown command {argv[0]!r}: {did_you_mean(argv[0], COMMANDS)}")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), warnings.catch_warnings():
+            # None is our "not given" in fields of another type; tyro takes it, with a warning.
+            warnings.filterwarnings("ignore", message=".*annotated with type.*NoneType.*")
+            return tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="twostage",
+                description=DESCRIPTION,
+                args=list(argv),
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        command = f" {argv[0]}" if argv and argv[0] in COMMANDS else ""
+        raise UserError(_one_line(said.getvalue(), f"twostage{command} --help")) from None
+
+
+def _one_line(box: str, help_command: str) -> str:
+    """tyro's box of an error as one sentence: what is wrong, the nearest flags, where to look."""
+    text = re.sub(r"╭─.*?╮|╰─*╯|│", "", box)
+    sections = [" ".join(part.split()) for part in re.split(r"─{4,}", text)]
+    what = re.split(r"Got errors:|For full helptext", sections[0])[0].strip(" .:")
+    what = re.sub(
+        r"Error parsing (\S+): no type matching (.*) could be instantiated from \[(.*)\]",
+        r"\1 takes \2, not \3",
+        what.replace("{None}|", ""),
+    )
+    near = [s for s in sections if s.startswith("Perhaps you meant")]
+    flags = list(dict.fromkeys(re.findall(r"--[a-z][\w.-]*", near[0]))) if near else []
+    flags = [name for name in flags if name != "--help"]
+    hint = f"; did you mean {' or '.join(flags[:2])}?" if flags else ";"
+    return f"{what}{hint} see {help_command}"
+
+
+def _act(command: Any) -> None:
+    if isinstance(command, Data):
+        _show_data(command)
+    elif isinstance(command, Evaluate):
+        _evaluate(command)
+    else:
+        _train(command)
+
+
+def _train(command: Any) -> None:
+    config = _config(command)
+    terminal = Terminal()
+    with terminal.phase("import", "importing jax"):
+        from twostage_jax.pipeline import run
+    run(
+        config,
+        resume=command.resume,
+        pretrain_only=isinstance(command, Pretrain),
+        trust_code=command.trust_code,
+        terminal=terminal,
+    )
+
+
+def _config(command: Any) -> Config:
+    """The config that the flags and a `--config` file give, checked without importing jax."""
+    names = {item.name for item in dataclasses.fields(Config)}
+    given = {name: value for name, value in vars(command).items() if name in names}
+    config = Config(**given)
+    if isinstance(command, Head):
+        config = dataclasses.replace(config, encoder_run=str(command.from_))
+    elif command.config:
+        if command.preset:
+            raise UserError("--preset and --config both give a recipe: leave one of them out")
+        config = overlay(config, to_dict(_read_config(command.config, command.trust_code)))
+    check(config)
+    if command.resume and not command.out:
+        raise UserError("--resume needs the folder to go on with: add --out DIR")
+    return config
+
+
+def _read_config(path: Path, trust_code: bool) -> Config:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path}: {error}; give the config.json of an earlier run"
+        ) from error
+    return from_dict(values, str(path), trust_code)
+
+
+def _evaluate(command: Evaluate) -> None:
+    if command.data is not None:
+        check_spec(command.data)
+    terminal = Terminal()
+    with terminal.phase("import", "importing jax"):
+        from twostage_jax.runs import open_run, run_dataset, score
+        from twostage_jax.show import show_classes, show_scores
+    run = open_run(command.run, command.trust_code)
+    with terminal.phase("data", "reading data"):
+        dataset = run_dataset(run, command.data, command.data_dir)
+    with terminal.phase("evaluate", "evaluating"):
+        scores = score(run.nets, run.params, getattr(dataset, command.split))
+    if not scores["count"]:
+        raise UserError(
+            f"the {command.split} part of {dataset.name} is empty: choose another --split"
+        )
+    show_scores(f"{run.folder} on {dataset.name}", {command.split: scores}, terminal)
+    show_classes(scores, run.manifest["classes"], terminal)
+
+
+def _show_data(command: Data) -> None:
+    check_spec(command.spec)
+    from twostage_jax.show import show_dataset
+    from twostage_jax.sources import load
+
+    terminal = Terminal()
+    with terminal.phase("data", "reading data"):
+        dataset = load(command.spec, command.validation, command.data_dir)
+    show_dataset(dataset, terminal)
+
+
+def _say_how_to_resume(interruption: Interrupted, argv: Sequence[str]) -> None:
+    print(f"twostage: stopped by {interruption}", file=sys.stderr)
+    if interruption.folder:
+        command = "pretrain" if "pretrain" in argv[:1] else "run"
+        trust = " --trust-code" if any(":" in word and "." in word for word in argv) else ""
+        print(
+            f"resume with: twostage {command} --resume --out {interruption.folder}{trust}",
+            file=sys.stderr,
+        )

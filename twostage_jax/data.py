@@ -1,0 +1,198 @@
+"""Arrays in, arrays out: parts of a data set, stratified splits, fingerprints, duplicates."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from twostage_jax.errors import UserError
+
+Split = dict[str, np.ndarray]
+
+# Splits are part of what a data set is, so their seed is not the run's.
+SPLIT_SEED = 0
+TEST_SHARE = 5
+VALIDATION_SHARE = 10
+VALIDATION_MOST = 5000
+
+
+class Source(NamedTuple):
+    """What somebody's files hold, before anything is cut from it.
+
+    Attributes:
+        name: short name of the data set.
+        train: `image` uint8 `[N, H, W, C]` and `label` int32 `[N]`.
+        test: the same, or None where the source has no test part.
+        classes: class names, a label being an index into them; empty where the source has none,
+            and then the labels themselves, from 0 to the highest, are the names.
+    """
+
+    name: str
+    train: Split
+    test: Split | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three parts of images and labels, on the host.
+
+    Attributes:
+        name: short name of the data set.
+        train: `{"image": uint8 [N, H, W, C], "label": int32 [N]}`.
+        validation: the same, carved from the source's train part; may be empty.
+        test: the same.
+        classes: the `K` class names.
+        fingerprint: `sha256:…` of the examples of the source's parts, whatever their order and
+            wherever validation is cut.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of one image."""
+        return self.train["image"].shape[1:]
+
+
+def make_dataset(source: Source, validation: int | None = None) -> Dataset:
+    """Check a source, cut what it lacks, and fingerprint it.
+
+    Args:
+        source: what was read.
+        validation: examples carved from train, class by class; by default a tenth, at most 5,000.
+
+    Raises:
+        UserError: an empty part, a single class, parts that do not fit each other, or more
+            validation examples than there are.
+    """
+    _check(source)
+    classes = source.classes or _classes(source)
+    train, test = source.train, source.test
+    if test is None:
+        train, test = cut(train, max(1, len(train["label"]) // TEST_SHARE))
+    count = len(train["label"])
+    if validation is None:
+        validation = min(count // VALIDATION_SHARE, VALIDATION_MOST)
+    if not 0 <= validation < count:
+        raise UserError(
+            f"--validation {validation} does not fit {source.name}, which has {count} training "
+            f"examples: give a number from 0 to {count - 1}"
+        )
+    train, held_out = cut(train, validation)
+    parts = [source.train] if source.test is None else [source.train, source.test]
+    return Dataset(source.name, train, held_out, test, classes, fingerprint(parts))
+
+
+def cut(split: Split, count: int) -> tuple[Split, Split]:
+    """`split` without `count` of its examples, and these: stratified, always the same ones."""
+    chosen = np.zeros(len(split["label"]), bool)
+    chosen[stratified(split["label"], count)] = True
+    return (
+        {name: values[~chosen] for name, values in split.items()},
+        {name: values[chosen] for name, values in split.items()},
+    )
+
+
+def stratified(label: np.ndarray, count: int) -> np.ndarray:
+    """Indices of `count` examples with each class in its share, the last one of a class kept back.
+
+    Shares are rounded by largest remainder, ties by class. `RandomState` is NumPy's frozen
+    generator, so the choice is the same in every version.
+    """
+    present, sizes = np.unique(label, return_counts=True)
+    exact = sizes * (count / len(label))
+    # A class keeps at least one example where the rest of the set allows it.
+    room = np.maximum(sizes - 1, 0) if count <= (sizes - 1).sum() else sizes
+    take = np.minimum(np.floor(exact).astype(int), room)
+    for index in np.argsort(take - exact, kind="stable").tolist() * len(label):
+        if take.sum() == count:
+            break
+        take[index] += take[index] < room[index]
+    random = np.random.RandomState(SPLIT_SEED)
+    picks = [
+        random.permutation(np.flatnonzero(label == k))[:n]
+        for k, n in zip(present, take, strict=True)
+    ]
+    return np.sort(np.concatenate(picks))
+
+
+def fingerprint(parts: list[Split]) -> str:
+    """`sha256:…` over the parts: in each, its shape and the sorted digests of its examples.
+
+    TFDS shuffles what it prepares, so the order of examples is left out on purpose.
+    """
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(str(part["image"].shape).encode())
+        digests = sorted(
+            hashlib.sha256(image.tobytes() + int(label).to_bytes(4, "little")).digest()
+            for image, label in zip(part["image"], part["label"], strict=True)
+        )
+        total.update(b"".join(digests))
+    return f"sha256:{total.hexdigest()}"
+
+
+def duplicates(dataset: Dataset) -> dict[str, int]:
+    """Images of the later part that also are in the earlier one, byte for byte, by pair of parts.
+
+    Keys are `"train and test"` and so on; labels are not compared.
+    """
+    parts = {name: getattr(dataset, name)["image"] for name in ("train", "validation", "test")}
+    keys = {name: [image.tobytes() for image in images] for name, images in parts.items()}
+    pairs = [("train", "validation"), ("train", "test"), ("validation", "test")]
+    return {
+        f"{one} and {other}": sum(map(set(keys[one]).__contains__, keys[other]))
+        for one, other in pairs
+    }
+
+
+def _classes(source: Source) -> tuple[str, ...]:
+    present = np.unique(source.train["label"])
+    count = int(present[-1]) + 1
+    # One stray label must not make a thousand classes; a subset has to be renumbered.
+    if 2 * len(present) < count:
+        raise UserError(
+            f"{source.name} has label {count - 1}, out of range: only {len(present)} of the "
+            f"classes 0 to {count - 1} have training examples; number the classes from 0 to "
+            f"{len(present) - 1}"
+        )
+    return tuple(str(k) for k in range(count))
+
+
+def _check(source: Source) -> None:
+    parts = {"train": source.train} | ({"test": source.test} if source.test else {})
+    for name, part in parts.items():
+        if not len(part["label"]):
+            raise UserError(f"the {name} part of {source.name} is empty: it needs examples")
+    present = np.unique(source.train["label"])
+    if len(present) < 2:
+        raise UserError(
+            f"{source.name} has the single class {int(present[0])} in its train part: a classifier "
+            "needs at least two"
+        )
+    if source.test is None:
+        if len(source.train["label"]) < 3:
+            raise UserError(
+                f"{source.name} has {len(source.train['label'])} examples and no test part: too "
+                "few to cut one; give at least 3"
+            )
+        return
+    shapes = [part["image"].shape[1:] for part in parts.values()]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"{source.name} has images {shapes[0]} in train and {shapes[1]} in test: they must "
+            "have one shape"
+        )
+    strangers = np.setdiff1d(source.test["label"], present)
+    if len(strangers):
+        raise UserError(
+            f"the test part of {source.name} has label {int(strangers[0])}, which its train part "
+            f"lacks: labels must be out of {int(present[0])} to {int(present[-1])}"
+        )

@@ -1,0 +1,48 @@
+"""Stage-2 protocols: heads on top of an encoder, as a `Stage`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from twostage_jax.stage import Batch, Key, Metrics, Params, Stage
+
+
+def classifier(encoder: Any, head: Any) -> Stage:
+    """Softmax cross-entropy of `head(encoder(image))`, weighted by `weight`; adds `accuracy`.
+
+    Groups: `encoder`, `head`. Nothing is frozen here: train it with `freeze(tx, "encoder")` for a
+    head on fixed features, with a plain optimiser for a full fine-tune.
+
+    Args:
+        encoder: Linen module, `[B, H, W, C]` to features.
+        head: Linen module, features to logits `[B, K]`.
+    """
+    logits_of = make_logits(encoder, head)
+
+    def init(key: Key, batch: Batch) -> Params:
+        encoder_key, head_key = jax.random.split(key)
+        encoder_params = encoder.init(encoder_key, batch["image"])
+        features = encoder.apply(encoder_params, batch["image"])
+        return {"encoder": encoder_params, "head": head.init(head_key, features)}
+
+    def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
+        logits, label, weight = logits_of(params, batch["image"]), batch["label"], batch["weight"]
+        # A batch without one counting label has loss 0, not 0/0.
+        total = jnp.maximum(weight.sum(), 1.0)
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        right = logits.argmax(-1) == label
+        return (weight * entropy).sum() / total, {"accuracy": (weight * right).sum() / total}
+
+    return Stage(init, loss)
+
+
+def make_logits(encoder: Any, head: Any) -> Callable[[Params, jax.Array], jax.Array]:
+    """`(params, image [B, H, W, C]) -> logits [B, K]`, what `evaluate` takes as `apply`."""
+
+    def logits(params: Params, image: jax.Array) -> jax.Array:
+        return head.apply(params["head"], encoder.apply(params["encoder"], image))
+
+    return logits

@@ -1,0 +1,68 @@
+"""Stage-1 objectives: functions that return a `Stage`. No label is read here."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from twostage_jax.errors import UserError
+from twostage_jax.metrics import reconstruction_error
+from twostage_jax.stage import Batch, Key, Metrics, Params, Stage
+
+
+def autoencoder(encoder: Any, decoder: Any) -> Stage:
+    """Encode the image, decode it, and minimise the mean squared error of the values in [-1, 1].
+
+    Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", 2006.
+    Groups: `encoder`, `decoder`.
+
+    Args:
+        encoder: Linen module, `[B, H, W, C]` to features `[B, D]`.
+        decoder: Linen module, features to `[B, H, W, C]` or `[B, H*W*C]`.
+
+    Raises:
+        UserError: while tracing, where the decoder's output is not of the image's size.
+    """
+
+    def init(key: Key, batch: Batch) -> Params:
+        encoder_key, decoder_key = jax.random.split(key)
+        encoder_params = encoder.init(encoder_key, batch["image"])
+        features = encoder.apply(encoder_params, batch["image"])
+        return {"encoder": encoder_params, "decoder": decoder.init(decoder_key, features)}
+
+    def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
+        decoded = make_decode(encoder, decoder)(params, batch["image"])
+        return reconstruction_error(decoded, batch["image"]), {}
+
+    return Stage(init, loss)
+
+
+def make_decode(encoder: Any, decoder: Any) -> Any:
+    """`(params, image [B, H, W, C]) -> [B, H, W, C]`, the image as the decoder gives it back."""
+
+    def decode(params: Params, image: jax.Array) -> jax.Array:
+        decoded = decoder.apply(params["decoder"], encoder.apply(params["encoder"], image))
+        if decoded.size != image.size:
+            raise UserError(
+                f"the decoder gives {list(decoded.shape[1:])} for an image of "
+                f"{list(image.shape[1:])}: its last width must be {image[0].size}"
+            )
+        return decoded.reshape(image.shape)
+
+    return decode
+
+
+def placeholder(encoder: Any) -> Stage:
+    """The blog's stage 1 as printed: `mse(features, stop_gradient(features))`.
+
+    Loss and gradient are exactly zero, so the encoder stays at its random start. Groups: `encoder`.
+    """
+
+    def init(key: Key, batch: Batch) -> Params:
+        return {"encoder": encoder.init(key, batch["image"])}
+
+    def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
+        features = encoder.apply(params["encoder"], batch["image"])
+        return jnp.mean((features - jax.lax.stop_gradient(features)) ** 2), {}
+
+    return Stage(init, loss)

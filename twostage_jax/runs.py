@@ -1,0 +1,233 @@
+"""A run opened again: from its folder back to modules and verified parameters."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twostage_jax import folder as folders
+from twostage_jax.checkpoint import describe, open_store
+from twostage_jax.config import Config, from_dict
+from twostage_jax.data import Dataset
+from twostage_jax.engine import reconstruction, sum_scores
+from twostage_jax.errors import UserError
+from twostage_jax.head import classifier, make_logits
+from twostage_jax.metrics import per_class_accuracy, scores
+from twostage_jax.nets import MLP, mirror
+from twostage_jax.pretrain import autoencoder, make_decode, placeholder
+from twostage_jax.sources import load
+from twostage_jax.stage import Params, Stage, digest
+
+SCORES = ("accuracy", "nll", "ece", "brier")
+
+
+class Nets(NamedTuple):
+    """Modules and stages of a resolved config.
+
+    Attributes:
+        pretrain: stage 1.
+        classify: stage 2.
+        logits: `(params, image) -> logits`.
+        decode: `(params, image) -> image`, or None where the objective has no such decoder.
+    """
+
+    pretrain: Stage
+    classify: Stage
+    logits: Callable[[Params, jax.Array], jax.Array]
+    decode: Callable[[Params, jax.Array], jax.Array] | None
+
+
+class Run(NamedTuple):
+    """A run's folder, read and checked.
+
+    Attributes:
+        folder: where it lies.
+        config: resolved.
+        manifest: the hand-over.
+        record: what `result.json` holds.
+        nets: modules and stages.
+        params: groups `encoder` and `head`, verified.
+    """
+
+    folder: Path
+    config: Config
+    manifest: dict[str, Any]
+    record: dict[str, Any]
+    nets: Nets
+    params: Params
+
+
+def read_config(folder: Path, trust_code: bool = False) -> Config:
+    """The config of the run in `folder`.
+
+    Raises:
+        UserError: no run there, a damaged file, or code to import without `trust_code`.
+    """
+    values = folders.read_json(folder, folders.CONFIG)
+    return from_dict(values, str(folder / folders.CONFIG), trust_code)
+
+
+def make_nets(config: Config, image_shape: tuple[int, ...], classes: int) -> Nets:
+    """Modules and stages for images `[H, W, C]` and `classes` classes.
+
+    Raises:
+        UserError: an encoder or objective that cannot be imported, or whose shapes do not fit;
+            nothing is compiled for that.
+    """
+    torch_init = config.init == "torch"
+    pretrain = config.pretrain
+    if pretrain.encoder == "mlp":
+        encoder = MLP(pretrain.widths, torch_init)
+    else:
+        encoder = _import(pretrain.encoder)()
+    size = int(np.prod(image_shape))
+    decoder = MLP(mirror(pretrain.widths, size), torch_init)
+    hidden = config.head.widths if config.head.protocol == "mlp" else ()
+    head = MLP((*hidden, classes), torch_init)
+    decode = None
+    if pretrain.objective == "autoencoder":
+        stage, decode = autoencoder(encoder, decoder), make_decode(encoder, decoder)
+    elif pretrain.objective == "placeholder":
+        stage = placeholder(encoder)
+    else:
+        stage = _import(pretrain.objective)(encoder, decoder)
+    nets = Nets(stage, classifier(encoder, head), make_logits(encoder, head), decode)
+    for name, one in (("stage 1", nets.pretrain), ("stage 2", nets.classify)):
+        _check_shapes(f"{name} ({pretrain.encoder}, {pretrain.objective})", one, image_shape)
+    return nets
+
+
+def _import(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"cannot import {name!r}: {error}; give package.module:name as Python finds it from "
+            "here (PYTHONPATH=. for a file in this folder)"
+        ) from error
+
+
+def _check_shapes(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None:
+    def both(key: jax.Array, batch: Mapping[str, jax.Array]) -> Any:
+        params = stage.init(key, batch)
+        if "encoder" not in params:
+            raise UserError(f"{name} has no group called encoder, only {sorted(params)}")
+        return stage.loss(params, key, batch)
+
+    batch = {
+        "image": jax.ShapeDtypeStruct((2, *image_shape), jnp.float32),
+        "label": jax.ShapeDtypeStruct((2,), jnp.int32),
+        "weight": jax.ShapeDtypeStruct((2,), jnp.float32),
+    }
+    try:
+        jax.eval_shape(both, jax.random.key(0), batch)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's module may raise, it names what does not fit
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{name} does not fit images {list(image_shape)}: {reason}") from error
+
+
+def load_params(folder: Path, name: str, stage: Stage, image_shape: tuple[int, ...]) -> Params:
+    """The parameters that stage `name` of the run in `folder` ended with.
+
+    They are held against their checkpoint's own table and against the manifest.
+
+    Raises:
+        UserError: leaves that are missing, unexpected, misshaped, wrongly typed or damaged.
+    """
+    if not (folder / name).is_dir():
+        raise UserError(f"{folder} has no stage {name}: give a run that has finished it")
+    batch = {
+        "image": jax.ShapeDtypeStruct((1, *image_shape), jnp.float32),
+        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
+        "weight": jax.ShapeDtypeStruct((1,), jnp.float32),
+    }
+    expected = jax.eval_shape(stage.init, jax.random.key(0), batch)
+    with open_store(folder / name) as store:
+        params = store.load({"params": expected})["params"]
+    groups = folders.read_json(folder, folders.MANIFEST).get("groups", {})
+    for group, tree in params.items():
+        if groups.get(group, {}).get("sha256") != digest(tree):
+            raise UserError(
+                f"{folder / name}: group {group} is not the one that manifest.json describes; the "
+                "run is damaged or unfinished"
+            )
+    return params
+
+
+def describe_groups(params: Params) -> dict[str, Any]:
+    """The `groups` of a manifest: per group its digest, and shape, dtype, sha256 of each leaf."""
+    return {
+        name: {"sha256": digest(tree), "leaves": describe(tree)} for name, tree in params.items()
+    }
+
+
+def open_run(folder: Path, trust_code: bool = False) -> Run:
+    """A complete run, its parameters verified.
+
+    Raises:
+        UserError: no complete run there, or one that is damaged.
+    """
+    config = read_config(folder, trust_code)
+    if not (folder / folders.RESULT).is_file():
+        raise UserError(
+            f"{folder} is not complete: finish it with twostage run --resume --out {folder}"
+        )
+    record = folders.read_json(folder, folders.RESULT)
+    manifest = folders.read_json(folder, folders.MANIFEST)
+    image_shape = tuple(manifest["preprocessing"]["image"][1:])
+    nets = make_nets(config, image_shape, len(manifest["classes"]))
+    params = load_params(folder, "head", nets.classify, image_shape)
+    return Run(folder, config, manifest, record, nets, params)
+
+
+def run_dataset(run: Run, spec: str | None = None, data_dir: Path | None = None) -> Dataset:
+    """The run's own data, or `spec`, made sure to be what the run's network can take.
+
+    Raises:
+        UserError: own data that has changed, or other data of another shape or number of classes.
+    """
+    config = run.config
+    if spec is None:
+        dataset = load(config.data, config.validation, data_dir or config.data_dir)
+        if dataset.fingerprint != run.manifest["data"]["fingerprint"]:
+            raise UserError(
+                f"{config.data} has changed since {run.folder} was made: its fingerprint is "
+                f"{dataset.fingerprint}; name it with --data to evaluate on it all the same"
+            )
+        return dataset
+    dataset = load(spec, None, data_dir)
+    found = (list(dataset.image_shape), len(dataset.classes))
+    expected = (run.manifest["preprocessing"]["image"][1:], len(run.manifest["classes"]))
+    if found[0] != expected[0] or found[1] > expected[1]:
+        raise UserError(
+            f"{spec} has images {found[0]} of {found[1]} classes and {run.folder} takes "
+            f"{expected[0]} of {expected[1]}: give data of that kind"
+        )
+    return dataset
+
+
+def score(nets: Nets, params: Params, split: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores of one part as `result.json` has them, None where there is no example.
+
+    Accuracy, NLL, ECE, Brier and count of `metrics.scores`; accuracy per class; confusion counts
+    `[K][K]` (row true, column predicted); and, where `params` can decode, `reconstruction`, the
+    mean squared error in [-1, 1].
+    """
+    if not len(split["label"]):
+        return dict.fromkeys(SCORES) | {"count": 0}
+    split = jax.device_put(dict(split))
+    sums = jax.device_get(sum_scores(nets.logits, params, split))
+    result = {name: value.item() for name, value in jax.device_get(scores(sums)).items()}
+    each = np.asarray(per_class_accuracy(sums.confusion))
+    result["per_class_accuracy"] = [None if np.isnan(x) else float(x) for x in each]
+    result["confusion"] = np.asarray(sums.confusion).astype(int).tolist()
+    if nets.decode and "decoder" in params:
+        result["reconstruction"] = float(reconstruction(nets.decode, params, split))
+    return result
