@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from twostage_jax.config import Config, HeadConfig, PretrainConfig
     from twostage_jax.data import Dataset
-    from twostage_jax.engine import evaluate, make_train, reconstruction
+    from twostage_jax.engine import make_train
     from twostage_jax.errors import UserError
     from twostage_jax.head import classifier, make_logits
     from twostage_jax.nets import MLP, mirror
     from twostage_jax.pipeline import Result, run
     from twostage_jax.pretrain import autoencoder, make_decode, placeholder
+    from twostage_jax.scoring import evaluate, reconstruction
     from twostage_jax.sources import load
     from twostage_jax.stage import Stage, TrainState, as_batch, digest, freeze, init_state
 
 _HOME = {
     "config": ("Config", "HeadConfig", "PretrainConfig"),
     "data": ("Dataset",),
-    "engine": ("evaluate", "make_train", "reconstruction"),
+    "engine": ("make_train",),
+    "scoring": ("evaluate", "reconstruction"),
     "errors": ("UserError",),
     "head": ("classifier", "make_logits"),
     "nets": ("MLP", "mirror"),

@@ -1,4 +1,4 @@
-"""One engine for every stage: epochs as compiled scans, evaluation, and the loop on the host.
+"""One engine for every stage: epochs as compiled scans, and the loop on the host around them.
 
 The data set lives on the device as uint8 and is normalised inside the step. An epoch is a shuffled
 order, a loop over its full batches, and one step of its own size for the examples left over, so no
@@ -8,7 +8,6 @@ of a stage uses `fold_in(key, e)`, so nothing random is in the state.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from twostage_jax.metrics import ScoreSums, reconstruction_error, score_sums, scores
 from twostage_jax.stage import Key, Metrics, Params, Stage, TrainState, as_batch, frozen_groups
-
-EVALUATION_BATCH = 1000
 
 
 class Epoch(NamedTuple):
@@ -42,7 +38,7 @@ class Epoch(NamedTuple):
     order: Callable[..., tuple[jax.Array, Key]]
     advance: Callable[..., tuple[TrainState, Metrics]]
     finish: Callable[..., tuple[TrainState, Metrics]]
-    zero_sums: Callable[..., Metrics]
+    zero_sums: Callable[..., dict[str, np.ndarray]]
 
 
 def make_step(
@@ -105,12 +101,12 @@ def make_epoch(
             state, sums = train_on(state, sums, data, key, order[full * batch_size :])
         return state, {name: total / count for name, total in sums.items()}
 
-    def zero_sums(state: TrainState, data: Any, key: Key) -> Metrics:
+    def zero_sums(state: TrainState, data: Any, key: Key) -> dict[str, np.ndarray]:
         def first_step(state: TrainState, data: Any, key: Key) -> Any:
             return step(state, key, {name: data[name][:batch_size] for name in data})
 
         _, metrics = jax.eval_shape(first_step, state, data, key)
-        return {name: jnp.zeros(x.shape, jnp.float32) for name, x in metrics.items()}
+        return {name: np.zeros(x.shape, np.float32) for name, x in metrics.items()}
 
     return Epoch(steps, full, order, advance, finish, zero_sums)
 
@@ -189,7 +185,7 @@ def fit(
     data: Mapping[str, jax.Array],
     key: Key,
     epochs: int,
-    sums: Metrics | None = None,
+    sums: Mapping[str, Any] | None = None,
     seconds_per_call: float = 0.5,
 ) -> Iterator[Moment]:
     """Train until `epochs` are complete, in calls of about `seconds_per_call`, and yield between.
@@ -206,9 +202,10 @@ def fit(
         sums: metrics of the unfinished epoch, for a state from the middle of one.
         seconds_per_call: how long the host may have to wait for the device.
     """
-    zeros = epoch.zero_sums(state, data, key)
+    zeros = jax.device_put(epoch.zero_sums(state, data, key))
+    totals = jax.device_put(sums) if sums else zeros
     # What is given to a compiled call is gone, so the loop works on copies.
-    state, sums = jax.tree.map(jnp.copy, state), jax.tree.map(jnp.copy, sums or zeros)
+    state, totals = jax.tree.map(jnp.copy, state), jax.tree.map(jnp.copy, totals)
     done, start = divmod(int(jax.device_get(state.step)), epoch.steps)
     length = 16
     while done < epochs:
@@ -218,90 +215,13 @@ def fit(
             called = time.perf_counter()
             stop = min(epoch.full, start + length)
             bounds = jax.device_put((np.int32(start), np.int32(stop)))
-            state, sums = epoch.advance(state, sums, data, order, epoch_key, *bounds)
-            jax.block_until_ready(sums)
+            state, totals = epoch.advance(state, totals, data, order, epoch_key, *bounds)
+            jax.block_until_ready(totals)
             rate = (stop - start) / (time.perf_counter() - called)
             length, start = max(1, int(rate * seconds_per_call)), stop
             if start < epoch.steps:
-                yield Moment(state, sums, done, None, time.perf_counter() - began)
-        state, means = epoch.finish(state, sums, data, order, epoch_key)
+                yield Moment(state, totals, done, None, time.perf_counter() - began)
+        state, means = epoch.finish(state, totals, data, order, epoch_key)
         metrics = {name: float(value) for name, value in jax.device_get(means).items()}
-        sums, done, start = jax.tree.map(jnp.copy, zeros), done + 1, 0
-        yield Moment(state, sums, done, metrics, time.perf_counter() - began)
-
-
-def sum_over(
-    measure: Callable[[Any], Any], split: Mapping[str, Any], batch_size: int = EVALUATION_BATCH
-) -> Any:
-    """Add up `measure(batch)` over all examples of a split, the remainder as a batch of its own."""
-    data = {name: jnp.asarray(values) for name, values in split.items()}
-    count = len(data["image"])
-    full, remainder = divmod(count, batch_size)
-
-    def rows(start: Any, size: int) -> Any:
-        take = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
-        return measure(as_batch({name: take(values) for name, values in data.items()}))
-
-    def add(total: Any, more: Any) -> Any:
-        return jax.tree.map(jnp.add, total, more)
-
-    def body(index: Any, total: Any) -> Any:
-        return add(total, rows(index * batch_size, batch_size))
-
-    shapes = jax.eval_shape(lambda: rows(0, min(batch_size, count)))
-    total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    if full:
-        total = jax.lax.fori_loop(0, full, body, total)
-    return add(total, rows(full * batch_size, remainder)) if remainder else total
-
-
-@partial(jax.jit, static_argnames=("apply", "batch_size"))
-def sum_scores(
-    apply: Callable[[Params, jax.Array], jax.Array],
-    params: Params,
-    split: Mapping[str, Any],
-    batch_size: int = EVALUATION_BATCH,
-) -> ScoreSums:
-    """`metrics.ScoreSums` of a classifier over a whole split; see `evaluate`."""
-    return sum_over(
-        lambda batch: score_sums(apply(params, batch["image"]), batch["label"], batch["weight"]),
-        split,
-        batch_size,
-    )
-
-
-def evaluate(
-    apply: Callable[[Params, jax.Array], jax.Array],
-    params: Params,
-    split: Mapping[str, Any],
-    batch_size: int = EVALUATION_BATCH,
-) -> dict[str, jax.Array]:
-    """Accuracy, NLL, ECE, Brier score and count over all examples of a split.
-
-    Args:
-        apply: `(params, image float32 [B, H, W, C]) -> logits [B, K]`, for instance
-            `make_logits(encoder, head)`. Compiled once for each function object.
-        params: what `apply` takes.
-        split: `image` uint8 `[N, H, W, C]`, `label` int32 `[N]`, optionally `weight`.
-        batch_size: examples at a time; the result does not depend on it but for rounding.
-
-    Returns:
-        Scalars as in `metrics.scores`. Pure: it can be vmapped over `params`.
-    """
-    return scores(sum_scores(apply, params, split, batch_size))
-
-
-@partial(jax.jit, static_argnames=("decode", "batch_size"))
-def reconstruction(
-    decode: Callable[[Params, jax.Array], jax.Array],
-    params: Params,
-    split: Mapping[str, Any],
-    batch_size: int = EVALUATION_BATCH,
-) -> jax.Array:
-    """Mean squared error of `decode(params, image)` over all values of a split, in [-1, 1]."""
-
-    def measure(batch: Mapping[str, jax.Array]) -> jax.Array:
-        image = batch["image"]
-        return reconstruction_error(decode(params, image), image) * len(image)
-
-    return sum_over(measure, split, batch_size) / len(split["image"])
+        totals, done, start = jax.tree.map(jnp.copy, zeros), done + 1, 0
+        yield Moment(state, totals, done, metrics, time.perf_counter() - began)

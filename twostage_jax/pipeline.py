@@ -6,6 +6,7 @@ Every step leaves its trace in the folder of the run, and an interrupted run goe
 import dataclasses
 import math
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -276,7 +277,7 @@ def _train(
     return state
 
 
-def _checkpoint(state: TrainState, sums: dict[str, jax.Array]) -> dict[str, Any]:
+def _checkpoint(state: TrainState, sums: Mapping[str, Any]) -> dict[str, Any]:
     training = {"opt_state": state.opt_state, "step": state.step, "sums": sums}
     return {"params": state.params, "training": training}
 

@@ -13,12 +13,12 @@ from twostage_jax import folder as folders
 from twostage_jax.checkpoint import describe, open_store
 from twostage_jax.config import Config, from_dict
 from twostage_jax.data import Dataset
-from twostage_jax.engine import reconstruction, sum_scores
 from twostage_jax.errors import UserError
 from twostage_jax.head import classifier, make_logits
 from twostage_jax.metrics import per_class_accuracy, scores
 from twostage_jax.nets import MLP, mirror
 from twostage_jax.pretrain import autoencoder, make_decode, placeholder
+from twostage_jax.scoring import reconstruction, sum_scores
 from twostage_jax.sources import load
 from twostage_jax.stage import Params, Stage, digest
 
@@ -83,7 +83,7 @@ def make_nets(config: Config, image_shape: tuple[int, ...], classes: int) -> Net
     if pretrain.encoder == "mlp":
         encoder = MLP(pretrain.widths, torch_init)
     else:
-        encoder = _import(pretrain.encoder)()
+        encoder = _make(pretrain.encoder)
     size = int(np.prod(image_shape))
     decoder = MLP(mirror(pretrain.widths, size), torch_init)
     hidden = config.head.widths if config.head.protocol == "mlp" else ()
@@ -94,30 +94,37 @@ def make_nets(config: Config, image_shape: tuple[int, ...], classes: int) -> Net
     elif pretrain.objective == "placeholder":
         stage = placeholder(encoder)
     else:
-        stage = _import(pretrain.objective)(encoder, decoder)
+        stage = _make(pretrain.objective, encoder, decoder)
     nets = Nets(stage, classifier(encoder, head), make_logits(encoder, head), decode)
     for name, one in (("stage 1", nets.pretrain), ("stage 2", nets.classify)):
         _check_shapes(f"{name} ({pretrain.encoder}, {pretrain.objective})", one, image_shape)
     return nets
 
 
-def _import(name: str) -> Any:
+def _make(name: str, *args: Any) -> Any:
+    """Import `package.module:name` and call it; the one door for a user's own code."""
     module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"cannot import {name!r}: {error}; give package.module:name as Python finds it from "
             "here (PYTHONPATH=. for a file in this folder)"
         ) from error
+    try:
+        return function(*args)
+    except Exception as error:  # a user's code may raise anything
+        given = "encoder and decoder" if args else "no arguments"
+        raise UserError(f"cannot make {name!r}, called with {given}: {error}") from error
 
 
 def _check_shapes(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None:
     def both(key: jax.Array, batch: Mapping[str, jax.Array]) -> Any:
-        params = stage.init(key, batch)
+        init_key, loss_key = jax.random.split(key)
+        params = stage.init(init_key, batch)
         if "encoder" not in params:
             raise UserError(f"{name} has no group called encoder, only {sorted(params)}")
-        return stage.loss(params, key, batch)
+        return stage.loss(params, loss_key, batch)
 
     batch = {
         "image": jax.ShapeDtypeStruct((2, *image_shape), jnp.float32),
@@ -224,10 +231,16 @@ def score(nets: Nets, params: Params, split: Mapping[str, Any]) -> dict[str, Any
         return dict.fromkeys(SCORES) | {"count": 0}
     split = jax.device_put(dict(split))
     sums = jax.device_get(sum_scores(nets.logits, params, split))
-    result = {name: value.item() for name, value in jax.device_get(scores(sums)).items()}
+    result: dict[str, Any] = {name: _plain(x) for name, x in jax.device_get(scores(sums)).items()}
     each = np.asarray(per_class_accuracy(sums.confusion))
-    result["per_class_accuracy"] = [None if np.isnan(x) else float(x) for x in each]
+    result["per_class_accuracy"] = [None if np.isnan(x) else _plain(x) for x in each]
     result["confusion"] = np.asarray(sums.confusion).astype(int).tolist()
     if nets.decode and "decoder" in params:
-        result["reconstruction"] = float(reconstruction(nets.decode, params, split))
+        result["reconstruction"] = _plain(reconstruction(nets.decode, params, split))
     return result
+
+
+def _plain(value: Any) -> int | float:
+    """A scalar for JSON, with the digits that a float32 has: 0.9712, not 0.9711999893188477."""
+    number = value.item()
+    return float(f"{number:.7g}") if isinstance(number, float) else number

@@ -23,9 +23,10 @@ def read(path: Path) -> Source:
     if not path.is_file():
         raise UserError(f"there is no file {path}: give npz:FILE with a NumPy archive")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise UserError(f"{path} holds a single array: save both with numpy.savez")
+        arrays = np.load(path, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise UserError(f"{path} holds a single array: save both with numpy.savez")
+        with arrays:
             parts = _read_parts(arrays, path)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, UserError):

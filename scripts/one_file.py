@@ -1,0 +1,139 @@
+"""The whole idea without the package: jax, flax, optax and numpy alone.
+
+Stage 1 trains an autoencoder on images, stage 2 a classifier on its frozen encoder. It is the
+blog's recipe on the four MNIST files (any set in that format), all training examples, and draws the
+same random numbers as `twostage run --preset blog --validation 0`, so it prints the same losses.
+
+    python scripts/one_file.py ../shared/data/mnist --seed 0
+"""
+
+import argparse
+import gzip
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+def read(folder, name):
+    """One IDX file, `[N, 28, 28]` or `[N]`, as float32 images in [-1, 1] or int32 labels."""
+    content = gzip.decompress((Path(folder) / f"{name}.gz").read_bytes())
+    shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
+    array = np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    return jnp.asarray(array) if array.ndim == 3 else jnp.asarray(array, jnp.int32)
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them, initialised as PyTorch's Linear."""
+
+    widths: tuple
+
+    @nn.compact
+    def __call__(self, x):
+        """`[B, ...]` to `[B, widths[-1]]`."""
+        x = x.reshape(x.shape[0], -1)
+        for index, width in enumerate(self.widths):
+            x = nn.relu(x) if index else x
+            draw = uniform(x.shape[-1] ** -0.5)
+            x = nn.Dense(width, name=f"dense_{index}", kernel_init=draw, bias_init=draw)(x)
+        return x
+
+
+def uniform(bound):
+    """An initialiser, uniform within ±bound."""
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def normalise(image):
+    """uint8 to float32 in [-1, 1]."""
+    return (image.astype(jnp.float32) / 255 - 0.5) / 0.5
+
+
+def make_epoch(loss, tx, batch_size):
+    """One epoch over all data as one compiled program; the remainder is a step of its own."""
+
+    def step(state, image, label):
+        params, opt_state = state
+        value, gradient = jax.value_and_grad(loss)(params, normalise(image), label)
+        updates, opt_state = tx.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), value * len(image)
+
+    @jax.jit
+    def epoch(state, image, label, key):
+        order = jax.random.permutation(jax.random.fold_in(key, 0), len(image))
+        full = len(image) // batch_size
+        rows = order[: full * batch_size].reshape(full, batch_size)
+        state, sums = jax.lax.scan(lambda s, r: step(s, image[r], label[r]), state, rows)
+        total = sums.sum()
+        if len(image) % batch_size:
+            rest = order[full * batch_size :]
+            state, last = step(state, image[rest], label[rest])
+            total += last
+        return state, total / len(image)
+
+    return epoch
+
+
+def train(title, loss, params, image, label, key, args):
+    """Train `params` for `args.epochs` epochs, printing the mean loss of each."""
+    print(title)
+    tx = optax.adam(1e-3)
+    epoch, state = make_epoch(loss, tx, args.batch_size), (params, tx.init(params))
+    for number in range(args.epochs):
+        state, value = epoch(state, image, label, jax.random.fold_in(key, number))
+        print(f"Epoch [{number + 1}/{args.epochs}], Loss: {value:.6f}")
+    return state[0]
+
+
+def main():
+    """Both stages, then the accuracy on the test part."""
+    parser = argparse.ArgumentParser(description="Two-stage training in one file.")
+    parser.add_argument("folder", help="where the four IDX files are, gzipped")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=32)
+    args = parser.parse_args()
+
+    image = read(args.folder, "train-images-idx3-ubyte")
+    label = read(args.folder, "train-labels-idx1-ubyte")
+    encoder: Any = MLP((256, 128))
+    decoder: Any = MLP((256, image[0].size))
+    head: Any = MLP((64, int(label.max()) + 1))
+    first = normalise(image[:2])
+
+    key = jax.random.fold_in(jax.random.key(args.seed), 1)
+    encoder_key, decoder_key = jax.random.split(jax.random.fold_in(key, 0))
+    params = {"encoder": encoder.init(encoder_key, first)}
+    features = encoder.apply(params["encoder"], first)
+    params["decoder"] = decoder.init(decoder_key, features)
+
+    def reconstruct(params, image, label):
+        decoded = decoder.apply(params["decoder"], encoder.apply(params["encoder"], image))
+        return jnp.mean((decoded - image.reshape(len(image), -1)) ** 2)
+
+    key = jax.random.fold_in(key, 1)
+    title = "Training Stage 1 (Feature Extraction)"
+    frozen = train(title, reconstruct, params, image, label, key, args)["encoder"]
+
+    def classify(params, image, label):
+        logits = head.apply(params, encoder.apply(frozen, image))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+
+    key = jax.random.fold_in(jax.random.key(args.seed), 2)
+    _, head_key = jax.random.split(jax.random.fold_in(key, 0))
+    params, key = head.init(head_key, features), jax.random.fold_in(key, 1)
+    title = "Training Stage 2 (Classification)"
+    params = train(title, classify, params, image, label, key, args)
+
+    image = normalise(read(args.folder, "t10k-images-idx3-ubyte"))
+    label = read(args.folder, "t10k-labels-idx1-ubyte")
+    predicted = head.apply(params, encoder.apply(frozen, image)).argmax(-1)
+    print(f"Test Accuracy: {100 * (predicted == label).mean():.2f}%")
+
+
+if __name__ == "__main__":
+    main()

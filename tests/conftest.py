@@ -1,0 +1,36 @@
+"""Shared fixtures. Warnings are errors, and jax is as strict as it can be."""
+
+import os
+from pathlib import Path
+
+# The same small programs are compiled again and again; set before jax reads it, and inherited by
+# the processes that tests start.
+CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+MNIST = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist"
+
+
+@pytest.fixture
+def mnist() -> Path:
+    """The folder with the four MNIST files."""
+    if not MNIST.is_dir():
+        pytest.skip("MNIST is not beside the project, in ../shared/data/mnist")
+    return MNIST
+
+
+@pytest.fixture(scope="session")
+def split() -> dict[str, np.ndarray]:
+    """70 images of 4×4 in three classes that differ in brightness: two batches of 32 and 6."""
+    random = np.random.RandomState(0)
+    label = np.arange(70, dtype=np.int32) % 3
+    image = random.randint(0, 80, (70, 4, 4, 1)) + 80 * label[:, None, None, None]
+    return {"image": image.astype(np.uint8), "label": label}

@@ -1,0 +1,267 @@
+"""The engine: what a step does, what an epoch covers, and which ways to train are the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import twostage_jax as ts
+from twostage_jax.engine import compile_epoch, fit, make_epoch
+
+ENCODER, DECODER, HEAD = ts.MLP((8, 5)), ts.MLP((8, 16)), ts.MLP((6, 3))
+STAGES = {
+    "autoencoder": ts.autoencoder(ENCODER, DECODER),
+    "placeholder": ts.placeholder(ENCODER),
+    "classifier": ts.classifier(ENCODER, HEAD),
+}
+
+
+def start(stage, tx, split, seed=0, **pretrained):
+    return ts.init_state(stage, tx, jax.random.key(seed), split, **pretrained)
+
+
+def train_in_calls(stage, tx, state, split, key, epochs, batch_size=32, **options):
+    """The host loop to its end: the last state and the metrics of each epoch."""
+    data = jax.device_put(split)
+    epoch = make_epoch(stage, tx, batch_size, len(split["label"]))
+    epoch = compile_epoch(epoch, state, data, key)
+    means = []
+    for moment in fit(epoch, state, data, key, epochs, **options):
+        state = moment.state
+        if moment.metrics:
+            means.append(moment.metrics)
+    return state, means
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_trains_and_reports_its_loss(name, split):
+    stage, tx = STAGES[name], optax.adam(1e-2)
+    train = jax.jit(ts.make_train(stage, tx, 32, 4))
+    state, metrics = train(start(stage, tx, split), split, jax.random.key(1))
+    assert metrics["loss"].shape == (4,)
+    assert state.step == 4 * 3
+    if name == "placeholder":
+        assert not np.any(metrics["loss"])
+    else:
+        assert metrics["loss"][-1] < metrics["loss"][0]
+
+
+def test_placeholder_leaves_the_parameters_exactly_where_they_are(split):
+    stage, tx = STAGES["placeholder"], optax.adam(1e-2)
+    state = start(stage, tx, split)
+    # An update of +0.0 would turn this into 0.0.
+    bias = state.params["encoder"]["params"]["dense_0"]["bias"] * -0.0
+    state.params["encoder"]["params"]["dense_0"]["bias"] = bias
+    after, _ = jax.jit(ts.make_train(stage, tx, 32, 2))(state, split, jax.random.key(1))
+    assert ts.digest(after.params) == ts.digest(state.params)
+
+
+def test_freeze_leaves_the_encoder_bitwise_unchanged_while_the_head_moves(split):
+    stage, tx = STAGES["classifier"], ts.freeze(optax.adam(1e-2), "encoder")
+    state = start(stage, tx, split)
+    kernel = state.params["encoder"]["params"]["dense_0"]["kernel"]
+    state.params["encoder"]["params"]["dense_0"]["kernel"] = kernel.at[0].set(-0.0)
+    after, metrics = jax.jit(ts.make_train(stage, tx, 32, 3))(state, split, jax.random.key(1))
+    assert ts.digest(after.params["encoder"]) == ts.digest(state.params["encoder"])
+    assert ts.digest(after.params["head"]) != ts.digest(state.params["head"])
+    assert set(metrics) == {"loss", "accuracy"}
+
+
+def test_no_gradient_reaches_a_frozen_group(split):
+    """A stage whose encoder refuses to be differentiated trains all the same."""
+
+    @jax.custom_jvp
+    def encode(w, x):
+        return x @ w
+
+    @encode.defjvp
+    def refuse(primals, tangents):
+        raise AssertionError("the frozen encoder was differentiated")
+
+    def init(key, batch):
+        return {"encoder": jnp.ones((16, 4)), "head": jnp.ones((4, 3))}
+
+    def loss(params, key, batch):
+        features = encode(params["encoder"], batch["image"].reshape(-1, 16))
+        logits = features @ params["head"]
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return entropy.mean(), {}
+
+    stage = ts.Stage(init, loss)
+    for tx in (ts.freeze(optax.adam(1e-2), "encoder"), optax.adam(1e-2)):
+        state, train = start(stage, tx, split), jax.jit(ts.make_train(stage, tx, 32, 1))
+        if isinstance(tx, type(optax.adam(1e-2))) and not hasattr(tx, "groups"):
+            with pytest.raises(AssertionError, match="differentiated"):
+                train(state, split, jax.random.key(1))
+        else:
+            train(state, split, jax.random.key(1))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 35, 70, 100])
+def test_every_example_is_seen_once_an_epoch(batch_size, split):
+    """The loss is the mean of example numbers, so the epoch's mean says who was there."""
+    seen = split | {"weight": np.arange(70, dtype=np.float32)}
+
+    def loss(params, key, batch):
+        total = (batch["weight"] ** 2).mean() + 0 * params["encoder"]
+        return total, {"size": jnp.float32(batch["label"].shape[0])}
+
+    stage = ts.Stage(lambda key, batch: {"encoder": jnp.zeros(())}, loss)
+    tx = optax.sgd(0.1)
+    state, metrics = jax.jit(ts.make_train(stage, tx, batch_size, 2))(
+        start(stage, tx, split), seen, jax.random.key(1)
+    )
+    np.testing.assert_allclose(metrics["loss"], (np.arange(70.0) ** 2).mean(), rtol=1e-6)
+    assert state.step == 2 * -(-70 // batch_size)
+    # The remainder comes as a batch of its own size: no padding reaches the stage.
+    full, rest = divmod(70, batch_size)
+    np.testing.assert_allclose(metrics["size"], (full * batch_size**2 + rest**2) / 70, rtol=1e-6)
+
+
+def test_an_epoch_equals_plain_steps_in_its_order(split):
+    """Against a loop in Python over the same order, without engine, scan or optax."""
+    stage, tx, key = STAGES["classifier"], optax.sgd(0.1), jax.random.key(1)
+    state = start(stage, tx, split)
+    order, _ = make_epoch(stage, tx, 32, 70).order(state, key)
+    assert sorted(np.asarray(order)) == list(range(70))
+    params, total = state.params, 0.0
+    for rows in (order[:32], order[32:64], order[64:]):
+        batch = ts.as_batch({name: values[rows] for name, values in split.items()})
+        (value, _), gradient = jax.value_and_grad(stage.loss, has_aux=True)(params, key, batch)
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+        total += value * len(rows)
+    after, metrics = jax.jit(ts.make_train(stage, tx, 32, 1))(state, split, key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after.params, params)
+    np.testing.assert_allclose(metrics["loss"][0], total / 70, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [70, 64, 20])
+def test_one_scan_equals_many_calls(count, split):
+    stage, tx, key = STAGES["classifier"], optax.adam(1e-2), jax.random.key(1)
+    split = {name: values[:count] for name, values in split.items()}
+    state = start(stage, tx, split)
+    whole, metrics = jax.jit(ts.make_train(stage, tx, 8, 3))(state, split, key)
+    short, means = train_in_calls(stage, tx, state, split, key, 3, 8, seconds_per_call=0)
+    long, _ = train_in_calls(stage, tx, state, split, key, 3, 8, seconds_per_call=9)
+    assert ts.digest(short.params) == ts.digest(long.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), short.params, whole.params
+    )
+    np.testing.assert_allclose([m["loss"] for m in means], metrics["loss"], rtol=1e-5)
+
+
+def test_stopping_anywhere_and_going_on_equals_the_uninterrupted_run(split):
+    stage, tx, key = STAGES["classifier"], optax.adam(1e-2), jax.random.key(1)
+    state, data = start(stage, tx, split), jax.device_put(split)
+    expected, means = train_in_calls(stage, tx, state, split, key, 2, 4, seconds_per_call=0)
+    epoch = compile_epoch(make_epoch(stage, tx, 4, 70), state, data, key)
+    for stop in range(1, 2 * epoch.steps, 5):
+        for moment in fit(epoch, state, data, key, 2, seconds_per_call=0):
+            if int(moment.state.step) >= stop:
+                break
+        half = jax.tree.map(jnp.copy, moment)
+        *_, last = fit(epoch, half.state, data, key, 2, half.sums)
+        assert ts.digest(last.state) == ts.digest(expected)
+        assert last.metrics == means[-1]
+
+
+def test_more_epochs_never_change_earlier_ones(split):
+    stage, tx, key = STAGES["autoencoder"], optax.adam(1e-2), jax.random.key(1)
+    state = start(stage, tx, split)
+    _, three = jax.jit(ts.make_train(stage, tx, 32, 3))(state, split, key)
+    once = jax.jit(ts.make_train(stage, tx, 32, 1))
+    for epoch in range(3):
+        state, metrics = once(state, split, key)
+        np.testing.assert_allclose(metrics["loss"][0], three["loss"][epoch], rtol=1e-6)
+
+
+def test_epochs_are_shuffled_differently(split):
+    stage, tx, key = STAGES["placeholder"], optax.adam(1e-2), jax.random.key(1)
+    state, epoch = start(stage, tx, split), make_epoch(STAGES["placeholder"], tx, 32, 70)
+    first, _ = epoch.order(state, key)
+    second, _ = epoch.order(state._replace(step=state.step + 3), key)
+    assert np.any(first != second)
+
+
+def test_vmapped_training_equals_solo_runs(split):
+    stage, tx = STAGES["autoencoder"], optax.adam(1e-2)
+    train = ts.make_train(stage, tx, 32, 2)
+
+    def keys(seed):
+        return jax.random.split(jax.random.key(seed), 3)
+
+    states = jax.vmap(lambda key: ts.init_state(stage, tx, key, split))(keys(5))
+    ensemble, metrics = jax.jit(jax.vmap(train, in_axes=(0, None, 0)))(states, split, keys(6))
+    assert metrics["loss"].shape == (3, 2)
+    for member in range(3):
+        alone = jax.tree.map(lambda x, m=member: x[m], states)
+        solo, _ = jax.jit(train)(alone, split, keys(6)[member])
+        jax.tree.map(
+            lambda a, b, m=member: np.testing.assert_allclose(a[m], b, atol=1e-5),
+            ensemble.params,
+            solo.params,
+        )
+
+
+def test_training_moves_nothing_between_host_and_device_unasked(split):
+    stage, tx, key = STAGES["classifier"], optax.adam(1e-2), jax.random.key(1)
+    state, data = start(stage, tx, split), jax.device_put(split)
+    epoch = compile_epoch(make_epoch(stage, tx, 32, 70), state, data, key)
+    with jax.transfer_guard("disallow"):
+        for _ in fit(epoch, state, data, key, 2):
+            pass
+
+
+def test_the_caller_s_state_survives_donation(split):
+    stage, tx, key = STAGES["autoencoder"], optax.adam(1e-2), jax.random.key(1)
+    state = start(stage, tx, split)
+    before = ts.digest(state)
+    train_in_calls(stage, tx, state, split, key, 1)
+    assert ts.digest(state) == before
+
+
+def test_a_user_s_own_encoder_and_stage_train(split):
+    from flax import linen as nn
+
+    class Own(nn.Module):
+        @nn.compact
+        def __call__(self, image):
+            assert image.dtype == jnp.float32 and image.ndim == 4
+            x = nn.LayerNorm()(nn.Conv(4, (3, 3))(image))
+            return nn.Dense(5)(x.reshape(len(x), -1))
+
+    def denoise(encoder, decoder):
+        plain = ts.autoencoder(encoder, decoder)
+
+        def loss(params, key, batch):
+            noise = jax.random.normal(key, batch["image"].shape)
+            return plain.loss(params, key, {**batch, "image": batch["image"] + 0.1 * noise})
+
+        return ts.Stage(plain.init, loss)
+
+    stage, tx = denoise(Own(), DECODER), optax.adam(1e-2)
+    train = jax.jit(ts.make_train(stage, tx, 32, 3))
+    state, metrics = train(start(stage, tx, split), split, jax.random.key(1))
+    assert metrics["loss"][-1] < metrics["loss"][0]
+    head = ts.classifier(Own(), HEAD)
+    frozen = ts.freeze(tx, "encoder")
+    second = start(head, frozen, split, encoder=state.params["encoder"])
+    jax.jit(ts.make_train(head, frozen, 32, 1))(second, split, jax.random.key(2))
+
+
+def test_a_decoder_of_the_wrong_size_is_named_before_anything_is_compiled(split):
+    stage, tx = ts.autoencoder(ENCODER, ts.MLP((8, 15))), optax.adam(1e-2)
+    state = start(stage, tx, split)
+    with pytest.raises(ts.UserError, match=r"gives \[15\] for an image of \[4, 4, 1\].*must be 16"):
+        jax.eval_shape(ts.make_train(stage, tx, 32, 1), state, split, jax.random.key(1))
+
+
+def test_reconstruction_error_by_hand(split):
+    def half(params, image):
+        return image * 0.5
+
+    expected = ((np.asarray(ts.as_batch(split)["image"]) / 2) ** 2).mean()
+    for batch_size in (7, 32, 1000):
+        error = ts.reconstruction(half, {}, split, batch_size)
+        np.testing.assert_allclose(error, expected, rtol=1e-5)

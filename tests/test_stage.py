@@ -1,0 +1,88 @@
+"""Parameter groups: freezing, taking over, digests."""
+
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import twostage_jax as ts
+from twostage_jax.stage import frozen_groups, group_sizes
+
+PARAMS = {"encoder": {"w": jnp.array([1.0, -0.0])}, "head": {"w": jnp.array([2.0])}}
+
+
+def test_freeze_gives_frozen_groups_zero_updates_and_keeps_no_moments_for_them():
+    tx = ts.freeze(optax.adam(0.1), "encoder")
+    opt_state = tx.init(PARAMS)
+    sizes = [leaf.size for leaf in jax.tree.leaves(opt_state)]
+    assert sum(sizes) == 1 + 2 * 1  # Adam's count, and two moments of the head alone
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, PARAMS), opt_state, PARAMS)
+    assert not np.any(updates["encoder"]["w"])
+    assert np.all(updates["head"]["w"] != 0)
+
+
+def test_freeze_names_unknown_groups_and_the_ones_there_are():
+    with pytest.raises(ts.UserError, match=r"\['encodr'\]: the groups are \['encoder', 'head'\]"):
+        ts.freeze(optax.adam(0.1), "encodr").init(PARAMS)
+
+
+def test_freezing_twice_freezes_both():
+    tx = ts.freeze(ts.freeze(optax.sgd(1.0), "encoder"), "head")
+    assert set(frozen_groups(tx)) == {"encoder", "head"}
+
+
+def test_group_sizes_say_what_is_frozen():
+    rows = group_sizes(PARAMS, ts.freeze(optax.adam(0.1), "encoder"))
+    assert rows == [("encoder", "frozen", 2, 8), ("head", "trained", 1, 4)]
+
+
+def test_digest_sees_bits_shapes_dtypes_and_paths():
+    base = {"a": np.array([1.0, 0.0], np.float32)}
+    others = [
+        {"a": np.array([1.0, -0.0], np.float32)},
+        {"a": np.array([[1.0, 0.0]], np.float32)},
+        {"a": np.array([1.0, 0.0], np.float32).view(np.int32)},
+        {"b": np.array([1.0, 0.0], np.float32)},
+    ]
+    digests = {ts.digest(tree) for tree in [base, *others]}
+    assert len(digests) == 5
+    assert ts.digest({"a": jnp.array([1.0, 0.0])}) == ts.digest(base)
+    assert ts.digest(base).startswith("sha256:")
+
+
+def test_digest_golden():
+    content = b"a\0[2]\0float32\0" + np.array([1.0, 0.0], "<f4").tobytes()
+    expected = "sha256:" + hashlib.sha256(content).hexdigest()
+    assert ts.digest({"a": np.array([1.0, 0.0], np.float32)}) == expected
+
+
+def test_init_state_takes_over_pretrained_groups_as_they_are(split):
+    encoder, head = ts.MLP((8,)), ts.MLP((3,))
+    stage = ts.classifier(encoder, head)
+    donor = ts.init_state(stage, optax.adam(0.1), jax.random.key(1), split).params["encoder"]
+    state = ts.init_state(stage, optax.adam(0.1), jax.random.key(0), split, encoder=donor)
+    assert ts.digest(state.params["encoder"]) == ts.digest(donor)
+    assert state.step == 0
+
+
+def test_init_state_lists_every_leaf_that_does_not_fit(split):
+    stage = ts.classifier(ts.MLP((8,)), ts.MLP((3,)))
+    wrong = {"params": {"dense_0": {"kernel": np.ones((16, 9), np.float16), "extra": np.ones(1)}}}
+    with pytest.raises(ts.UserError) as error:
+        ts.init_state(stage, optax.adam(0.1), jax.random.key(0), split, encoder=wrong)
+    for phrase in ("bias is missing", "extra is unexpected", "shape [16, 9]", "dtype float16"):
+        assert phrase in str(error.value)
+    with pytest.raises(ts.UserError, match=r"\['decoder'\]: the groups are"):
+        ts.init_state(stage, optax.adam(0.1), jax.random.key(0), split, decoder={})
+
+
+def test_as_batch_normalises_uint8_only():
+    batch = ts.as_batch({"image": np.array([[[[0]]], [[[255]]]], np.uint8), "label": [0, 1]})
+    np.testing.assert_array_equal(batch["image"].ravel(), [-1, 1])
+    np.testing.assert_array_equal(batch["weight"], [1, 1])
+    assert batch["label"].dtype == jnp.int32
+    again = ts.as_batch(batch)
+    np.testing.assert_array_equal(again["image"], batch["image"])
