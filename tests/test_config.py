@@ -103,7 +103,7 @@ def test_a_file_does_not_import_code_unless_it_is_trusted():
         (Config(pretrain=PretrainConfig(widths=(8, 0))), "--pretrain.widths is 0"),
         (Config(pretrain=PretrainConfig(objective="autoencodr")), "did you mean 'autoencoder'"),
         (Config(pretrain=PretrainConfig(encoder="mpl")), "unknown encoder 'mpl'"),
-        (Config(head=HeadConfig(protocol="lineer")), "did you mean 'linear'"),
+        (Config(head=HeadConfig(protocol="mpl")), "did you mean 'mlp'"),
         (Config(head=HeadConfig(protocol="a:b")), "unknown protocol 'a:b'"),
         (Config(head=HeadConfig(learning_rate=math.inf)), "--head.learning-rate is inf"),
     ],

@@ -46,10 +46,10 @@ class _Training(CommonConfig):
 
 @dataclass(frozen=True)
 class _FromPreset(_Training):
-    preset: Annotated[str, flag("NAME", "default: blog for 28×28 images, else quick")] = UNSET
+    preset: Annotated[str, flag("NAME", "default: blog for 28x28 images, else quick")] = UNSET
     """recipe that gives what no flag gives: blog or quick"""
     init: Annotated[str, by_preset("NAME", "init")] = UNSET
-    """initial values: torch (uniform within ±1/√fan_in) or lecun (LeCun-normal, as Flax)"""
+    """initial values: torch (uniform within 1/sqrt(fan_in)) or lecun (LeCun-normal, as Flax)"""
     config: Annotated[Path | None, flag("FILE", "default: none")] = None
     """config.json of an earlier run, to repeat it; other flags change it"""
 
@@ -118,7 +118,11 @@ DESCRIPTION = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status; see `docs/cli.md`."""
+    """Run one command and return its exit status.
+
+    0: done. 2: a mistake the user can mend, told in one line. 130, 143: interrupted, with the state
+    saved. Our own bugs are raised as they are.
+    """
     argv = sys.argv[1:] if argv is None else argv
     try:
         with handled():
@@ -165,9 +169,12 @@ def parse(argv: Sequence[str]) -> Any:
 
 def _one_line(box: str, help_command: str) -> str:
     """tyro's box of an error as one sentence: what is wrong, the nearest flags, where to look."""
-    text = re.sub(r"╭─.*?╮|╰─*╯|│", "", box)
-    sections = [" ".join(part.split()) for part in re.split(r"─{4,}", text)]
-    what = re.split(r"Got errors:|For full helptext", sections[0])[0].strip(" .:")
+    # Drawn with Unicode or, where the terminal's encoding is another, with ASCII.
+    lines = [line.replace("─", "-").strip("│|╭╮╰╯+ ") for line in box.splitlines()]
+    text = "\n".join("" if set(line) == {"-"} else line or " " for line in lines[1:])
+    sections = [" ".join(part.split()) for part in text.split("\n\n")]
+    what = re.split(r"Got errors:|For full helptext|Arguments are applied", sections[0])[0]
+    what = re.sub(r" \(applied to [^)]*\)", "", what).strip(" .:")
     what = re.sub(
         r"Error parsing (\S+): no type matching (.*) could be instantiated from \[(.*)\]",
         r"\1 takes \2, not \3",
@@ -175,7 +182,7 @@ def _one_line(box: str, help_command: str) -> str:
     )
     near = [s for s in sections if s.startswith("Perhaps you meant")]
     flags = list(dict.fromkeys(re.findall(r"--[a-z][\w.-]*", near[0]))) if near else []
-    flags = [name for name in flags if name != "--help"]
+    flags = [name for name in flags if name not in ("--help", *what.split())]
     hint = f"; did you mean {' or '.join(flags[:2])}?" if flags else ";"
     return f"{what}{hint} see {help_command}"
 

@@ -7,7 +7,7 @@ line, and the strings under the fields their help.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,16 +16,10 @@ import tyro
 
 from twostage_jax.errors import UserError, did_you_mean
 
-OBJECTIVES = {
-    "autoencoder": "decode the image back, mean squared error",
-    "placeholder": "train nothing, the encoder stays random",
-}
-PROTOCOLS = {"mlp": "hidden layers, then logits", "linear": "logits alone"}
-ENCODERS = {"mlp": "dense layers with ReLU"}
-INITS = {
-    "torch": "uniform within ±1/√fan_in, as PyTorch's Linear",
-    "lecun": "LeCun-normal weights, zero biases, as Flax",
-}
+OBJECTIVES = ("autoencoder", "placeholder")
+ENCODERS = ("mlp",)
+PROTOCOLS = ("mlp",)
+INITS = ("torch", "lecun")
 PRESETS: dict[str, dict[str, Any]] = {
     # The blog's recipe: 784-256-128, mirrored decoder, 128-64-10, Adam 0.001, batch 32, 5+5 epochs.
     "blog": {
@@ -115,9 +109,9 @@ class HeadConfig:
     """Stage 2: a head on the frozen encoder."""
 
     protocol: Annotated[str, by_preset("NAME", "head", "protocol")] = UNSET
-    """mlp or linear"""
+    """mlp"""
     widths: Annotated[tuple[int, ...], by_preset("INT...", "head", "widths")] = UNSET
-    """hidden layers of protocol mlp"""
+    """hidden layers; none for a linear head"""
     epochs: Annotated[int, by_preset("INT", "head", "epochs")] = UNSET
     """passes over the labelled images"""
     batch_size: Annotated[int, by_preset("INT", "head", "batch_size")] = UNSET
@@ -287,10 +281,10 @@ def _widths(flag: str, value: Any, at_least: int) -> None:
         _whole(flag, width, 1)
 
 
-def _choice(kind: str, value: Any, table: Mapping[str, Any], imports: bool = False) -> None:
-    if value is None or value in table:
+def _choice(kind: str, value: Any, names: Collection[str], imports: bool = False) -> None:
+    if value is None or value in names:
         return
     if imports and isinstance(value, str) and ":" in value:
         return
     also = ", or package.module:name" if imports else ""
-    raise UserError(f"unknown {kind} {value!r}: {did_you_mean(str(value), table)}{also}")
+    raise UserError(f"unknown {kind} {value!r}: {did_you_mean(str(value), names)}{also}")

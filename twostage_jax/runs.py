@@ -86,8 +86,7 @@ def make_nets(config: Config, image_shape: tuple[int, ...], classes: int) -> Net
         encoder = _make(pretrain.encoder)
     size = int(np.prod(image_shape))
     decoder = MLP(mirror(pretrain.widths, size), torch_init)
-    hidden = config.head.widths if config.head.protocol == "mlp" else ()
-    head = MLP((*hidden, classes), torch_init)
+    head = MLP((*config.head.widths, classes), torch_init)
     decode = None
     if pretrain.objective == "autoencoder":
         stage, decode = autoencoder(encoder, decoder), make_decode(encoder, decoder)

@@ -16,7 +16,7 @@ PARTS = ("train", "validation", "test")
 def show_data(dataset: Dataset, config: Config, device: str, terminal: Terminal) -> None:
     """One line each on the data and the settings of a run."""
     counts = ", ".join(f"{len(getattr(dataset, part)['label']):,} {part}" for part in PARTS)
-    shape = "×".join(map(str, dataset.image_shape))
+    shape = "x".join(map(str, dataset.image_shape))
     terminal.line(f"{dataset.name}: {counts}; {shape} images, {len(dataset.classes)} classes")
     terminal.line(f"preset {config.preset}, seed {config.seed}, on {device}")
 
@@ -51,7 +51,7 @@ def show_scores(title: str, parts: dict[str, dict[str, Any]], terminal: Terminal
     rows = []
     for part, scores in parts.items():
         values = [scores.get(name) for name in names]
-        rows.append((part, *("–" if v is None else f"{v:.4f}" for v in values), scores["count"]))
+        rows.append((part, *("-" if v is None else f"{v:.4f}" for v in values), scores["count"]))
     terminal.table(title, ("part", *names, "count"), rows)
 
 
@@ -61,16 +61,16 @@ def show_classes(scores: dict[str, Any], classes: Sequence[str], terminal: Termi
     for index, name in enumerate(classes):
         counts = np.array(scores["confusion"][index])
         wrong = np.where(np.arange(len(counts)) == index, 0, counts)
-        other = f"{classes[int(wrong.argmax())]} ({wrong.max()})" if wrong.any() else "–"
+        other = f"{classes[int(wrong.argmax())]} ({wrong.max()})" if wrong.any() else "-"
         accuracy = scores["per_class_accuracy"][index]
-        shown = "–" if accuracy is None else f"{accuracy:.4f}"
+        shown = "-" if accuracy is None else f"{accuracy:.4f}"
         rows.append((name, shown, int(counts.sum()), other))
     terminal.table("by class", ("class", "accuracy", "count", "most often taken for"), rows)
 
 
 def show_dataset(dataset: Dataset, terminal: Terminal) -> None:
     """What `twostage data` prints."""
-    shape = "×".join(map(str, dataset.image_shape))
+    shape = "x".join(map(str, dataset.image_shape))
     terminal.line(f"{dataset.name}: uint8 images {shape}, {len(dataset.classes)} classes")
     counts = {
         part: np.bincount(getattr(dataset, part)["label"], minlength=len(dataset.classes))
