@@ -12,7 +12,7 @@ LEVELS = [
     {"errors"},
     {"stage", "nets", "metrics", "data", "config", "folder", "interrupt", "terminal"},
     {"sources", "pretrain", "head", "engine", "scoring", "checkpoint", "show"},
-    {"runs"},
+    {"runs", "training"},
     {"pipeline"},
     {"cli"},
     {"__main__"},

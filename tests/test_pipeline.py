@@ -134,7 +134,7 @@ class StopAfter:
 def test_an_interrupted_run_resumes_to_the_same_bits(done, tmp_path, monkeypatch, moments):
     import contextlib
 
-    from twostage_jax import engine, pipeline
+    from twostage_jax import engine, training
 
     config, stop = small(tmp_path / "run"), StopAfter(moments)
 
@@ -147,8 +147,8 @@ def test_an_interrupted_run_resumes_to_the_same_bits(done, tmp_path, monkeypatch
     def step_by_step(*args):
         return engine.fit(*args, seconds_per_call=0.0)
 
-    monkeypatch.setattr(pipeline, "fit", step_by_step)
-    monkeypatch.setattr(pipeline, "deferred", deferred)
+    monkeypatch.setattr(training, "fit", step_by_step)
+    monkeypatch.setattr(training, "deferred", deferred)
     with pytest.raises(Interrupted) as interruption:
         go(config)
     assert interruption.value.folder == str(config.out)

@@ -4,9 +4,7 @@ Every step leaves its trace in the folder of the run, and an interrupted run goe
 """
 
 import dataclasses
-import math
 import platform
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +13,10 @@ import jax
 import optax
 
 from twostage_jax import folder as folders
-from twostage_jax.checkpoint import open_store
 from twostage_jax.config import Config, check, overlay, resolve, to_dict
 from twostage_jax.data import Dataset
-from twostage_jax.engine import compile_epoch, fit, make_epoch
 from twostage_jax.errors import UserError
-from twostage_jax.interrupt import Interrupted, deferred
+from twostage_jax.interrupt import Interrupted
 from twostage_jax.runs import (
     Nets,
     describe_groups,
@@ -30,11 +26,13 @@ from twostage_jax.runs import (
     read_config,
     score,
 )
-from twostage_jax.show import show_data, show_groups, show_result
+from twostage_jax.show import show_data, show_result
 from twostage_jax.sources import load
-from twostage_jax.stage import Params, Stage, TrainState, digest, freeze, group_sizes, init_state
+from twostage_jax.stage import Params, Stage, digest, freeze, init_state
 from twostage_jax.terminal import Terminal
+from twostage_jax.training import train_stage
 
+STAGES = {"pretrain": 1, "head": 2}  # folded into the seed's key
 PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -115,8 +113,9 @@ def _run(job: Job, pretrained: Params | None, pretrain_only: bool) -> Result:
     folder, manifest = job.folder, folders.read_json(job.folder, folders.MANIFEST)
     show_data(job.dataset, job.config, jax.devices()[0].device_kind, job.terminal)
     if pretrained is None:
-        pretrained = _pretrain(job)
         settings = job.config.pretrain
+        tx = optax.adam(settings.learning_rate)
+        pretrained = _train(job, "pretrain", job.nets.pretrain, tx)
         manifest["groups"] = describe_groups(pretrained)
         manifest["pretrain"] = {
             "objective": settings.objective,
@@ -128,7 +127,8 @@ def _run(job: Job, pretrained: Params | None, pretrain_only: bool) -> Result:
     if pretrain_only:
         job.terminal.line(f"\nencoder  {before}\nrun      {folder}")
         return Result(folder, {}, pretrained)
-    params = _train_head(job, pretrained["encoder"])
+    encoder, tx = pretrained["encoder"], optax.adam(job.config.head.learning_rate)
+    params = _train(job, "head", job.nets.classify, freeze(tx, "encoder"), encoder=encoder)
     after = digest(params["encoder"])
     if after != before:
         raise RuntimeError(f"the frozen encoder changed in stage 2: {before} became {after}")
@@ -217,78 +217,24 @@ def _load_pretrained(config: Config, nets: Nets, dataset: Dataset) -> Params:
     return load_params(source, "pretrain", nets.pretrain, dataset.image_shape)
 
 
-def _pretrain(job: Job) -> Params:
-    tx = optax.adam(job.config.pretrain.learning_rate)
-    key = jax.random.fold_in(jax.random.key(job.config.seed), 1)
-    few = {name: values[:2] for name, values in job.dataset.train.items()}
-    state = init_state(job.nets.pretrain, tx, jax.random.fold_in(key, 0), few)
-    return _train(job, "pretrain", job.nets.pretrain, tx, state, jax.random.fold_in(key, 1)).params
-
-
-def _train_head(job: Job, encoder: Any) -> Params:
-    tx = freeze(optax.adam(job.config.head.learning_rate), "encoder")
-    key = jax.random.fold_in(jax.random.key(job.config.seed), 2)
-    few = {name: values[:2] for name, values in job.dataset.train.items()}
-    state = init_state(job.nets.classify, tx, jax.random.fold_in(key, 0), few, encoder=encoder)
-    return _train(job, "head", job.nets.classify, tx, state, jax.random.fold_in(key, 1)).params
-
-
-def _train(
-    job: Job,
-    name: str,
-    stage: Stage,
-    tx: optax.GradientTransformation,
-    state: TrainState,
-    key: jax.Array,
-) -> TrainState:
-    """Train one stage to its end, from its newest checkpoint if it has one."""
-    settings, terminal = getattr(job.config, name), job.terminal
-    show_groups(name, group_sizes(state.params, tx), terminal)
-    epoch = make_epoch(stage, tx, settings.batch_size, len(job.dataset.train["label"]))
-    with open_store(job.folder / name) as store:
-        checkpoint = _checkpoint(state, epoch.zero_sums(state, job.data, key))
-        if store.latest is None:
-            store.save(0, checkpoint)  # what a stage of no epochs hands over
-        else:
-            checkpoint = store.load(checkpoint)
-            terminal.line(f"{name}  goes on after step {store.latest}")
-        rest = checkpoint["training"]
-        state = TrainState(checkpoint["params"], rest["opt_state"], rest["step"])
-        folders.trim_metrics(job.folder, name, int(state.step) // epoch.steps)
-        if int(state.step) >= settings.epochs * epoch.steps:
-            return state
-        with terminal.phase("compile", f"compiling {name}"):
-            epoch = compile_epoch(epoch, state, job.data, key)
-        with terminal.training(name, settings.epochs) as progress, deferred() as interrupted:
-            for moment in fit(epoch, state, job.data, key, settings.epochs, rest["sums"]):
-                state, step = moment.state, int(moment.state.step)
-                progress.advance(step / epoch.steps)
-                if moment.metrics:
-                    record = {"stage": name, "epoch": moment.epoch, **moment.metrics}
-                    _check_finite(record)
-                    record["seconds"] = round(moment.seconds, 3)
-                    folders.append_metrics(job.folder, record)
-                    progress.epoch(record)
-                stop = interrupted()
-                if moment.metrics or stop:
-                    store.save(step, _checkpoint(moment.state, moment.sums))
-                if stop:
-                    break  # leaving `deferred` raises
-    return state
-
-
-def _checkpoint(state: TrainState, sums: Mapping[str, Any]) -> dict[str, Any]:
-    training = {"opt_state": state.opt_state, "step": state.step, "sums": sums}
-    return {"params": state.params, "training": training}
-
-
-def _check_finite(record: dict[str, Any]) -> None:
-    for name, value in record.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(
-                f"stage {record['stage']} diverged in epoch {record['epoch']}: its {name} is "
-                f"{value}; try a smaller --{record['stage']}.learning-rate"
-            )
+def _train(job: Job, name: str, stage: Stage, tx: Any, **pretrained: Any) -> Params:
+    """Parameters of a stage, initialised and trained with the keys that belong to its name."""
+    settings = getattr(job.config, name)
+    key = jax.random.fold_in(jax.random.key(job.config.seed), STAGES[name])
+    few = {part: values[:2] for part, values in job.dataset.train.items()}
+    state = init_state(stage, tx, jax.random.fold_in(key, 0), few, **pretrained)
+    return train_stage(
+        stage,
+        tx,
+        state,
+        job.data,
+        jax.random.fold_in(key, 1),
+        name=name,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        folder=job.folder,
+        terminal=job.terminal,
+    ).params
 
 
 def _evaluate(job: Job, params: Params, pretrain: Any, frozen: Any) -> dict[str, Any]:
