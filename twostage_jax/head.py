@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from twostage_jax.stage import Batch, Key, Metrics, Params, Stage
+from twostage_jax.stage import Batch, Key, Metrics, Params, Stage, init_on_features
 
 
 def classifier(encoder: Any, head: Any) -> Stage:
@@ -22,12 +22,6 @@ def classifier(encoder: Any, head: Any) -> Stage:
     """
     logits_of = make_logits(encoder, head)
 
-    def init(key: Key, batch: Batch) -> Params:
-        encoder_key, head_key = jax.random.split(key)
-        encoder_params = encoder.init(encoder_key, batch["image"])
-        features = encoder.apply(encoder_params, batch["image"])
-        return {"encoder": encoder_params, "head": head.init(head_key, features)}
-
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
         logits, label, weight = logits_of(params, batch["image"]), batch["label"], batch["weight"]
         # A batch without one counting label has loss 0, not 0/0.
@@ -36,7 +30,7 @@ def classifier(encoder: Any, head: Any) -> Stage:
         right = logits.argmax(-1) == label
         return (weight * entropy).sum() / total, {"accuracy": (weight * right).sum() / total}
 
-    return Stage(init, loss)
+    return Stage(init_on_features(encoder, "head", head), loss)
 
 
 def make_logits(encoder: Any, head: Any) -> Callable[[Params, jax.Array], jax.Array]:

@@ -1,5 +1,6 @@
 """Stage-1 objectives: functions that return a `Stage`. No label is read here."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from twostage_jax.errors import UserError
 from twostage_jax.metrics import reconstruction_error
-from twostage_jax.stage import Batch, Key, Metrics, Params, Stage
+from twostage_jax.stage import Batch, Key, Metrics, Params, Stage, init_on_features
 
 
 def autoencoder(encoder: Any, decoder: Any) -> Stage:
@@ -24,20 +25,16 @@ def autoencoder(encoder: Any, decoder: Any) -> Stage:
         UserError: while tracing, where the decoder's output is not of the image's size.
     """
 
-    def init(key: Key, batch: Batch) -> Params:
-        encoder_key, decoder_key = jax.random.split(key)
-        encoder_params = encoder.init(encoder_key, batch["image"])
-        features = encoder.apply(encoder_params, batch["image"])
-        return {"encoder": encoder_params, "decoder": decoder.init(decoder_key, features)}
+    decode = make_decode(encoder, decoder)
 
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
-        decoded = make_decode(encoder, decoder)(params, batch["image"])
+        decoded = decode(params, batch["image"])
         return reconstruction_error(decoded, batch["image"]), {}
 
-    return Stage(init, loss)
+    return Stage(init_on_features(encoder, "decoder", decoder), loss)
 
 
-def make_decode(encoder: Any, decoder: Any) -> Any:
+def make_decode(encoder: Any, decoder: Any) -> Callable[[Params, jax.Array], jax.Array]:
     """`(params, image [B, H, W, C]) -> [B, H, W, C]`, the image as the decoder gives it back."""
 
     def decode(params: Params, image: jax.Array) -> jax.Array:

@@ -38,6 +38,18 @@ class Stage(NamedTuple):
     loss: Callable[[Params, Key, Batch], tuple[jax.Array, Metrics]]
 
 
+def init_on_features(encoder: Any, name: str, module: Any) -> Callable[[Key, Batch], Params]:
+    """An `init` for the groups `encoder` and `name`, whose `module` takes the encoder's output."""
+
+    def init(key: Key, batch: Batch) -> Params:
+        encoder_key, module_key = jax.random.split(key)
+        params = encoder.init(encoder_key, batch["image"])
+        features = encoder.apply(params, batch["image"])
+        return {"encoder": params, name: module.init(module_key, features)}
+
+    return init
+
+
 class TrainState(NamedTuple):
     """What a step changes, and nothing else.
 
