@@ -66,6 +66,25 @@ def test_a_changed_array_is_named(folder, monkeypatch):
             store.load({"params": TREE})
 
 
+def test_no_flipped_bit_on_disk_goes_unnoticed(folder):
+    """Whatever bit of the file that holds the arrays is flipped, nothing wrong is loaded."""
+    largest = max(folder.glob("3/params/**/d/*"), key=lambda path: path.stat().st_size)
+    whole, outcomes = largest.read_bytes(), set()
+    for position in range(0, len(whole), max(1, len(whole) // 40)):
+        broken = bytearray(whole)
+        broken[position] ^= 1 << position % 8
+        largest.write_bytes(broken)
+        with open_store(folder) as store:
+            try:
+                assert digest(store.load({"params": TREE})["params"]) == digest(TREE)
+            except UserError as error:
+                outcomes.add("is damaged" if "is damaged:" in str(error) else "cannot be read")
+    assert outcomes
+    largest.write_bytes(b"")
+    with open_store(folder) as store, pytest.raises(UserError, match="damaged or not whole"):
+        store.load({"params": TREE})
+
+
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
     with open_store(tmp_path / "stage") as store:
         assert store.latest is None

@@ -102,6 +102,17 @@ def test_a_folder_that_is_taken_is_left_alone(tmp_path, capsys):
     assert (tmp_path / "config.json").read_text() == "{}"
 
 
+def test_a_pipe_that_closes_early_makes_no_noise():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "twostage_jax", "run", "--help"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+    )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_debug_adds_the_traceback(capsys):
     assert cli.main(["run", "--data", "npz:/nowhere.npz", "--debug"]) == 2
     said = capsys.readouterr().err

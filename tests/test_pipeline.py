@@ -294,6 +294,16 @@ def test_a_changed_hand_over_is_refused(done, tmp_path):
         open_run(copy)
 
 
+@pytest.mark.parametrize("name", ["config.json", "manifest.json", "result.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null"])
+def test_a_damaged_file_of_a_run_is_named(done, tmp_path, name, content):
+    copy = tmp_path / "copy"
+    shutil.copytree(done.folder, copy)
+    (copy / name).write_text(content)
+    with pytest.raises(ts.UserError, match=name):
+        open_run(copy)
+
+
 def test_a_frozen_encoder_that_moves_fails_the_run(tmp_path, monkeypatch):
     from twostage_jax import pipeline
 

@@ -6,6 +6,7 @@ every leaf travels with each checkpoint and is held against what is expected and
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,9 @@ class Store:
         return loaded
 
     def _recorded(self, step: int, where: str) -> dict[str, Any]:
-        try:
-            metadata = self._checkpointer.checkpointables_metadata(step).custom_metadata
-            return dict(metadata["leaves"])  # pyright: ignore
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{where} cannot be read: {error}") from error
+        with _readable(where):
+            metadata: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
+            return dict(metadata["leaves"])
 
     def _read(self, step: int, expected: Mapping[str, Any], where: str) -> dict[str, Any]:
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -91,13 +90,22 @@ class Store:
         def placed(leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
-        try:
-            loaded = self._checkpointer.load_checkpointables(
-                step, jax.tree.map(placed, dict(expected))
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{where} cannot be read: {str(error).splitlines()[0]}") from error
-        return {name: loaded[name] for name in expected}
+        with _readable(where):
+            trees = jax.tree.map(placed, dict(expected))
+            loaded = self._checkpointer.load_checkpointables(step, trees)
+            return {name: loaded[name] for name in expected}
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    # Orbax logs pages about a file that is cut off; the cause stays with the error.
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where} cannot be read: it is damaged or not whole") from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,11 @@ from typing import Any
 from twostage_jax.errors import UserError
 
 CONFIG, METRICS, MANIFEST, RESULT = "config.json", "metrics.jsonl", "manifest.json", "result.json"
+REQUIRED = {
+    CONFIG: ("data", "pretrain", "head"),
+    MANIFEST: ("groups", "preprocessing", "classes", "data"),
+    RESULT: ("data", "pretrain", "head", "frozen", "validation", "test", "seconds"),
+}
 
 
 def create(out: Path | None, name: str) -> Path:
@@ -48,8 +53,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object")
+    lacking = [key for key in REQUIRED[name] if not isinstance(values, dict) or key not in values]
+    if lacking:
+        raise UserError(f"{path} is damaged: it lacks {', '.join(lacking)}; restore it")
     return values
 
 

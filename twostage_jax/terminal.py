@@ -21,6 +21,8 @@ class Terminal:
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(quiet=quiet, highlight=False)
+        # Rather lines that a narrow terminal breaks than figures that a table cuts off.
+        self.console.width = max(self.console.width, 80)
         self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self._began = time.perf_counter()
 
