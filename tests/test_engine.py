@@ -89,13 +89,78 @@ def test_no_gradient_reaches_a_frozen_group(split):
         return entropy.mean(), {}
 
     stage = ts.Stage(init, loss)
-    for tx in (ts.freeze(optax.adam(1e-2), "encoder"), optax.adam(1e-2)):
-        state, train = start(stage, tx, split), jax.jit(ts.make_train(stage, tx, 32, 1))
-        if isinstance(tx, type(optax.adam(1e-2))) and not hasattr(tx, "groups"):
-            with pytest.raises(AssertionError, match="differentiated"):
-                train(state, split, jax.random.key(1))
-        else:
-            train(state, split, jax.random.key(1))
+
+    def train_with(tx):
+        train = jax.jit(ts.make_train(stage, tx, 32, 1))
+        return train(start(stage, tx, split), split, jax.random.key(1))
+
+    frozen = ts.freeze(optax.adam(1e-2), "encoder")
+    train_with(frozen)
+    train_with(optax.chain(optax.clip_by_global_norm(1.0), frozen))
+    with pytest.raises(AssertionError, match="differentiated"):
+        train_with(optax.adam(1e-2))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda frozen: optax.chain(optax.clip_by_global_norm(1.0), frozen),
+        lambda frozen: optax.chain(frozen, optax.add_decayed_weights(0.1)),
+        lambda frozen: optax.MultiSteps(frozen, 2).gradient_transformation(),
+        lambda frozen: optax.apply_if_finite(frozen, 3),
+    ],
+)
+def test_a_wrapped_freeze_leaves_the_encoder_bitwise_unchanged(wrap, split):
+    stage, tx = STAGES["classifier"], wrap(ts.freeze(optax.adamw(1e-2), "encoder"))
+    state = start(stage, tx, split)
+    kernel = state.params["encoder"]["params"]["dense_0"]["kernel"]
+    state.params["encoder"]["params"]["dense_0"]["kernel"] = kernel.at[0].set(-0.0)
+    after, _ = jax.jit(ts.make_train(stage, tx, 32, 2))(state, split, jax.random.key(1))
+    assert ts.digest(after.params["encoder"]) == ts.digest(state.params["encoder"])
+    assert ts.digest(after.params["head"]) != ts.digest(state.params["head"])
+
+
+def test_labels_of_weight_zero_do_not_train_and_do_not_count(split):
+    """Wrong labels of weight 0 change nothing; metrics are means over the labels that count."""
+    stage, tx, key = STAGES["classifier"], optax.adam(1e-2), jax.random.key(1)
+    weight = (np.arange(70) < 5).astype(np.float32)
+    lies = np.where(weight > 0, split["label"], (split["label"] + 1) % 3).astype(np.int32)
+    train, state = jax.jit(ts.make_train(stage, tx, 32, 1)), start(stage, tx, split)
+    one, metrics = train(state, split | {"weight": weight}, key)
+    other, _ = train(state, split | {"weight": weight, "label": lies}, key)
+    assert ts.digest(one.params) == ts.digest(other.params)
+    still = optax.sgd(0.0)
+    _, metrics = jax.jit(ts.make_train(stage, still, 32, 1))(
+        start(stage, still, split), split | {"weight": weight}, key
+    )
+    logits = ts.make_logits(ENCODER, HEAD)
+    params = start(stage, still, split).params
+    counted = ts.evaluate(logits, params, split | {"weight": weight})
+    np.testing.assert_allclose(metrics["loss"][0], counted["nll"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"][0], counted["accuracy"], rtol=1e-5)
+
+
+def test_every_step_of_every_epoch_has_a_key_of_its_own(split):
+    def loss(params, key, batch):
+        draw = jax.random.uniform(key)
+        return params["encoder"] * 0, {"first": draw, "second": draw**2}
+
+    stage = ts.Stage(lambda key, batch: {"encoder": jnp.zeros(())}, loss)
+    tx = optax.sgd(0.1)
+    _, metrics = jax.jit(ts.make_train(stage, tx, 10, 3))(
+        start(stage, tx, split), split, jax.random.key(1)
+    )
+    variance = metrics["second"] - metrics["first"] ** 2
+    assert np.all(variance > 1e-3)  # steps differ
+    assert len(set(np.asarray(metrics["first"]).tolist())) == 3  # epochs differ
+
+
+def test_negative_epochs_and_batch_sizes_are_refused(split):
+    stage, tx = STAGES["autoencoder"], optax.sgd(0.1)
+    with pytest.raises(ValueError, match="epochs is -1"):
+        ts.make_train(stage, tx, 32, -1)
+    with pytest.raises(ValueError, match="batch_size 0"):
+        ts.make_train(stage, tx, 0, 1)(start(stage, tx, split), split, jax.random.key(1))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 35, 70, 100])
@@ -213,12 +278,15 @@ def test_training_moves_nothing_between_host_and_device_unasked(split):
             pass
 
 
-def test_the_caller_s_state_survives_donation(split):
+def test_states_within_the_loop_are_donated_and_the_caller_s_is_not(split):
     stage, tx, key = STAGES["autoencoder"], optax.adam(1e-2), jax.random.key(1)
-    state = start(stage, tx, split)
+    state, data = start(stage, tx, split), jax.device_put(split)
     before = ts.digest(state)
-    train_in_calls(stage, tx, state, split, key, 1)
+    epoch = compile_epoch(make_epoch(stage, tx, 32, 70), state, data, key)
+    moments = [moment.state for moment in fit(epoch, state, data, key, 1)]
     assert ts.digest(state) == before
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(moments[0].params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(moments[-1].params))
 
 
 def test_a_user_s_own_encoder_and_stage_train(split):

@@ -31,11 +31,24 @@ def test_freeze_names_unknown_groups_and_the_ones_there_are():
 
 def test_freezing_twice_freezes_both():
     tx = ts.freeze(ts.freeze(optax.sgd(1.0), "encoder"), "head")
-    assert set(frozen_groups(tx)) == {"encoder", "head"}
+    assert set(frozen_groups(tx.init(PARAMS))) == {"encoder", "head"}
+
+
+def test_freeze_is_found_however_it_is_wrapped():
+    frozen = ts.freeze(optax.adam(0.1), "encoder")
+    for tx in (
+        optax.chain(optax.clip(1.0), frozen),
+        optax.chain(frozen, optax.add_decayed_weights(0.1)),
+        optax.MultiSteps(frozen, 2).gradient_transformation(),
+        optax.apply_if_finite(frozen, 3),
+    ):
+        assert frozen_groups(tx.init(PARAMS)) == ("encoder",)
+    assert frozen_groups(optax.adam(0.1).init(PARAMS)) == ()
 
 
 def test_group_sizes_say_what_is_frozen():
-    rows = group_sizes(PARAMS, ts.freeze(optax.adam(0.1), "encoder"))
+    tx = ts.freeze(optax.adam(0.1), "encoder")
+    rows = group_sizes(ts.TrainState(PARAMS, tx.init(PARAMS), jnp.int32(0)))
     assert rows == [("encoder", "frozen", 2, 8), ("head", "trained", 1, 4)]
 
 

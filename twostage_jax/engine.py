@@ -45,10 +45,9 @@ def make_step(
     stage: Stage, tx: optax.GradientTransformation
 ) -> Callable[[TrainState, Key, Any], tuple[TrainState, Metrics]]:
     """`(state, key, examples) -> (state, metrics)`: one update on `examples` as they are."""
-    frozen = frozen_groups(tx)
 
     def step(state: TrainState, key: Key, examples: Any) -> tuple[TrainState, Metrics]:
-        batch = as_batch(examples)
+        batch, frozen = as_batch(examples), frozen_groups(state.opt_state)
         fixed = {name: state.params[name] for name in frozen}
         trained = {name: group for name, group in state.params.items() if name not in frozen}
 
@@ -63,7 +62,7 @@ def make_step(
         # Frozen groups are left out of the addition: -0.0 + 0.0 would flip a bit.
         moved: Any = optax.apply_updates(trained, {name: updates[name] for name in trained})
         params = {**fixed, **moved}
-        return TrainState(params, opt_state, state.step + 1), {"loss": value, **metrics}
+        return TrainState(params, opt_state, state.step + 1), {**metrics, "loss": value}
 
     return step
 
@@ -85,7 +84,9 @@ def make_epoch(
     def train_on(state: TrainState, sums: Metrics, data: Any, key: Key, rows: jax.Array) -> Any:
         key = jax.random.fold_in(key, 1 + state.step % steps)
         state, metrics = step(state, key, {name: data[name][rows] for name in data})
-        return state, {name: sums[name] + len(rows) * metrics[name] for name in sums}
+        count = jnp.asarray(metrics.get("count", len(rows)), jnp.float32)
+        metrics["count"] = jnp.ones(())
+        return state, {name: sums[name] + count * metrics[name] for name in sums}
 
     def advance(state, sums, data, order, key, start, stop):
         def body(index: Any, carry: tuple[TrainState, Metrics]) -> Any:
@@ -99,14 +100,16 @@ def make_epoch(
     def finish(state, sums, data, order, key):
         if remainder:
             state, sums = train_on(state, sums, data, key, order[full * batch_size :])
-        return state, {name: total / count for name, total in sums.items()}
+        examples = jnp.where(sums["count"] == 0, 1.0, sums["count"])
+        return state, {name: sums[name] / examples for name in sums if name != "count"}
 
     def zero_sums(state: TrainState, data: Any, key: Key) -> dict[str, np.ndarray]:
         def first_step(state: TrainState, data: Any, key: Key) -> Any:
             return step(state, key, {name: data[name][:batch_size] for name in data})
 
         _, metrics = jax.eval_shape(first_step, state, data, key)
-        return {name: np.zeros(x.shape, np.float32) for name, x in metrics.items()}
+        shapes = {name: x.shape for name, x in metrics.items()} | {"count": ()}
+        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
     return Epoch(steps, full, order, advance, finish, zero_sums)
 
@@ -128,6 +131,9 @@ def make_train(
         `label` int32 `[N]` and optionally `weight` float32 `[N]`; each metric is `[epochs]`, the
         mean over all examples of the epoch; `loss` is always there.
     """
+
+    if epochs < 0:
+        raise ValueError(f"epochs is {epochs}: it must be at least 0")
 
     def train(state: TrainState, data: Mapping[str, Any], key: Key) -> tuple[TrainState, Metrics]:
         data = {name: jnp.asarray(values) for name, values in data.items()}
@@ -207,7 +213,7 @@ def fit(
     # What is given to a compiled call is gone, so the loop works on copies.
     state, totals = jax.tree.map(jnp.copy, state), jax.tree.map(jnp.copy, totals)
     done, start = divmod(int(jax.device_get(state.step)), epoch.steps)
-    length = 16
+    length = 1
     while done < epochs:
         began = time.perf_counter()
         order, epoch_key = epoch.order(state, key)
@@ -218,7 +224,8 @@ def fit(
             state, totals = epoch.advance(state, totals, data, order, epoch_key, *bounds)
             jax.block_until_ready(totals)
             rate = (stop - start) / (time.perf_counter() - called)
-            length, start = max(1, int(rate * seconds_per_call)), stop
+            # At most twice as many steps as were just seen to be quick enough.
+            length, start = max(1, min(2 * length, int(rate * seconds_per_call))), stop
             if start < epoch.steps:
                 yield Moment(state, totals, done, None, time.perf_counter() - began)
         state, means = epoch.finish(state, totals, data, order, epoch_key)

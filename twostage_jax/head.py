@@ -23,12 +23,13 @@ def classifier(encoder: Any, head: Any) -> Stage:
     logits_of = make_logits(encoder, head)
 
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
-        logits, label, weight = logits_of(params, batch["image"]), batch["label"], batch["weight"]
-        # A batch without one counting label has loss 0, not 0/0.
-        total = jnp.maximum(weight.sum(), 1.0)
-        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        right = logits.argmax(-1) == label
-        return (weight * entropy).sum() / total, {"accuracy": (weight * right).sum() / total}
+        logits = logits_of(params, batch["image"]).astype(jnp.float32)
+        label, weight = batch["label"], batch["weight"]
+        count = weight.sum()
+        total = jnp.where(count == 0, 1.0, count)  # no counting label: loss 0, not 0/0
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        accuracy = (weight * (logits.argmax(-1) == label)).sum() / total
+        return (weight * cross_entropy).sum() / total, {"accuracy": accuracy, "count": count}
 
     return Stage(init_on_features(encoder, "head", head), loss)
 

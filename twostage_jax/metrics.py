@@ -16,7 +16,7 @@ class ScoreSums(NamedTuple):
         brier: sum of squared distances between probabilities and the one-hot label.
         confusion: float32 `[K, K]`, examples of true class (row) taken for class (column).
         bins: float32 `[3, 15]`: per bin of confidence its examples, the sum of their confidences,
-            and how many of them are right.
+            and how many of them are correct.
     """
 
     nll: jax.Array
@@ -28,7 +28,7 @@ class ScoreSums(NamedTuple):
 def score_sums(logits: jax.Array, label: jax.Array, weight: jax.Array) -> ScoreSums:
     """Sums for one batch: `logits` `[B, K]`, `label` int32 `[B]`, `weight` float32 `[B]`."""
     classes = logits.shape[-1]
-    log_probability = jax.nn.log_softmax(logits)
+    log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
     probability = jnp.exp(log_probability)
     true = jax.nn.one_hot(label, classes)
     predicted = probability.argmax(-1)
@@ -37,7 +37,7 @@ def score_sums(logits: jax.Array, label: jax.Array, weight: jax.Array) -> ScoreS
     index = jnp.clip(jnp.ceil(confidence * ECE_BINS).astype(jnp.int32) - 1, 0, ECE_BINS - 1)
     member = jax.nn.one_hot(index, ECE_BINS) * weight[:, None]
     weighted = true * weight[:, None]
-    right = predicted == label
+    correct = predicted == label
     return ScoreSums(
         nll=-(weighted * log_probability).sum(),
         brier=(weight * ((probability - true) ** 2).sum(-1)).sum(),
@@ -47,7 +47,7 @@ def score_sums(logits: jax.Array, label: jax.Array, weight: jax.Array) -> ScoreS
             [
                 member.sum(0),
                 (member * confidence[:, None]).sum(0),
-                (member * right[:, None]).sum(0),
+                (member * correct[:, None]).sum(0),
             ]
         ),
     )

@@ -69,7 +69,8 @@ def evaluate(
         batch_size: examples at a time; the result does not depend on it but for rounding.
 
     Returns:
-        Scalars as in `metrics.scores`. Pure: it can be vmapped over `params`.
+        Scalar arrays as in `metrics.scores` (`float` of one makes it JSON). Pure: it can be
+        vmapped over `params`.
     """
     return scores(sum_scores(apply, params, split, batch_size))
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,17 +65,20 @@ class TrainState(NamedTuple):
     step: jax.Array
 
 
-class FreezingTransformation(optax.GradientTransformationExtraArgs):
-    """A gradient transformation that says which groups it leaves alone."""
+@flax.struct.dataclass
+class FreezeState:
+    """Optimiser state of `freeze`: the inner state, and the names of the groups left alone."""
 
-    groups: tuple[str, ...] = ()
+    inner: Any
+    groups: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
 
 def freeze(tx: optax.GradientTransformation, *groups: str) -> optax.GradientTransformation:
     """`tx` for every parameter group except `groups`, whose updates are exactly zero.
 
-    No moments are kept for frozen groups. The engine reads the names off the result and computes
-    no gradient for these groups at all.
+    No moments are kept for frozen groups. Their names are in the optimiser state, so the engine
+    finds them however the result is wrapped (`optax.chain(clip, freeze(…))`): it computes no
+    gradient for these groups, and adds nothing to them.
 
     Raises:
         UserError: (from its `init`) where a group to freeze is not in the parameters.
@@ -87,25 +91,34 @@ def freeze(tx: optax.GradientTransformation, *groups: str) -> optax.GradientTran
         return {name: "frozen" if name in groups else "trained" for name in params}
 
     inner = optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, label)
-    frozen = FreezingTransformation(inner.init, inner.update)
-    frozen.groups = tuple(dict.fromkeys((*groups, *frozen_groups(tx))))
-    return frozen
+
+    def init(params: Any) -> Any:
+        return FreezeState(inner.init(params), groups)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        updates, inner_state = inner.update(updates, state.inner, params, **extra)
+        return updates, state.replace(inner=inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def frozen_groups(tx: optax.GradientTransformation) -> tuple[str, ...]:
-    """Names of the groups that `freeze` made `tx` leave alone."""
-    return tx.groups if isinstance(tx, FreezingTransformation) else ()
+def frozen_groups(opt_state: Any) -> tuple[str, ...]:
+    """Names of the groups that any `freeze` within an optimiser leaves alone."""
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, FreezeState))
+    found: dict[str, None] = {}
+    for node in nodes:
+        if isinstance(node, FreezeState):
+            found |= dict.fromkeys((*node.groups, *frozen_groups(node.inner)))
+    return tuple(found)
 
 
-def group_sizes(
-    params: Params, tx: optax.GradientTransformation
-) -> list[tuple[str, str, int, int]]:
+def group_sizes(state: TrainState) -> list[tuple[str, str, int, int]]:
     """`(name, "frozen" or "trained", number of values, bytes)` for each parameter group."""
-    rows = []
-    for name, tree in params.items():
+    rows, frozen = [], frozen_groups(state.opt_state)
+    for name, tree in state.params.items():
         leaves = jax.tree.leaves(tree)
-        state = "frozen" if name in frozen_groups(tx) else "trained"
-        rows.append((name, state, sum(x.size for x in leaves), sum(x.nbytes for x in leaves)))
+        status = "frozen" if name in frozen else "trained"
+        rows.append((name, status, sum(x.size for x in leaves), sum(x.nbytes for x in leaves)))
     return rows
 
 
@@ -113,19 +126,31 @@ def as_batch(examples: Mapping[str, Any]) -> dict[str, jax.Array]:
     """Examples as a stage sees them.
 
     Args:
-        examples: `image` uint8 `[B, H, W, C]` (float32 is taken as normalised already), `label`
+        examples: `image` uint8 `[B, H, W, C]` (floats are taken as normalised already), `label`
             int32 `[B]` and, if labels count unequally, `weight` float32 `[B]`.
 
     Returns:
         `image` float32 as `(x/255 - 0.5)/0.5`, `label` int32, `weight` float32 (1 by default).
+
+    Raises:
+        UserError: images of another type.
     """
     image = jnp.asarray(examples["image"])
     if image.dtype == jnp.uint8:
         image = (image.astype(jnp.float32) / 255 - 0.5) / 0.5
+    elif not jnp.issubdtype(image.dtype, jnp.floating):
+        raise UserError(
+            f"images are {image.dtype}: give uint8 in 0 to 255, or floats in -1 to 1 as (x/255 - "
+            "0.5)/0.5"
+        )
     label = jnp.asarray(examples["label"], jnp.int32)
     weight = examples.get("weight")
     weight = jnp.ones(label.shape, jnp.float32) if weight is None else jnp.asarray(weight)
-    return {"image": image, "label": label, "weight": weight.astype(jnp.float32)}
+    return {
+        "image": image.astype(jnp.float32),
+        "label": label,
+        "weight": weight.astype(jnp.float32),
+    }
 
 
 def init_state(
@@ -167,15 +192,24 @@ def init_state(
 
 
 def tree_leaves(tree: Any) -> dict[str, Any]:
-    """Leaves of any pytree by path, `encoder/params/dense_0/kernel`, in the tree's own order."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    """Leaves of any pytree by path, `encoder/params/dense_0/kernel`, in the tree's own order.
+
+    Raises:
+        ValueError: two leaves of one path, as by a key that contains a slash.
+    """
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+    if len(leaves) != len(flat):
+        raise ValueError(
+            "two leaves have the same path: keep slashes out of the names of parameters"
+        )
+    return leaves
 
 
 def tree_signature(tree: Any) -> dict[str, dict[str, Any]]:
-    """`{path: {"shape": [...], "dtype": "float32"}}` for the leaves of a tree, shapes alone."""
+    """`{path: {"shape": [...], "dtype": "float32"}}` for the leaves of a tree, abstract or not."""
     return {
-        path: {"shape": list(leaf.shape), "dtype": leaf.dtype.name}
+        path: {"shape": list(np.shape(leaf)), "dtype": jnp.result_type(leaf).name}
         for path, leaf in tree_leaves(tree).items()
     }
 

@@ -40,7 +40,7 @@ def train_stage(
         UserError: a metric that is no longer finite; a checkpoint that does not fit or is damaged.
         Interrupted: after a signal.
     """
-    show_groups(name, group_sizes(state.params, tx), terminal)
+    show_groups(name, group_sizes(state), terminal)
     epoch = make_epoch(stage, tx, batch_size, len(data["label"]))
     with open_store(folder / name) as store:
         saved = _take_up(store, _checkpoint(state, epoch.zero_sums(state, data, key)))
