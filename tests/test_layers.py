@@ -51,6 +51,18 @@ def test_files_and_functions_stay_small(path):
             assert size <= 50, f"{node.name} has {size} lines"
 
 
+def test_names_for_type_checkers_are_the_ones_there_are():
+    import twostage_jax
+
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    seen = {
+        (node.module or "").removeprefix("twostage_jax."): sorted(a.name for a in node.names)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("twostage_jax.")
+    }
+    assert seen == {module: sorted(names) for module, names in twostage_jax._HOME.items()}
+
+
 def run_python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()

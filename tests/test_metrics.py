@@ -41,6 +41,27 @@ def test_ece_averages_within_a_bin():
     assert result["ece"] == pytest.approx(0.77 - 0.5, rel=1e-5)
 
 
+def test_ece_has_fifteen_bins_closed_above():
+    # 0.68 and 0.72 lie in (10/15, 11/15]; with ten bins they would be parted.
+    probability = np.array([[0.68, 0.32], [0.72, 0.28]])
+    result = ts.evaluate(identity, {}, as_split(np.log(probability), [0, 1]))
+    assert result["ece"] == pytest.approx(0.70 - 0.5, rel=1e-5)
+    edge = jnp.array([[0.5, 0.5, 0.0]])  # exactly 7.5 bins: in (7/15, 8/15]
+    sums = score_sums(jnp.log(edge + 1e-30), jnp.array([0]), jnp.ones(1))
+    assert np.flatnonzero(sums.bins[0]).tolist() == [7]
+    certain = score_sums(jnp.array([[50.0, 0.0]]), jnp.array([0]), jnp.ones(1))
+    assert np.flatnonzero(certain.bins[0]).tolist() == [14]
+
+
+def test_scores_of_half_precision_logits_are_computed_in_full():
+    logits = jnp.array([[1.0, 0.25, -0.5]], jnp.bfloat16)
+    sums = score_sums(logits, jnp.array([0]), jnp.ones(1))
+    assert sums.nll.dtype == jnp.float32
+    np.testing.assert_allclose(
+        sums.nll, -jax.nn.log_softmax(logits.astype(jnp.float32))[0, 0], rtol=1e-6
+    )
+
+
 def test_certain_and_right_is_perfect():
     result = ts.evaluate(identity, {}, as_split([[100.0, 0.0]], [0]))
     assert (result["accuracy"], result["ece"], result["brier"]) == (1, 0, 0)

@@ -163,6 +163,27 @@ def test_an_interrupted_run_resumes_to_the_same_bits(done, tmp_path, monkeypatch
     assert without_times(resumed.record) == without_times(done.record)
 
 
+def test_lines_beyond_the_checkpoint_are_written_again(done, tmp_path, monkeypatch):
+    """Killed between the line of an epoch and its checkpoint: the line must not stay twice."""
+    from twostage_jax import checkpoint
+
+    config, save = small(tmp_path / "run"), checkpoint.Store.save
+
+    def killed(self, step, trees):
+        if step == 26:
+            raise KeyboardInterrupt
+        save(self, step, trees)
+
+    monkeypatch.setattr(checkpoint.Store, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        go(config)
+    monkeypatch.undo()
+    assert [r["epoch"] for r in metrics_of(config.out)] == [1, 2]
+    resumed = go(ts.Config(out=config.out), resume=True)
+    assert metrics_of(resumed.folder) == metrics_of(done.folder)
+    assert ts.digest(resumed.params) == ts.digest(done.params)
+
+
 def test_resuming_a_complete_run_changes_nothing(done):
     before = (done.folder / "result.json").read_bytes()
     again = go(ts.Config(out=done.folder), resume=True)
@@ -237,6 +258,11 @@ def denoise(encoder, decoder):
     return ts.Stage(plain.init, loss)
 
 
+def no_encoder(encoder, decoder):
+    """An objective whose parameters have another name."""
+    return ts.Stage(lambda key, batch: {"net": np.ones(1)}, lambda params, key, batch: (0.0, {}))
+
+
 def test_a_user_s_encoder_and_objective_run_by_name(tmp_path):
     pretrain = ts.PretrainConfig(
         encoder=f"{__name__}:Own", objective=f"{__name__}:denoise", epochs=1
@@ -247,6 +273,12 @@ def test_a_user_s_encoder_and_objective_run_by_name(tmp_path):
         open_run(result.folder)
     opened = open_run(result.folder, trust_code=True)
     assert ts.digest(opened.params) == ts.digest(result.params)
+    for config, options in (
+        (ts.Config(out=result.folder), {"resume": True}),
+        (ts.Config(encoder_run=str(result.folder), out=tmp_path / "head"), {}),
+    ):
+        with pytest.raises(ts.UserError, match="--trust-code"):
+            go(config, **options)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +288,7 @@ def test_a_user_s_encoder_and_objective_run_by_name(tmp_path):
         (ts.PretrainConfig(encoder="nowhere:Net"), "cannot import 'nowhere:Net'"),
         (ts.PretrainConfig(encoder=f"{__name__}:Nothing"), "cannot import"),
         (ts.PretrainConfig(objective=f"{__name__}:small"), "cannot make"),
+        (ts.PretrainConfig(objective=f"{__name__}:no_encoder"), "no group called encoder"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(pretrain, expected, tmp_path):
@@ -280,6 +313,36 @@ def test_an_encoder_of_another_shape_or_with_other_flags_is_refused(done, tmp_pa
         go(dataclasses.replace(config, pretrain=ts.PretrainConfig(epochs=9)))
     with pytest.raises(ts.UserError, match="is no run"):
         go(dataclasses.replace(config, encoder_run=str(tmp_path)))
+
+
+def test_evaluation_takes_only_data_that_fits(done, tmp_path):
+    from twostage_jax.runs import run_dataset
+
+    opened = open_run(done.folder)
+    assert run_dataset(opened).fingerprint == opened.manifest["data"]["fingerprint"]
+    opened.manifest["data"]["fingerprint"] = "sha256:other"
+    with pytest.raises(ts.UserError, match="digits has changed since"):
+        run_dataset(opened)
+    assert len(run_dataset(opened, "digits").test["label"]) == 359
+    image, label = np.zeros((40, 3, 3), np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "small.npz", image=image, label=label)
+    with pytest.raises(ts.UserError, match=r"takes \[8, 8, 1\] of 10"):
+        run_dataset(opened, f"npz:{tmp_path / 'small.npz'}")
+    np.savez(tmp_path / "many.npz", image=np.zeros((40, 8, 8), np.uint8), label=np.arange(40) % 12)
+    with pytest.raises(ts.UserError, match="of 12 classes"):
+        run_dataset(opened, f"npz:{tmp_path / 'many.npz'}")
+
+
+def test_stage_1_alone_has_nothing_to_do_on_the_encoder_of_another_run(done, tmp_path):
+    config = ts.Config(encoder_run=str(done.folder), out=tmp_path / "run")
+    with pytest.raises(ts.UserError, match="no stage 1 to train"):
+        go(config, pretrain_only=True)
+
+
+def test_paths_and_widths_may_be_strings_and_lists(tmp_path):
+    config = ts.Config(out=str(tmp_path / "run"), data="digits")  # pyright: ignore
+    assert config.out == tmp_path / "run"
+    assert ts.PretrainConfig(widths=[16, 8]).widths == (16, 8)  # pyright: ignore
 
 
 def test_a_changed_hand_over_is_refused(done, tmp_path):

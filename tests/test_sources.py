@@ -216,6 +216,8 @@ def test_broken_input_gets_one_sentence(name, tmp_path):
 
 
 def test_more_validation_than_examples_is_refused():
+    with pytest.raises(ts.UserError, match="--validation 0.1 does not fit"):
+        ts.load("digits", validation=0.1)  # pyright: ignore
     with pytest.raises(ts.UserError, match="give a number from 0 to 1437"):
         ts.load("digits", validation=1438)
 
@@ -226,6 +228,8 @@ def test_validation_is_stratified_deterministic_and_disjoint():
     np.testing.assert_array_equal(chosen, stratified(label, 18))
     np.testing.assert_array_equal(np.bincount(label[chosen], minlength=4), [10, 5, 3, 0])
     assert len(np.unique(chosen)) == 18
+    # Drawn from the whole of a class, not off its beginning.
+    assert chosen[9] >= 20 and chosen[9] < 100
 
 
 @pytest.mark.parametrize("count", [0, 1, 17, 177, 178, 180, 181])

@@ -72,6 +72,12 @@ def test_digest_golden():
     assert ts.digest({"a": np.array([1.0, 0.0], np.float32)}) == expected
 
 
+def test_digest_takes_plain_numbers_and_refuses_two_leaves_of_one_path():
+    assert ts.digest({"a": 1.0}) == ts.digest({"a": np.float64(1)}) != ts.digest({"a": 1})
+    with pytest.raises(ValueError, match="same path"):
+        ts.digest({"a": {"b": 1.0}, "a/b": 2.0})
+
+
 def test_init_state_takes_over_pretrained_groups_as_they_are(split):
     encoder, head = ts.MLP((8,)), ts.MLP((3,))
     stage = ts.classifier(encoder, head)
@@ -99,3 +105,5 @@ def test_as_batch_normalises_uint8_only():
     assert batch["label"].dtype == jnp.int32
     again = ts.as_batch(batch)
     np.testing.assert_array_equal(again["image"], batch["image"])
+    with pytest.raises(ts.UserError, match="images are int32: give uint8"):
+        ts.as_batch({"image": np.zeros((1, 2, 2, 1), np.int32), "label": [0]})

@@ -21,21 +21,21 @@ def prepared(tmp_path_factory):
         pytest.skip("MNIST is not beside the project, in ../shared/data/mnist")
     root = tmp_path_factory.mktemp("tfds")
     shutil.copytree(MNIST, root / "downloads" / "manual")
-    ts.load("mnist", data_dir=root)
+    assert ts.load("mnist", data_dir=root).fingerprint == ts.load(f"idx:{MNIST}").fingerprint
     shutil.rmtree(root / "downloads")
     return root
 
 
 def test_a_prepared_folder_gives_what_the_files_give(prepared, mnist):
-    by_tfds, by_idx = ts.load("mnist", data_dir=prepared), ts.load(f"idx:{mnist}")
+    by_tfds = ts.load("mnist", validation=0, data_dir=prepared)
+    by_idx = ts.load(f"idx:{mnist}", validation=0)
     assert by_tfds.fingerprint == by_idx.fingerprint
     assert by_tfds.name == "mnist"
     for part in ("train", "validation", "test"):
         one, other = getattr(by_tfds, part), getattr(by_idx, part)
         np.testing.assert_array_equal(np.bincount(one["label"]), np.bincount(other["label"]))
     # The first labels of the standard folder, as TFDS shuffles it everywhere.
-    everything = ts.load("mnist", validation=0, data_dir=prepared)
-    assert everything.train["label"][:4].tolist() == [4, 1, 0, 7]
+    assert by_tfds.train["label"][:4].tolist() == [4, 1, 0, 7]
 
 
 def test_a_folder_prepared_as_tfrecord_is_read_too(prepared, tmp_path, monkeypatch):

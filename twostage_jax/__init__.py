@@ -34,32 +34,7 @@ _HOME = {
     "sources": ("load",),
     "stage": ("Stage", "TrainState", "as_batch", "digest", "freeze", "init_state"),
 }
-__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
-    "MLP",
-    "Config",
-    "Dataset",
-    "HeadConfig",
-    "PretrainConfig",
-    "Result",
-    "Stage",
-    "TrainState",
-    "UserError",
-    "as_batch",
-    "autoencoder",
-    "classifier",
-    "digest",
-    "evaluate",
-    "freeze",
-    "init_state",
-    "load",
-    "make_decode",
-    "make_logits",
-    "make_train",
-    "mirror",
-    "placeholder",
-    "reconstruction",
-    "run",
-]
+__all__ = sorted(name for names in _HOME.values() for name in names)  # pyright: ignore
 
 
 def __getattr__(name: str) -> Any:

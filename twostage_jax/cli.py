@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 import traceback
 import warnings
@@ -276,8 +277,6 @@ def _say_how_to_resume(interruption: Interrupted, argv: Sequence[str]) -> None:
     print(f"twostage: stopped by {interruption}", file=sys.stderr)
     if interruption.folder:
         command = "pretrain" if "pretrain" in argv[:1] else "run"
-        trust = " --trust-code" if any(":" in word and "." in word for word in argv) else ""
-        print(
-            f"resume with: twostage {command} --resume --out {interruption.folder}{trust}",
-            file=sys.stderr,
-        )
+        folder = shlex.quote(interruption.folder)
+        trust = " --trust-code" if interruption.imports_code else ""
+        print(f"resume with: twostage {command} --resume --out {folder}{trust}", file=sys.stderr)

@@ -64,8 +64,18 @@ def by_preset(metavar: str, *path: str) -> Any:
     return flag(metavar, ", ".join(f"{name}: {value(p)}" for name, p in PRESETS.items()))
 
 
+class _WidthsAsTuple:
+    """A config is hashable and comes from JSON, so lists of widths become tuples."""
+
+    widths: Any
+
+    def __post_init__(self) -> None:
+        if isinstance(self.widths, list):
+            object.__setattr__(self, "widths", tuple(self.widths))
+
+
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(_WidthsAsTuple):
     """Stage 1: an encoder, trained on images without labels."""
 
     objective: Annotated[str, by_preset("NAME", "pretrain", "objective")] = UNSET
@@ -84,7 +94,7 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(_WidthsAsTuple):
     """Stage 2: a head on the frozen encoder."""
 
     protocol: Annotated[str, by_preset("NAME", "head", "protocol")] = UNSET
@@ -113,6 +123,12 @@ class CommonConfig:
     """examples carved from train; 0 for none"""
     data_dir: Annotated[Path | None, flag("DIR", "default: TFDS's own")] = None
     """where TensorFlow Datasets keeps its data"""
+
+    def __post_init__(self) -> None:
+        """Take paths as strings too."""
+        for name in ("out", "data_dir"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, Path(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -171,10 +187,7 @@ def from_dict(values: Any, where: str, trust_code: bool = False) -> Config:
     known: dict[str, Any] = dict(_known(values, Config, where))
     for name, kind in nested.items():
         inner = _known(known.get(name) or {}, kind, f"{where}, {name}")
-        inner = {k: tuple(v) if isinstance(v, list) else v for k, v in inner.items()}
         known[name] = kind(**inner)
-    if known.get("data_dir") is not None:
-        known["data_dir"] = Path(str(known["data_dir"]))
     config = Config(**known)
     check(config)
     code = imported_names(config)
@@ -213,6 +226,9 @@ def check(config: Config) -> None:
     _choice("encoder", config.pretrain.encoder, ENCODERS, imports=True)
     _choice("protocol", config.head.protocol, PROTOCOLS)
     _text("encoder_run", config.encoder_run)
+    for name in ("out", "data_dir"):
+        if not isinstance(getattr(config, name), Path | None):
+            raise UserError(f"{name} is {getattr(config, name)!r}: give a path")
     for name, stage in (("pretrain", config.pretrain), ("head", config.head)):
         _whole(f"--{name}.epochs", stage.epochs, 0)
         _whole(f"--{name}.batch-size", stage.batch_size, 1)

@@ -80,7 +80,7 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
     count = len(train["label"])
     if validation is None:
         validation = min(count // VALIDATION_SHARE, VALIDATION_MOST)
-    if not 0 <= validation < count:
+    if not isinstance(validation, (int, np.integer)) or not 0 <= validation < count:
         raise UserError(
             f"--validation {validation} does not fit {source.name}, which has {count} training "
             f"examples: give a number from 0 to {count - 1}"
@@ -111,10 +111,11 @@ def stratified(label: np.ndarray, count: int) -> np.ndarray:
     # A class keeps at least one example where the rest of the set allows it.
     room = np.maximum(sizes - 1, 0) if count <= (sizes - 1).sum() else sizes
     take = np.minimum(np.floor(exact).astype(int), room)
-    for index in np.argsort(take - exact, kind="stable").tolist() * len(label):
-        if take.sum() == count:
-            break
-        take[index] += take[index] < room[index]
+    while (missing := count - take.sum()) > 0:
+        # Where a class has no room left, the next ones take its place.
+        ready = np.flatnonzero(take < room)
+        first = ready[np.argsort((take - exact)[ready], kind="stable")][:missing]
+        take[first] += 1
     random = np.random.RandomState(SPLIT_SEED)
     picks = [
         random.permutation(np.flatnonzero(label == k))[:n]

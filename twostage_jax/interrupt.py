@@ -7,12 +7,19 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the program to stop; `folder` is where the run can be resumed, if anywhere."""
+    """A signal asked the program to stop.
+
+    Attributes:
+        signum: the signal.
+        folder: where the run can be resumed, if anywhere.
+        imports_code: whether the config of that run imports a user's code.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
         self.folder: str | None = None
+        self.imports_code = False
 
 
 # Signals belong to the process, so this is where they are noted: what came, and whether to wait.

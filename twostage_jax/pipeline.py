@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from twostage_jax import folder as folders
-from twostage_jax.config import Config, check, overlay, resolve, to_dict
+from twostage_jax.config import Config, check, imported_names, overlay, resolve, to_dict
 from twostage_jax.data import Dataset
 from twostage_jax.errors import UserError
 from twostage_jax.interrupt import Interrupted
@@ -28,7 +29,7 @@ from twostage_jax.runs import (
 )
 from twostage_jax.show import show_data, show_result
 from twostage_jax.sources import load
-from twostage_jax.stage import Params, Stage, digest, freeze, init_state
+from twostage_jax.stage import Params, Stage, digest, freeze, init_state, tree_leaves
 from twostage_jax.terminal import Terminal
 from twostage_jax.training import train_stage
 
@@ -84,11 +85,8 @@ def run(
             no longer finite.
     """
     terminal = terminal or Terminal()
-    check(config)
-    if config.encoder_run:
-        config = _on_encoder_of(config, trust_code)
+    config = _settle(config, resume, pretrain_only, trust_code)
     if resume:
-        config = _resumed(config, trust_code)
         folder = config.out or Path()
         if (folder / folders.RESULT).is_file():
             done = open_run(folder, trust_code)
@@ -106,6 +104,7 @@ def run(
         return _run(job, pretrained, pretrain_only)
     except Interrupted as interruption:
         interruption.folder = str(folder)
+        interruption.imports_code = bool(imported_names(config))
         raise
 
 
@@ -116,6 +115,7 @@ def _run(job: Job, pretrained: Params | None, pretrain_only: bool) -> Result:
         settings = job.config.pretrain
         tx = optax.adam(settings.learning_rate)
         pretrained = _train(job, "pretrain", job.nets.pretrain, tx)
+        _check_finite("pretrain", pretrained)
         manifest["groups"] = describe_groups(pretrained)
         manifest["pretrain"] = {
             "objective": settings.objective,
@@ -129,6 +129,7 @@ def _run(job: Job, pretrained: Params | None, pretrain_only: bool) -> Result:
         return Result(folder, {}, pretrained)
     encoder, tx = pretrained["encoder"], optax.adam(job.config.head.learning_rate)
     params = _train(job, "head", job.nets.classify, freeze(tx, "encoder"), encoder=encoder)
+    _check_finite("head", params)
     after = digest(params["encoder"])
     if after != before:
         raise RuntimeError(f"the frozen encoder changed in stage 2: {before} became {after}")
@@ -139,6 +140,21 @@ def _run(job: Job, pretrained: Params | None, pretrain_only: bool) -> Result:
     folders.write_json(folder, folders.RESULT, record)
     show_result(record, folder, job.terminal)
     return Result(folder, record, params)
+
+
+def _settle(config: Config, resume: bool, pretrain_only: bool, trust_code: bool) -> Config:
+    """`config` with what earlier runs say about it, before any data is read."""
+    check(config)
+    if config.encoder_run:
+        config = _on_encoder_of(config, trust_code)
+    if resume:
+        config = _resumed(config, trust_code)
+    if pretrain_only and config.encoder_run:
+        raise UserError(
+            f"this config takes its encoder from {config.encoder_run}, so there is no stage 1 to "
+            "train: use twostage run"
+        )
+    return config
 
 
 def _on_encoder_of(config: Config, trust_code: bool) -> Config:
@@ -235,6 +251,15 @@ def _train(job: Job, name: str, stage: Stage, tx: Any, **pretrained: Any) -> Par
         folder=job.folder,
         terminal=job.terminal,
     ).params
+
+
+def _check_finite(stage: str, params: Params) -> None:
+    for path, leaf in tree_leaves(params).items():
+        if not np.isfinite(jax.device_get(leaf)).all():
+            raise UserError(
+                f"stage {stage} ended with values in {path} that are not finite; try a smaller "
+                f"--{stage}.learning-rate"
+            )
 
 
 def _evaluate(job: Job, params: Params, pretrain: Any, frozen: Any) -> dict[str, Any]:

@@ -125,18 +125,21 @@ def _check_shapes(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None
             raise UserError(f"{name} has no group called encoder, only {sorted(params)}")
         return stage.loss(params, loss_key, batch)
 
-    batch = {
-        "image": jax.ShapeDtypeStruct((2, *image_shape), jnp.float32),
-        "label": jax.ShapeDtypeStruct((2,), jnp.int32),
-        "weight": jax.ShapeDtypeStruct((2,), jnp.float32),
-    }
     try:
-        jax.eval_shape(both, jax.random.key(0), batch)
+        jax.eval_shape(both, jax.random.key(0), _batch_spec(image_shape))
     except UserError:
         raise
     except Exception as error:  # whatever a user's module may raise, it names what does not fit
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{name} does not fit images {list(image_shape)}: {reason}") from error
+
+
+def _batch_spec(image_shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        "image": jax.ShapeDtypeStruct((2, *image_shape), jnp.float32),
+        "label": jax.ShapeDtypeStruct((2,), jnp.int32),
+        "weight": jax.ShapeDtypeStruct((2,), jnp.float32),
+    }
 
 
 def load_params(folder: Path, name: str, stage: Stage, image_shape: tuple[int, ...]) -> Params:
@@ -149,12 +152,7 @@ def load_params(folder: Path, name: str, stage: Stage, image_shape: tuple[int, .
     """
     if not (folder / name).is_dir():
         raise UserError(f"{folder} has no stage {name}: give a run that has finished it")
-    batch = {
-        "image": jax.ShapeDtypeStruct((1, *image_shape), jnp.float32),
-        "label": jax.ShapeDtypeStruct((1,), jnp.int32),
-        "weight": jax.ShapeDtypeStruct((1,), jnp.float32),
-    }
-    expected = jax.eval_shape(stage.init, jax.random.key(0), batch)
+    expected = jax.eval_shape(stage.init, jax.random.key(0), _batch_spec(image_shape))
     with open_store(folder / name) as store:
         params = store.load({"params": expected})["params"]
     groups = folders.read_json(folder, folders.MANIFEST).get("groups", {})

@@ -32,7 +32,8 @@ class Stage(NamedTuple):
     Attributes:
         init: `(key, batch) -> params`, a dict of parameter groups.
         loss: `(params, key, batch) -> (loss, metrics)`: a scalar, and a dict of scalars; both are
-            means over the examples of the batch.
+            means over the examples of the batch. A metric called `count` says over how many, where
+            that is not the size of the batch; the engine weights the batches of an epoch by it.
     """
 
     init: Callable[[Key, Batch], Params]
@@ -208,9 +209,12 @@ def tree_leaves(tree: Any) -> dict[str, Any]:
 
 def tree_signature(tree: Any) -> dict[str, dict[str, Any]]:
     """`{path: {"shape": [...], "dtype": "float32"}}` for the leaves of a tree, abstract or not."""
-    return {
-        path: {"shape": list(np.shape(leaf)), "dtype": jnp.result_type(leaf).name}
+    leaves = {
+        path: leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
         for path, leaf in tree_leaves(tree).items()
+    }
+    return {
+        path: {"shape": list(leaf.shape), "dtype": leaf.dtype.name} for path, leaf in leaves.items()
     }
 
 

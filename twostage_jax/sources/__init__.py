@@ -1,6 +1,5 @@
 """Everything that reads somebody's files; `load` turns a SPEC into a `Dataset`."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from twostage_jax.config import check_spec
@@ -24,38 +23,26 @@ def load(spec: str, validation: int | None = None, data_dir: str | Path | None =
         UserError: an unknown spec, or files that are missing, broken or out of range.
     """
     check_spec(spec, data_dir is not None)
-    return make_dataset(_reader(spec, data_dir)(), validation)
+    return make_dataset(_read(spec, data_dir), validation)
 
 
-def _reader(spec: str, data_dir: str | Path | None) -> Callable[[], Source]:
+def _read(spec: str, data_dir: str | Path | None) -> Source:
     # Each source is imported where it is used: TFDS alone costs half a second.
     kind, _, rest = spec.partition(":")
-    if kind == "idx":
-        return lambda: _idx(Path(rest))
-    if kind == "npz":
-        return lambda: _npz(Path(rest))
-    return _digits if kind == "digits" else lambda: _tfds(rest or kind, data_dir)
+    match kind:
+        case "digits":
+            from twostage_jax.sources import digits
 
+            return digits.read()
+        case "idx":
+            from twostage_jax.sources import idx
 
-def _digits() -> Source:
-    from twostage_jax.sources import digits
+            return idx.read(Path(rest))
+        case "npz":
+            from twostage_jax.sources import npz
 
-    return digits.read()
+            return npz.read(Path(rest))
+        case _:
+            from twostage_jax.sources import tfds
 
-
-def _idx(folder: Path) -> Source:
-    from twostage_jax.sources import idx
-
-    return idx.read(folder)
-
-
-def _npz(path: Path) -> Source:
-    from twostage_jax.sources import npz
-
-    return npz.read(path)
-
-
-def _tfds(name: str, data_dir: str | Path | None) -> Source:
-    from twostage_jax.sources import tfds
-
-    return tfds.read(name, data_dir)
+            return tfds.read(rest or kind, data_dir)
