@@ -130,8 +130,10 @@ def make_train(
         `train(state, data, key) -> (state, metrics)`: `data` holds `image` uint8 `[N, H, W, C]`,
         `label` int32 `[N]` and optionally `weight` float32 `[N]`; each metric is `[epochs]`, the
         mean over all examples of the epoch; `loss` is always there.
-    """
 
+    Raises:
+        ValueError: negative `epochs`; (from `train`) a `batch_size` below 1, no examples.
+    """
     if epochs < 0:
         raise ValueError(f"epochs is {epochs}: it must be at least 0")
 
