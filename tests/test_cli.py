@@ -113,6 +113,14 @@ def test_a_pipe_that_closes_early_makes_no_noise():
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def test_what_the_system_refuses_is_one_line_too(tmp_path, capsys, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(cli, "_act", full)
+    assert "No space left on device: 'metrics.jsonl'" in mistake(capsys, "data", "digits")
+
+
 def test_debug_adds_the_traceback(capsys):
     assert cli.main(["run", "--data", "npz:/nowhere.npz", "--debug"]) == 2
     said = capsys.readouterr().err

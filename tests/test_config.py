@@ -71,6 +71,7 @@ def test_a_config_survives_its_file():
         ({"head": {"learning_rate": "fast"}}, "--head.learning-rate is 'fast'"),
         ({"head": {"widths": "64"}}, "--head.widths is '64'"),
         ({"data": 7}, "unknown source 7"),
+        ({"preset": ["blog"]}, "unknown preset"),
         ({"encoder_run": 7}, "encoder_run is 7"),
         ({"out": "elsewhere"}, "unknown field 'out'"),
     ],

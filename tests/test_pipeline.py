@@ -315,6 +315,21 @@ def test_an_encoder_of_another_shape_or_with_other_flags_is_refused(done, tmp_pa
         go(dataclasses.replace(config, encoder_run=str(tmp_path)))
 
 
+@pytest.mark.parametrize("path", ["seed", "pretrain.epochs", "head.widths"])
+def test_a_config_with_a_hole_does_not_fall_back_to_defaults(done, tmp_path, path):
+    copy = tmp_path / "copy"
+    shutil.copytree(done.folder, copy)
+    values = json.loads((copy / "config.json").read_text())
+    *parents, name = path.split(".")
+    inner = values
+    for parent in parents:
+        inner = inner[parent]
+    inner[name] = None
+    (copy / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ts.UserError, match=f"damaged: it lacks {path}"):
+        go(ts.Config(out=copy), resume=True)
+
+
 def test_evaluation_takes_only_data_that_fits(done, tmp_path):
     from twostage_jax.runs import run_dataset
 

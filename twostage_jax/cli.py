@@ -130,14 +130,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with handled():
             command = parse(argv)
             _act(command)
-    except UserError as error:
+    except BrokenPipeError:  # as in: twostage run --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (UserError, OSError) as error:  # a full disk or a folder without permission, too
         if "--debug" in argv:
             traceback.print_exc()
         print(f"twostage: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # as in: twostage run --help | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Interrupted as interruption:
         _say_how_to_resume(interruption, argv)
         return 128 + interruption.signum
@@ -235,7 +235,7 @@ def _config(command: Any) -> Config:
 def _read_config(path: Path, trust_code: bool) -> Config:
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"cannot read {path}: {error}; give the config.json of an earlier run"
         ) from error

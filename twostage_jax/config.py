@@ -150,6 +150,9 @@ class Config(CommonConfig):
     encoder_run: str | None = None
 
 
+NESTED = {"pretrain": PretrainConfig, "head": HeadConfig}
+
+
 def overlay(top: T, base: Mapping[str, Any]) -> T:
     """`top` with every value that is not given taken from `base`, where that has it."""
     values = {}
@@ -183,9 +186,8 @@ def from_dict(values: Any, where: str, trust_code: bool = False) -> Config:
         UserError: unknown names, values of the wrong type or range, and names of code to import
             unless `trust_code`: a file from a stranger must not run anything.
     """
-    nested = {"pretrain": PretrainConfig, "head": HeadConfig}
     known: dict[str, Any] = dict(_known(values, Config, where))
-    for name, kind in nested.items():
+    for name, kind in NESTED.items():
         inner = _known(known.get(name) or {}, kind, f"{where}, {name}")
         known[name] = kind(**inner)
     config = Config(**known)
@@ -196,6 +198,16 @@ def from_dict(values: Any, where: str, trust_code: bool = False) -> Config:
             f"{where} imports {' and '.join(code)}: give --trust-code if you trust that code"
         )
     return config
+
+
+def unresolved(config: Config) -> list[str]:
+    """Names of the values that are still open; a config that has been resolved has none."""
+    values = dataclasses.asdict(config)
+    nested = {f"{stage}.{name}": x for stage in NESTED for name, x in values.pop(stage).items()}
+    may_be_none = ("out", "data_dir", "encoder_run")
+    return [
+        name for name, x in {**values, **nested}.items() if x is None and name not in may_be_none
+    ]
 
 
 def imported_names(config: Config) -> list[str]:
@@ -277,7 +289,7 @@ def _widths(flag: str, value: Any, at_least: int) -> None:
 
 
 def _choice(kind: str, value: Any, names: Collection[str], imports: bool = False) -> None:
-    if value is None or value in names:
+    if value is None or (isinstance(value, str) and value in names):
         return
     if imports and isinstance(value, str) and ":" in value:
         return

@@ -51,7 +51,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         raise UserError(f"{folder} {what}: give the folder that a run printed at its end")
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     lacking = [key for key in REQUIRED[name] if not isinstance(values, dict) or key not in values]
     if lacking:

@@ -11,7 +11,7 @@ import numpy as np
 
 from twostage_jax import folder as folders
 from twostage_jax.checkpoint import describe, open_store
-from twostage_jax.config import Config, from_dict
+from twostage_jax.config import Config, from_dict, unresolved
 from twostage_jax.data import Dataset
 from twostage_jax.errors import UserError
 from twostage_jax.head import classifier, make_logits
@@ -68,7 +68,10 @@ def read_config(folder: Path, trust_code: bool = False) -> Config:
         UserError: no run there, a damaged file, or code to import without `trust_code`.
     """
     values = folders.read_json(folder, folders.CONFIG)
-    return from_dict(values, str(folder / folders.CONFIG), trust_code)
+    config = from_dict(values, str(folder / folders.CONFIG), trust_code)
+    if lacking := unresolved(config):
+        raise UserError(f"{folder / folders.CONFIG} is damaged: it lacks {', '.join(lacking)}")
+    return config
 
 
 def make_nets(config: Config, image_shape: tuple[int, ...], classes: int) -> Nets:
