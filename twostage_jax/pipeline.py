@@ -95,7 +95,8 @@ def run(
     with terminal.phase("data", "reading data"):
         dataset = load(config.data or "digits", config.validation, config.data_dir)
     config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
-    nets = make_nets(config, dataset.image_shape, len(dataset.classes))
+    with terminal.phase("compile", "checking shapes"):
+        nets = make_nets(config, dataset.image_shape, len(dataset.classes))
     pretrained = _load_pretrained(config, nets, dataset) if config.encoder_run else None
     folder = _enter(config, dataset, resume)
     data = jax.device_put(dataset.train)
@@ -238,7 +239,8 @@ def _train(job: Job, name: str, stage: Stage, tx: Any, **pretrained: Any) -> Par
     settings = getattr(job.config, name)
     key = jax.random.fold_in(jax.random.key(job.config.seed), STAGES[name])
     few = {part: values[:2] for part, values in job.dataset.train.items()}
-    state = init_state(stage, tx, jax.random.fold_in(key, 0), few, **pretrained)
+    with job.terminal.phase("compile", f"initialising {name}"):
+        state = init_state(stage, tx, jax.random.fold_in(key, 0), few, **pretrained)
     return train_stage(
         stage,
         tx,
