@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "twostage_jax"
 LEVELS = [
-    {"errors"},
+    {"errors", "compilation"},
     {"stage", "nets", "metrics", "data", "config", "folder", "interrupt", "terminal"},
-    {"sources", "pretrain", "head", "engine", "scoring", "checkpoint", "show"},
+    {"sources", "pretrain", "head", "engine", "scoring", "encoding", "checkpoint", "show"},
     {"runs", "training"},
     {"pipeline"},
     {"cli"},

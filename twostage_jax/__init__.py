@@ -9,12 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from twostage_jax.compilation import compiler_options, keep_compiled
     from twostage_jax.config import Config, HeadConfig, PretrainConfig
     from twostage_jax.data import Dataset
+    from twostage_jax.encoding import encode
     from twostage_jax.engine import make_train
     from twostage_jax.errors import UserError
     from twostage_jax.head import classifier, make_logits
-    from twostage_jax.nets import MLP, mirror
+    from twostage_jax.nets import MLP, Identity, mirror
     from twostage_jax.pipeline import Result, run
     from twostage_jax.pretrain import autoencoder, make_decode, placeholder
     from twostage_jax.scoring import evaluate, reconstruction
@@ -22,13 +24,15 @@ if TYPE_CHECKING:
     from twostage_jax.stage import Stage, TrainState, as_batch, digest, freeze, init_state
 
 _HOME = {
+    "compilation": ("compiler_options", "keep_compiled"),
     "config": ("Config", "HeadConfig", "PretrainConfig"),
     "data": ("Dataset",),
     "engine": ("make_train",),
     "scoring": ("evaluate", "reconstruction"),
+    "encoding": ("encode",),
     "errors": ("UserError",),
     "head": ("classifier", "make_logits"),
-    "nets": ("MLP", "mirror"),
+    "nets": ("MLP", "Identity", "mirror"),
     "pipeline": ("Result", "run"),
     "pretrain": ("autoencoder", "make_decode", "placeholder"),
     "sources": ("load",),

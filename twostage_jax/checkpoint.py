@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from twostage_jax.errors import UserError
@@ -33,20 +34,41 @@ class Store:
     def __init__(self, folder: Path, checkpointer: ocp.training.Checkpointer) -> None:
         self._folder = folder
         self._checkpointer = checkpointer
+        self._pending: Any = None
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest checkpoint, or None."""
+        """Step of the newest checkpoint that is on disk, or None."""
+        self.wait()
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
     def save(self, step: int, trees: Mapping[str, Any]) -> None:
-        """Write trees of arrays, by name; the checkpoint counts once all of it is on disk."""
+        """Begin to write trees of arrays, by name, while the caller goes on.
+
+        The checkpoint counts once all of it is on disk, at the latest after `wait`.
+        """
+        self.wait()
+        # A copy, because the next step of the training takes the buffers over.
+        trees = {name: jax.tree.map(np.array, jax.device_get(tree)) for name, tree in trees.items()}
         table: Any = {name: describe(tree) for name, tree in trees.items()}
-        saved = self._checkpointer.save_checkpointables(
-            step, dict(trees), custom_metadata={"leaves": table}, force=True
+        self._pending = (
+            step,
+            self._checkpointer.save_checkpointables_async(
+                step, trees, custom_metadata={"leaves": table}, force=True
+            ),
         )
-        if not saved:
+
+    def wait(self) -> None:
+        """Return when what was given to `save` is on disk.
+
+        Raises:
+            OSError: what kept it from being written, a full disk for instance.
+        """
+        if self._pending is None:
+            return
+        (step, response), self._pending = self._pending, None
+        if not response.result():
             raise RuntimeError(f"Orbax did not write step {step} of {self._folder}")
 
     def load(self, expected: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,8 +132,10 @@ def _readable(where: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_store(folder: Path) -> Iterator[Store]:
-    """The checkpoints in `folder`, which is made if it is not there."""
+    """The checkpoints in `folder`, which is made if it is not there; all are written at the end."""
     keep: Any = ocp.training.preservation_policies.LatestN(1)
     path = str(folder.absolute())  # Orbax takes no relative one
     with ocp.training.Checkpointer(path, preservation_policy=keep) as checkpointer:
-        yield Store(folder, checkpointer)
+        store = Store(folder, checkpointer)
+        yield store
+        store.wait()

@@ -35,6 +35,8 @@ from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.interrupt import Interrupted, handled
 from twostage_jax.terminal import Terminal
 
+_Cache = Annotated[str | None, flag("DIR", "default: twostage_jax in the user's cache folder")]
+
 
 @dataclass(frozen=True)
 class _Training(CommonConfig):
@@ -42,6 +44,8 @@ class _Training(CommonConfig):
     """go on with the run in --out"""
     trust_code: bool = False
     """let the config of an earlier run import the encoder or objective that it names"""
+    compile_cache: _Cache = None
+    """where compiled programs are kept for the next start; off for nowhere"""
     debug: bool = False
     """show the traceback of a mistake"""
 
@@ -94,6 +98,8 @@ class Evaluate:
     """where TensorFlow Datasets keeps its data"""
     trust_code: bool = False
     """let the config of the run import the encoder or objective that it names"""
+    compile_cache: _Cache = None
+    """where compiled programs are kept for the next start; off for nowhere"""
     debug: bool = False
     """show the traceback of a mistake"""
 
@@ -205,7 +211,9 @@ def _train(command: Any) -> None:
     config = _config(command)
     terminal = Terminal()
     with terminal.phase("import", "importing jax"):
+        from twostage_jax.compilation import keep_compiled
         from twostage_jax.pipeline import run
+    keep_compiled(command.compile_cache)
     run(
         config,
         resume=command.resume,
@@ -247,8 +255,10 @@ def _evaluate(command: Evaluate) -> None:
         check_spec(command.data)
     terminal = Terminal()
     with terminal.phase("import", "importing jax"):
+        from twostage_jax.compilation import keep_compiled
         from twostage_jax.runs import open_run, run_dataset, score
         from twostage_jax.show import show_classes, show_scores
+    keep_compiled(command.compile_cache)
     run = open_run(command.run, command.trust_code)
     with terminal.phase("data", "reading data"):
         dataset = run_dataset(run, command.data, command.data_dir)

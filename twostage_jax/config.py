@@ -19,13 +19,14 @@ from twostage_jax.errors import UserError, did_you_mean
 OBJECTIVES = ("autoencoder", "placeholder")
 ENCODERS = ("mlp",)
 PROTOCOLS = ("mlp",)
+ENCODE = ("auto", "once", "loop")
 INITS = ("torch", "lecun")
 _ADAM = {"batch_size": 32, "learning_rate": 0.001}
 
 
 def _recipe(init: str, epochs: int) -> dict[str, Any]:
     pretrain = {"objective": "autoencoder", "encoder": "mlp", "widths": (256, 128)}
-    head = {"protocol": "mlp", "widths": (64,)}
+    head = {"protocol": "mlp", "encode": "auto", "widths": (64,)}
     return {
         "init": init,
         "pretrain": {**pretrain, "epochs": epochs, **_ADAM},
@@ -99,6 +100,9 @@ class HeadConfig(_WidthsAsTuple):
 
     protocol: Annotated[str, by_preset("NAME", "head", "protocol")] = UNSET
     """mlp"""
+    encode: Annotated[str, by_preset("NAME", "head", "encode")] = UNSET
+    """when the frozen encoder runs: once, before the stage; loop, in every step; or auto: once, if
+    the features fit into half of the free memory"""
     widths: Annotated[tuple[int, ...], by_preset("INT...", "head", "widths")] = UNSET
     """hidden layers; none for a linear head"""
     epochs: Annotated[int, by_preset("INT", "head", "epochs")] = UNSET
@@ -151,6 +155,8 @@ class Config(CommonConfig):
 
 
 NESTED = {"pretrain": PretrainConfig, "head": HeadConfig}
+# What runs did before a field was there, for a config.json from then.
+BEFORE = {"pretrain": {}, "head": {"encode": "loop"}}
 
 
 def overlay(top: T, base: Mapping[str, Any]) -> T:
@@ -189,7 +195,7 @@ def from_dict(values: Any, where: str, trust_code: bool = False) -> Config:
     known: dict[str, Any] = dict(_known(values, Config, where))
     for name, kind in NESTED.items():
         inner = _known(known.get(name) or {}, kind, f"{where}, {name}")
-        known[name] = kind(**inner)
+        known[name] = kind(**{**BEFORE[name], **inner})
     config = Config(**known)
     check(config)
     code = imported_names(config)
@@ -237,6 +243,7 @@ def check(config: Config) -> None:
     _choice("objective", config.pretrain.objective, OBJECTIVES, imports=True)
     _choice("encoder", config.pretrain.encoder, ENCODERS, imports=True)
     _choice("protocol", config.head.protocol, PROTOCOLS)
+    _choice("--head.encode", config.head.encode, ENCODE)
     _text("encoder_run", config.encoder_run)
     for name in ("out", "data_dir"):
         if not isinstance(getattr(config, name), Path | None):

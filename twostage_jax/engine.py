@@ -1,4 +1,4 @@
-"""One engine for every stage: epochs as compiled scans, and the loop on the host around them.
+"""One engine for every stage: epochs as compiled loops, and the loop on the host around them.
 
 The data set lives on the device as uint8 and is normalised inside the step. An epoch is a shuffled
 order, a loop over its full batches, and one step of its own size for the examples left over, so no
@@ -8,6 +8,7 @@ of a stage uses `fold_in(key, e)`, so nothing random is in the state.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,30 +16,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from twostage_jax.compilation import compiler_options
 from twostage_jax.stage import Key, Metrics, Params, Stage, TrainState, as_batch, frozen_groups
 
 
 class Epoch(NamedTuple):
-    """One epoch in three pure functions, for data of one size.
+    """One epoch in pure functions, for a state and data of given shapes.
 
     Attributes:
         steps: number of steps, the one for the remainder included.
         full: number of full batches.
-        order: `(state, key) -> (order int32 [N], key)`, which example comes when, and the key of
-            this epoch; the epoch's number is read off the state.
+        zeros: what the sums of the metrics start from, on the host.
+        shuffle: `(key, number) -> (order int32 [N], key)`: which example comes when in the epoch of
+            that number, and the key of that epoch.
         advance: `(state, sums, data, order, key, start, stop) -> (state, sums)`, the full batches
             from `start` to `stop`. Bounds may be Python integers or traced.
         finish: `(state, sums, data, order, key) -> (state, metrics)`, the remainder, then the means
             over all examples.
-        zero_sums: `(state, data, key) -> sums` at the start of an epoch.
     """
 
     steps: int
     full: int
-    order: Callable[..., tuple[jax.Array, Key]]
+    zeros: dict[str, np.ndarray]
+    shuffle: Callable[..., tuple[jax.Array, Key]]
     advance: Callable[..., tuple[TrainState, Metrics]]
     finish: Callable[..., tuple[TrainState, Metrics]]
-    zero_sums: Callable[..., dict[str, np.ndarray]]
 
 
 def make_step(
@@ -67,19 +69,29 @@ def make_step(
     return step
 
 
+def shuffle(key: Key, number: Any, count: int) -> tuple[jax.Array, Key]:
+    """The order of `count` examples in the epoch of that number, and the key of that epoch."""
+    key = jax.random.fold_in(key, number)
+    return jax.random.permutation(jax.random.fold_in(key, 0), count), key
+
+
 def make_epoch(
-    stage: Stage, tx: optax.GradientTransformation, batch_size: int, count: int
+    stage: Stage,
+    tx: optax.GradientTransformation,
+    batch_size: int,
+    state: TrainState,
+    data: Mapping[str, Any],
 ) -> Epoch:
-    """The pure functions of one epoch over `count` examples in batches of `batch_size`."""
+    """The pure functions of one epoch over `data` in batches of `batch_size`.
+
+    Of `state` and `data` only shapes and types are used: `jax.ShapeDtypeStruct`s will do.
+    """
+    count = len(data["label"])
     if batch_size < 1 or count < 1:
         raise ValueError(f"batch_size {batch_size} and count {count} must be at least 1")
     full, remainder = divmod(count, batch_size)
     steps = full + bool(remainder)
     step = make_step(stage, tx)
-
-    def order(state: TrainState, key: Key) -> tuple[jax.Array, Key]:
-        key = jax.random.fold_in(key, state.step // steps)
-        return jax.random.permutation(jax.random.fold_in(key, 0), count), key
 
     def train_on(state: TrainState, sums: Metrics, data: Any, key: Key, rows: jax.Array) -> Any:
         key = jax.random.fold_in(key, 1 + state.step % steps)
@@ -103,20 +115,19 @@ def make_epoch(
         examples = jnp.where(sums["count"] == 0, 1.0, sums["count"])
         return state, {name: sums[name] / examples for name in sums if name != "count"}
 
-    def zero_sums(state: TrainState, data: Any, key: Key) -> dict[str, np.ndarray]:
-        def first_step(state: TrainState, data: Any, key: Key) -> Any:
-            return step(state, key, {name: data[name][:batch_size] for name in data})
+    def first_step(state: TrainState, data: Any) -> Any:
+        few = {name: data[name][:batch_size] for name in data}
+        return step(state, jax.random.key(0), few)
 
-        _, metrics = jax.eval_shape(first_step, state, data, key)
-        shapes = {name: x.shape for name, x in metrics.items()} | {"count": ()}
-        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-
-    return Epoch(steps, full, order, advance, finish, zero_sums)
+    _, metrics = jax.eval_shape(first_step, state, dict(data))
+    shapes = {name: x.shape for name, x in metrics.items()} | {"count": ()}
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    return Epoch(steps, full, zeros, partial(shuffle, count=count), advance, finish)
 
 
 def make_train(
     stage: Stage, tx: optax.GradientTransformation, batch_size: int, epochs: int
-) -> Callable[[TrainState, Mapping[str, Any], Key], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """A whole training as one pure function, to `jit`, `vmap` and shard.
 
     Args:
@@ -127,29 +138,45 @@ def make_train(
             goes on with the next epoch.
 
     Returns:
-        `train(state, data, key) -> (state, metrics)`: `data` holds `image` uint8 `[N, H, W, C]`,
-        `label` int32 `[N]` and optionally `weight` float32 `[N]`; each metric is `[epochs]`, the
-        mean over all examples of the epoch; `loss` is always there.
+        `train(state, data, key, order=None) -> (state, metrics)`: `data` holds `image` uint8
+        `[N, H, W, C]`, `label` int32 `[N]` and optionally `weight` float32 `[N]`; `order` int32
+        `[epochs, N]` says which example comes when, in place of a shuffle; each metric is
+        `[epochs]`, the mean over all examples of the epoch; `loss` is always there. On the CPU,
+        `jax.jit(train, compiler_options=compiler_options())` is faster, bit for bit the same.
 
     Raises:
-        ValueError: negative `epochs`; (from `train`) a `batch_size` below 1, no examples.
+        ValueError: negative `epochs`; (from `train`) a `batch_size` below 1, no examples, an
+            `order` of another shape.
     """
     if epochs < 0:
         raise ValueError(f"epochs is {epochs}: it must be at least 0")
 
-    def train(state: TrainState, data: Mapping[str, Any], key: Key) -> tuple[TrainState, Metrics]:
+    def train(
+        state: TrainState, data: Mapping[str, Any], key: Key, order: jax.Array | None = None
+    ) -> tuple[TrainState, Metrics]:
         data = {name: jnp.asarray(values) for name, values in data.items()}
-        epoch = make_epoch(stage, tx, batch_size, len(data["image"]))
+        epoch = make_epoch(stage, tx, batch_size, state, data)
+        check_order(order, epochs, len(data["label"]))
 
-        def one_epoch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-            order, epoch_key = epoch.order(state, key)
-            sums = epoch.zero_sums(state, data, key)
-            state, sums = epoch.advance(state, sums, data, order, epoch_key, 0, epoch.full)
-            return epoch.finish(state, sums, data, order, epoch_key)
+        def one_epoch(state: TrainState, given: jax.Array | None) -> tuple[TrainState, Metrics]:
+            shuffled, epoch_key = epoch.shuffle(key, state.step // epoch.steps)
+            rows = shuffled if given is None else given
+            sums = jax.tree.map(jnp.asarray, epoch.zeros)
+            state, sums = epoch.advance(state, sums, data, rows, epoch_key, 0, epoch.full)
+            return epoch.finish(state, sums, data, rows, epoch_key)
 
-        return jax.lax.scan(one_epoch, state, None, length=epochs)
+        return jax.lax.scan(one_epoch, state, order, length=epochs)
 
     return train
+
+
+def check_order(order: Any, epochs: int, count: int) -> None:
+    """Raise `ValueError` where an explicit order is not `[epochs, count]`."""
+    if order is not None and np.shape(order) != (epochs, count):
+        raise ValueError(
+            f"order is {list(np.shape(order))}: give one row of all {count} examples for each of "
+            f"the {epochs} epochs"
+        )
 
 
 class Moment(NamedTuple):
@@ -170,21 +197,26 @@ class Moment(NamedTuple):
     seconds: float
 
 
-def compile_epoch(
-    epoch: Epoch, state: TrainState, data: Mapping[str, jax.Array], key: Key
-) -> Epoch:
-    """`epoch` compiled for this state and data; states and sums given to it are donated."""
-    sums = epoch.zero_sums(state, data, key)
-    order = jax.jit(epoch.order).lower(state, key)
-    rows = jax.ShapeDtypeStruct((len(data["image"]),), jnp.int32)
-    bound = jax.ShapeDtypeStruct((), jnp.int32)
-    advance = jax.jit(epoch.advance, donate_argnums=(0, 1))
+def lower_epoch(epoch: Epoch, state: TrainState, data: Mapping[str, Any]) -> Epoch:
+    """`epoch` lowered for `compile_all`; states and sums given to the result are donated."""
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    order = jax.ShapeDtypeStruct((len(data["label"]),), jnp.int32)
+    on = (state, epoch.zeros, dict(data), order, key)
+    advance = jax.jit(epoch.advance, donate_argnums=(0, 1), compiler_options=compiler_options())
     finish = jax.jit(epoch.finish, donate_argnums=(0,))
     return epoch._replace(
-        order=order.compile(),
-        advance=advance.lower(state, sums, data, rows, key, bound, bound).compile(),
-        finish=finish.lower(state, sums, data, rows, key).compile(),
+        shuffle=_lower_shuffle(len(data["label"])),
+        advance=advance.lower(*on, count, count),
+        finish=finish.lower(*on),
     )
+
+
+@cache
+def _lower_shuffle(count: int) -> jax.stages.Lowered:
+    """One object for both stages, which is compiled once."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.jit(partial(shuffle, count=count)).lower(key, jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def fit(
@@ -194,6 +226,7 @@ def fit(
     key: Key,
     epochs: int,
     sums: Mapping[str, Any] | None = None,
+    order: Any = None,
     seconds_per_call: float = 0.5,
 ) -> Iterator[Moment]:
     """Train until `epochs` are complete, in calls of about `seconds_per_call`, and yield between.
@@ -202,35 +235,47 @@ def fit(
     runs whatever the length of a call, so where an epoch is cut does not change a bit.
 
     Args:
-        epoch: of `compile_epoch`.
+        epoch: of `lower_epoch`, compiled.
         state: where to start; it stays the caller's.
         data: the split, on the device.
         key: of the stage.
         epochs: how many shall be complete in the end, those before `state` included.
         sums: metrics of the unfinished epoch, for a state from the middle of one.
+        order: int32 `[epochs, N]`, which example comes when, in place of a shuffle.
         seconds_per_call: how long the host may have to wait for the device.
+
+    Raises:
+        ValueError: an `order` of another shape.
     """
-    zeros = jax.device_put(epoch.zero_sums(state, data, key))
-    totals = jax.device_put(sums) if sums else zeros
+    check_order(order, epochs, len(data["label"]))
     # What is given to a compiled call is gone, so the loop works on copies.
-    state, totals = jax.tree.map(jnp.copy, state), jax.tree.map(jnp.copy, totals)
+    copy = partial(jax.device_put, may_alias=False)
+    state, totals = copy(state), copy(sums or epoch.zeros)
     done, start = divmod(int(jax.device_get(state.step)), epoch.steps)
     length = 1
+
+    def start_epoch(number: int) -> tuple[jax.Array, Key]:
+        rows, epoch_key = epoch.shuffle(key, jax.device_put(np.int32(number)))
+        return (rows if order is None else jax.device_put(np.int32(order[number]))), epoch_key
+
+    rows, epoch_key = start_epoch(done)
     while done < epochs:
         began = time.perf_counter()
-        order, epoch_key = epoch.order(state, key)
+        # Sorting takes a while, so the next order is made while this epoch trains.
+        upcoming = start_epoch(done + 1) if done + 1 < epochs else None
         while start < epoch.full:
             called = time.perf_counter()
             stop = min(epoch.full, start + length)
             bounds = jax.device_put((np.int32(start), np.int32(stop)))
-            state, totals = epoch.advance(state, totals, data, order, epoch_key, *bounds)
+            state, totals = epoch.advance(state, totals, data, rows, epoch_key, *bounds)
             jax.block_until_ready(totals)
             rate = (stop - start) / (time.perf_counter() - called)
             # At most twice as many steps as were just seen to be quick enough.
             length, start = max(1, min(2 * length, int(rate * seconds_per_call))), stop
             if start < epoch.steps:
                 yield Moment(state, totals, done, None, time.perf_counter() - began)
-        state, means = epoch.finish(state, totals, data, order, epoch_key)
+        state, means = epoch.finish(state, totals, data, rows, epoch_key)
         metrics = {name: float(value) for name, value in jax.device_get(means).items()}
-        totals, done, start = jax.tree.map(jnp.copy, zeros), done + 1, 0
+        totals, done, start = copy(epoch.zeros), done + 1, 0
+        rows, epoch_key = upcoming or (rows, epoch_key)
         yield Moment(state, totals, done, metrics, time.perf_counter() - began)

@@ -35,6 +35,14 @@ class MLP(nn.Module):
         return x
 
 
+class Identity(nn.Module):
+    """Gives back what it gets: stands for an encoder where the data are its features already."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[B, ...]` as it is."""
+        return x
+
+
 def mirror(widths: Sequence[int], image_size: int) -> tuple[int, ...]:
     """Widths of the decoder that mirrors an encoder, ending in `image_size` values.
 

@@ -14,13 +14,16 @@ import numpy as np
 import optax
 
 from twostage_jax import folder as folders
+from twostage_jax.compilation import compile_all
 from twostage_jax.config import Config, check, imported_names, overlay, resolve, to_dict
 from twostage_jax.data import Dataset
+from twostage_jax.encoding import Encoding, choose_encoding, encode_in_calls, lower_encoding
 from twostage_jax.errors import UserError
 from twostage_jax.interrupt import Interrupted
 from twostage_jax.runs import (
     Nets,
     describe_groups,
+    encoder_shapes,
     load_params,
     make_nets,
     open_run,
@@ -29,9 +32,9 @@ from twostage_jax.runs import (
 )
 from twostage_jax.show import show_data, show_result
 from twostage_jax.sources import load
-from twostage_jax.stage import Params, Stage, digest, freeze, init_state, tree_leaves
+from twostage_jax.stage import Params, digest, freeze, tree_leaves
 from twostage_jax.terminal import Terminal
-from twostage_jax.training import train_stage
+from twostage_jax.training import Programs, lower_stage, train_stage
 
 STAGES = {"pretrain": 1, "head": 2}  # folded into the seed's key
 PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -52,6 +55,14 @@ class Result:
     params: Params
 
 
+class Compiled(NamedTuple):
+    """The programs of a run; None stands for what it does without."""
+
+    pretrain: Programs | None
+    encoding: Encoding | None
+    head: Programs | None
+
+
 class Job(NamedTuple):
     """What all steps of one run share."""
 
@@ -61,6 +72,7 @@ class Job(NamedTuple):
     data: dict[str, jax.Array]
     folder: Path
     terminal: Terminal
+    programs: Compiled
 
 
 def run(
@@ -97,11 +109,17 @@ def run(
     config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
     with terminal.phase("compile", "checking shapes"):
         nets = make_nets(config, dataset.image_shape, len(dataset.classes))
+        config, encode_when = _choose_encoding(config, nets, dataset)
     pretrained = _load_pretrained(config, nets, dataset) if config.encoder_run else None
     folder = _enter(config, dataset, resume)
     data = jax.device_put(dataset.train)
-    job = Job(config, dataset, nets, data, folder, terminal)
     try:
+        show_data(dataset, config, jax.devices()[0].device_kind, terminal)
+        if not pretrain_only:
+            terminal.line(f"in stage 2 the encoder runs {encode_when}")
+        with terminal.phase("compile", "compiling"):
+            programs = _compile(config, dataset, nets, data, pretrained, pretrain_only)
+        job = Job(config, dataset, nets, data, folder, terminal, programs)
         return _run(job, pretrained, pretrain_only)
     except Interrupted as interruption:
         interruption.folder = str(folder)
@@ -111,11 +129,9 @@ def run(
 
 def _run(job: Job, pretrained: Params | None, pretrain_only: bool) -> Result:
     folder, manifest = job.folder, folders.read_json(job.folder, folders.MANIFEST)
-    show_data(job.dataset, job.config, jax.devices()[0].device_kind, job.terminal)
     if pretrained is None:
         settings = job.config.pretrain
-        tx = optax.adam(settings.learning_rate)
-        pretrained = _train(job, "pretrain", job.nets.pretrain, tx)
+        pretrained = _train(job, "pretrain", job.data)
         _check_finite("pretrain", pretrained)
         manifest["groups"] = describe_groups(pretrained)
         manifest["pretrain"] = {
@@ -128,8 +144,8 @@ def _run(job: Job, pretrained: Params | None, pretrain_only: bool) -> Result:
     if pretrain_only:
         job.terminal.line(f"\nencoder  {before}\nrun      {folder}")
         return Result(folder, {}, pretrained)
-    encoder, tx = pretrained["encoder"], optax.adam(job.config.head.learning_rate)
-    params = _train(job, "head", job.nets.classify, freeze(tx, "encoder"), encoder=encoder)
+    encoder = pretrained["encoder"]
+    params = _train(job, "head", _encode(job, encoder), encoder=encoder)
     _check_finite("head", params)
     after = digest(params["encoder"])
     if after != before:
@@ -234,25 +250,77 @@ def _load_pretrained(config: Config, nets: Nets, dataset: Dataset) -> Params:
     return load_params(source, "pretrain", nets.pretrain, dataset.image_shape)
 
 
-def _train(job: Job, name: str, stage: Stage, tx: Any, **pretrained: Any) -> Params:
+def _compile(
+    config: Config,
+    dataset: Dataset,
+    nets: Nets,
+    data: Any,
+    pretrained: Params | None,
+    pretrain_only: bool,
+) -> Compiled:
+    """All programs of the run at once, both stages and the pass between them."""
+    few, settings = _few(dataset), config.head
+    lowered = Compiled(None, None, None)
+    if pretrained is None:
+        stage, tx = nets.pretrain, optax.adam(config.pretrain.learning_rate)
+        size = config.pretrain.batch_size
+        lowered = lowered._replace(pretrain=lower_stage(stage, tx, few, {}, data, size))
+    if not pretrain_only:
+        stage, tx = nets.classify, freeze(optax.adam(settings.learning_rate), "encoder")
+        encoder = encoder_shapes(nets, dataset.image_shape)
+        if settings.encode == "once":
+            encoding = lower_encoding(nets.encode, encoder, data["image"])
+            lowered = lowered._replace(encoding=encoding)
+            stage, data = nets.classify_features, {**data, "image": encoding.features}
+        groups, size = {"encoder": encoder}, settings.batch_size
+        lowered = lowered._replace(head=lower_stage(stage, tx, few, groups, data, size))
+    return compile_all(lowered)
+
+
+def _choose_encoding(config: Config, nets: Nets, dataset: Dataset) -> tuple[Config, str]:
+    """`config` with `head.encode` settled, and when the encoder runs, and why, in words.
+
+    It is settled before the config is written, so that a run that is resumed or repeated where
+    memory is short computes the same bits.
+    """
+    images = jax.ShapeDtypeStruct(dataset.train["image"].shape, np.float32)
+    features = jax.eval_shape(nets.encode, encoder_shapes(nets, dataset.image_shape), images)
+    once, words = choose_encoding(config.head.encode, features)
+    head = dataclasses.replace(config.head, encode="once" if once else "loop")
+    return dataclasses.replace(config, head=head), words
+
+
+def _few(dataset: Dataset) -> dict[str, np.ndarray]:
+    return {part: values[:2] for part, values in dataset.train.items()}
+
+
+def _train(job: Job, name: str, data: dict[str, jax.Array], **pretrained: Any) -> Params:
     """Parameters of a stage, initialised and trained with the keys that belong to its name."""
-    settings = getattr(job.config, name)
+    programs: Programs = getattr(job.programs, name)
     key = jax.random.fold_in(jax.random.key(job.config.seed), STAGES[name])
-    few = {part: values[:2] for part, values in job.dataset.train.items()}
-    with job.terminal.phase("compile", f"initialising {name}"):
-        state = init_state(stage, tx, jax.random.fold_in(key, 0), few, **pretrained)
+    state = programs.init(jax.random.fold_in(key, 0), _few(job.dataset), pretrained)
     return train_stage(
-        stage,
-        tx,
+        programs.epoch,
         state,
-        job.data,
+        data,
         jax.random.fold_in(key, 1),
         name=name,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
+        epochs=getattr(job.config, name).epochs,
         folder=job.folder,
         terminal=job.terminal,
     ).params
+
+
+def _encode(job: Job, encoder: Params) -> dict[str, jax.Array]:
+    """What stage 2 trains on: the images, or the features of the frozen encoder."""
+    encoding = job.programs.encoding
+    if encoding is None:
+        return job.data
+    features = job.data["image"]
+    with job.terminal.phase("encode", "encoding"):
+        for features in encode_in_calls(encoding, encoder, job.data["image"]):
+            jax.block_until_ready(features)
+    return {**job.data, "image": features}
 
 
 def _check_finite(stage: str, params: Params) -> None:
@@ -287,6 +355,7 @@ def _evaluate(job: Job, params: Params, pretrain: Any, frozen: Any) -> dict[str,
             "protocol": head.protocol,
             "epochs": head.epochs,
             "loss": folders.last_loss(job.folder, "head"),
+            "encode": head.encode,
         },
         "frozen": frozen,
         "validation": validation,

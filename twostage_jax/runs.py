@@ -16,7 +16,7 @@ from twostage_jax.data import Dataset
 from twostage_jax.errors import UserError
 from twostage_jax.head import classifier, make_logits
 from twostage_jax.metrics import per_class_accuracy, scores
-from twostage_jax.nets import MLP, mirror
+from twostage_jax.nets import MLP, Identity, mirror
 from twostage_jax.pretrain import autoencoder, make_decode, placeholder
 from twostage_jax.scoring import reconstruction, sum_scores
 from twostage_jax.sources import load
@@ -31,12 +31,16 @@ class Nets(NamedTuple):
     Attributes:
         pretrain: stage 1.
         classify: stage 2.
+        classify_features: the same, with `encode`'s features in place of the images of a batch.
+        encode: `(params of the encoder, image) -> features`.
         logits: `(params, image) -> logits`.
         decode: `(params, image) -> image`, or None where the objective has no such decoder.
     """
 
     pretrain: Stage
     classify: Stage
+    classify_features: Stage
+    encode: Callable[[Params, jax.Array], jax.Array]
     logits: Callable[[Params, jax.Array], jax.Array]
     decode: Callable[[Params, jax.Array], jax.Array] | None
 
@@ -97,7 +101,11 @@ def make_nets(config: Config, image_shape: tuple[int, ...], classes: int) -> Net
         stage = placeholder(encoder)
     else:
         stage = _make(pretrain.objective, encoder, decoder)
-    nets = Nets(stage, classifier(encoder, head), make_logits(encoder, head), decode)
+    classify = classifier(encoder, head)
+    on_features = Stage(classify.init, classifier(Identity(), head).loss)
+    logits = make_logits(encoder, head)
+    encode: Any = encoder.apply
+    nets = Nets(stage, classify, on_features, encode, logits, decode)
     for name, one in (("stage 1", nets.pretrain), ("stage 2", nets.classify)):
         _check_shapes(f"{name} ({pretrain.encoder}, {pretrain.objective})", one, image_shape)
     return nets
@@ -143,6 +151,12 @@ def _batch_spec(image_shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]
         "label": jax.ShapeDtypeStruct((2,), jnp.int32),
         "weight": jax.ShapeDtypeStruct((2,), jnp.float32),
     }
+
+
+def encoder_shapes(nets: Nets, image_shape: tuple[int, ...]) -> Params:
+    """Shapes and types of the encoder's parameters, for images `[H, W, C]`."""
+    params = jax.eval_shape(nets.pretrain.init, jax.random.key(0), _batch_spec(image_shape))
+    return params["encoder"]
 
 
 def load_params(folder: Path, name: str, stage: Stage, image_shape: tuple[int, ...]) -> Params:
@@ -230,9 +244,12 @@ def score(nets: Nets, params: Params, split: Mapping[str, Any]) -> dict[str, Any
     if not len(split["label"]):
         return dict.fromkeys(SCORES) | {"count": 0}
     split = jax.device_put(dict(split))
-    sums = jax.device_get(sum_scores(nets.logits, params, split))
-    result: dict[str, Any] = {name: _plain(x) for name, x in jax.device_get(scores(sums)).items()}
-    each = np.asarray(per_class_accuracy(sums.confusion))
+    sums = sum_scores(nets.logits, params, split)
+    # One program instead of a dozen small ones.
+    figures, each, sums = jax.device_get(
+        jax.jit(lambda sums: (scores(sums), per_class_accuracy(sums.confusion), sums))(sums)
+    )
+    result: dict[str, Any] = {name: _plain(x) for name, x in figures.items()}
     result["per_class_accuracy"] = [None if np.isnan(x) else _plain(x) for x in each]
     result["confusion"] = np.asarray(sums.confusion).astype(int).tolist()
     if nets.decode and "decoder" in params:

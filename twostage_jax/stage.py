@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from twostage_jax.compilation import options_for_once
 from twostage_jax.errors import UserError
 
 Key = jax.Array
@@ -123,35 +124,56 @@ def group_sizes(state: TrainState) -> list[tuple[str, str, int, int]]:
     return rows
 
 
-def as_batch(examples: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Examples as a stage sees them.
-
-    Args:
-        examples: `image` uint8 `[B, H, W, C]` (floats are taken as normalised already), `label`
-            int32 `[B]` and, if labels count unequally, `weight` float32 `[B]`.
-
-    Returns:
-        `image` float32 as `(x/255 - 0.5)/0.5`, `label` int32, `weight` float32 (1 by default).
+def as_image(image: Any) -> jax.Array:
+    """Images as float32: uint8 as `(x/255 - 0.5)/0.5`; floats are taken as normalised already.
 
     Raises:
         UserError: images of another type.
     """
-    image = jnp.asarray(examples["image"])
+    image = jnp.asarray(image)
     if image.dtype == jnp.uint8:
-        image = (image.astype(jnp.float32) / 255 - 0.5) / 0.5
-    elif not jnp.issubdtype(image.dtype, jnp.floating):
+        return (image.astype(jnp.float32) / 255 - 0.5) / 0.5
+    if not jnp.issubdtype(image.dtype, jnp.floating):
         raise UserError(
             f"images are {image.dtype}: give uint8 in 0 to 255, or floats in -1 to 1 as (x/255 - "
             "0.5)/0.5"
         )
+    return image.astype(jnp.float32)
+
+
+def as_batch(examples: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Examples as a stage sees them.
+
+    Args:
+        examples: `image` as `as_image` takes it, `[B, H, W, C]`, `label` int32 `[B]` and, if
+            labels count unequally, `weight` float32 `[B]`.
+
+    Returns:
+        `image` float32, `label` int32, `weight` float32 (1 by default).
+
+    Raises:
+        UserError: images of another type.
+    """
     label = jnp.asarray(examples["label"], jnp.int32)
     weight = examples.get("weight")
     weight = jnp.ones(label.shape, jnp.float32) if weight is None else jnp.asarray(weight)
     return {
-        "image": image.astype(jnp.float32),
+        "image": as_image(examples["image"]),
         "label": label,
         "weight": weight.astype(jnp.float32),
     }
+
+
+def make_init(
+    stage: Stage, tx: optax.GradientTransformation
+) -> Callable[[Key, Any, Params], TrainState]:
+    """`(key, batch, pretrained) -> state`: `init_state` without its checks, pure."""
+
+    def init(key: Key, batch: Mapping[str, Any], pretrained: Params) -> TrainState:
+        params = {**stage.init(key, as_batch(batch)), **pretrained}
+        return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
+
+    return init
 
 
 def init_state(
@@ -184,12 +206,8 @@ def init_state(
         raise UserError(f"the pretrained groups do not fit this stage: {'; '.join(problems)}")
 
     # One program: dozens of small ones would each be compiled.
-    @jax.jit
-    def start(key: Key, batch: Mapping[str, Any], pretrained: Params) -> TrainState:
-        params = {**stage.init(key, as_batch(batch)), **pretrained}
-        return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
-
-    return start(key, dict(batch), pretrained_groups)
+    init = jax.jit(make_init(stage, tx), compiler_options=options_for_once())
+    return init(key, dict(batch), pretrained_groups)
 
 
 def tree_leaves(tree: Any) -> dict[str, Any]:

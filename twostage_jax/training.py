@@ -1,37 +1,75 @@
-"""One stage of a run, trained to its end in the run's folder: progress, metrics, checkpoints."""
+"""One stage of a run: its programs, and its way to the end with progress, metrics, checkpoints."""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from twostage_jax import folder as folders
 from twostage_jax.checkpoint import Store, open_store
-from twostage_jax.engine import Moment, compile_epoch, fit, make_epoch
+from twostage_jax.compilation import options_for_once
+from twostage_jax.engine import Epoch, Moment, fit, lower_epoch, make_epoch
 from twostage_jax.errors import UserError
 from twostage_jax.interrupt import deferred
 from twostage_jax.show import show_groups
-from twostage_jax.stage import Key, Stage, TrainState, group_sizes
+from twostage_jax.stage import Key, Params, Stage, TrainState, group_sizes, make_init
 from twostage_jax.terminal import Terminal
 
 
-def train_stage(
+class Programs(NamedTuple):
+    """What a stage runs on the device.
+
+    Attributes:
+        init: `(key, batch, pretrained groups) -> state`.
+        epoch: of the engine.
+    """
+
+    init: Any
+    epoch: Epoch
+
+
+def lower_stage(
     stage: Stage,
     tx: optax.GradientTransformation,
+    batch: Mapping[str, Any],
+    pretrained: Params,
+    data: Mapping[str, Any],
+    batch_size: int,
+) -> Programs:
+    """The programs of a stage, lowered for `compile_all`.
+
+    Args:
+        stage: what will be trained.
+        tx: the optimiser.
+        batch: a few examples, for `stage.init`.
+        pretrained: groups that are taken over, or their shapes.
+        data: what it is trained on, or its shapes: the features, where the encoder has run already.
+        batch_size: examples in a step.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    start = jax.jit(make_init(stage, tx), compiler_options=options_for_once())
+    state = jax.eval_shape(start, key, dict(batch), pretrained)
+    epoch = lower_epoch(make_epoch(stage, tx, batch_size, state, data), state, data)
+    return Programs(start.lower(key, dict(batch), pretrained), epoch)
+
+
+def train_stage(
+    epoch: Epoch,
     state: TrainState,
     data: Mapping[str, jax.Array],
     key: Key,
     *,
     name: str,
     epochs: int,
-    batch_size: int,
     folder: Path,
     terminal: Terminal,
 ) -> TrainState:
-    """Train until `epochs` are complete, from the newest checkpoint in `folder / name` if any.
+    """Train with a compiled `epoch` until `epochs` are complete.
+
+    It goes on from the newest checkpoint in `folder / name`, if there is any.
 
     Every epoch adds a line to `metrics.jsonl` and a checkpoint, before the first one there is
     checkpoint 0. A signal is heard between two calls to the device, and saves the state first.
@@ -41,9 +79,8 @@ def train_stage(
         Interrupted: after a signal.
     """
     show_groups(name, group_sizes(state), terminal)
-    epoch = make_epoch(stage, tx, batch_size, len(data["label"]))
     with open_store(folder / name) as store:
-        saved = _take_up(store, _checkpoint(state, epoch.zero_sums(state, data, key)))
+        saved = _take_up(store, _checkpoint(state, epoch.zeros))
         training = saved["training"]
         state = TrainState(saved["params"], training["opt_state"], training["step"])
         step = int(state.step)
@@ -52,8 +89,6 @@ def train_stage(
             return state
         if step:
             terminal.line(f"{name}  goes on after step {step:,}")
-        with terminal.phase("compile", f"compiling {name}"):
-            epoch = compile_epoch(epoch, state, data, key)
         with terminal.training(name, epochs) as progress, deferred() as interrupted:
             for moment in fit(epoch, state, data, key, epochs, training["sums"]):
                 state, step = moment.state, int(moment.state.step)

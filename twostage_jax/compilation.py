@@ -1,0 +1,81 @@
+"""How programs are compiled: together, with the right options, and kept for the next start."""
+
+import hashlib
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# Options change how programs are compiled and not what they compute: the same bits come out, which
+# tests hold them to. docs/benchmarks.md has what each one saves.
+_LOOP = {"cpu": {"xla_cpu_copy_insertion_use_region_analysis": True}}
+_ONCE = {"cpu": {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}}
+
+
+def compiler_options() -> dict[str, Any]:
+    """Options for `jax.jit(f, compiler_options=…)` that make a training loop faster here.
+
+    On the CPU, XLA copies weights in every step unless it looks at whole regions of the program.
+    """
+    return dict(_LOOP.get(jax.default_backend(), {}))
+
+
+def options_for_once() -> dict[str, Any]:
+    """Options for a program that runs once: sooner compiled rather than faster."""
+    return dict(_ONCE.get(jax.default_backend(), {}))
+
+
+def compile_all(tree: Any) -> Any:
+    """A tree with every `jax.stages.Lowered` in it compiled, several at a time, each one once."""
+    leaves, structure = jax.tree.flatten(tree)
+    lowered = {id(leaf): leaf for leaf in leaves if isinstance(leaf, jax.stages.Lowered)}
+    # XLA lets go of Python's lock while it compiles.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = dict(
+            zip(lowered, pool.map(lambda x: x.compile(), lowered.values()), strict=True)
+        )
+    return jax.tree.unflatten(structure, [compiled.get(id(leaf), leaf) for leaf in leaves])
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept: in the user's cache folder, one folder per kind of CPU.
+
+    A home may be shared by machines, and code for one CPU can be illegal on another.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "twostage_jax" / f"jax-{hashlib.sha256(_cpu().encode()).hexdigest()[:12]}"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def keep_compiled(folder: str | Path | None = None) -> Path | None:
+    """Keep compiled programs in `folder` for the next start; call it before anything is compiled.
+
+    Args:
+        folder: where; `off` for nowhere; by default what jax was told by
+            `JAX_COMPILATION_CACHE_DIR` or in Python, else `cache_folder()`.
+
+    Returns:
+        Where they are kept; None for `off`, or where jax was told not to keep any
+        (`JAX_ENABLE_COMPILATION_CACHE=false`).
+    """
+    settings: Any = jax.config
+    if folder == "off":
+        jax.config.update("jax_enable_compilation_cache", False)
+    if not settings.jax_enable_compilation_cache:
+        return None
+    chosen = folder or settings.jax_compilation_cache_dir or cache_folder()
+    jax.config.update("jax_compilation_cache_dir", str(chosen))
+    # A run is many small programs; each costs more to compile than to read.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    return Path(chosen)
