@@ -7,7 +7,9 @@ import optax
 import pytest
 
 import twostage_jax as ts
-from twostage_jax.engine import compile_epoch, fit, make_epoch
+from twostage_jax.compilation import compile_all
+from twostage_jax.engine import fit, lower_epoch, make_epoch, shuffle
+from twostage_jax.stage import make_init
 
 ENCODER, DECODER, HEAD = ts.MLP((8, 5)), ts.MLP((8, 16)), ts.MLP((6, 3))
 STAGES = {
@@ -21,11 +23,15 @@ def start(stage, tx, split, seed=0, **pretrained):
     return ts.init_state(stage, tx, jax.random.key(seed), split, **pretrained)
 
 
+def compiled_epoch(stage, tx, batch_size, state, data):
+    epoch = make_epoch(stage, tx, batch_size, state, data)
+    return compile_all(lower_epoch(epoch, state, data))
+
+
 def train_in_calls(stage, tx, state, split, key, epochs, batch_size=32, **options):
     """The host loop to its end: the last state and the metrics of each epoch."""
     data = jax.device_put(split)
-    epoch = make_epoch(stage, tx, batch_size, len(split["label"]))
-    epoch = compile_epoch(epoch, state, data, key)
+    epoch = compiled_epoch(stage, tx, batch_size, state, data)
     means = []
     for moment in fit(epoch, state, data, key, epochs, **options):
         state = moment.state
@@ -188,7 +194,7 @@ def test_an_epoch_equals_plain_steps_in_its_order(split):
     """Against a loop in Python over the same order, without engine, scan or optax."""
     stage, tx, key = STAGES["classifier"], optax.sgd(0.1), jax.random.key(1)
     state = start(stage, tx, split)
-    order, _ = make_epoch(stage, tx, 32, 70).order(state, key)
+    order, _ = shuffle(key, 0, 70)
     assert sorted(np.asarray(order)) == list(range(70))
     params, total = state.params, 0.0
     for rows in (order[:32], order[32:64], order[64:]):
@@ -220,7 +226,7 @@ def test_stopping_anywhere_and_going_on_equals_the_uninterrupted_run(split):
     stage, tx, key = STAGES["classifier"], optax.adam(1e-2), jax.random.key(1)
     state, data = start(stage, tx, split), jax.device_put(split)
     expected, means = train_in_calls(stage, tx, state, split, key, 2, 4, seconds_per_call=0)
-    epoch = compile_epoch(make_epoch(stage, tx, 4, 70), state, data, key)
+    epoch = compiled_epoch(stage, tx, 4, state, data)
     for stop in range(1, 2 * epoch.steps, 5):
         for moment in fit(epoch, state, data, key, 2, seconds_per_call=0):
             if int(moment.state.step) >= stop:
@@ -241,12 +247,72 @@ def test_more_epochs_never_change_earlier_ones(split):
         np.testing.assert_allclose(metrics["loss"][0], three["loss"][epoch], rtol=1e-6)
 
 
-def test_epochs_are_shuffled_differently(split):
-    stage, tx, key = STAGES["placeholder"], optax.adam(1e-2), jax.random.key(1)
-    state, epoch = start(stage, tx, split), make_epoch(STAGES["placeholder"], tx, 32, 70)
-    first, _ = epoch.order(state, key)
-    second, _ = epoch.order(state._replace(step=state.step + 3), key)
+def test_epochs_are_shuffled_differently():
+    first, _ = shuffle(jax.random.key(1), 0, 70)
+    second, _ = shuffle(jax.random.key(1), 1, 70)
     assert np.any(first != second)
+    assert sorted(np.asarray(second)) == list(range(70))
+
+
+def test_an_explicit_order_takes_the_place_of_the_shuffle(split):
+    """Given the orders a shuffle would make, both ways to train do what they do without."""
+    stage, tx, key = STAGES["classifier"], optax.adam(1e-2), jax.random.key(1)
+    state = start(stage, tx, split)
+    order = np.stack([shuffle(key, number, 70)[0] for number in range(3)])
+    train = jax.jit(ts.make_train(stage, tx, 32, 3))
+    assert ts.digest(train(state, split, key, order)) == ts.digest(train(state, split, key))
+    assert ts.digest(train(state, split, key, order[::-1])) != ts.digest(train(state, split, key))
+    shuffled = train_in_calls(stage, tx, state, split, key, 3)
+    given = train_in_calls(stage, tx, state, split, key, 3, order=order)
+    assert ts.digest(given[0]) == ts.digest(shuffled[0])
+    assert given[1] == shuffled[1]
+
+
+def test_an_order_of_another_shape_is_refused(split):
+    stage, tx, key = STAGES["placeholder"], optax.sgd(0.1), jax.random.key(1)
+    state, order = start(stage, tx, split), np.zeros((2, 69), np.int32)
+    with pytest.raises(ValueError, match=r"order is \[2, 69\].*all 70 examples.*the 2 epochs"):
+        ts.make_train(stage, tx, 32, 2)(state, split, key, order)
+    with pytest.raises(ValueError, match=r"order is \[2, 69\]"):
+        train_in_calls(stage, tx, state, split, key, 2, order=order)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_compiler_options_do_not_change_a_bit(name, split):
+    stage, tx, key = STAGES[name], optax.adamw(1e-2), jax.random.key(1)
+    state, train = start(stage, tx, split), ts.make_train(stage, tx, 8, 3)
+    plain = jax.jit(train)(state, split, key)
+    fast = jax.jit(train, compiler_options=ts.compiler_options())(state, split, key)
+    assert ts.digest(fast) == ts.digest(plain)
+
+
+def test_initial_values_do_not_depend_on_how_they_are_compiled(split):
+    stage, tx = STAGES["classifier"], optax.adam(1e-2)
+    plain = jax.jit(make_init(stage, tx))(jax.random.key(0), split, {})
+    assert ts.digest(plain) == ts.digest(start(stage, tx, split))
+
+
+def test_features_stand_for_images_whose_encoder_is_frozen(split):
+    """Trained on cached features, a head ends where it ends with the encoder in the loop."""
+    stage, tx, key = STAGES["classifier"], ts.freeze(optax.adam(1e-2), "encoder"), jax.random.key(1)
+    state = start(stage, tx, split)
+    on_features = ts.Stage(stage.init, ts.classifier(ts.Identity(), HEAD).loss)
+    features = ts.encode(ENCODER.apply, state.params["encoder"], split["image"])
+    assert features.shape == (70, 5)
+    looped, means = jax.jit(ts.make_train(stage, tx, 32, 3))(state, split, key)
+    cached, same = jax.jit(ts.make_train(on_features, tx, 32, 3))(
+        state, {**split, "image": features}, key
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), cached, looped)
+    np.testing.assert_allclose(same["loss"], means["loss"], rtol=1e-5)
+    np.testing.assert_allclose(same["accuracy"], means["accuracy"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 999, 1000, 1001, 2500])
+def test_every_example_is_encoded_once_and_in_its_place(count):
+    images = np.random.RandomState(0).randint(0, 256, (count, 2, 2, 1)).astype(np.uint8)
+    features = ts.encode(lambda params, image: params * image.reshape(-1, 4), 2.0, images)
+    np.testing.assert_allclose(features, 2 * ts.as_image(images).reshape(-1, 4), rtol=1e-6)
 
 
 def test_vmapped_training_equals_solo_runs(split):
@@ -272,7 +338,7 @@ def test_vmapped_training_equals_solo_runs(split):
 def test_training_moves_nothing_between_host_and_device_unasked(split):
     stage, tx, key = STAGES["classifier"], optax.adam(1e-2), jax.random.key(1)
     state, data = start(stage, tx, split), jax.device_put(split)
-    epoch = compile_epoch(make_epoch(stage, tx, 32, 70), state, data, key)
+    epoch = compiled_epoch(stage, tx, 32, state, data)
     with jax.transfer_guard("disallow"):
         *_, last = fit(epoch, state, data, key, 2)
     assert last.epoch == 2
@@ -282,7 +348,7 @@ def test_states_within_the_loop_are_donated_and_the_caller_s_is_not(split):
     stage, tx, key = STAGES["autoencoder"], optax.adam(1e-2), jax.random.key(1)
     state, data = start(stage, tx, split), jax.device_put(split)
     before = ts.digest(state)
-    epoch = compile_epoch(make_epoch(stage, tx, 32, 70), state, data, key)
+    epoch = compiled_epoch(stage, tx, 32, state, data)
     moments = [moment.state for moment in fit(epoch, state, data, key, 1)]
     assert ts.digest(state) == before
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(moments[0].params))

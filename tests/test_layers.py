@@ -10,10 +10,20 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "twostage_jax"
 LEVELS = [
     {"errors", "compilation"},
-    {"stage", "nets", "metrics", "data", "config", "folder", "interrupt", "terminal"},
-    {"sources", "pretrain", "head", "engine", "scoring", "encoding", "checkpoint", "show"},
+    {"stage", "nets", "optimiser", "metrics", "data", "config", "folder", "interrupt", "terminal"},
+    {
+        "sources",
+        "pretrain",
+        "head",
+        "engine",
+        "scoring",
+        "encoding",
+        "checkpoint",
+        "show",
+        "torch_names",
+    },
     {"runs", "training"},
-    {"pipeline"},
+    {"pipeline", "bench"},
     {"cli"},
     {"__main__"},
 ]

@@ -17,11 +17,21 @@ if TYPE_CHECKING:
     from twostage_jax.errors import UserError
     from twostage_jax.head import classifier, make_logits
     from twostage_jax.nets import MLP, Identity, mirror
+    from twostage_jax.optimiser import adam
     from twostage_jax.pipeline import Result, run
     from twostage_jax.pretrain import autoencoder, make_decode, placeholder
     from twostage_jax.scoring import evaluate, reconstruction
     from twostage_jax.sources import load
-    from twostage_jax.stage import Stage, TrainState, as_batch, digest, freeze, init_state
+    from twostage_jax.stage import (
+        Stage,
+        TrainState,
+        as_batch,
+        as_image,
+        digest,
+        freeze,
+        init_state,
+    )
+    from twostage_jax.torch_names import from_torch_state_dict, torch_state_dict
 
 _HOME = {
     "compilation": ("compiler_options", "keep_compiled"),
@@ -33,10 +43,12 @@ _HOME = {
     "errors": ("UserError",),
     "head": ("classifier", "make_logits"),
     "nets": ("MLP", "Identity", "mirror"),
+    "optimiser": ("adam",),
     "pipeline": ("Result", "run"),
     "pretrain": ("autoencoder", "make_decode", "placeholder"),
     "sources": ("load",),
-    "stage": ("Stage", "TrainState", "as_batch", "digest", "freeze", "init_state"),
+    "torch_names": ("from_torch_state_dict", "torch_state_dict"),
+    "stage": ("Stage", "TrainState", "as_batch", "as_image", "digest", "freeze", "init_state"),
 }
 __all__ = sorted(name for names in _HOME.values() for name in names)  # pyright: ignore
 

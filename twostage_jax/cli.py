@@ -26,6 +26,7 @@ from twostage_jax.config import (
     by_preset,
     check,
     check_spec,
+    check_whole,
     flag,
     from_dict,
     overlay,
@@ -118,7 +119,40 @@ class Data:
     """show the traceback of a mistake"""
 
 
-COMMANDS = {"run": Run, "pretrain": Pretrain, "head": Head, "evaluate": Evaluate, "data": Data}
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Speed side by side with PyTorch, which comes with the extra bench; see docs/benchmarks.md."""
+
+    data: Annotated[str, flag("SPEC", "default: MNIST in ../shared/data/mnist, else digits")] = (
+        UNSET
+    )
+    """digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
+    out: Annotated[Path | None, flag("DIR", "default: runs/bench-TIME")] = None
+    """folder for bench.json, with every repetition, and bench.md"""
+    quick: bool = False
+    """two minutes: one repetition of 2+2 epochs, without the slowest rows"""
+    parity: bool = False
+    """show instead that ours and PyTorch compute the same, step by step"""
+    device: Literal["cpu", "gpu", "tpu"] = "cpu"
+    """where both run"""
+    repeats: Annotated[int, flag("INT", "default: 3; quick: 1")] = UNSET
+    """times each row is measured, in turns"""
+    epochs: Annotated[int, flag("INT", "default: 5; quick: 2")] = UNSET
+    """of each stage"""
+    rows: Annotated[tuple[str, ...], flag("NAME...", "default: all")] = ()
+    """rows to measure, for instance torch-s1 ours"""
+    debug: bool = False
+    """show the traceback of a mistake"""
+
+
+COMMANDS = {
+    "run": Run,
+    "pretrain": Pretrain,
+    "head": Head,
+    "evaluate": Evaluate,
+    "data": Data,
+    "bench": Bench,
+}
 DESCRIPTION = (
     "Two-stage training in JAX: pretrain an encoder on images without labels, freeze it, train a "
     "head on it. Start with: twostage run"
@@ -203,6 +237,8 @@ def _act(command: Any) -> None:
         _show_data(command)
     elif isinstance(command, Evaluate):
         _evaluate(command)
+    elif isinstance(command, Bench):
+        _bench(command)
     else:
         _train(command)
 
@@ -281,6 +317,23 @@ def _show_data(command: Data) -> None:
     with terminal.phase("data", "reading data"):
         dataset = load(command.spec, command.validation, command.data_dir)
     show_dataset(dataset, terminal)
+
+
+def _bench(command: Bench) -> None:
+    if command.data is not None:
+        check_spec(command.data)
+    for name in ("repeats", "epochs"):
+        check_whole(f"--{name}", getattr(command, name), 1)
+    if command.parity:
+        from twostage_jax.bench.parity import certify
+
+        certify(command.data, command.out, quick=command.quick)
+        return
+    from twostage_jax.bench.harness import bench
+
+    options = ("device", "quick", "repeats", "epochs", "rows")
+    chosen = {name: getattr(command, name) for name in options}
+    bench(command.data, command.out, **chosen)
 
 
 def _say_how_to_resume(interruption: Interrupted, argv: Sequence[str]) -> None:

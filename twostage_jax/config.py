@@ -236,8 +236,8 @@ def check(config: Config) -> None:
     """Raise `UserError` for the first value of a config, resolved or not, that cannot be."""
     if config.data is not None:
         check_spec(config.data, config.data_dir is not None)
-    _whole("--seed", config.seed, 0)
-    _whole("--validation", config.validation, 0)
+    check_whole("--seed", config.seed, 0)
+    check_whole("--validation", config.validation, 0)
     _choice("preset", config.preset, PRESETS)
     _choice("init", config.init, INITS)
     _choice("objective", config.pretrain.objective, OBJECTIVES, imports=True)
@@ -249,8 +249,8 @@ def check(config: Config) -> None:
         if not isinstance(getattr(config, name), Path | None):
             raise UserError(f"{name} is {getattr(config, name)!r}: give a path")
     for name, stage in (("pretrain", config.pretrain), ("head", config.head)):
-        _whole(f"--{name}.epochs", stage.epochs, 0)
-        _whole(f"--{name}.batch-size", stage.batch_size, 1)
+        check_whole(f"--{name}.epochs", stage.epochs, 0)
+        check_whole(f"--{name}.batch-size", stage.batch_size, 1)
         _widths(f"--{name}.widths", stage.widths, at_least=1 if name == "pretrain" else 0)
         _positive(f"--{name}.learning-rate", stage.learning_rate)
 
@@ -274,7 +274,8 @@ def _text(flag: str, value: Any) -> None:
         raise UserError(f"{flag} is {value!r}: give text")
 
 
-def _whole(flag: str, value: Any, least: int) -> None:
+def check_whole(flag: str, value: Any, least: int) -> None:
+    """Raise `UserError` where a value that is given is no whole number of at least `least`."""
     if value is not None and (type(value) is not int or not least <= value < 2**31):
         raise UserError(f"{flag} is {value!r}: give a whole number of at least {least}")
 
@@ -292,7 +293,7 @@ def _widths(flag: str, value: Any, at_least: int) -> None:
     if not isinstance(value, tuple) or len(value) < at_least:
         raise UserError(f"{flag} is {value!r}: give the sizes of the layers, for instance 256 128")
     for width in value:
-        _whole(flag, width, 1)
+        check_whole(flag, width, 1)
 
 
 def _choice(kind: str, value: Any, names: Collection[str], imports: bool = False) -> None:

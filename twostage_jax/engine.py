@@ -86,18 +86,18 @@ def make_epoch(
 
     Of `state` and `data` only shapes and types are used: `jax.ShapeDtypeStruct`s will do.
     """
-    count = len(data["label"])
-    if batch_size < 1 or count < 1:
-        raise ValueError(f"batch_size {batch_size} and count {count} must be at least 1")
-    full, remainder = divmod(count, batch_size)
+    size = len(data["label"])
+    if batch_size < 1 or size < 1:
+        raise ValueError(f"batch_size {batch_size} and count {size} must be at least 1")
+    full, remainder = divmod(size, batch_size)
     steps = full + bool(remainder)
-    step = make_step(stage, tx)
+    step = jax.jit(make_step(stage, tx))  # traced once for its shapes and for the loop
 
     def train_on(state: TrainState, sums: Metrics, data: Any, key: Key, rows: jax.Array) -> Any:
         key = jax.random.fold_in(key, 1 + state.step % steps)
         state, metrics = step(state, key, {name: data[name][rows] for name in data})
         count = jnp.asarray(metrics.get("count", len(rows)), jnp.float32)
-        metrics["count"] = jnp.ones(())
+        metrics["count"] = jnp.ones((), jnp.float32)
         return state, {name: sums[name] + count * metrics[name] for name in sums}
 
     def advance(state, sums, data, order, key, start, stop):
@@ -120,9 +120,12 @@ def make_epoch(
         return step(state, jax.random.key(0), few)
 
     _, metrics = jax.eval_shape(first_step, state, dict(data))
-    shapes = {name: x.shape for name, x in metrics.items()} | {"count": ()}
-    zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    return Epoch(steps, full, zeros, partial(shuffle, count=count), advance, finish)
+    count = jax.ShapeDtypeStruct((), np.float32)
+    zeros = {
+        name: np.zeros(x.shape, jnp.promote_types(x.dtype, np.float32))
+        for name, x in {**metrics, "count": count}.items()
+    }
+    return Epoch(steps, full, zeros, partial(shuffle, count=size), advance, finish)
 
 
 def make_train(

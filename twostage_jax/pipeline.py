@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from twostage_jax import folder as folders
 from twostage_jax.compilation import compile_all
@@ -20,6 +19,7 @@ from twostage_jax.data import Dataset
 from twostage_jax.encoding import Encoding, choose_encoding, encode_in_calls, lower_encoding
 from twostage_jax.errors import UserError
 from twostage_jax.interrupt import Interrupted
+from twostage_jax.optimiser import adam
 from twostage_jax.runs import (
     Nets,
     describe_groups,
@@ -262,11 +262,11 @@ def _compile(
     few, settings = _few(dataset), config.head
     lowered = Compiled(None, None, None)
     if pretrained is None:
-        stage, tx = nets.pretrain, optax.adam(config.pretrain.learning_rate)
+        stage, tx = nets.pretrain, adam(config.pretrain.learning_rate)
         size = config.pretrain.batch_size
         lowered = lowered._replace(pretrain=lower_stage(stage, tx, few, {}, data, size))
     if not pretrain_only:
-        stage, tx = nets.classify, freeze(optax.adam(settings.learning_rate), "encoder")
+        stage, tx = nets.classify, freeze(adam(settings.learning_rate), "encoder")
         encoder = encoder_shapes(nets, dataset.image_shape)
         if settings.encode == "once":
             encoding = lower_encoding(nets.encode, encoder, data["image"])

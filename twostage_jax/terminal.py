@@ -70,7 +70,8 @@ class Terminal:
         try:
             yield
         finally:
-            self._seconds[name] += time.perf_counter() - began
+            spent = time.perf_counter() - began
+            self._seconds[name] = self._seconds.get(name, 0.0) + spent
 
 
 class Training:

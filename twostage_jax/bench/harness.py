@@ -1,0 +1,237 @@
+"""`twostage bench`: all rows in fresh processes, interleaved, and the table they give."""
+
+import contextlib
+import datetime
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twostage_jax import folder as folders
+from twostage_jax.bench.figures import COLUMNS, ratios, share, table
+from twostage_jax.bench.roofline import operations
+from twostage_jax.bench.rows import Row, Setting, chosen_rows, matrix_rate, with_threads
+from twostage_jax.data import Dataset
+from twostage_jax.errors import UserError
+from twostage_jax.sources import load
+from twostage_jax.terminal import Terminal
+
+PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "torch", "numpy")
+QUICK = {"repeats": 1, "epochs": 2}
+FULL = {"repeats": 3, "epochs": 5}
+SHORT = {
+    "cold": "whole s",
+    "pretrain": "stage-1 epoch s",
+    "head": "stage-2 epoch s",
+    "stage_2": "stage 2 s",
+    "compile": "compile s",
+    "peak": "MB",
+    "accuracy": "test %",
+    "share": "rate %",
+}
+
+
+def bench(
+    data: str | None = None,
+    out: Path | None = None,
+    *,
+    device: str = "cpu",
+    quick: bool = False,
+    repeats: int | None = None,
+    epochs: int | None = None,
+    rows: Sequence[str] = (),
+    terminal: Terminal | None = None,
+) -> dict[str, Any]:
+    """Measure all rows and write `bench.json` and `bench.md` into `out`, after every repetition.
+
+    Args:
+        data: SPEC of the data, by default `default_data()`; ours reads it, PyTorch gets the same
+            arrays.
+        out: folder to make, by default `runs/bench-TIME`.
+        device: `cpu`, `gpu` or `tpu`.
+        quick: one repetition of two epochs for each stage, without the slowest rows.
+        repeats: how often each row is measured, by default three times.
+        epochs: of each stage, by default five.
+        rows: names out of `bench.rows.ROWS`; by default all.
+        terminal: where to print.
+
+    Returns:
+        What `bench.json` holds.
+
+    Raises:
+        UserError: an unknown row, a device that is not there, a folder that is.
+        RuntimeError: a row that failed, with what it said last.
+    """
+    terminal = terminal or Terminal()
+    chosen = _installed(chosen_rows(rows, quick), device, terminal)
+    counts = QUICK if quick else FULL
+    repeats, epochs = repeats or counts["repeats"], epochs or counts["epochs"]
+    with terminal.phase("data", "reading data"):
+        data = data or default_data()
+        dataset = load(data, 0)
+    terminal.line(f"on {data}: {len(dataset.train['label']):,} training images")
+    out = folders.create(out, "bench")
+    with tempfile.TemporaryDirectory(prefix="twostage-bench-") as scratch:
+        setting = _setting(dataset, data, epochs, device, Path(scratch))
+        with terminal.phase("bench", "measuring the matrix-product rate"):
+            first = _rate(setting)
+        with terminal.phase("bench", "tuning PyTorch's threads"):
+            setting, tuning = with_threads(setting, chosen)
+        report = _header(dataset, setting, first["device"], quick, tuning)
+        report["rows"] = [{"name": r.name, "title": r.title, "repetitions": []} for r in chosen]
+        for repetition in range(repeats):
+            _repetition(report, chosen, setting, repetition, repeats, terminal)
+            write(report, out)
+    show(report, out, terminal)
+    return report
+
+
+def default_data() -> str:
+    """MNIST in `../shared/data/mnist` beside the project, else the bundled digits."""
+    beside = Path("../shared/data/mnist")
+    return f"idx:{beside}" if beside.is_dir() else "digits"
+
+
+def _repetition(
+    report: dict[str, Any],
+    rows: Sequence[Row],
+    setting: Setting,
+    repetition: int,
+    repeats: int,
+    terminal: Terminal,
+) -> None:
+    """Each row once."""
+    for row, entry in zip(rows, report["rows"], strict=True):
+        with terminal.phase("bench", f"{repetition + 1}/{repeats}  {row.title}"):
+            # The machine's speed drifts, so the rate is taken beside every row.
+            rate = _rate(setting)["rate"]
+            measured = row.measure(setting, repetition)
+        if measured.get("pretrain") and row.name not in ("torch-s0", "ours-s0"):
+            measured["share"] = share(measured, report["operations"]["pretrain"], rate)
+        entry["repetitions"].append(measured | {"matrix_rate": rate})
+        terminal.line(f"{repetition + 1}/{repeats}  {row.title}: {measured['cold']:.1f} s")
+
+
+def _installed(rows: list[Row], device: str, terminal: Terminal) -> list[Row]:
+    """`rows` without those of PyTorch where it cannot run, and a line that says so."""
+    if not any(row.needs_torch for row in rows):
+        return rows
+    if find_spec("torch") is None:
+        terminal.line("PyTorch is not installed: its rows are skipped; pip install '.[bench]'")
+    elif device == "tpu":
+        terminal.line("PyTorch's rows are skipped: they run on cpu and gpu")
+    else:
+        return rows
+    ours = [row for row in rows if not row.needs_torch]
+    if not ours:
+        raise UserError("none of these rows can run: install the extra bench, or choose others")
+    return ours
+
+
+def _setting(dataset: Dataset, data: str, epochs: int, device: str, scratch: Path) -> Setting:
+    arrays = scratch / "data.npz"
+    parts = {"train": dataset.train, "test": dataset.test}
+    flat: dict[str, Any] = {f"x_{name}": part["image"] for name, part in parts.items()}
+    flat |= {f"y_{name}": part["label"] for name, part in parts.items()}
+    np.savez(arrays, **flat)
+    pixels, count = int(np.prod(dataset.image_shape)), len(dataset.train["label"])
+    return Setting(data, arrays, pixels, len(dataset.classes), count, epochs, device, scratch)
+
+
+def _rate(setting: Setting) -> dict[str, Any]:
+    try:
+        return matrix_rate(setting)
+    except RuntimeError as error:
+        raise UserError(
+            f"jax cannot use the device {setting.device!r} ({error}): choose another --device, or "
+            "install the extra for it"
+        ) from error
+
+
+def _header(
+    dataset: Dataset, setting: Setting, device: str, quick: bool, tuning: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "date": datetime.date.today().isoformat(),
+        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "device": device},
+        "versions": {name: found for name in PACKAGES if (found := _version(name))}
+        | {"python": platform.python_version()},
+        "data": {"name": dataset.name, "train": setting.count, "fingerprint": dataset.fingerprint},
+        "epochs": setting.epochs,
+        "quick": quick,
+        "operations": operations(setting.pixels, setting.classes, setting.count),
+        "threads": tuning,
+    }
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str | None:
+    with contextlib.suppress(PackageNotFoundError):
+        return version(name)
+    return None
+
+
+def header(report: dict[str, Any]) -> list[str]:
+    """What was measured where, in lines."""
+    machine, data = report["machine"], report["data"]
+    device = "" if machine["device"] == "cpu" else f", {machine['device']}"
+    versions = ", ".join(f"{name} {found}" for name, found in report["versions"].items())
+    rates = [m["matrix_rate"] / 1e9 for row in report["rows"] for m in row["repetitions"]]
+    repeats = len(report["rows"][0]["repetitions"])
+    return [
+        f"{data['name']}, {data['train']:,} training images, {report['epochs']}+{report['epochs']} "
+        f"epochs, {repeats} repetitions: median [minimum, maximum]",
+        f"{machine['cores']} cores, {machine['cpu']}{device}; {report['date']}",
+        versions,
+        f"large matrix products: {min(rates):,.0f} to {max(rates):,.0f} GFLOP/s; an epoch of stage "
+        f"1 is {report['operations']['pretrain'] / 1e9:,.1f} GFLOP",
+    ]
+
+
+def write(report: dict[str, Any], out: Path) -> None:
+    """`bench.json` with every repetition, `bench.md` with the tables."""
+    folders.write_json(out, "bench.json", report)
+    (out / "bench.md").write_text(markdown(report))
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The tables as Markdown."""
+    rows = table(report)
+    lines = [*(f"- {line}" for line in header(report)), ""]
+    lines += [f"| {' | '.join(rows[0])} |", f"|{' --- |' * len(rows[0])}"]
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
+    found = ratios(report)
+    if found:
+        lines += ["", "| ratio | |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in found)]
+    return "\n".join(lines) + "\n"
+
+
+def show(report: dict[str, Any], out: Path, terminal: Terminal) -> None:
+    """The medians on the terminal; their ranges are in `bench.md`."""
+    terminal.line()
+    for line in header(report):
+        terminal.line(line)
+    heads = {COLUMNS[name].title: short for name, short in SHORT.items()}
+    rows = [
+        [row["row"], *(row[title].partition(" [")[0] for title in heads)] for row in table(report)
+    ]
+    terminal.line()
+    terminal.table("medians", ("", *heads.values()), rows)
+    if found := ratios(report):
+        terminal.line()
+        terminal.table("ours against PyTorch", ("ratio", ""), found)
+    terminal.line(f"bench     {out}")
