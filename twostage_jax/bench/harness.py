@@ -26,12 +26,10 @@ PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "torch", "numpy")
 QUICK = {"repeats": 1, "epochs": 2}
 FULL = {"repeats": 3, "epochs": 5}
 SHORT = {
-    "cold": "whole s",
-    "pretrain": "stage-1 epoch s",
-    "head": "stage-2 epoch s",
-    "stage_2": "stage 2 s",
-    "compile": "compile s",
-    "peak": "MB",
+    "cold": "whole",
+    "pretrain": "epoch 1",
+    "head": "epoch 2",
+    "stage_2": "stage 2",
     "accuracy": "test %",
     "share": "rate %",
 }
@@ -194,7 +192,7 @@ def header(report: dict[str, Any]) -> list[str]:
     repeats = len(report["rows"][0]["repetitions"])
     return [
         f"{data['name']}, {data['train']:,} training images, {report['epochs']}+{report['epochs']} "
-        f"epochs, {repeats} repetitions: median [minimum, maximum]",
+        f"epochs, repetitions: {repeats}; median [minimum, maximum]",
         f"{machine['cores']} cores, {machine['cpu']}{device}; {report['date']}",
         versions,
         f"large matrix products: {min(rates):,.0f} to {max(rates):,.0f} GFLOP/s; an epoch of stage "
@@ -225,12 +223,12 @@ def show(report: dict[str, Any], out: Path, terminal: Terminal) -> None:
     terminal.line()
     for line in header(report):
         terminal.line(line)
-    heads = {COLUMNS[name].title: short for name, short in SHORT.items()}
     rows = [
-        [row["row"], *(row[title].partition(" [")[0] for title in heads)] for row in table(report)
+        [entry["name"], *(row[COLUMNS[name].title].partition(" [")[0] for name in SHORT)]
+        for entry, row in zip(report["rows"], table(report), strict=True)
     ]
     terminal.line()
-    terminal.table("medians", ("", *heads.values()), rows)
+    terminal.table("medians, in seconds", ("row", *SHORT.values()), rows)
     if found := ratios(report):
         terminal.line()
         terminal.table("ours against PyTorch", ("ratio", ""), found)

@@ -186,21 +186,21 @@ class Program:
         """Train a stage on a `DataLoader` or a tuple of tensors."""
         began = time.perf_counter()
         tensors = () if isinstance(data, DataLoader) else data
-        example = tuple(tensor[:BATCH] for tensor in tensors)
-        step = self.step(loss, parameters, example)
+        step = self.step(loss, parameters, tuple(tensor[:BATCH] for tensor in tensors))
         self.synchronise()
-        if self.mode == "compiled":
-            self.report["compile"] += time.perf_counter() - began
-        for _ in range(epochs):
+        preparing = time.perf_counter() - began
+        for number in range(epochs):
             began = time.perf_counter()
-            total, count, source = 0.0, 0, self.epoch(data, len(_inputs(loss)))
-            for batch in source:
+            total, count = 0.0, 0
+            for batch in self.epoch(data, len(_inputs(loss))):
                 value = step(*batch)
                 # The printed program asks for each loss; the best ones do not wait for it.
                 total, count = total + (value if self.best() else value.item()), count + 1
-                if count == 1 and not self.report[stage] and self.mode == "compiled":
+                if self.mode == "compiled" and number == 0 and count == 1:
+                    # The first step compiles, which is a column of its own.
                     self.synchronise()
-                    self.report["compile"] += time.perf_counter() - began
+                    self.report["compile"] += preparing + time.perf_counter() - began
+                    began = time.perf_counter()
             self.losses[stage].append(float(total) / count)
             self.synchronise()
             self.report[stage].append(time.perf_counter() - began)
