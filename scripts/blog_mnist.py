@@ -13,6 +13,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import optax
 
 import twostage_jax as ts
 
@@ -45,9 +46,9 @@ def main():
     decoder = mlp((256, int(np.prod(dataset.image_shape))))
     s0, s1 = ts.placeholder(encoder), ts.autoencoder(encoder, decoder)
     stage_1 = {"placeholder": s0, "autoencoder": s1}[args.objective]
-    title, tx = "Training Stage 1 (Feature Extraction)", ts.adam(0.001)
+    title, tx = "Training Stage 1 (Feature Extraction)", optax.adam(0.001)
     frozen = train(title, stage_1, tx, train_data, key_1, args.epochs)["encoder"]
-    title, tx = "Training Stage 2 (Classification)", ts.freeze(ts.adam(0.001), "encoder")
+    title, tx = "Training Stage 2 (Classification)", ts.freeze(optax.adam(0.001), "encoder")
     stage_2 = ts.classifier(encoder, head)
     params = train(title, stage_2, tx, train_data, key_2, args.epochs, encoder=frozen)
 

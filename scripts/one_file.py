@@ -1,4 +1,4 @@
-"""The whole idea without the package: jax, flax, optax and numpy alone.
+"""The whole idea without the package: jax, flax, optax's cross-entropy and numpy alone.
 
 Stage 1 trains an autoencoder on images, stage 2 a classifier on its frozen encoder. It is the
 blog's recipe on the four MNIST files (any set in that format), all training examples, and draws the
@@ -12,6 +12,7 @@ jax 0.10.2 on two CPU cores: 97.20 ± 0.08 %; reconstruction loss 0.0236 ± 0.00
 
 import argparse
 import gzip
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,22 @@ def normalise(image):
     return (image.astype(jnp.float32) / 255 - 0.5) / 0.5
 
 
-def make_epoch(loss, tx, batch_size):
+def adam(params, gradient, m, v, count):
+    """A step of Adam at 0.001; expm1 keeps its bias correction exact where float32 would not."""
+    m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, gradient)
+    v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, v, gradient)
+    a, b = (-jnp.expm1((count + 1.0) * math.log(decay)) for decay in (0.9, 0.999))
+    update = jax.tree.map(lambda m, v: -0.001 * (m / a) / (jnp.sqrt(v / b) + 1e-8), m, v)
+    return optax.apply_updates(params, update), m, v, count + 1
+
+
+def make_epoch(loss, batch_size):
     """One epoch over all data as one compiled program; the remainder is a step of its own."""
 
     def step(state, image, label):
-        params, opt_state = state
+        params, *moments = state
         value, gradient = jax.value_and_grad(loss)(params, normalise(image), label)
-        updates, opt_state = tx.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), value * len(image)
+        return adam(params, gradient, *moments), value * len(image)
 
     @jax.jit
     def epoch(state, image, label, key):
@@ -84,8 +93,8 @@ def make_epoch(loss, tx, batch_size):
 def train(title, loss, params, image, label, key, args):
     """Train `params` for `args.epochs` epochs, printing the mean loss of each."""
     print(title)
-    tx = optax.adam(1e-3)
-    epoch, state = make_epoch(loss, tx, args.batch_size), (params, tx.init(params))
+    m = v = jax.tree.map(jnp.zeros_like, params)
+    epoch, state = make_epoch(loss, args.batch_size), (params, m, v, jnp.int32(0))
     for number in range(args.epochs):
         state, value = epoch(state, image, label, jax.random.fold_in(key, number))
         print(f"Epoch [{number + 1}/{args.epochs}], Loss: {value:.6f}")
@@ -118,8 +127,7 @@ def main():
         decoded = decoder.apply(params["decoder"], encoder.apply(params["encoder"], image))
         return jnp.mean((decoded - image.reshape(len(image), -1)) ** 2)
 
-    key = jax.random.fold_in(key, 1)
-    title = "Training Stage 1 (Feature Extraction)"
+    title, key = "Training Stage 1 (Feature Extraction)", jax.random.fold_in(key, 1)
     frozen = train(title, reconstruct, params, image, label, key, args)["encoder"]
 
     def classify(params, image, label):

@@ -48,7 +48,7 @@ def finish(*argv):
     ("line", "expected"),
     [
         ("rnu", "unknown command 'rnu': did you mean 'run'"),
-        ("", "Expected one of {run, pretrain, head, evaluate, data}"),
+        ("", "Expected one of {run, pretrain, head, evaluate, data, bench}"),
         ("run --pretrain.epocs 3", "--pretrain.epocs, 3; did you mean --pretrain.epochs?"),
         ("run --pretrain.epochs many", "--pretrain.epochs takes INT, not 'many'"),
         ("run --pretrain.epochs", "Missing value for argument '--pretrain.epochs'"),

@@ -30,7 +30,7 @@ def test_the_blog_preset_is_the_default_for_28_by_28_images():
 def test_the_blog_preset_is_the_blog_s_recipe():
     config = resolve(Config(), (28, 28, 1), 5000)
     assert config.pretrain == PretrainConfig("autoencoder", "mlp", (256, 128), 5, 32, 0.001)
-    assert config.head == HeadConfig("mlp", (64,), 5, 32, 0.001)
+    assert config.head == HeadConfig("mlp", "auto", (64,), 5, 32, 0.001)
     assert (config.init, config.validation, config.seed, config.data) == (
         "torch",
         5000,

@@ -23,6 +23,7 @@ LEVELS = [
         "torch_names",
     },
     {"runs", "training"},
+    {"programs"},
     {"pipeline", "bench"},
     {"cli"},
     {"__main__"},

@@ -383,11 +383,13 @@ def test_a_damaged_file_of_a_run_is_named(done, tmp_path, name, content):
 
 
 def test_a_frozen_encoder_that_moves_fails_the_run(tmp_path, monkeypatch):
-    from twostage_jax import pipeline
+    from twostage_jax import programs
 
-    monkeypatch.setattr(pipeline, "freeze", lambda tx, *groups: tx)
+    monkeypatch.setattr(programs, "freeze", lambda tx, *groups: tx)
+    config = small(tmp_path / "run")
+    head = dataclasses.replace(config.head, encode="loop")
     with pytest.raises(RuntimeError, match="the frozen encoder changed in stage 2"):
-        go(small(tmp_path / "run"))
+        go(dataclasses.replace(config, head=head))
     assert not (tmp_path / "run" / "result.json").exists()
 
 

@@ -72,7 +72,8 @@ def make_step(
 def shuffle(key: Key, number: Any, count: int) -> tuple[jax.Array, Key]:
     """The order of `count` examples in the epoch of that number, and the key of that epoch."""
     key = jax.random.fold_in(key, number)
-    return jax.random.permutation(jax.random.fold_in(key, 0), count), key
+    examples = jnp.arange(count, dtype=jnp.int32)
+    return jax.random.permutation(jax.random.fold_in(key, 0), examples), key
 
 
 def make_epoch(
@@ -116,8 +117,7 @@ def make_epoch(
         return state, {name: sums[name] / examples for name in sums if name != "count"}
 
     def first_step(state: TrainState, data: Any) -> Any:
-        few = {name: data[name][:batch_size] for name in data}
-        return step(state, jax.random.key(0), few)
+        return step(state, jax.random.key(0), {name: x[:batch_size] for name, x in data.items()})
 
     _, metrics = jax.eval_shape(first_step, state, dict(data))
     count = jax.ShapeDtypeStruct((), np.float32)
@@ -209,15 +209,15 @@ def lower_epoch(epoch: Epoch, state: TrainState, data: Mapping[str, Any]) -> Epo
     advance = jax.jit(epoch.advance, donate_argnums=(0, 1), compiler_options=compiler_options())
     finish = jax.jit(epoch.finish, donate_argnums=(0,))
     return epoch._replace(
-        shuffle=_lower_shuffle(len(data["label"])),
+        shuffle=_lower_shuffle(len(data["label"]), bool(jax.config.read("jax_enable_x64"))),
         advance=advance.lower(*on, count, count),
         finish=finish.lower(*on),
     )
 
 
 @cache
-def _lower_shuffle(count: int) -> jax.stages.Lowered:
-    """One object for both stages, which is compiled once."""
+def _lower_shuffle(count: int, double: bool) -> jax.stages.Lowered:
+    """One object for both stages, which is compiled once; `double`: whether jax has float64."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.jit(partial(shuffle, count=count)).lower(key, jax.ShapeDtypeStruct((), jnp.int32))
 
@@ -247,38 +247,40 @@ def fit(
         order: int32 `[epochs, N]`, which example comes when, in place of a shuffle.
         seconds_per_call: how long the host may have to wait for the device.
 
-    Raises:
-        ValueError: an `order` of another shape.
+    Raises `ValueError` for an `order` of another shape.
     """
     check_order(order, epochs, len(data["label"]))
     # What is given to a compiled call is gone, so the loop works on copies.
     copy = partial(jax.device_put, may_alias=False)
     state, totals = copy(state), copy(sums or epoch.zeros)
     done, start = divmod(int(jax.device_get(state.step)), epoch.steps)
-    length = 1
-
-    def start_epoch(number: int) -> tuple[jax.Array, Key]:
-        rows, epoch_key = epoch.shuffle(key, jax.device_put(np.int32(number)))
-        return (rows if order is None else jax.device_put(np.int32(order[number]))), epoch_key
-
-    rows, epoch_key = start_epoch(done)
-    while done < epochs:
+    length, current = 1, _start_epoch(epoch, key, done, order) if done < epochs else None
+    while current:
         began = time.perf_counter()
         # Sorting takes a while, so the next order is made while this epoch trains.
-        upcoming = start_epoch(done + 1) if done + 1 < epochs else None
+        upcoming = _start_epoch(epoch, key, done + 1, order) if done + 1 < epochs else None
         while start < epoch.full:
-            called = time.perf_counter()
-            stop = min(epoch.full, start + length)
+            called, stop = time.perf_counter(), min(epoch.full, start + length)
             bounds = jax.device_put((np.int32(start), np.int32(stop)))
-            state, totals = epoch.advance(state, totals, data, rows, epoch_key, *bounds)
-            jax.block_until_ready(totals)
-            rate = (stop - start) / (time.perf_counter() - called)
+            state, totals = epoch.advance(state, totals, data, *current, *bounds)
+            rate = (stop - start) / (_wait(totals) - called)
             # At most twice as many steps as were just seen to be quick enough.
             length, start = max(1, min(2 * length, int(rate * seconds_per_call))), stop
             if start < epoch.steps:
                 yield Moment(state, totals, done, None, time.perf_counter() - began)
-        state, means = epoch.finish(state, totals, data, rows, epoch_key)
+        state, means = epoch.finish(state, totals, data, *current)
         metrics = {name: float(value) for name, value in jax.device_get(means).items()}
-        totals, done, start = copy(epoch.zeros), done + 1, 0
-        rows, epoch_key = upcoming or (rows, epoch_key)
+        totals, done, start, current = copy(epoch.zeros), done + 1, 0, upcoming
         yield Moment(state, totals, done, metrics, time.perf_counter() - began)
+
+
+def _wait(values: Any) -> float:
+    """The time at which the device is done with `values`."""
+    jax.block_until_ready(values)
+    return time.perf_counter()
+
+
+def _start_epoch(epoch: Epoch, key: Key, number: int, order: Any) -> tuple[jax.Array, Key]:
+    """The order of the epoch of that number, and its key."""
+    rows, key = epoch.shuffle(key, jax.device_put(np.int32(number)))
+    return (rows if order is None else jax.device_put(np.int32(order[number]))), key

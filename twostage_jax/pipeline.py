@@ -13,17 +13,15 @@ import jax
 import numpy as np
 
 from twostage_jax import folder as folders
-from twostage_jax.compilation import compile_all
 from twostage_jax.config import Config, check, imported_names, overlay, resolve, to_dict
 from twostage_jax.data import Dataset
-from twostage_jax.encoding import Encoding, choose_encoding, encode_in_calls, lower_encoding
+from twostage_jax.encoding import encode_in_calls
 from twostage_jax.errors import UserError
 from twostage_jax.interrupt import Interrupted
-from twostage_jax.optimiser import adam
+from twostage_jax.programs import Compiled, compile_run, few_examples, settle_encoding
 from twostage_jax.runs import (
     Nets,
     describe_groups,
-    encoder_shapes,
     load_params,
     make_nets,
     open_run,
@@ -32,9 +30,9 @@ from twostage_jax.runs import (
 )
 from twostage_jax.show import show_data, show_result
 from twostage_jax.sources import load
-from twostage_jax.stage import Params, digest, freeze, tree_leaves
+from twostage_jax.stage import Params, digest, tree_leaves
 from twostage_jax.terminal import Terminal
-from twostage_jax.training import Programs, lower_stage, train_stage
+from twostage_jax.training import Programs, train_stage
 
 STAGES = {"pretrain": 1, "head": 2}  # folded into the seed's key
 PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -53,14 +51,6 @@ class Result:
     folder: Path
     record: dict[str, Any]
     params: Params
-
-
-class Compiled(NamedTuple):
-    """The programs of a run; None stands for what it does without."""
-
-    pretrain: Programs | None
-    encoding: Encoding | None
-    head: Programs | None
 
 
 class Job(NamedTuple):
@@ -109,7 +99,7 @@ def run(
     config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
     with terminal.phase("compile", "checking shapes"):
         nets = make_nets(config, dataset.image_shape, len(dataset.classes))
-        config, encode_when = _choose_encoding(config, nets, dataset)
+        config, encode_when = settle_encoding(config, nets, dataset)
     pretrained = _load_pretrained(config, nets, dataset) if config.encoder_run else None
     folder = _enter(config, dataset, resume)
     data = jax.device_put(dataset.train)
@@ -118,7 +108,7 @@ def run(
         if not pretrain_only:
             terminal.line(f"in stage 2 the encoder runs {encode_when}")
         with terminal.phase("compile", "compiling"):
-            programs = _compile(config, dataset, nets, data, pretrained, pretrain_only)
+            programs = compile_run(config, dataset, nets, data, pretrained, pretrain_only)
         job = Job(config, dataset, nets, data, folder, terminal, programs)
         return _run(job, pretrained, pretrain_only)
     except Interrupted as interruption:
@@ -250,55 +240,11 @@ def _load_pretrained(config: Config, nets: Nets, dataset: Dataset) -> Params:
     return load_params(source, "pretrain", nets.pretrain, dataset.image_shape)
 
 
-def _compile(
-    config: Config,
-    dataset: Dataset,
-    nets: Nets,
-    data: Any,
-    pretrained: Params | None,
-    pretrain_only: bool,
-) -> Compiled:
-    """All programs of the run at once, both stages and the pass between them."""
-    few, settings = _few(dataset), config.head
-    lowered = Compiled(None, None, None)
-    if pretrained is None:
-        stage, tx = nets.pretrain, adam(config.pretrain.learning_rate)
-        size = config.pretrain.batch_size
-        lowered = lowered._replace(pretrain=lower_stage(stage, tx, few, {}, data, size))
-    if not pretrain_only:
-        stage, tx = nets.classify, freeze(adam(settings.learning_rate), "encoder")
-        encoder = encoder_shapes(nets, dataset.image_shape)
-        if settings.encode == "once":
-            encoding = lower_encoding(nets.encode, encoder, data["image"])
-            lowered = lowered._replace(encoding=encoding)
-            stage, data = nets.classify_features, {**data, "image": encoding.features}
-        groups, size = {"encoder": encoder}, settings.batch_size
-        lowered = lowered._replace(head=lower_stage(stage, tx, few, groups, data, size))
-    return compile_all(lowered)
-
-
-def _choose_encoding(config: Config, nets: Nets, dataset: Dataset) -> tuple[Config, str]:
-    """`config` with `head.encode` settled, and when the encoder runs, and why, in words.
-
-    It is settled before the config is written, so that a run that is resumed or repeated where
-    memory is short computes the same bits.
-    """
-    images = jax.ShapeDtypeStruct(dataset.train["image"].shape, np.float32)
-    features = jax.eval_shape(nets.encode, encoder_shapes(nets, dataset.image_shape), images)
-    once, words = choose_encoding(config.head.encode, features)
-    head = dataclasses.replace(config.head, encode="once" if once else "loop")
-    return dataclasses.replace(config, head=head), words
-
-
-def _few(dataset: Dataset) -> dict[str, np.ndarray]:
-    return {part: values[:2] for part, values in dataset.train.items()}
-
-
 def _train(job: Job, name: str, data: dict[str, jax.Array], **pretrained: Any) -> Params:
     """Parameters of a stage, initialised and trained with the keys that belong to its name."""
     programs: Programs = getattr(job.programs, name)
     key = jax.random.fold_in(jax.random.key(job.config.seed), STAGES[name])
-    state = programs.init(jax.random.fold_in(key, 0), _few(job.dataset), pretrained)
+    state = programs.init(jax.random.fold_in(key, 0), few_examples(job.dataset), pretrained)
     return train_stage(
         programs.epoch,
         state,

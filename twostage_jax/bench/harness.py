@@ -77,16 +77,30 @@ def bench(
     out = folders.create(out, "bench")
     with tempfile.TemporaryDirectory(prefix="twostage-bench-") as scratch:
         setting = _setting(dataset, data, epochs, device, Path(scratch))
-        with terminal.phase("bench", "measuring the matrix-product rate"):
-            first = _rate(setting)
-        with terminal.phase("bench", "tuning PyTorch's threads"):
-            setting, tuning = with_threads(setting, chosen)
-        report = _header(dataset, setting, first["device"], quick, tuning)
-        report["rows"] = [{"name": r.name, "title": r.title, "repetitions": []} for r in chosen]
-        for repetition in range(repeats):
-            _repetition(report, chosen, setting, repetition, repeats, terminal)
-            write(report, out)
+        report = _rounds(dataset, setting, chosen, repeats, quick, out, terminal)
     show(report, out, terminal)
+    return report
+
+
+def _rounds(
+    dataset: Dataset,
+    setting: Setting,
+    rows: Sequence[Row],
+    repeats: int,
+    quick: bool,
+    out: Path,
+    terminal: Terminal,
+) -> dict[str, Any]:
+    """All rows, in turns, `repeats` times; what is measured is written after each round."""
+    with terminal.phase("bench", "measuring the matrix-product rate"):
+        first = _rate(setting)
+    with terminal.phase("bench", "tuning PyTorch's threads"):
+        setting, tuning = with_threads(setting, rows)
+    report = _header(dataset, setting, first["device"], quick, tuning)
+    report["rows"] = [{"name": row.name, "title": row.title, "repetitions": []} for row in rows]
+    for repetition in range(repeats):
+        _repetition(report, rows, setting, repetition, repeats, terminal)
+        write(report, out)
     return report
 
 

@@ -1,0 +1,49 @@
+"""Adam against its definition in float64, and against optax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import twostage_jax as ts
+
+
+def steps_of(tx, gradients):
+    params = {"w": jnp.zeros(3)}
+    state, updates = tx.init(params), []
+    for gradient in gradients:
+        update, state = tx.update({"w": jnp.asarray(gradient, jnp.float32)}, state, params)
+        updates.append(np.asarray(update["w"]))
+    return np.stack(updates)
+
+
+def by_definition(gradients, rate=0.001, b1=0.9, b2=0.999, eps=1e-8):
+    m = v = np.zeros(3)
+    for t, gradient in enumerate(gradients, 1):
+        m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+        yield -rate * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+
+
+def test_adam_is_its_definition_to_float32_where_optax_is_off_by_more():
+    gradients = np.random.RandomState(0).normal(size=(300, 3))
+    exact = np.stack(list(by_definition(gradients)))
+    np.testing.assert_allclose(steps_of(ts.adam(0.001), gradients), exact, rtol=2e-6, atol=1e-9)
+    error = np.abs(steps_of(optax.adam(0.001), gradients) / exact - 1)[0].max()
+    assert error > 5e-6  # why there is an Adam of ours
+
+
+def test_the_learning_rate_can_be_swept():
+    def first(rate):
+        tx = ts.adam(rate)
+        update, _ = tx.update(jnp.ones(2), tx.init(jnp.zeros(2)), None)
+        return update
+
+    rates = jnp.array([0.1, 0.01])
+    np.testing.assert_allclose(jax.vmap(first)(rates), [[-0.1] * 2, [-0.01] * 2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("decays", [{"b1": 1.0}, {"b2": 0.0}])
+def test_decays_outside_0_to_1_are_refused(decays):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        ts.adam(0.001, **decays)
