@@ -19,7 +19,8 @@ def digits():
     return ts.load("digits", 0)
 
 
-def test_both_stages_agree_step_by_step_and_s0_to_the_bit(digits):
+def test_both_stages_agree_step_by_step_and_s0_to_the_bit(digits, monkeypatch):
+    monkeypatch.setattr(parity, "SEEDS", range(1))
     checks = {check.what: check for check in parity.stage_checks(digits, 30)}
     assert all(check.passed for check in checks.values()), checks
     assert checks["stage 1, float64: loss"].difference < 1e-12
