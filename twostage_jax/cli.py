@@ -130,7 +130,7 @@ class Bench:
     out: Annotated[Path | None, flag("DIR", "default: runs/bench-TIME")] = None
     """folder for bench.json, with every repetition, and bench.md"""
     quick: bool = False
-    """two minutes: one repetition of 2+2 epochs, without the slowest rows"""
+    """under three minutes on two cores: one repetition of 2+2 epochs, without the slowest rows"""
     parity: bool = False
     """show instead that ours and PyTorch compute the same, step by step"""
     device: Literal["cpu", "gpu", "tpu"] = "cpu"

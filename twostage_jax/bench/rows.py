@@ -199,7 +199,7 @@ class Row:
         name: what `--rows` calls it.
         title: what the table calls it.
         measure: `(setting, repetition) -> what was measured`.
-        quick: whether it is part of the two-minute version.
+        quick: whether it is part of the quick version.
         batch_size: of stage 1.
     """
 
