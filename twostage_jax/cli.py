@@ -22,11 +22,10 @@ from twostage_jax.config import (
     CommonConfig,
     Config,
     HeadConfig,
+    MembersConfig,
     PretrainConfig,
     by_preset,
     check,
-    check_spec,
-    check_whole,
     flag,
     from_dict,
     overlay,
@@ -35,12 +34,13 @@ from twostage_jax.config import (
 from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.interrupt import Interrupted, handled
 from twostage_jax.terminal import Terminal
+from twostage_jax.validate import check_spec, check_whole
 
 _Cache = Annotated[str | None, flag("DIR", "default: twostage_jax in the user's cache folder")]
 
 
 @dataclass(frozen=True)
-class _Training(CommonConfig):
+class _Training:
     resume: bool = False
     """go on with the run in --out"""
     trust_code: bool = False
@@ -62,7 +62,7 @@ class _FromPreset(_Training):
 
 
 @dataclass(frozen=True)
-class Run(_FromPreset):
+class Run(_FromPreset, MembersConfig):
     """Both stages, evaluation and a folder with the results: the main job."""
 
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
@@ -70,14 +70,14 @@ class Run(_FromPreset):
 
 
 @dataclass(frozen=True)
-class Pretrain(_FromPreset):
+class Pretrain(_FromPreset, CommonConfig):
     """Stage 1 alone: train an encoder without labels."""
 
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head(_Training):
+class Head(_Training, MembersConfig):
     """Stage 2 alone, on the encoder of an earlier run; what is not given is as in that run."""
 
     from_: Annotated[Path, tyro.conf.arg(name="from", metavar="RUN")]
@@ -95,6 +95,12 @@ class Evaluate:
     """part of the data"""
     data: Annotated[str, flag("SPEC", "default: the run's own")] = UNSET
     """another source, of the same shape and classes"""
+    ood: Annotated[str, flag("SPEC", "default: none")] = UNSET
+    """a source to be told from the run's own, of the same shape; its classes do not matter"""
+    coverage: Annotated[float, flag("FLOAT", "default: 0.95")] = 0.95
+    """share of true classes that prediction sets shall contain"""
+    save_predictions: bool = False
+    """write predictions-SPLIT.npz (and predictions-ood.npz) into the run's folder"""
     data_dir: Annotated[Path | None, flag("DIR", "default: the run's")] = None
     """where TensorFlow Datasets keeps its data"""
     trust_code: bool = False
@@ -262,7 +268,12 @@ def _train(command: Any) -> None:
 def _config(command: Any) -> Config:
     """The config that the flags and a `--config` file give, checked without importing jax."""
     names = {item.name for item in dataclasses.fields(Config)}
-    given = {name: value for name, value in vars(command).items() if name in names}
+    # An empty list is what a flag leaves that is not there.
+    given: dict[str, Any] = {
+        name: None if value == () else value
+        for name, value in vars(command).items()
+        if name in names
+    }
     config = Config(**given)
     if isinstance(command, Head):
         config = dataclasses.replace(config, encoder_run=str(command.from_))
@@ -287,25 +298,24 @@ def _read_config(path: Path, trust_code: bool) -> Config:
 
 
 def _evaluate(command: Evaluate) -> None:
-    if command.data is not None:
-        check_spec(command.data)
+    for spec in (command.data, command.ood):
+        if spec is not None:
+            check_spec(spec)
+    if not 0 < command.coverage < 1:
+        raise UserError(
+            f"--coverage is {command.coverage}: give a number between 0 and 1, for instance 0.95"
+        )
+    if command.ood and command.data:
+        raise UserError("--ood compares with the run's own data: leave out --data")
     terminal = Terminal()
     with terminal.phase("import", "importing jax"):
         from twostage_jax.compilation import keep_compiled
-        from twostage_jax.runs import open_run, run_dataset, score
-        from twostage_jax.show import show_classes, show_scores
+        from twostage_jax.judging import judge
+        from twostage_jax.runs import open_run
     keep_compiled(command.compile_cache)
     run = open_run(command.run, command.trust_code)
-    with terminal.phase("data", "reading data"):
-        dataset = run_dataset(run, command.data, command.data_dir)
-    with terminal.phase("evaluate", "evaluating"):
-        scores = score(run.nets, run.params, getattr(dataset, command.split))
-    if not scores["count"]:
-        raise UserError(
-            f"the {command.split} part of {dataset.name} is empty: choose another --split"
-        )
-    show_scores(f"{run.folder} on {dataset.name}", {command.split: scores}, terminal)
-    show_classes(scores, run.manifest["classes"], terminal)
+    names = ("split", "data", "data_dir", "ood", "coverage", "save_predictions")
+    judge(run, terminal, **{name: getattr(command, name) for name in names})
 
 
 def _show_data(command: Data) -> None:

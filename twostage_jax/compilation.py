@@ -1,5 +1,6 @@
 """How programs are compiled: together, with the right options, and kept for the next start."""
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -9,16 +10,23 @@ from typing import Any
 
 import jax
 
-# Options change how programs are compiled and not what they compute: the same bits come out, which
-# tests hold them to. docs/benchmarks.md has what each one saves.
-_LOOP = {"cpu": {"xla_cpu_copy_insertion_use_region_analysis": True}}
+# What each option saves is in docs/benchmarks.md.
+_LOOP = {
+    "cpu": {
+        "xla_cpu_copy_insertion_use_region_analysis": True,
+        # Sums of batched and of single arrays then add up in one order, so that the members of a
+        # vmapped training are bit for bit the trainings alone.
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+    }
+}
 _ONCE = {"cpu": {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}}
 
 
 def compiler_options() -> dict[str, Any]:
     """Options for `jax.jit(f, compiler_options=…)` that make a training loop faster here.
 
-    On the CPU, XLA copies weights in every step unless it looks at whole regions of the program.
+    On the CPU, XLA copies weights in every step unless it looks at whole regions of the program;
+    and it sums batched arrays in another order than single ones, unless told otherwise.
     """
     return dict(_LOOP.get(jax.default_backend(), {}))
 
@@ -26,6 +34,22 @@ def compiler_options() -> dict[str, Any]:
 def options_for_once() -> dict[str, Any]:
     """Options for a program that runs once: sooner compiled rather than faster."""
     return dict(_ONCE.get(jax.default_backend(), {}))
+
+
+def use_cores(count: int) -> None:
+    """Let jax see up to `count` devices, one per core, where it will run on the CPU.
+
+    Members of an ensemble then train side by side, each on a core of its own. It only has an effect
+    before jax is first used, and none where the number of devices was chosen already.
+    """
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    settings: Any = jax.config
+    if chosen or settings.jax_num_cpu_devices > 0:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # Once jax is in use it says so, and what it has stays.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", min(count, cores or 1))
 
 
 def compile_all(tree: Any) -> Any:

@@ -6,8 +6,7 @@ line, and the strings under the fields their help.
 """
 
 import dataclasses
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,18 +14,30 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.sweep import parse_sweep
+from twostage_jax.validate import (
+    check_above_zero,
+    check_choice,
+    check_from_zero,
+    check_mesh,
+    check_spec,
+    check_text,
+    check_whole,
+    check_widths,
+)
 
 OBJECTIVES = ("autoencoder", "placeholder")
 ENCODERS = ("mlp",)
 PROTOCOLS = ("mlp",)
 ENCODE = ("auto", "once", "loop")
 INITS = ("torch", "lecun")
-_ADAM = {"batch_size": 32, "learning_rate": 0.001}
+SHARE = ("encoder", "order")
+_ADAM = {"batch_size": 32, "learning_rate": 0.001, "weight_decay": 0.0}
 
 
 def _recipe(init: str, epochs: int) -> dict[str, Any]:
     pretrain = {"objective": "autoencoder", "encoder": "mlp", "widths": (256, 128)}
-    head = {"protocol": "mlp", "encode": "auto", "widths": (64,)}
+    head = {"protocol": "mlp", "encode": "auto", "widths": (64,), "label_smoothing": 0.0}
     return {
         "init": init,
         "pretrain": {**pretrain, "epochs": epochs, **_ADAM},
@@ -40,8 +51,8 @@ PRESETS = {
     # For small sets, where five epochs are a few hundred steps.
     "quick": _recipe("lecun", 20),
 }
-SPECS = ("digits", "mnist", "tfds:NAME", "idx:DIR", "npz:FILE")
-DEFAULTS: dict[str, Any] = {"data": "digits", "seed": 0}
+MEMBERS: dict[str, Any] = {"noise": 0.0, "members": 1, "share": ()}
+DEFAULTS: dict[str, Any] = {"data": "digits", "seed": 0, **MEMBERS}
 BLOG_SHAPE = (28, 28)
 
 # Fields are typed as what they are once resolved; before that, None stands for "not given".
@@ -65,18 +76,17 @@ def by_preset(metavar: str, *path: str) -> Any:
     return flag(metavar, ", ".join(f"{name}: {value(p)}" for name, p in PRESETS.items()))
 
 
-class _WidthsAsTuple:
-    """A config is hashable and comes from JSON, so lists of widths become tuples."""
-
-    widths: Any
+class _ListsAsTuples:
+    """A config is hashable and comes from JSON, so lists become tuples."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.widths, list):
-            object.__setattr__(self, "widths", tuple(self.widths))
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
 
 
 @dataclass(frozen=True)
-class PretrainConfig(_WidthsAsTuple):
+class PretrainConfig(_ListsAsTuples):
     """Stage 1: an encoder, trained on images without labels."""
 
     objective: Annotated[str, by_preset("NAME", "pretrain", "objective")] = UNSET
@@ -92,10 +102,12 @@ class PretrainConfig(_WidthsAsTuple):
     """examples in a step"""
     learning_rate: Annotated[float, by_preset("FLOAT", "pretrain", "learning_rate")] = UNSET
     """step size of Adam"""
+    weight_decay: Annotated[float, by_preset("FLOAT", "pretrain", "weight_decay")] = UNSET
+    """decoupled, as in AdamW"""
 
 
 @dataclass(frozen=True)
-class HeadConfig(_WidthsAsTuple):
+class HeadConfig(_ListsAsTuples):
     """Stage 2: a head on the frozen encoder."""
 
     protocol: Annotated[str, by_preset("NAME", "head", "protocol")] = UNSET
@@ -111,10 +123,14 @@ class HeadConfig(_WidthsAsTuple):
     """examples in a step"""
     learning_rate: Annotated[float, by_preset("FLOAT", "head", "learning_rate")] = UNSET
     """step size of Adam"""
+    weight_decay: Annotated[float, by_preset("FLOAT", "head", "weight_decay")] = UNSET
+    """decoupled, as in AdamW"""
+    label_smoothing: Annotated[float, by_preset("FLOAT", "head", "label_smoothing")] = UNSET
+    """share of each label that is spread over all classes"""
 
 
 @dataclass(frozen=True)
-class CommonConfig:
+class CommonConfig(_ListsAsTuples):
     """What every command that trains takes."""
 
     data: Annotated[str, flag("SPEC", "default: digits")] = UNSET
@@ -129,14 +145,42 @@ class CommonConfig:
     """where TensorFlow Datasets keeps its data"""
 
     def __post_init__(self) -> None:
-        """Take paths as strings too."""
+        """Take paths as strings too, and lists as tuples."""
+        super().__post_init__()
         for name in ("out", "data_dir"):
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, Path(getattr(self, name)))
 
 
 @dataclass(frozen=True)
-class Config(CommonConfig):
+class MembersConfig(CommonConfig):
+    """What every command that trains classifiers takes: how many, and what differs between them."""
+
+    noise: Annotated[float, flag("P", "default: 0")] = UNSET
+    """share of training labels flipped to another class"""
+    members: Annotated[int, flag("M", "default: 1")] = UNSET
+    """trainings in one program; member m is the run with seed + m"""
+    share: Annotated[tuple[str, ...], flag("WHAT...", "default: nothing")] = UNSET
+    """what members have in common: encoder, of which there is one then; order of examples"""
+    sweep: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, flag("NAME=V1,V2,...", "repeatable")
+    ] = ()
+    """scalar to try values of, with all members each; the choice is made on validation"""
+    mesh: Annotated[str, flag("AXIS=N,...", "default: all devices along member")] = UNSET
+    """devices along the axes member and data, for instance member=4,data=2"""
+    members_per_chunk: Annotated[int, flag("N", "default: as memory and cache allow")] = UNSET
+    """members that train at a time"""
+    save_predictions: bool = False
+    """write predictions-validation.npz and predictions-test.npz"""
+
+    def __post_init__(self) -> None:
+        """No sweep is none given."""
+        super().__post_init__()
+        object.__setattr__(self, "sweep", self.sweep or None)
+
+
+@dataclass(frozen=True)
+class Config(MembersConfig):
     """Both stages of a run. What is not given is taken from the preset.
 
     Attributes:
@@ -154,9 +198,13 @@ class Config(CommonConfig):
     encoder_run: str | None = None
 
 
+NOT_COMPUTED = ("out", "save_predictions")  # where and what is written, not what is computed
 NESTED = {"pretrain": PretrainConfig, "head": HeadConfig}
 # What runs did before a field was there, for a config.json from then.
-BEFORE = {"pretrain": {}, "head": {"encode": "loop"}}
+BEFORE = {
+    "pretrain": {"weight_decay": 0.0},
+    "head": {"encode": "loop", "weight_decay": 0.0, "label_smoothing": 0.0},
+}
 
 
 def overlay(top: T, base: Mapping[str, Any]) -> T:
@@ -180,7 +228,8 @@ def resolve(config: Config, image_shape: tuple[int, ...], validation: int) -> Co
 def to_dict(config: Config) -> dict[str, Any]:
     """`config` as `config.json` holds it: all that is computed, not where it is written."""
     values = dataclasses.asdict(config)
-    del values["out"]
+    for name in NOT_COMPUTED:
+        del values[name]
     values["data_dir"] = str(config.data_dir) if config.data_dir else None
     return values
 
@@ -196,7 +245,7 @@ def from_dict(values: Any, where: str, trust_code: bool = False) -> Config:
     for name, kind in NESTED.items():
         inner = _known(known.get(name) or {}, kind, f"{where}, {name}")
         known[name] = kind(**{**BEFORE[name], **inner})
-    config = Config(**known)
+    config = Config(**{**MEMBERS, **known})
     check(config)
     code = imported_names(config)
     if code and not trust_code:
@@ -210,7 +259,7 @@ def unresolved(config: Config) -> list[str]:
     """Names of the values that are still open; a config that has been resolved has none."""
     values = dataclasses.asdict(config)
     nested = {f"{stage}.{name}": x for stage in NESTED for name, x in values.pop(stage).items()}
-    may_be_none = ("out", "data_dir", "encoder_run")
+    may_be_none = (*NOT_COMPUTED, "data_dir", "encoder_run", "sweep", "mesh", "members_per_chunk")
     return [
         name for name, x in {**values, **nested}.items() if x is None and name not in may_be_none
     ]
@@ -225,7 +274,7 @@ def imported_names(config: Config) -> list[str]:
 def _known(values: Any, kind: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{where} holds {type(values).__name__}, not a configuration")
-    names = [item.name for item in dataclasses.fields(kind) if item.name != "out"]
+    names = [item.name for item in dataclasses.fields(kind) if item.name not in NOT_COMPUTED]
     for name in values:
         if name not in names:
             raise UserError(f"{where} has the unknown field {name!r}: {did_you_mean(name, names)}")
@@ -238,68 +287,55 @@ def check(config: Config) -> None:
         check_spec(config.data, config.data_dir is not None)
     check_whole("--seed", config.seed, 0)
     check_whole("--validation", config.validation, 0)
-    _choice("preset", config.preset, PRESETS)
-    _choice("init", config.init, INITS)
-    _choice("objective", config.pretrain.objective, OBJECTIVES, imports=True)
-    _choice("encoder", config.pretrain.encoder, ENCODERS, imports=True)
-    _choice("protocol", config.head.protocol, PROTOCOLS)
-    _choice("--head.encode", config.head.encode, ENCODE)
-    _text("encoder_run", config.encoder_run)
+    check_choice("preset", config.preset, PRESETS)
+    check_choice("init", config.init, INITS)
+    check_choice("objective", config.pretrain.objective, OBJECTIVES, imports=True)
+    check_choice("encoder", config.pretrain.encoder, ENCODERS, imports=True)
+    check_choice("protocol", config.head.protocol, PROTOCOLS)
+    check_choice("--head.encode", config.head.encode, ENCODE)
+    check_text("encoder_run", config.encoder_run)
+    _check_members(config)
     for name in ("out", "data_dir"):
         if not isinstance(getattr(config, name), Path | None):
             raise UserError(f"{name} is {getattr(config, name)!r}: give a path")
     for name, stage in (("pretrain", config.pretrain), ("head", config.head)):
         check_whole(f"--{name}.epochs", stage.epochs, 0)
         check_whole(f"--{name}.batch-size", stage.batch_size, 1)
-        _widths(f"--{name}.widths", stage.widths, at_least=1 if name == "pretrain" else 0)
-        _positive(f"--{name}.learning-rate", stage.learning_rate)
+        check_widths(f"--{name}.widths", stage.widths, at_least=1 if name == "pretrain" else 0)
+        check_above_zero(f"--{name}.learning-rate", stage.learning_rate)
+        check_from_zero(f"--{name}.weight-decay", stage.weight_decay)
+    check_from_zero("--head.label-smoothing", config.head.label_smoothing, 1)
 
 
-def check_spec(spec: Any, with_data_dir: bool = False) -> None:
-    """Raise `UserError` where `spec` names no kind of source; nothing is read."""
-    kind, colon, rest = str(spec).partition(":")
-    names = {name.partition(":")[0]: name for name in SPECS}
-    if kind not in names:
-        raise UserError(f"unknown source {spec!r}: {did_you_mean(kind, SPECS)}")
-    if bool(rest) != (":" in names[kind]) or (colon and not rest):
-        raise UserError(f"--data {spec!r} is not whole: write {names[kind]}")
-    if with_data_dir and kind not in ("mnist", "tfds"):
+def _check_members(config: Config) -> None:
+    check_from_zero("--noise", config.noise, 1)
+    check_whole("--members", config.members, 1)
+    check_whole("--members-per-chunk", config.members_per_chunk, 1)
+    check_mesh(config.mesh)
+    for name in ("share", "sweep"):
+        if not isinstance(getattr(config, name), tuple | None):
+            raise UserError(f"{name} is {getattr(config, name)!r}: give a list")
+    for name in config.share or ():
+        check_choice("--share", name, SHARE)
+    fields = swept(config)
+    if config.validation == 0 and any(len(values) > 1 for values in fields.values()):
         raise UserError(
-            f"--data-dir goes with mnist and tfds:NAME, not with {spec!r}: leave it out"
+            "--sweep chooses on the validation part, and --validation is 0: give it examples"
+        )
+    shared = "encoder" in (config.share or ()) or config.encoder_run
+    if shared and (stage_1 := [name for name in fields if name.startswith("pretrain.")]):
+        raise UserError(
+            f"cannot sweep {stage_1[0]} with one encoder for all: leave out --share encoder, or "
+            "sweep a field of the head"
         )
 
 
-def _text(flag: str, value: Any) -> None:
-    if value is not None and not isinstance(value, str):
-        raise UserError(f"{flag} is {value!r}: give text")
-
-
-def check_whole(flag: str, value: Any, least: int) -> None:
-    """Raise `UserError` where a value that is given is no whole number of at least `least`."""
-    if value is not None and (type(value) is not int or not least <= value < 2**31):
-        raise UserError(f"{flag} is {value!r}: give a whole number of at least {least}")
-
-
-def _positive(flag: str, value: Any) -> None:
-    if value is None:
-        return
-    if type(value) not in (int, float) or not 0 < value < math.inf:
-        raise UserError(f"{flag} is {value!r}: give a number above 0, for instance 0.001")
-
-
-def _widths(flag: str, value: Any, at_least: int) -> None:
-    if value is None:
-        return
-    if not isinstance(value, tuple) or len(value) < at_least:
-        raise UserError(f"{flag} is {value!r}: give the sizes of the layers, for instance 256 128")
-    for width in value:
-        check_whole(flag, width, 1)
-
-
-def _choice(kind: str, value: Any, names: Collection[str], imports: bool = False) -> None:
-    if value is None or (isinstance(value, str) and value in names):
-        return
-    if imports and isinstance(value, str) and ":" in value:
-        return
-    also = ", or package.module:name" if imports else ""
-    raise UserError(f"unknown {kind} {value!r}: {did_you_mean(str(value), names)}{also}")
+def swept(config: Config) -> dict[str, tuple[float, ...]]:
+    """The fields that a config sweeps, with their values."""
+    static = [
+        f"{stage}.{item.name}".replace("_", "-")
+        for stage, kind in NESTED.items()
+        for item in dataclasses.fields(kind)
+    ]
+    static += [item.name.replace("_", "-") for item in dataclasses.fields(Config)]
+    return parse_sweep(config.sweep or (), static, config.pretrain.objective)

@@ -1,7 +1,7 @@
-"""Features of a frozen encoder, computed once and kept on the device."""
+"""Passes of a network over a split: features of a frozen encoder, computed once; predictions."""
 
-import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from twostage_jax.compilation import compile_all
+from twostage_jax.placement import (
+    Placement,
+    abstract,
+    free_bytes,
+    put,
+    put_everywhere,
+    spread,
+    take,
+    tree_map,
+)
 from twostage_jax.stage import Params, as_image
 
 ENCODING_BATCH = 1000
@@ -19,21 +29,36 @@ class Encoding(NamedTuple):
     """A pass of an encoder over a split, for images and parameters of given shapes.
 
     Attributes:
-        features: shape and type of what comes out, `[N, ...]`.
+        features: shape, type and place of what comes out, `[N, ...]`, or `[M, N, ...]`.
         starts: where each batch begins.
         write: `(features, params, images, start) -> features`, with one batch of them filled in.
+        put: brings what all members share to the devices.
     """
 
     features: jax.ShapeDtypeStruct
     starts: tuple[int, ...]
     write: Any
+    put: Callable[[Any], Any]
 
 
-def lower_encoding(encode: Encode, params: Params, images: Any) -> Encoding:
+def lower_encoding(
+    encode: Encode,
+    params: Params,
+    images: Any,
+    placement: Placement | None = None,
+    axes: Any = 0,
+) -> Encoding:
     """The pass of `encode` over `images` `[N, ...]`, lowered for `compile_all`; only shapes count.
 
     Batches are calls of their own, not turns of a loop: XLA's convolutions are many times slower
     within a loop on the CPU.
+
+    Args:
+        encode: `(params, image float32 [B, ...]) -> features [B, ...]`.
+        params: shapes, of one member.
+        images: `[N, ...]`, for all members.
+        placement: of the members of a chunk; by default there are none.
+        axes: which parameters members have of their own.
     """
     count = len(images)
     size = min(ENCODING_BATCH, count)
@@ -44,19 +69,49 @@ def lower_encoding(encode: Encode, params: Params, images: Any) -> Encoding:
         batch = as_image(jax.lax.dynamic_slice_in_dim(images, start, size))
         return jax.lax.dynamic_update_slice_in_dim(features, encode(params, batch), start, 0)
 
-    start = jax.ShapeDtypeStruct((), jnp.int32)
-    lowered = jax.jit(write, donate_argnums=0).lower(features, params, images, start)
+    images = jax.ShapeDtypeStruct(images.shape, images.dtype)
+    given = (features, params, images, jax.ShapeDtypeStruct((), jnp.int32))
+    put: Callable[[Any], Any] = jax.device_put
+    if placement is not None:
+        of = (0, axes, None, None)
+        write, given = spread(write, placement, of), abstract(placement, of, given)
+        put = partial(put_everywhere, placement)
+    lowered = jax.jit(write, donate_argnums=0).lower(*given)
     # The last batch may overlap the one before: no second program for what is left over.
     starts = tuple(min(start, count - size) for start in range(0, count, size))
-    return Encoding(features, starts, lowered)
+    return Encoding(given[0], starts, lowered, put)
 
 
 def encode_in_calls(encoding: Encoding, params: Params, images: jax.Array) -> Iterator[jax.Array]:
     """The features of a compiled `encoding`, yielded after each batch; the last has them all."""
-    features = jax.device_put(np.zeros(encoding.features.shape, encoding.features.dtype))
+    empty = np.zeros(encoding.features.shape, encoding.features.dtype)
+    features = jax.device_put(empty, encoding.features.sharding)
     for start in encoding.starts:
-        features = encoding.write(features, params, images, jax.device_put(np.int32(start)))
+        features = encoding.write(features, params, images, encoding.put(np.int32(start)))
         yield features
+
+
+def predict_members(
+    apply: Encode, params: Params, images: Any, placement: Placement, axes: Any
+) -> np.ndarray:
+    """What `apply` gives for each member and image, `[M, N, ...]` on the host.
+
+    Args:
+        apply: `(params, image float32 [B, ...]) -> [B, ...]`, of one member.
+        params: of all members, on the host, `[M, ...]` where `axes` is 0.
+        images: uint8 `[N, H, W, C]`.
+        placement: how members are spread.
+        axes: which parameters members have of their own.
+    """
+    one = tree_map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), axes, params)
+    encoding = compile_all(lower_encoding(apply, one, images, placement, axes))
+    images = put_everywhere(placement, images)
+    parts = []
+    for piece in placement.pieces:
+        own = put(placement, axes, take(placement, piece, axes, params))
+        *_, out = encode_in_calls(encoding, own, images)
+        parts.append(jax.device_get(out)[: len(piece)])
+    return np.concatenate(parts)
 
 
 def encode(apply: Encode, params: Params, images: Any) -> jax.Array:
@@ -74,14 +129,17 @@ def encode(apply: Encode, params: Params, images: Any) -> jax.Array:
     return features
 
 
-def choose_encoding(wanted: str, features: jax.ShapeDtypeStruct) -> tuple[bool, str]:
+def choose_encoding(
+    wanted: str, features: jax.ShapeDtypeStruct, copies: int = 1
+) -> tuple[bool, str]:
     """Whether to encode once, and why, for a frozen encoder whose input never changes.
 
     Args:
         wanted: `once`, `loop`, or `auto`: once, if the features fit into half of the free memory.
         features: what would be kept.
+        copies: for how many encoders.
     """
-    size = features.size * features.dtype.itemsize
+    size = copies * features.size * features.dtype.itemsize
     need = f"{size / 1e6:.1f} MB of features"
     if wanted != "auto":
         return wanted == "once", {
@@ -92,14 +150,3 @@ def choose_encoding(wanted: str, features: jax.ShapeDtypeStruct) -> tuple[bool, 
     if free is not None and size > free / 2:
         return False, f"in every step: {need} are more than half of the {free / 1e6:.1f} MB free"
     return True, f"once: it is frozen and its input never changes ({need})"
-
-
-def free_bytes() -> int | None:
-    """Memory that the first device has left; None where nobody says."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # macOS does not count them
-        return None

@@ -82,10 +82,12 @@ def make_epoch(
     batch_size: int,
     state: TrainState,
     data: Mapping[str, Any],
+    constrain: Callable[[Any], Any] = lambda examples: examples,
 ) -> Epoch:
     """The pure functions of one epoch over `data` in batches of `batch_size`.
 
     Of `state` and `data` only shapes and types are used: `jax.ShapeDtypeStruct`s will do.
+    `constrain` says how the examples of a batch are laid out over devices.
     """
     size = len(data["label"])
     if batch_size < 1 or size < 1:
@@ -96,7 +98,8 @@ def make_epoch(
 
     def train_on(state: TrainState, sums: Metrics, data: Any, key: Key, rows: jax.Array) -> Any:
         key = jax.random.fold_in(key, 1 + state.step % steps)
-        state, metrics = step(state, key, {name: data[name][rows] for name in data})
+        examples = constrain({name: data[name][rows] for name in data})
+        state, metrics = step(state, key, examples)
         count = jnp.asarray(metrics.get("count", len(rows)), jnp.float32)
         metrics["count"] = jnp.ones((), jnp.float32)
         return state, {name: sums[name] + count * metrics[name] for name in sums}
@@ -145,7 +148,8 @@ def make_train(
         `[N, H, W, C]`, `label` int32 `[N]` and optionally `weight` float32 `[N]`; `order` int32
         `[epochs, N]` says which example comes when, in place of a shuffle; each metric is
         `[epochs]`, the mean over all examples of the epoch; `loss` is always there. On the CPU,
-        `jax.jit(train, compiler_options=compiler_options())` is faster, bit for bit the same.
+        `jax.jit(train, compiler_options=compiler_options())` is faster, and gives a member of
+        `jax.vmap(train)` the same bits as that member alone.
 
     Raises:
         ValueError: negative `epochs`; (from `train`) a `batch_size` below 1, no examples, an
@@ -189,14 +193,16 @@ class Moment(NamedTuple):
         state: the training state; its buffers are given up when the next moment is asked for.
         sums: what the metrics of the unfinished epoch have added up to; zeros between epochs.
         epoch: epochs completed.
-        metrics: host floats for the epoch that has just been completed, or None within one.
+        progress: the same with the part of the epoch that is being trained.
+        metrics: on the host, for the epoch that has just been completed; None within one.
         seconds: time this epoch has taken so far, in this process.
     """
 
     state: TrainState
     sums: Metrics
     epoch: int
-    metrics: dict[str, float] | None
+    progress: float
+    metrics: dict[str, np.ndarray] | None
     seconds: float
 
 
@@ -207,7 +213,7 @@ def lower_epoch(epoch: Epoch, state: TrainState, data: Mapping[str, Any]) -> Epo
     order = jax.ShapeDtypeStruct((len(data["label"]),), jnp.int32)
     on = (state, epoch.zeros, dict(data), order, key)
     advance = jax.jit(epoch.advance, donate_argnums=(0, 1), compiler_options=compiler_options())
-    finish = jax.jit(epoch.finish, donate_argnums=(0,))
+    finish = jax.jit(epoch.finish, donate_argnums=(0,), compiler_options=compiler_options())
     return epoch._replace(
         shuffle=_lower_shuffle(len(data["label"]), bool(jax.config.read("jax_enable_x64"))),
         advance=advance.lower(*on, count, count),
@@ -231,6 +237,7 @@ def fit(
     sums: Mapping[str, Any] | None = None,
     order: Any = None,
     seconds_per_call: float = 0.5,
+    put: Callable[[Any], Any] = jax.device_put,
 ) -> Iterator[Moment]:
     """Train until `epochs` are complete, in calls of about `seconds_per_call`, and yield between.
 
@@ -246,32 +253,36 @@ def fit(
         sums: metrics of the unfinished epoch, for a state from the middle of one.
         order: int32 `[epochs, N]`, which example comes when, in place of a shuffle.
         seconds_per_call: how long the host may have to wait for the device.
+        put: brings what the host has to the device, or to all of them.
 
     Raises `ValueError` for an `order` of another shape.
     """
     check_order(order, epochs, len(data["label"]))
     # What is given to a compiled call is gone, so the loop works on copies.
     copy = partial(jax.device_put, may_alias=False)
-    state, totals = copy(state), copy(sums or epoch.zeros)
-    done, start = divmod(int(jax.device_get(state.step)), epoch.steps)
-    length, current = 1, _start_epoch(epoch, key, done, order) if done < epochs else None
+    state, totals = copy(state), copy(put(sums or epoch.zeros))
+    # Members that train at the same time have taken the same number of steps.
+    done, start = divmod(int(np.max(jax.device_get(state.step))), epoch.steps)
+    begin = partial(_start_epoch, epoch, key, order, put)
+    length, current = 1, begin(done) if done < epochs else None
     while current:
         began = time.perf_counter()
         # Sorting takes a while, so the next order is made while this epoch trains.
-        upcoming = _start_epoch(epoch, key, done + 1, order) if done + 1 < epochs else None
+        upcoming = begin(done + 1) if done + 1 < epochs else None
         while start < epoch.full:
             called, stop = time.perf_counter(), min(epoch.full, start + length)
-            bounds = jax.device_put((np.int32(start), np.int32(stop)))
+            bounds = put((np.int32(start), np.int32(stop)))
             state, totals = epoch.advance(state, totals, data, *current, *bounds)
             rate = (stop - start) / (_wait(totals) - called)
             # At most twice as many steps as were just seen to be quick enough.
             length, start = max(1, min(2 * length, int(rate * seconds_per_call))), stop
             if start < epoch.steps:
-                yield Moment(state, totals, done, None, time.perf_counter() - began)
+                seconds, progress = time.perf_counter() - began, done + start / epoch.steps
+                yield Moment(state, totals, done, progress, None, seconds)
         state, means = epoch.finish(state, totals, data, *current)
-        metrics = {name: float(value) for name, value in jax.device_get(means).items()}
-        totals, done, start, current = copy(epoch.zeros), done + 1, 0, upcoming
-        yield Moment(state, totals, done, metrics, time.perf_counter() - began)
+        metrics = jax.device_get(means)
+        totals, done, start, current = copy(put(epoch.zeros)), done + 1, 0, upcoming
+        yield Moment(state, totals, done, done, metrics, time.perf_counter() - began)
 
 
 def _wait(values: Any) -> float:
@@ -280,7 +291,7 @@ def _wait(values: Any) -> float:
     return time.perf_counter()
 
 
-def _start_epoch(epoch: Epoch, key: Key, number: int, order: Any) -> tuple[jax.Array, Key]:
+def _start_epoch(epoch: Epoch, key: Key, order: Any, put: Any, number: int) -> tuple[Any, Key]:
     """The order of the epoch of that number, and its key."""
-    rows, key = epoch.shuffle(key, jax.device_put(np.int32(number)))
-    return (rows if order is None else jax.device_put(np.int32(order[number]))), key
+    rows, key = epoch.shuffle(key, put(np.int32(number)))
+    return (rows if order is None else put(np.int32(order[number]))), key

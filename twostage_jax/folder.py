@@ -59,6 +59,11 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return values
 
 
+def chunks(folder: Path) -> dict[str, int]:
+    """How many members of each stage of a run train at a time; nothing if it had none."""
+    return read_json(folder, MANIFEST).get("chunks", {}) if (folder / MANIFEST).is_file() else {}
+
+
 def write_json(folder: Path, name: str, values: dict[str, Any]) -> None:
     """Write a JSON file so that it is either there whole or not at all."""
     path = folder / name

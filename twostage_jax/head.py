@@ -10,7 +10,7 @@ import optax
 from twostage_jax.stage import Batch, Key, Metrics, Params, Stage, init_on_features
 
 
-def classifier(encoder: Any, head: Any) -> Stage:
+def classifier(encoder: Any, head: Any, label_smoothing: Any = 0.0) -> Stage:
     """Softmax cross-entropy of `head(encoder(image))`, weighted by `weight`; adds `accuracy`.
 
     Groups: `encoder`, `head`. Nothing is frozen here: train it with `freeze(tx, "encoder")` for a
@@ -19,6 +19,8 @@ def classifier(encoder: Any, head: Any) -> Stage:
     Args:
         encoder: Linen module, `[B, H, W, C]` to features.
         head: Linen module, features to logits `[B, K]`.
+        label_smoothing: share of each label that is spread over all classes, in [0, 1) (Szegedy et
+            al., "Rethinking the Inception Architecture", 2016); may be a traced array.
     """
     logits_of = make_logits(encoder, head)
 
@@ -28,6 +30,10 @@ def classifier(encoder: Any, head: Any) -> Stage:
         count = weight.sum()
         total = jnp.where(count == 0, 1.0, count)  # no counting label: loss 0, not 0/0
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        # Python's 0 adds nothing to the program; an array is swept and may be anything.
+        if not isinstance(label_smoothing, float | int) or label_smoothing:
+            uniform = -jax.nn.log_softmax(logits).mean(-1)
+            cross_entropy += label_smoothing * (uniform - cross_entropy)
         accuracy = (weight * (logits.argmax(-1) == label)).sum() / total
         return (weight * cross_entropy).sum() / total, {"accuracy": accuracy, "count": count}
 

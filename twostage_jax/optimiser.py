@@ -1,4 +1,4 @@
-"""Adam whose bias correction is exact in float32."""
+"""Adam and AdamW, with a bias correction that is exact in float32."""
 
 import math
 from typing import Any
@@ -9,7 +9,11 @@ import optax
 
 
 def adam(
-    learning_rate: Any, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+    learning_rate: Any,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: Any = 0.0,
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015), as PyTorch has it.
 
@@ -22,6 +26,8 @@ def adam(
         b1: decay of the mean of the gradients, in (0, 1).
         b2: decay of the mean of their squares, in (0, 1).
         eps: added to the root of that mean.
+        weight_decay: decoupled, times the learning rate (AdamW: Loshchilov and Hutter, "Decoupled
+            Weight Decay Regularization", 2019); may be a traced array too.
 
     Raises:
         ValueError: a decay outside (0, 1).
@@ -38,11 +44,17 @@ def adam(
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment(updates, state.nu, b2, 2)
         steps = jnp.asarray(count, float)  # float64 where jax has it
-        weight_1, weight_2 = (-jnp.expm1(steps * math.log(b)) for b in (b1, b2))
+        # Reciprocals, because XLA divides single and batched arrays with different roundings.
+        scale_1, scale_2 = (-1 / jnp.expm1(steps * math.log(b)) for b in (b1, b2))
 
         def direction(m: jax.Array, v: jax.Array) -> jax.Array:
-            return -learning_rate * (m / weight_1) / (jnp.sqrt(v / weight_2) + eps)
+            return -learning_rate * (m * scale_1) / (jnp.sqrt(v * scale_2) + eps)
 
-        return jax.tree.map(direction, mu, nu), optax.ScaleByAdamState(count, mu, nu)
+        moved = jax.tree.map(direction, mu, nu)
+        # Python's 0 adds nothing to the program; an array is swept and may be anything.
+        if not isinstance(weight_decay, float | int) or weight_decay:
+            shrink = learning_rate * weight_decay
+            moved = jax.tree.map(lambda u, p: u - shrink * p, moved, params)
+        return moved, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)

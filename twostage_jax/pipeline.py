@@ -4,38 +4,45 @@ Every step leaves its trace in the folder of the run, and an interrupted run goe
 """
 
 import dataclasses
-import platform
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from twostage_jax import folder as folders
-from twostage_jax.config import Config, check, imported_names, overlay, resolve, to_dict
-from twostage_jax.data import Dataset
+from twostage_jax.compilation import use_cores
+from twostage_jax.config import Config, imported_names, resolve
 from twostage_jax.encoding import encode_in_calls
+from twostage_jax.ensemble import Members, start_members
+from twostage_jax.entry import enter, load_pretrained, settle
 from twostage_jax.errors import UserError
+from twostage_jax.evaluation import evaluate_run, finite_members
 from twostage_jax.interrupt import Interrupted
-from twostage_jax.programs import Compiled, compile_run, few_examples, settle_encoding
-from twostage_jax.runs import (
-    Nets,
-    describe_groups,
-    load_params,
-    make_nets,
-    open_run,
-    read_config,
-    score,
+from twostage_jax.members import (
+    INITIAL,
+    TRAINING,
+    has_noise,
+    make_roster,
+    noisy_labels,
+    stage_key,
 )
-from twostage_jax.show import show_data, show_result
+from twostage_jax.networks import make_nets
+from twostage_jax.placement import put, put_everywhere, take, tree_map
+from twostage_jax.programs import (
+    Job,
+    Setting,
+    compile_run,
+    few_examples,
+    settle_encoding,
+)
+from twostage_jax.runs import describe_groups, open_run
+from twostage_jax.show import show_data, show_placement, show_result
 from twostage_jax.sources import load
 from twostage_jax.stage import Params, digest, tree_leaves
 from twostage_jax.terminal import Terminal
-from twostage_jax.training import Programs, train_stage
-
-STAGES = {"pretrain": 1, "head": 2}  # folded into the seed's key
-PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+from twostage_jax.training import alone, together, train_stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,24 +52,13 @@ class Result:
     Attributes:
         folder: where it all is.
         record: what `result.json` holds; empty after stage 1 alone.
-        params: parameter groups, `encoder` and `head`; after stage 1 alone, its groups.
+        params: parameter groups, `encoder` and `head`; after stage 1 alone, its groups. Of the
+            ensemble that was chosen, `[M, ...]` where members have their own.
     """
 
     folder: Path
     record: dict[str, Any]
     params: Params
-
-
-class Job(NamedTuple):
-    """What all steps of one run share."""
-
-    config: Config
-    dataset: Dataset
-    nets: Nets
-    data: dict[str, jax.Array]
-    folder: Path
-    terminal: Terminal
-    programs: Compiled
 
 
 def run(
@@ -87,42 +83,54 @@ def run(
             no longer finite.
     """
     terminal = terminal or Terminal()
-    config = _settle(config, resume, pretrain_only, trust_code)
+    config = settle(config, resume, pretrain_only, trust_code)
     if resume:
         folder = config.out or Path()
         if (folder / folders.RESULT).is_file():
             done = open_run(folder, trust_code)
             show_result(done.record, folder, terminal)
-            return Result(folder, done.record, done.params)
+            return Result(folder, done.record, done.trained.params)
     with terminal.phase("data", "reading data"):
         dataset = load(config.data or "digits", config.validation, config.data_dir)
     config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
+    roster = make_roster(config)
+    if not roster.alone:
+        use_cores(len(roster.rows))
+    show_data(dataset, config, terminal)
     with terminal.phase("compile", "checking shapes"):
         nets = make_nets(config, dataset.image_shape, len(dataset.classes))
-        config, encode_when = settle_encoding(config, nets, dataset)
-    pretrained = _load_pretrained(config, nets, dataset) if config.encoder_run else None
-    folder = _enter(config, dataset, resume)
-    data = jax.device_put(dataset.train)
+        config, encode_when = settle_encoding(config, nets, dataset, roster)
+    pretrained = load_pretrained(config, nets, dataset) if config.encoder_run else None
+    chunks = folders.chunks(config.out) if resume and config.out else {}
+    setting = Setting(config, nets, dataset, roster, has_noise(config), chunks)
+    if not pretrain_only:
+        terminal.line(f"in stage 2 the encoder runs {encode_when}")
+    folder = config.out if resume else None
     try:
-        show_data(dataset, config, jax.devices()[0].device_kind, terminal)
-        if not pretrain_only:
-            terminal.line(f"in stage 2 the encoder runs {encode_when}")
         with terminal.phase("compile", "compiling"):
-            programs = compile_run(config, dataset, nets, data, pretrained, pretrain_only)
-        job = Job(config, dataset, nets, data, folder, terminal, programs)
+            programs = compile_run(setting, pretrained is None, not pretrain_only)
+        folder = enter(config, dataset, resume, programs.chunks)
+        for name, members in programs.members.items():
+            show_placement(name, members, terminal)
+        label = noisy_labels(config, roster, dataset.train["label"], len(dataset.classes))
+        job = Job(config, dataset, nets, roster, label, folder, terminal, programs)
         return _run(job, pretrained, pretrain_only)
     except Interrupted as interruption:
-        interruption.folder = str(folder)
+        interruption.folder = str(folder) if folder else None
         interruption.imports_code = bool(imported_names(config))
         raise
 
 
-def _run(job: Job, pretrained: Params | None, pretrain_only: bool) -> Result:
+def _run(job: Job, given: Params | None, pretrain_only: bool) -> Result:
     folder, manifest = job.folder, folders.read_json(job.folder, folders.MANIFEST)
-    if pretrained is None:
+    pretrained: Any = given
+    if given is None:
         settings = job.config.pretrain
-        pretrained = _train(job, "pretrain", job.data)
-        _check_finite("pretrain", pretrained)
+        pretrained = _train(job, "pretrain", _images(job), {})
+        stacked = job.roster.stacked("pretrain")
+        _check_finite("pretrain", pretrained, len(job.roster.encoders) if stacked else None)
+        if stacked and len(job.roster.encoders) == 1:
+            pretrained = tree_map(lambda x: x[0], 0, jax.device_get(pretrained))
         manifest["groups"] = describe_groups(pretrained)
         manifest["pretrain"] = {
             "objective": settings.objective,
@@ -130,126 +138,43 @@ def _run(job: Job, pretrained: Params | None, pretrain_only: bool) -> Result:
             "loss": folders.last_loss(folder, "pretrain"),
         }
         folders.write_json(folder, folders.MANIFEST, manifest)
-    before = digest(pretrained["encoder"])
     if pretrain_only:
-        job.terminal.line(f"\nencoder  {before}\nrun      {folder}")
+        job.terminal.line(f"\nencoder  {digest(pretrained['encoder'])}\nrun      {folder}")
         return Result(folder, {}, pretrained)
     encoder = pretrained["encoder"]
-    params = _train(job, "head", _encode(job, encoder), encoder=encoder)
-    _check_finite("head", params)
+    if len(job.roster.encoders) > 1:
+        encoder = tree_map(lambda x: x[job.roster.encoder_of], 0, jax.device_get(encoder))
+    before = digest(encoder)
+    params = _train(job, "head", _features(job, encoder), {"encoder": encoder})
+    heads = None if job.roster.alone else len(job.roster.rows)
+    _check_finite("head", {"head": params["head"]}, heads)
     after = digest(params["encoder"])
     if after != before:
         raise RuntimeError(f"the frozen encoder changed in stage 2: {before} became {after}")
     frozen = {"groups": ["encoder"], "before": before, "after": after, "unchanged": True}
     manifest["groups"] |= describe_groups(params)
     folders.write_json(folder, folders.MANIFEST, manifest | {"frozen": frozen})
-    record = _evaluate(job, {**pretrained, **params}, manifest["pretrain"], frozen)
+    groups = {**pretrained, **params} if job.roster.alone else params
+    record, chosen = evaluate_run(job, groups, manifest["pretrain"], frozen)
     folders.write_json(folder, folders.RESULT, record)
     show_result(record, folder, job.terminal)
-    return Result(folder, record, params)
+    return Result(folder, record, chosen)
 
 
-def _settle(config: Config, resume: bool, pretrain_only: bool, trust_code: bool) -> Config:
-    """`config` with what earlier runs say about it, before any data is read."""
-    check(config)
-    if config.encoder_run:
-        config = _on_encoder_of(config, trust_code)
-    if resume:
-        config = _resumed(config, trust_code)
-    if pretrain_only and config.encoder_run:
-        raise UserError(
-            f"this config takes its encoder from {config.encoder_run}, so there is no stage 1 to "
-            "train: use twostage run"
-        )
-    return config
-
-
-def _on_encoder_of(config: Config, trust_code: bool) -> Config:
-    """`config` with all it does not say itself taken from the run whose encoder it uses."""
-    source = Path(str(config.encoder_run))
-    base = read_config(source, trust_code)
-    values = to_dict(base)
-    if config.data not in (None, base.data):
-        values |= {"validation": None, "data_dir": None}
-    # The run may have taken its encoder from another one itself.
-    values["encoder_run"] = base.encoder_run or str(source.absolute())
-    merged = overlay(dataclasses.replace(config, encoder_run=None), values)
-    if merged.pretrain != base.pretrain:
-        raise UserError(f"stage 1 is the one of {source}: leave the --pretrain flags out")
-    return merged
-
-
-def _resumed(config: Config, trust_code: bool) -> Config:
-    """The config of the run in `config.out`, which `config` must not contradict."""
-    if config.out is None:
-        raise UserError("--resume needs the folder to go on with: add --out DIR")
-    stored = read_config(config.out, trust_code)
-    merged = overlay(config, to_dict(stored))
-    old, new = to_dict(stored), to_dict(merged)
-    changed = [name for name in old if old[name] != new[name]]
-    if changed:
-        raise UserError(
-            f"{config.out} was started with another {', '.join(changed)}: resume it without these "
-            "flags, or start a new run in a new --out"
-        )
-    return merged
-
-
-def _enter(config: Config, dataset: Dataset, resume: bool) -> Path:
-    """The folder of this run with config and manifest in it: a new one, or the resumed one."""
-    manifest = {
-        "schema": 1,
-        "groups": {},
-        "preprocessing": {
-            "image": ["uint8", *dataset.image_shape],
-            "formula": "(x / 255 - 0.5) / 0.5",
-        },
-        "classes": list(dataset.classes),
-        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
-        "versions": {name: version(name) for name in PACKAGES},
-    }
-    if config.encoder_run:
-        source = folders.read_json(Path(config.encoder_run), folders.MANIFEST)
-        manifest |= {"pretrain": source["pretrain"]}
-    if not resume:
-        folder = folders.create(config.out, dataset.name)
-        folders.write_json(folder, folders.CONFIG, to_dict(config))
-        folders.write_json(folder, folders.MANIFEST, manifest)
-        return folder
-    folder = config.out or Path()
-    if not (folder / folders.MANIFEST).is_file():
-        folders.write_json(folder, folders.MANIFEST, manifest)
-    stored = folders.read_json(folder, folders.MANIFEST)["data"]
-    if stored != manifest["data"]:
-        raise UserError(
-            f"{folder} was started on {stored['name']} {stored['fingerprint']} and {config.data} "
-            f"is now {dataset.fingerprint}: start a new run in a new --out"
-        )
-    return folder
-
-
-def _load_pretrained(config: Config, nets: Nets, dataset: Dataset) -> Params:
-    source = Path(str(config.encoder_run))
-    manifest = folders.read_json(source, folders.MANIFEST)
-    expected = manifest["preprocessing"]["image"][1:]
-    if list(dataset.image_shape) != expected:
-        raise UserError(
-            f"the encoder of {source} takes images {expected} and {config.data} has "
-            f"{list(dataset.image_shape)}: give data of that shape"
-        )
-    return load_params(source, "pretrain", nets.pretrain, dataset.image_shape)
-
-
-def _train(job: Job, name: str, data: dict[str, jax.Array], **pretrained: Any) -> Params:
+def _train(job: Job, name: str, data: Callable[[Any], Any], pretrained: Params) -> Params:
     """Parameters of a stage, initialised and trained with the keys that belong to its name."""
-    programs: Programs = getattr(job.programs, name)
-    key = jax.random.fold_in(jax.random.key(job.config.seed), STAGES[name])
-    state = programs.init(jax.random.fold_in(key, 0), few_examples(job.dataset), pretrained)
+    programs, few = getattr(job.programs, name), few_examples(job.dataset)
+    if isinstance(programs, Members):
+        hyper, keys = job.roster.hyper(name), job.roster.keys(name, TRAINING)
+        first = job.roster.keys(name, INITIAL)
+        state = start_members(programs, hyper, first, few, jax.device_get(pretrained))
+        training = together(programs, data, hyper, keys)
+    else:
+        state = programs.init(stage_key(job.config.seed, name, INITIAL), few, pretrained)
+        training = alone(programs, data(None), stage_key(job.config.seed, name, TRAINING))
     return train_stage(
-        programs.epoch,
+        training,
         state,
-        data,
-        jax.random.fold_in(key, 1),
         name=name,
         epochs=getattr(job.config, name).epochs,
         folder=job.folder,
@@ -257,62 +182,61 @@ def _train(job: Job, name: str, data: dict[str, jax.Array], **pretrained: Any) -
     ).params
 
 
-def _encode(job: Job, encoder: Params) -> dict[str, jax.Array]:
-    """What stage 2 trains on: the images, or the features of the frozen encoder."""
-    encoding = job.programs.encoding
+def _images(job: Job) -> Callable[[Any], Any]:
+    """What stage 1 trains on: for a piece of members, the split on the devices."""
+    programs, train = job.programs.pretrain, job.dataset.train
+    members = isinstance(programs, Members)
+    data = put_everywhere(programs.placement, train) if members else jax.device_put(train)
+    return lambda piece: data
+
+
+def _features(job: Job, encoder: Params) -> Callable[[Any], Any]:
+    """What stage 2 trains on: the images or the features of the frozen encoder, and the labels."""
+    programs, image = job.programs.head, job.dataset.train["image"]
+    if not isinstance(programs, Members):
+        features = _encode(job, encoder, jax.device_put(image))
+        data = {"image": features, "label": jax.device_put(np.ravel(job.label))}
+        return lambda piece: data
+    placement, axes = programs.placement, programs.axes
+    image = shared = put_everywhere(placement, image)
+    if axes.data["image"] is None and job.programs.encoding:
+        # One encoder: a program of one device makes what all of them get.
+        one = jax.device_put(job.dataset.train["image"])
+        shared = put_everywhere(placement, _encode(job, encoder, one))
+    made = {}
+    for piece in placement.pieces:
+        features = shared
+        if axes.data["image"] == 0:
+            own = take(placement, piece, 0, jax.device_get(encoder))
+            features = _encode(job, put(placement, 0, own), image)
+        of = axes.data["label"]
+        label = put(placement, of, take(placement, piece, of, job.label))
+        made[piece[0]] = {"image": features, "label": label}
+    return lambda piece: made[piece[0]]
+
+
+def _encode(job: Job, encoder: Params, image: jax.Array) -> jax.Array:
+    """Features of all images, or the images where the encoder runs in every step."""
+    encoding, features = job.programs.encoding, image
     if encoding is None:
-        return job.data
-    features = job.data["image"]
+        return image
     with job.terminal.phase("encode", "encoding"):
-        for features in encode_in_calls(encoding, encoder, job.data["image"]):
+        for features in encode_in_calls(encoding, encoder, image):
             jax.block_until_ready(features)
-    return {**job.data, "image": features}
+    return features
 
 
-def _check_finite(stage: str, params: Params) -> None:
-    for path, leaf in tree_leaves(params).items():
-        if not np.isfinite(jax.device_get(leaf)).all():
-            raise UserError(
-                f"stage {stage} ended with values in {path} that are not finite; try a smaller "
-                f"--{stage}.learning-rate"
-            )
-
-
-def _evaluate(job: Job, params: Params, pretrain: Any, frozen: Any) -> dict[str, Any]:
-    """What goes into `result.json`; the one place that reads the test part."""
-    dataset, head = job.dataset, job.config.head
-    with job.terminal.phase("evaluate", "evaluating"):
-        validation = score(job.nets, params, dataset.validation)
-        test = score(job.nets, params, dataset.test)
-    counts = {
-        part: len(getattr(dataset, part)["label"]) for part in ("train", "validation", "test")
-    }
-    return {
-        "schema": 1,
-        "data": {
-            "name": dataset.name,
-            **counts,
-            "labelled": counts["train"],
-            "classes": len(dataset.classes),
-            "fingerprint": dataset.fingerprint,
-        },
-        "pretrain": pretrain,
-        "head": {
-            "protocol": head.protocol,
-            "epochs": head.epochs,
-            "loss": folders.last_loss(job.folder, "head"),
-            "encode": head.encode,
-        },
-        "frozen": frozen,
-        "validation": validation,
-        "test": test,
-        "members": 1,
-        "seconds": job.terminal.seconds,
-        "environment": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "device": jax.devices()[0].device_kind,
-            "devices": jax.device_count(),
-            "processes": jax.process_count(),
-        },
-    }
+def _check_finite(stage: str, params: Params, members: int | None) -> None:
+    """Raise `UserError` where no training has ended with finite values."""
+    if members is not None:
+        finite = finite_members(params, members)
+        path = "all members"
+    else:
+        leaves = tree_leaves(params)
+        broken = [p for p, leaf in leaves.items() if not np.isfinite(jax.device_get(leaf)).all()]
+        finite, path = np.array([not broken]), (broken or [""])[0]
+    if not finite.any():
+        raise UserError(
+            f"stage {stage} ended with values in {path} that are not finite; try a smaller "
+            f"--{stage}.learning-rate"
+        )

@@ -4,21 +4,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from twostage_jax.config import Config
 from twostage_jax.data import Dataset, duplicates
+from twostage_jax.ensemble import Members
+from twostage_jax.sweep import point_name
 from twostage_jax.terminal import Terminal
 
 PARTS = ("train", "validation", "test")
 
 
-def show_data(dataset: Dataset, config: Config, device: str, terminal: Terminal) -> None:
+def show_data(dataset: Dataset, config: Config, terminal: Terminal) -> None:
     """One line each on the data and the settings of a run."""
     counts = ", ".join(f"{len(getattr(dataset, part)['label']):,} {part}" for part in PARTS)
     shape = "x".join(map(str, dataset.image_shape))
     terminal.line(f"{dataset.name}: {counts}; {shape} images, {len(dataset.classes)} classes")
+    devices = jax.devices()
+    count = f"{len(devices)} x " if len(devices) > 1 else ""
+    device = f"{count}{devices[0].device_kind}"
     terminal.line(f"preset {config.preset}, seed {config.seed}, on {device}")
+
+
+def show_placement(name: str, members: Members, terminal: Terminal) -> None:
+    """Where the members of a stage train, and what they need."""
+    placement, need = members.placement, members.need
+    axes = ", ".join(f"{axis} {size}" for axis, size in placement.mesh.shape.items())
+    memory = (
+        ""
+        if need is None
+        else f"; {need.member / 1e6:.2f} MB each, {need.common / 1e6:.1f} MB shared"
+    )
+    terminal.line(
+        f"{name}  {placement.members} members, {placement.chunk} at a time, on {axes}{memory}"
+    )
 
 
 def show_groups(stage: str, groups: Sequence[tuple], terminal: Terminal) -> None:
@@ -31,6 +51,15 @@ def show_result(record: dict[str, Any], folder: Path, terminal: Terminal) -> Non
     """The table of results of a run, the proof of freezing, and where it all is."""
     terminal.line()
     show_scores("results", {part: record[part] for part in ("validation", "test")}, terminal)
+    if "ensemble" in record:
+        members = record["ensemble"]
+        show_members(record["summary"], len(members["rows"]), "test", terminal)
+        for name in members["diverged"]:
+            terminal.line(f"diverged  {name}: left out")
+    if "sweep" in record:
+        show_sweep(record["sweep"], terminal)
+    if "uncertainty" in record:
+        show_uncertainty(record["uncertainty"], "test", terminal)
     loss = record["pretrain"]["loss"]
     terminal.line(
         f"stage 1   {record['pretrain']['objective']}, {record['pretrain']['epochs']} epochs"
@@ -53,6 +82,68 @@ def show_scores(title: str, parts: dict[str, dict[str, Any]], terminal: Terminal
         values = [scores.get(name) for name in names]
         rows.append((part, *("-" if v is None else f"{v:.4f}" for v in values), scores["count"]))
     terminal.table(title, ("part", *names, "count"), rows)
+
+
+def show_members(summary: dict[str, Any], count: int, part: str, terminal: Terminal) -> None:
+    """Members as mean, standard deviation and 95 % interval, and what the ensemble gains."""
+    rows = []
+    for name in ("accuracy", "nll", "ece", "brier"):
+        each = summary[name]
+        values = [each[key] for key in ("mean", "std", "low", "high", "ensemble", "gain")]
+        rows.append((name, *("-" if v is None else f"{v:.4f}" for v in values)))
+    columns = ("score", "mean", "std", "95 % from", "to", "ensemble", "gain")
+    terminal.table(f"{count} members on {part}", columns, rows)
+    if summary["fewer_errors"] is not None:
+        terminal.line(f"ensemble  {summary['fewer_errors']:.1%} fewer errors than the mean member")
+
+
+def show_sweep(sweep: dict[str, Any], terminal: Terminal) -> None:
+    """The grid: scores of the members on validation, and which point was chosen."""
+    rows = []
+    for number, point in enumerate(sweep["points"]):
+        scores = point["validation"] or {}
+        figures = [f"{np.mean(scores[n]):.4f}" if scores else "-" for n in ("accuracy", "nll")]
+        std = (
+            f"{np.std(scores['accuracy'], ddof=1):.4f}" if point["members"] > 1 and scores else "-"
+        )
+        mark = "chosen" if number == sweep["chosen"] else ""
+        rows.append(
+            (point_name(point["values"]), point["members"], figures[0], std, figures[1], mark)
+        )
+    columns = ("point", "members", "accuracy", "std", "nll", "")
+    terminal.table("sweep, on validation", columns, rows)
+
+
+def show_uncertainty(found: dict[str, Any], part: str, terminal: Terminal) -> None:
+    """Calibration, entropy, prediction sets and the risk-coverage curve."""
+    rows = []
+    if found["temperature"] is not None:
+        calibrated = found["calibrated"]
+        rows.append(("temperature, fitted on validation", f"{found['temperature']:.3f}"))
+        rows += [
+            (f"{name} at that temperature", f"{calibrated[name]:.4f}") for name in ("nll", "ece")
+        ]
+    rows.append(("predictive entropy (nats)", f"{found['predictive_entropy']:.4f}"))
+    if found["mutual_information"] is not None:
+        rows.append(("mutual information (nats)", f"{found['mutual_information']:.4f}"))
+    rows.append(("area under risk-coverage", f"{found['aurc']:.5f}"))
+    if sets := found["conformal"]:
+        low, high = sets["interval"]
+        rows += [
+            (f"covered by sets, {sets['asked']:.0%} asked", f"{sets['measured']:.4f}"),
+            ("expected, 95 % of the time", f"{low:.4f} to {high:.4f}"),
+            ("classes in a set", f"{sets['mean_size']:.3f}"),
+        ]
+    terminal.table(f"uncertainty, on {part}", ("figure", ""), rows)
+
+
+def show_detection(table: dict[str, dict[str, float]], source: str, terminal: Terminal) -> None:
+    """How well another source is told from one's own, by each score."""
+    rows = [
+        (name.replace("_", " "), f"{each['auroc']:.4f}", f"{each['fpr95']:.4f}")
+        for name, each in table.items()
+    ]
+    terminal.table(f"told from {source}", ("score", "AUROC", "FPR at 95 %"), rows)
 
 
 def show_classes(scores: dict[str, Any], classes: Sequence[str], terminal: Terminal) -> None:

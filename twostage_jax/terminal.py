@@ -90,7 +90,7 @@ class Training:
         figures = "  ".join(
             f"{name} {value:.4f}"
             for name, value in record.items()
-            if name not in ("stage", "epoch", "seconds")
+            if name not in ("stage", "epoch", "seconds", "members")
         )
         self._terminal.line(
             f"{self._stage}  epoch {record['epoch']}/{self._epochs}  {figures}  "

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from twostage_jax.config import check_spec
 from twostage_jax.data import Dataset, Source, make_dataset
+from twostage_jax.validate import check_spec
 
 
 def load(spec: str, validation: int | None = None, data_dir: str | Path | None = None) -> Dataset:

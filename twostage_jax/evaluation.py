@@ -1,0 +1,166 @@
+"""The end of a run: which point of a sweep is chosen, and what is measured of it on test."""
+
+import platform
+from typing import Any
+
+import jax
+import numpy as np
+
+from twostage_jax import folder as folders
+from twostage_jax.config import swept
+from twostage_jax.errors import UserError
+from twostage_jax.members import Roster
+from twostage_jax.plots import plot_sweep
+from twostage_jax.programs import Job
+from twostage_jax.results import (
+    Trained,
+    member_scores,
+    probabilities,
+    save_predictions,
+    score,
+    summary,
+    uncertain,
+)
+from twostage_jax.runs import choose_members
+from twostage_jax.stage import Params
+from twostage_jax.sweep import grid
+
+SWEEP_PLOT = "sweep.png"
+
+
+def evaluate_run(
+    job: Job, params: Params, pretrain: Any, frozen: Any
+) -> tuple[dict[str, Any], Params]:
+    """What goes into `result.json`, and the parameters that it is of; reads the test part, once."""
+    with job.terminal.phase("evaluate", "evaluating"):
+        everybody = _everybody(job, params)
+        held_out = everybody.logits(job.dataset.validation["image"])
+        record = _common(job, pretrain, frozen)
+        rows, chosen = np.arange(1), everybody
+        if not job.roster.alone:
+            sweep, rows, diverged = _choose(job, held_out, params)
+            record |= {"ensemble": describe_rows(job.roster, rows, diverged)} | sweep
+            chosen = choose_members(everybody.nets, everybody.params, rows, everybody.own_encoders)
+        record |= _measure(job, chosen, held_out[rows])
+    record["seconds"] = job.terminal.seconds
+    return record, chosen.params
+
+
+def _everybody(job: Job, params: Params) -> Trained:
+    if job.roster.alone:
+        return Trained(job.nets, params)
+    own = len(job.roster.encoders) > 1
+    return Trained(job.nets, params, len(job.roster.rows), own)
+
+
+def _choose(
+    job: Job, held_out: np.ndarray, params: Params
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """The sweep's record, the rows of the chosen point that are finite, and all that are not.
+
+    The point with the highest mean accuracy on validation is chosen, the one with the lowest mean
+    NLL among equals. A point of which no member is finite cannot be.
+    """
+    roster, label = job.roster, job.dataset.validation["label"]
+    finite = finite_members(params["head"], len(roster.rows))
+    fields = swept(job.config)
+    points = []
+    for number, values in enumerate(grid(fields)):
+        rows = np.array([i for i, r in enumerate(roster.rows) if r.point == number and finite[i]])
+        scores = member_scores(held_out[rows], label) if len(rows) and len(label) else None
+        points.append({"values": values, "members": len(rows), "validation": scores})
+    diverged = np.flatnonzero(~finite)
+    usable = [number for number, point in enumerate(points) if point["members"]]
+    if not usable:
+        raise UserError("all members diverged; try a smaller --head.learning-rate")
+
+    def merit(number: int) -> tuple[float, float]:
+        scores = points[number]["validation"]
+        return np.mean(scores["accuracy"]), -np.mean(scores["nll"])
+
+    best = max(usable, key=merit) if len(points) > 1 else 0
+    rows = np.array([i for i, r in enumerate(roster.rows) if r.point == best and finite[i]])
+    if not fields:
+        return {}, rows, diverged
+    record = {
+        "fields": {name: list(values) for name, values in fields.items()},
+        "points": points,
+        "chosen": best,
+        "chosen_by": "highest mean accuracy of the members on validation, then lowest mean nll",
+    }
+    plot_sweep(record, job.folder / SWEEP_PLOT)
+    return {"sweep": record}, rows, diverged
+
+
+def finite_members(params: Params, count: int) -> np.ndarray:
+    """Which of the members have only finite parameters, bool `[M]` from leaves `[M, ...]`."""
+    leaves = [np.asarray(jax.device_get(leaf)) for leaf in jax.tree.leaves(params)]
+    return np.all([np.isfinite(leaf).reshape(count, -1).all(1) for leaf in leaves], axis=0)
+
+
+def describe_rows(roster: Roster, rows: np.ndarray, diverged: np.ndarray) -> dict[str, Any]:
+    """Who is in the ensemble, and who diverged."""
+    return {
+        "rows": [int(i) for i in rows],
+        "seeds": [roster.rows[i].seed for i in rows],
+        "encoders": len({roster.rows[i].encoder for i in rows}),
+        "diverged": [roster.rows[i].name for i in diverged],
+    }
+
+
+def _measure(job: Job, chosen: Trained, held_out: np.ndarray) -> dict[str, Any]:
+    """Scores of what was chosen on validation and test; the one place that reads the test part."""
+    validation, test = job.dataset.validation, job.dataset.test
+    logits = chosen.logits(test["image"])
+    found: dict[str, Any] = {
+        "validation": score(chosen, validation, held_out),
+        "test": score(chosen, test, logits),
+    }
+    if not job.roster.alone:
+        found["member_test"] = member_scores(logits, test["label"])
+        found["member_validation"] = member_scores(held_out, validation["label"])
+        found["summary"] = summary(found["member_test"], found["test"])
+    some = len(validation["label"]) > 0
+    found["uncertainty"] = uncertain(
+        (probabilities(held_out), validation["label"]) if some else None,
+        (probabilities(logits), test["label"]),
+    )
+    if job.config.save_predictions:
+        for part, split, values in (("validation", validation, held_out), ("test", test, logits)):
+            path = job.folder / f"predictions-{part}.npz"
+            save_predictions(path, values, split["label"], job.roster.alone)
+    return found
+
+
+def _common(job: Job, pretrain: Any, frozen: Any) -> dict[str, Any]:
+    dataset, head = job.dataset, job.config.head
+    counts = {
+        part: len(getattr(dataset, part)["label"]) for part in ("train", "validation", "test")
+    }
+    return {
+        "schema": 1,
+        "data": {
+            "name": dataset.name,
+            **counts,
+            "labelled": counts["train"],
+            "classes": len(dataset.classes),
+            "fingerprint": dataset.fingerprint,
+            "noise": job.config.noise,
+        },
+        "pretrain": pretrain,
+        "head": {
+            "protocol": head.protocol,
+            "epochs": head.epochs,
+            "loss": folders.last_loss(job.folder, "head"),
+            "encode": head.encode,
+        },
+        "frozen": frozen,
+        "members": job.config.members,
+        "environment": {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+            "devices": jax.device_count(),
+            "processes": jax.process_count(),
+        },
+    }

@@ -1,0 +1,120 @@
+"""What members need of a device's memory, before anything is compiled, and how many fit."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from twostage_jax.errors import UserError
+from twostage_jax.placement import free_bytes
+from twostage_jax.stage import Stage, TrainState, as_batch, frozen_groups
+
+# On the CPU a member is fastest while its state stays in a core's cache: full pipelines one at a
+# time, small heads a dozen. Measured, see docs/ensembles.md.
+CACHE = 2 * 2**20
+# What the allocator and other programs of a run may take.
+USABLE = 0.8
+
+
+class Need(NamedTuple):
+    """Bytes.
+
+    Attributes:
+        state: parameters and moments of one member.
+        member: what one member needs while it trains, `state` included.
+        common: what all members of a device share.
+    """
+
+    state: int
+    member: int
+    common: int
+
+
+def estimate(
+    stage: Stage, state: TrainState, data: Mapping[str, Any], batch_size: int, axes: Any
+) -> Need:
+    """What training needs: parameters, moments, gradients, activations, batch, order and data.
+
+    Args:
+        stage: what is trained.
+        state: shapes of one member.
+        data: shapes of one split.
+        batch_size: examples in a step.
+        axes: `ensemble.Axes`, what members share.
+    """
+    frozen = frozen_groups(state.opt_state)
+    trained = {name: group for name, group in state.params.items() if name not in frozen}
+    fixed = {name: state.params[name] for name in frozen}
+    examples = {
+        name: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for name, x in data.items()
+    }
+    batch = jax.eval_shape(as_batch, examples)
+
+    def residuals(trained: Any, fixed: Any, batch: Any) -> Any:
+        def loss(trained: Any) -> Any:
+            return stage.loss({**trained, **fixed}, jax.random.key(0), batch)[0]
+
+        return jax.vjp(loss, trained)[1]
+
+    kept = size_of(jax.eval_shape(residuals, trained, fixed, batch))
+    # The backward pass holds on to the weights too, which are there already.
+    activations = max(0, kept - size_of((trained, fixed)))
+    own_state = size_of(state) - shared_size(axes.state, state)
+    own_data = size_of(dict(data)) - shared_size(axes.data, dict(data))
+    order = 4 * len(data["label"])
+    member = own_state + own_data + size_of(trained) + activations + size_of(batch) + order
+    common = shared_size(axes.state, state) + shared_size(axes.data, dict(data))
+    return Need(own_state, member, common)
+
+
+def size_of(tree: Any) -> int:
+    """Bytes of the leaves of a tree, abstract or not."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def shared_size(axes: Any, tree: Any) -> int:
+    """Bytes of what has no member axis."""
+
+    def below(axis: Any, part: Any) -> int:
+        return size_of(part) if axis is None else 0
+
+    return sum(jax.tree.leaves(jax.tree.map(below, axes, tree, is_leaf=lambda axis: axis is None)))
+
+
+def choose_chunk(need: Need, members: int, devices: int, given: int | None = None) -> int:
+    """How many members train at a time on so many devices along `member`.
+
+    Args:
+        need: of the stage.
+        members: how many there are.
+        devices: along the axis `member`.
+        given: what the user wants, instead of what fits.
+
+    Raises:
+        UserError: members that do not fit, with how many would.
+    """
+    free = free_bytes()
+    sharing = devices if jax.default_backend() == "cpu" else 1  # these have one memory
+    room = None if free is None else int(USABLE * free / sharing) - need.common
+    fitting = members if room is None else max(0, room // max(1, need.member)) * devices
+    if fitting < 1:
+        raise UserError(
+            f"one member needs {_mb(need.member)} and what all share {_mb(need.common)}, and a "
+            f"device has {_mb((free or 0) // sharing)} free: take a smaller batch, encoder or data"
+        )
+    if given is not None and min(given, members) > fitting:
+        raise UserError(
+            f"{given} members at a time need {_mb(given * need.member + need.common)} and "
+            f"{_mb(free or 0)} are free: at most --members-per-chunk {fitting} would fit"
+        )
+    if given is not None:
+        return min(given, members)
+    lanes = max(1, CACHE // max(1, need.state)) if jax.default_backend() == "cpu" else fitting
+    most = min(fitting, lanes * devices, members)
+    # Chunks of one size, or the last one would compute copies.
+    chunks = -(-members // most)
+    return min(fitting, -(-members // (chunks * devices)) * devices, members)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,87 @@
+"""Checks of single values, before anything is imported or read: what came, and what would do."""
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from twostage_jax.errors import UserError, did_you_mean
+
+SPECS = ("digits", "mnist", "tfds:NAME", "idx:DIR", "npz:FILE")
+MESH_AXES = ("member", "data")
+
+
+def check_spec(spec: Any, with_data_dir: bool = False) -> None:
+    """Raise `UserError` where `spec` names no kind of source; nothing is read."""
+    kind, colon, rest = str(spec).partition(":")
+    names = {name.partition(":")[0]: name for name in SPECS}
+    if kind not in names:
+        raise UserError(f"unknown source {spec!r}: {did_you_mean(kind, SPECS)}")
+    if bool(rest) != (":" in names[kind]) or (colon and not rest):
+        raise UserError(f"--data {spec!r} is not whole: write {names[kind]}")
+    if with_data_dir and kind not in ("mnist", "tfds"):
+        raise UserError(
+            f"--data-dir goes with mnist and tfds:NAME, not with {spec!r}: leave it out"
+        )
+
+
+def check_text(flag: str, value: Any) -> None:
+    """Raise `UserError` where a value that is given is no text."""
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{flag} is {value!r}: give text")
+
+
+def check_whole(flag: str, value: Any, least: int) -> None:
+    """Raise `UserError` where a value that is given is no whole number of at least `least`."""
+    if value is not None and (type(value) is not int or not least <= value < 2**31):
+        raise UserError(f"{flag} is {value!r}: give a whole number of at least {least}")
+
+
+def check_above_zero(flag: str, value: Any) -> None:
+    """Raise `UserError` where a value that is given is no finite number above 0."""
+    if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
+        raise UserError(f"{flag} is {value!r}: give a number above 0, for instance 0.001")
+
+
+def check_from_zero(flag: str, value: Any, below: float = math.inf) -> None:
+    """Raise `UserError` where a value that is given is not at least 0 and under `below`."""
+    if value is not None and (type(value) not in (int, float) or not 0 <= value < below):
+        most = "" if below == math.inf else f" and less than {below:g}"
+        raise UserError(f"{flag} is {value!r}: give a number of at least 0{most}")
+
+
+def check_widths(flag: str, value: Any, at_least: int) -> None:
+    """Raise `UserError` where a value that is given is no tuple of sizes of layers."""
+    if value is None:
+        return
+    if not isinstance(value, tuple) or len(value) < at_least:
+        raise UserError(f"{flag} is {value!r}: give the sizes of the layers, for instance 256 128")
+    for width in value:
+        check_whole(flag, width, 1)
+
+
+def check_choice(kind: str, value: Any, names: Collection[str], imports: bool = False) -> None:
+    """Raise `UserError` where a value that is given is none of `names`, nor code to import."""
+    if value is None or (isinstance(value, str) and value in names):
+        return
+    if imports and isinstance(value, str) and ":" in value:
+        return
+    also = ", or package.module:name" if imports else ""
+    raise UserError(f"unknown {kind} {value!r}: {did_you_mean(str(value), names)}{also}")
+
+
+def check_mesh(text: Any) -> dict[str, int]:
+    """The axes of a mesh from `member=4,data=2`; none where `text` is None.
+
+    Raises:
+        UserError: another form, an axis that is unknown or given twice, a size below 1.
+    """
+    axes: dict[str, int] = {}
+    for part in [] if text is None else str(text).split(","):
+        name, _, size = part.strip().partition("=")
+        if name not in MESH_AXES or name in axes or not size.isdecimal() or int(size) < 1:
+            raise UserError(
+                f"--mesh is {text!r}: give devices along {' and '.join(MESH_AXES)}, for instance "
+                "member=4,data=2"
+            )
+        axes[name] = int(size)
+    return axes
