@@ -61,8 +61,8 @@ def adam(params, gradient, m, v, count):
     """A step of Adam at 0.001; expm1 keeps its bias correction exact where float32 would not."""
     m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, gradient)
     v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, v, gradient)
-    a, b = (-jnp.expm1((count + 1.0) * math.log(decay)) for decay in (0.9, 0.999))
-    update = jax.tree.map(lambda m, v: -0.001 * (m / a) / (jnp.sqrt(v / b) + 1e-8), m, v)
+    a, b = (-1 / jnp.expm1((count + 1.0) * math.log(decay)) for decay in (0.9, 0.999))
+    update = jax.tree.map(lambda m, v: -0.001 * (m * a) / (jnp.sqrt(v * b) + 1e-8), m, v)
     return optax.apply_updates(params, update), m, v, count + 1
 
 

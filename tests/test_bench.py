@@ -77,10 +77,10 @@ def test_rows_are_chosen_by_name_and_the_quick_version_leaves_out_the_slow():
 def test_pytorch_s_rows_are_skipped_visibly_where_it_is_not_installed(monkeypatch, capsys):
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
     rows = [row for row in ROWS if row.name in ("torch-s1", "ours")]
-    assert [row.name for row in harness._installed(rows, "cpu", Terminal())] == ["ours"]
+    assert [row.name for row in harness.installed(rows, "cpu", Terminal())] == ["ours"]
     assert "PyTorch is not installed: its rows are skipped" in capsys.readouterr().out
     with pytest.raises(UserError, match="extra bench"):
-        harness._installed(rows[:1], "cpu", Terminal())
+        harness.installed(rows[:1], "cpu", Terminal())
 
 
 def test_a_benchmark_of_ours_from_end_to_end(tmp_path, capsys):

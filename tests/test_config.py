@@ -29,8 +29,8 @@ def test_the_blog_preset_is_the_default_for_28_by_28_images():
 
 def test_the_blog_preset_is_the_blog_s_recipe():
     config = resolve(Config(), (28, 28, 1), 5000)
-    assert config.pretrain == PretrainConfig("autoencoder", "mlp", (256, 128), 5, 32, 0.001)
-    assert config.head == HeadConfig("mlp", "auto", (64,), 5, 32, 0.001)
+    assert config.pretrain == PretrainConfig("autoencoder", "mlp", (256, 128), 5, 32, 0.001, 0.0)
+    assert config.head == HeadConfig("mlp", "auto", (64,), 5, 32, 0.001, 0.0, 0.0)
     assert (config.init, config.validation, config.seed, config.data) == (
         "torch",
         5000,
@@ -44,7 +44,8 @@ def test_nothing_is_left_open_once_resolved(preset):
     config = resolve(Config(preset=preset), (8, 8, 1), 3)
     values = dataclasses.asdict(config)
     open_fields = {name for name, value in values.items() if value is None}
-    assert open_fields == {"out", "data_dir", "encoder_run"}
+    placing = {"mesh", "members_per_chunk"}
+    assert open_fields == {"out", "data_dir", "encoder_run", "sweep", *placing}
     assert None not in values["pretrain"].values() and None not in values["head"].values()
 
 

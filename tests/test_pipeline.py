@@ -84,7 +84,7 @@ def test_the_manifest_describes_every_leaf(done):
 
 def test_the_scores_are_those_of_the_saved_parameters(done):
     opened = open_run(done.folder)
-    test = ts.evaluate(opened.nets.logits, opened.params, ts.load("digits").test)
+    test = ts.evaluate(opened.trained.nets.logits, opened.trained.params, ts.load("digits").test)
     for name in ("accuracy", "nll", "ece", "brier"):
         assert done.record["test"][name] == pytest.approx(float(test[name]), rel=1e-5)
 
@@ -272,7 +272,7 @@ def test_a_user_s_encoder_and_objective_run_by_name(tmp_path):
     with pytest.raises(ts.UserError, match="--trust-code"):
         open_run(result.folder)
     opened = open_run(result.folder, trust_code=True)
-    assert ts.digest(opened.params) == ts.digest(result.params)
+    assert ts.digest(opened.trained.params) == ts.digest(result.params)
     for config, options in (
         (ts.Config(out=result.folder), {"resume": True}),
         (ts.Config(encoder_run=str(result.folder), out=tmp_path / "head"), {}),
@@ -341,7 +341,7 @@ def test_evaluation_takes_only_data_that_fits(done, tmp_path):
     assert len(run_dataset(opened, "digits").test["label"]) == 359
     image, label = np.zeros((40, 3, 3), np.uint8), np.arange(40) % 2
     np.savez(tmp_path / "small.npz", image=image, label=label)
-    with pytest.raises(ts.UserError, match=r"takes \[8, 8, 1\] of 10"):
+    with pytest.raises(ts.UserError, match=r"takes images \[8, 8, 1\]"):
         run_dataset(opened, f"npz:{tmp_path / 'small.npz'}")
     np.savez(tmp_path / "many.npz", image=np.zeros((40, 8, 8), np.uint8), label=np.arange(40) % 12)
     with pytest.raises(ts.UserError, match="of 12 classes"):

@@ -41,5 +41,5 @@ def test_the_flags_it_names_exist(flag):
     name = flag.removeprefix("--").split(".")[-1].replace("-", "_")
     if flag in ("--from", "--help"):
         return
-    text = (root / "config.py").read_text() + (root / "cli.py").read_text()
+    text = (root / "config.py").read_text() + (root / "commands.py").read_text()
     assert re.search(rf"^    {name}: ", text, re.MULTILINE), flag

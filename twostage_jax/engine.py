@@ -87,19 +87,17 @@ def make_epoch(
     """The pure functions of one epoch over `data` in batches of `batch_size`.
 
     Of `state` and `data` only shapes and types are used: `jax.ShapeDtypeStruct`s will do.
-    `constrain` says how the examples of a batch are laid out over devices.
+    `constrain` lays the examples of a batch out over devices.
     """
     size = len(data["label"])
-    if batch_size < 1 or size < 1:
+    if min(batch_size, size) < 1:
         raise ValueError(f"batch_size {batch_size} and count {size} must be at least 1")
     full, remainder = divmod(size, batch_size)
-    steps = full + bool(remainder)
-    step = jax.jit(make_step(stage, tx))  # traced once for its shapes and for the loop
+    steps, step = full + bool(remainder), jax.jit(make_step(stage, tx))  # traced once
 
     def train_on(state: TrainState, sums: Metrics, data: Any, key: Key, rows: jax.Array) -> Any:
         key = jax.random.fold_in(key, 1 + state.step % steps)
-        examples = constrain({name: data[name][rows] for name in data})
-        state, metrics = step(state, key, examples)
+        state, metrics = step(state, key, constrain({name: data[name][rows] for name in data}))
         count = jnp.asarray(metrics.get("count", len(rows)), jnp.float32)
         metrics["count"] = jnp.ones((), jnp.float32)
         return state, {name: sums[name] + count * metrics[name] for name in sums}
@@ -123,10 +121,9 @@ def make_epoch(
         return step(state, jax.random.key(0), {name: x[:batch_size] for name, x in data.items()})
 
     _, metrics = jax.eval_shape(first_step, state, dict(data))
-    count = jax.ShapeDtypeStruct((), np.float32)
+    metrics["count"] = jax.ShapeDtypeStruct((), np.float32)
     zeros = {
-        name: np.zeros(x.shape, jnp.promote_types(x.dtype, np.float32))
-        for name, x in {**metrics, "count": count}.items()
+        name: np.zeros(x.shape, jnp.promote_types(x.dtype, "f4")) for name, x in metrics.items()
     }
     return Epoch(steps, full, zeros, partial(shuffle, count=size), advance, finish)
 
@@ -241,27 +238,22 @@ def fit(
 ) -> Iterator[Moment]:
     """Train until `epochs` are complete, in calls of about `seconds_per_call`, and yield between.
 
-    A state (with its `sums`) from the middle of an epoch is taken up there. The same compiled loop
-    runs whatever the length of a call, so where an epoch is cut does not change a bit.
+    Where an epoch is cut does not change a bit: calls of any length run the same compiled loop.
 
     Args:
         epoch: of `lower_epoch`, compiled.
-        state: where to start; it stays the caller's.
+        state: where to start, the middle of an epoch too; it stays the caller's.
         data: the split, on the device.
         key: of the stage.
-        epochs: how many shall be complete in the end, those before `state` included.
-        sums: metrics of the unfinished epoch, for a state from the middle of one.
-        order: int32 `[epochs, N]`, which example comes when, in place of a shuffle.
+        epochs: how many shall be complete in the end.
+        sums: metrics of the unfinished epoch.
+        order: int32 `[epochs, N]`, in place of a shuffle; another shape is a `ValueError`.
         seconds_per_call: how long the host may have to wait for the device.
         put: brings what the host has to the device, or to all of them.
-
-    Raises `ValueError` for an `order` of another shape.
     """
     check_order(order, epochs, len(data["label"]))
-    # What is given to a compiled call is gone, so the loop works on copies.
-    copy = partial(jax.device_put, may_alias=False)
+    copy = partial(jax.device_put, may_alias=False)  # what is given to a compiled call is gone
     state, totals = copy(state), copy(put(sums or epoch.zeros))
-    # Members that train at the same time have taken the same number of steps.
     done, start = divmod(int(np.max(jax.device_get(state.step))), epoch.steps)
     begin = partial(_start_epoch, epoch, key, order, put)
     length, current = 1, begin(done) if done < epochs else None
@@ -277,8 +269,8 @@ def fit(
             # At most twice as many steps as were just seen to be quick enough.
             length, start = max(1, min(2 * length, int(rate * seconds_per_call))), stop
             if start < epoch.steps:
-                seconds, progress = time.perf_counter() - began, done + start / epoch.steps
-                yield Moment(state, totals, done, progress, None, seconds)
+                progress = done + start / epoch.steps
+                yield Moment(state, totals, done, progress, None, time.perf_counter() - began)
         state, means = epoch.finish(state, totals, data, *current)
         metrics = jax.device_get(means)
         totals, done, start, current = copy(put(epoch.zeros)), done + 1, 0, upcoming

@@ -16,7 +16,7 @@ from twostage_jax.results import (
     Trained,
     member_scores,
     probabilities,
-    save_predictions,
+    save,
     score,
     summary,
     uncertain,
@@ -34,23 +34,24 @@ def evaluate_run(
     """What goes into `result.json`, and the parameters that it is of; reads the test part, once."""
     with job.terminal.phase("evaluate", "evaluating"):
         everybody = _everybody(job, params)
-        held_out = everybody.logits(job.dataset.validation["image"])
-        record = _common(job, pretrain, frozen)
+        held_out = everybody.logits(job.setting.dataset.validation["image"])
+        more: dict[str, Any] = {}
         rows, chosen = np.arange(1), everybody
-        if not job.roster.alone:
+        if not job.setting.roster.alone:
             sweep, rows, diverged = _choose(job, held_out, params)
-            record |= {"ensemble": describe_rows(job.roster, rows, diverged)} | sweep
+            more = {"ensemble": describe_rows(job.setting.roster, rows, diverged), **sweep}
             chosen = choose_members(everybody.nets, everybody.params, rows, everybody.own_encoders)
+        record = _common(job, rows, pretrain, frozen) | more
         record |= _measure(job, chosen, held_out[rows])
     record["seconds"] = job.terminal.seconds
-    return record, chosen.params
+    return record, {name: chosen.params[name] for name in ("encoder", "head")}
 
 
 def _everybody(job: Job, params: Params) -> Trained:
-    if job.roster.alone:
-        return Trained(job.nets, params)
-    own = len(job.roster.encoders) > 1
-    return Trained(job.nets, params, len(job.roster.rows), own)
+    if job.setting.roster.alone:
+        return Trained(job.setting.nets, params)
+    own = len(job.setting.roster.encoders) > 1
+    return Trained(job.setting.nets, params, len(job.setting.roster.rows), own)
 
 
 def _choose(
@@ -61,9 +62,9 @@ def _choose(
     The point with the highest mean accuracy on validation is chosen, the one with the lowest mean
     NLL among equals. A point of which no member is finite cannot be.
     """
-    roster, label = job.roster, job.dataset.validation["label"]
+    roster, label = job.setting.roster, job.setting.dataset.validation["label"]
     finite = finite_members(params["head"], len(roster.rows))
-    fields = swept(job.config)
+    fields = swept(job.setting.config)
     points = []
     for number, values in enumerate(grid(fields)):
         rows = np.array([i for i, r in enumerate(roster.rows) if r.point == number and finite[i]])
@@ -110,13 +111,13 @@ def describe_rows(roster: Roster, rows: np.ndarray, diverged: np.ndarray) -> dic
 
 def _measure(job: Job, chosen: Trained, held_out: np.ndarray) -> dict[str, Any]:
     """Scores of what was chosen on validation and test; the one place that reads the test part."""
-    validation, test = job.dataset.validation, job.dataset.test
+    validation, test = job.setting.dataset.validation, job.setting.dataset.test
     logits = chosen.logits(test["image"])
     found: dict[str, Any] = {
         "validation": score(chosen, validation, held_out),
         "test": score(chosen, test, logits),
     }
-    if not job.roster.alone:
+    if not job.setting.roster.alone:
         found["member_test"] = member_scores(logits, test["label"])
         found["member_validation"] = member_scores(held_out, validation["label"])
         found["summary"] = summary(found["member_test"], found["test"])
@@ -125,15 +126,15 @@ def _measure(job: Job, chosen: Trained, held_out: np.ndarray) -> dict[str, Any]:
         (probabilities(held_out), validation["label"]) if some else None,
         (probabilities(logits), test["label"]),
     )
-    if job.config.save_predictions:
+    if job.setting.config.save_predictions:
         for part, split, values in (("validation", validation, held_out), ("test", test, logits)):
             path = job.folder / f"predictions-{part}.npz"
-            save_predictions(path, values, split["label"], job.roster.alone)
+            save(path, values, split["label"], job.setting.roster.alone)
     return found
 
 
-def _common(job: Job, pretrain: Any, frozen: Any) -> dict[str, Any]:
-    dataset, head = job.dataset, job.config.head
+def _common(job: Job, rows: np.ndarray, pretrain: Any, frozen: Any) -> dict[str, Any]:
+    dataset, head = job.setting.dataset, job.setting.config.head
     counts = {
         part: len(getattr(dataset, part)["label"]) for part in ("train", "validation", "test")
     }
@@ -145,17 +146,17 @@ def _common(job: Job, pretrain: Any, frozen: Any) -> dict[str, Any]:
             "labelled": counts["train"],
             "classes": len(dataset.classes),
             "fingerprint": dataset.fingerprint,
-            "noise": job.config.noise,
+            "noise": job.setting.config.noise,
         },
         "pretrain": pretrain,
         "head": {
             "protocol": head.protocol,
             "epochs": head.epochs,
-            "loss": folders.last_loss(job.folder, "head"),
+            "loss": folders.last_loss(job.folder, "head", rows),
             "encode": head.encode,
         },
         "frozen": frozen,
-        "members": job.config.members,
+        "members": job.setting.config.members,
         "environment": {
             "python": platform.python_version(),
             "jax": jax.__version__,

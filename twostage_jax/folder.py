@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,13 @@ def trim_metrics(folder: Path, stage: str, epoch: int) -> None:
     part.replace(folder / METRICS)
 
 
-def last_loss(folder: Path, stage: str) -> float | None:
-    """Loss of the last epoch of `stage`, None if it had none."""
-    losses = [record["loss"] for record in read_metrics(folder) if record["stage"] == stage]
-    return losses[-1] if losses else None
+def last_loss(folder: Path, stage: str, rows: Sequence[int] | None = None) -> float | None:
+    """Loss of the last epoch of `stage`, the mean over `rows` of its members; None if it had none."""
+    records = [record for record in read_metrics(folder) if record["stage"] == stage]
+    if not records:
+        return None
+    each = records[-1].get("members", {}).get("loss")
+    if each is None or rows is None:
+        return records[-1]["loss"]
+    losses = [each[row] for row in rows if each[row] is not None]
+    return sum(losses) / len(losses) if losses else None

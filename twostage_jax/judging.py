@@ -9,10 +9,11 @@ from twostage_jax import uncertainty
 from twostage_jax.data import Dataset
 from twostage_jax.errors import UserError
 from twostage_jax.results import (
+    Trained,
     detect,
     member_scores,
     probabilities,
-    save_predictions,
+    save,
     score,
     summary,
     uncertain,
@@ -26,6 +27,7 @@ from twostage_jax.show import (
     show_uncertainty,
 )
 from twostage_jax.terminal import Terminal
+from twostage_jax.validate import check_coverage
 
 
 def judge(
@@ -56,36 +58,40 @@ def judge(
         UserError: an empty part, data of another shape, too few validation examples for the
             coverage, a coverage outside (0, 1).
     """
-    uncertainty.check_coverage(coverage)
+    check_coverage(coverage)
     with terminal.phase("data", "reading data"):
-        own = run_dataset(run, None, data_dir if data is None else None) if data is None else None
-        dataset = own or run_dataset(run, data, data_dir)
+        dataset = run_dataset(run, data, data_dir)
+        own = dataset if data is None else run_dataset(run)
         outside = other_dataset(run, ood, data_dir) if ood else None
     part, trained = getattr(dataset, split), run.trained
     if not len(part["label"]):
         raise UserError(f"the {split} part of {dataset.name} is empty: choose another --split")
     with terminal.phase("evaluate", "evaluating"):
         logits = trained.logits(part["image"])
-        record: dict[str, Any] = {"scores": score(trained, part, logits)}
-        if trained.members is not None:
-            record["members"] = member_scores(logits, part["label"])
-            record["summary"] = summary(record["members"], record["scores"])
+        record = _scores(trained, part, logits)
         record["uncertainty"] = _uncertain(run, own, part, logits, coverage)
-        if outside is not None and own is not None:
+        if outside is not None:
             record["detection"], found = detect(
                 trained, own.train, part["image"], outside.test["image"]
             )
             if save_predictions:
                 _save_scores(run.folder / "predictions-ood.npz", found)
     if save_predictions:
-        _save(run, dataset, split, part, logits)
+        _save(run, dataset, split, part["label"], logits)
     _show(run, dataset, outside, split, record, terminal)
     return record
 
 
-def _uncertain(run: Run, own: Dataset | None, part: Any, logits: Any, coverage: float) -> Any:
+def _scores(trained: Trained, part: Any, logits: np.ndarray) -> dict[str, Any]:
+    record: dict[str, Any] = {"scores": score(trained, part, logits)}
+    if trained.members is not None:
+        record["members"] = member_scores(logits, part["label"])
+        record["summary"] = summary(record["members"], record["scores"])
+    return record
+
+
+def _uncertain(run: Run, own: Dataset, part: Any, logits: Any, coverage: float) -> Any:
     """Figures of uncertainty; what is fitted is fitted on the run's own validation part."""
-    own = own or run_dataset(run)
     held_out = own.validation
     if not len(held_out["label"]):
         return uncertain(None, (probabilities(logits), part["label"]), coverage)
@@ -95,10 +101,10 @@ def _uncertain(run: Run, own: Dataset | None, part: Any, logits: Any, coverage: 
     return uncertain((fitted, held_out["label"]), (probabilities(logits), part["label"]), coverage)
 
 
-def _save(run: Run, dataset: Dataset, split: str, part: Any, logits: np.ndarray) -> None:
+def _save(run: Run, dataset: Dataset, split: str, label: np.ndarray, logits: np.ndarray) -> None:
     own = dataset.fingerprint == run.manifest["data"]["fingerprint"]
     name = f"predictions-{split}.npz" if own else f"predictions-{dataset.name}-{split}.npz"
-    save_predictions(run.folder / name, logits, part["label"], run.trained.members is None)
+    save(run.folder / name, logits, label, run.trained.members is None)
 
 
 def _save_scores(path: Path, found: dict[str, np.ndarray]) -> None:

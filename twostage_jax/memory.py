@@ -40,7 +40,7 @@ def estimate(
         state: shapes of one member.
         data: shapes of one split.
         batch_size: examples in a step.
-        axes: `ensemble.Axes`, what members share.
+        axes: `chunks.Axes`, what members share.
     """
     frozen = frozen_groups(state.opt_state)
     trained = {name: group for name, group in state.params.items() if name not in frozen}

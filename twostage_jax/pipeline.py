@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from twostage_jax import folder as folders
+from twostage_jax.chunks import Members, start_members
 from twostage_jax.compilation import use_cores
 from twostage_jax.config import Config, imported_names, resolve
 from twostage_jax.encoding import encode_in_calls
-from twostage_jax.ensemble import Members, start_members
 from twostage_jax.entry import enter, load_pretrained, settle
 from twostage_jax.errors import UserError
 from twostage_jax.evaluation import evaluate_run, finite_members
@@ -25,7 +25,6 @@ from twostage_jax.members import (
     TRAINING,
     has_noise,
     make_roster,
-    noisy_labels,
     stage_key,
 )
 from twostage_jax.networks import make_nets
@@ -35,6 +34,8 @@ from twostage_jax.programs import (
     Setting,
     compile_run,
     few_examples,
+    labels_of,
+    place_stages,
     settle_encoding,
 )
 from twostage_jax.runs import describe_groups, open_run
@@ -90,46 +91,55 @@ def run(
             done = open_run(folder, trust_code)
             show_result(done.record, folder, terminal)
             return Result(folder, done.record, done.trained.params)
+    setting, pretrained, encode_when = _prepare(config, resume, terminal)
+    config = setting.config
+    names = [] if pretrained else ["pretrain"]
+    names += [] if pretrain_only else ["head"]
+    placed = place_stages(setting, names)
+    chunks = {name: each.placement.chunk for name, each in placed.items()}
+    folder = enter(config, setting.dataset, resume, chunks)
+    try:
+        show_data(setting.dataset, config, terminal)
+        for name, each in placed.items():
+            show_placement(name, *each, terminal)
+        if not pretrain_only:
+            terminal.line(f"in stage 2 the encoder runs {encode_when}")
+        with terminal.phase("compile", "compiling"):
+            programs = compile_run(setting, names, placed)
+        job = Job(setting, labels_of(setting), folder, terminal, programs)
+        return _run(job, pretrained, pretrain_only)
+    except Interrupted as interruption:
+        interruption.folder = str(folder)
+        interruption.imports_code = bool(imported_names(config))
+        raise
+
+
+def _prepare(config: Config, resume: bool, terminal: Terminal) -> tuple[Setting, Any, str]:
+    """Data and networks, the groups of an earlier run, and when the encoder runs, in words."""
     with terminal.phase("data", "reading data"):
         dataset = load(config.data or "digits", config.validation, config.data_dir)
     config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
     roster = make_roster(config)
     if not roster.alone:
         use_cores(len(roster.rows))
-    show_data(dataset, config, terminal)
     with terminal.phase("compile", "checking shapes"):
         nets = make_nets(config, dataset.image_shape, len(dataset.classes))
         config, encode_when = settle_encoding(config, nets, dataset, roster)
     pretrained = load_pretrained(config, nets, dataset) if config.encoder_run else None
     chunks = folders.chunks(config.out) if resume and config.out else {}
     setting = Setting(config, nets, dataset, roster, has_noise(config), chunks)
-    if not pretrain_only:
-        terminal.line(f"in stage 2 the encoder runs {encode_when}")
-    folder = config.out if resume else None
-    try:
-        with terminal.phase("compile", "compiling"):
-            programs = compile_run(setting, pretrained is None, not pretrain_only)
-        folder = enter(config, dataset, resume, programs.chunks)
-        for name, members in programs.members.items():
-            show_placement(name, members, terminal)
-        label = noisy_labels(config, roster, dataset.train["label"], len(dataset.classes))
-        job = Job(config, dataset, nets, roster, label, folder, terminal, programs)
-        return _run(job, pretrained, pretrain_only)
-    except Interrupted as interruption:
-        interruption.folder = str(folder) if folder else None
-        interruption.imports_code = bool(imported_names(config))
-        raise
+    return setting, pretrained, encode_when
 
 
 def _run(job: Job, given: Params | None, pretrain_only: bool) -> Result:
     folder, manifest = job.folder, folders.read_json(job.folder, folders.MANIFEST)
     pretrained: Any = given
     if given is None:
-        settings = job.config.pretrain
+        settings = job.setting.config.pretrain
         pretrained = _train(job, "pretrain", _images(job), {})
-        stacked = job.roster.stacked("pretrain")
-        _check_finite("pretrain", pretrained, len(job.roster.encoders) if stacked else None)
-        if stacked and len(job.roster.encoders) == 1:
+        stacked = job.setting.roster.stacked("pretrain")
+        _check_finite("pretrain", pretrained, len(job.setting.roster.encoders) if stacked else None)
+        if stacked and len(job.setting.roster.encoders) == 1:
             pretrained = tree_map(lambda x: x[0], 0, jax.device_get(pretrained))
         manifest["groups"] = describe_groups(pretrained)
         manifest["pretrain"] = {
@@ -142,11 +152,11 @@ def _run(job: Job, given: Params | None, pretrain_only: bool) -> Result:
         job.terminal.line(f"\nencoder  {digest(pretrained['encoder'])}\nrun      {folder}")
         return Result(folder, {}, pretrained)
     encoder = pretrained["encoder"]
-    if len(job.roster.encoders) > 1:
-        encoder = tree_map(lambda x: x[job.roster.encoder_of], 0, jax.device_get(encoder))
+    if len(job.setting.roster.encoders) > 1:
+        encoder = tree_map(lambda x: x[job.setting.roster.encoder_of], 0, jax.device_get(encoder))
     before = digest(encoder)
     params = _train(job, "head", _features(job, encoder), {"encoder": encoder})
-    heads = None if job.roster.alone else len(job.roster.rows)
+    heads = None if job.setting.roster.alone else len(job.setting.roster.rows)
     _check_finite("head", {"head": params["head"]}, heads)
     after = digest(params["encoder"])
     if after != before:
@@ -154,7 +164,7 @@ def _run(job: Job, given: Params | None, pretrain_only: bool) -> Result:
     frozen = {"groups": ["encoder"], "before": before, "after": after, "unchanged": True}
     manifest["groups"] |= describe_groups(params)
     folders.write_json(folder, folders.MANIFEST, manifest | {"frozen": frozen})
-    groups = {**pretrained, **params} if job.roster.alone else params
+    groups = {**pretrained, **params} if job.setting.roster.alone else params
     record, chosen = evaluate_run(job, groups, manifest["pretrain"], frozen)
     folders.write_json(folder, folders.RESULT, record)
     show_result(record, folder, job.terminal)
@@ -163,20 +173,20 @@ def _run(job: Job, given: Params | None, pretrain_only: bool) -> Result:
 
 def _train(job: Job, name: str, data: Callable[[Any], Any], pretrained: Params) -> Params:
     """Parameters of a stage, initialised and trained with the keys that belong to its name."""
-    programs, few = getattr(job.programs, name), few_examples(job.dataset)
+    programs, few = getattr(job.programs, name), few_examples(job.setting.dataset)
     if isinstance(programs, Members):
-        hyper, keys = job.roster.hyper(name), job.roster.keys(name, TRAINING)
-        first = job.roster.keys(name, INITIAL)
+        hyper, keys = job.setting.roster.hyper(name), job.setting.roster.keys(name, TRAINING)
+        first = job.setting.roster.keys(name, INITIAL)
         state = start_members(programs, hyper, first, few, jax.device_get(pretrained))
         training = together(programs, data, hyper, keys)
     else:
-        state = programs.init(stage_key(job.config.seed, name, INITIAL), few, pretrained)
-        training = alone(programs, data(None), stage_key(job.config.seed, name, TRAINING))
+        state = programs.init(stage_key(job.setting.config.seed, name, INITIAL), few, pretrained)
+        training = alone(programs, data(None), stage_key(job.setting.config.seed, name, TRAINING))
     return train_stage(
         training,
         state,
         name=name,
-        epochs=getattr(job.config, name).epochs,
+        epochs=getattr(job.setting.config, name).epochs,
         folder=job.folder,
         terminal=job.terminal,
     ).params
@@ -184,7 +194,7 @@ def _train(job: Job, name: str, data: Callable[[Any], Any], pretrained: Params) 
 
 def _images(job: Job) -> Callable[[Any], Any]:
     """What stage 1 trains on: for a piece of members, the split on the devices."""
-    programs, train = job.programs.pretrain, job.dataset.train
+    programs, train = job.programs.pretrain, job.setting.dataset.train
     members = isinstance(programs, Members)
     data = put_everywhere(programs.placement, train) if members else jax.device_put(train)
     return lambda piece: data
@@ -192,7 +202,7 @@ def _images(job: Job) -> Callable[[Any], Any]:
 
 def _features(job: Job, encoder: Params) -> Callable[[Any], Any]:
     """What stage 2 trains on: the images or the features of the frozen encoder, and the labels."""
-    programs, image = job.programs.head, job.dataset.train["image"]
+    programs, image = job.programs.head, job.setting.dataset.train["image"]
     if not isinstance(programs, Members):
         features = _encode(job, encoder, jax.device_put(image))
         data = {"image": features, "label": jax.device_put(np.ravel(job.label))}
@@ -201,7 +211,7 @@ def _features(job: Job, encoder: Params) -> Callable[[Any], Any]:
     image = shared = put_everywhere(placement, image)
     if axes.data["image"] is None and job.programs.encoding:
         # One encoder: a program of one device makes what all of them get.
-        one = jax.device_put(job.dataset.train["image"])
+        one = jax.device_put(job.setting.dataset.train["image"])
         shared = put_everywhere(placement, _encode(job, encoder, one))
     made = {}
     for piece in placement.pieces:

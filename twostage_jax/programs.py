@@ -1,7 +1,7 @@
 """All programs of a run, compiled at once: both stages, and the encoding pass between them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,16 +9,16 @@ import jax
 import numpy as np
 import optax
 
+from twostage_jax.chunks import Axes, Hyper, Members, Recipe, lower_members
 from twostage_jax.compilation import compile_all
 from twostage_jax.config import Config
 from twostage_jax.data import Dataset
 from twostage_jax.encoding import Encoding, choose_encoding, lower_encoding
-from twostage_jax.ensemble import Axes, Hyper, Members, Recipe, lower_members
-from twostage_jax.members import Roster
-from twostage_jax.memory import choose_chunk, estimate
+from twostage_jax.members import Roster, noisy_labels
+from twostage_jax.memory import Need, choose_chunk, estimate
 from twostage_jax.networks import Nets, encoder_shapes
 from twostage_jax.optimiser import adam
-from twostage_jax.placement import MEMBER, Placement, make_mesh
+from twostage_jax.placement import MEMBER, Placement, constrain, make_mesh
 from twostage_jax.stage import Stage, TrainState, freeze, make_init
 from twostage_jax.terminal import Terminal
 from twostage_jax.training import Programs, lower_stage
@@ -31,17 +31,6 @@ class Compiled(NamedTuple):
     pretrain: Programs | Members | None
     encoding: Encoding | None
     head: Programs | Members | None
-
-    @property
-    def members(self) -> dict[str, Members]:
-        """The stages that train members."""
-        stages = {"pretrain": self.pretrain, "head": self.head}
-        return {name: x for name, x in stages.items() if isinstance(x, Members)}
-
-    @property
-    def chunks(self) -> dict[str, int]:
-        """How many members train at a time, by stage."""
-        return {name: x.placement.chunk for name, x in self.members.items()}
 
 
 class Setting(NamedTuple):
@@ -67,40 +56,97 @@ class Setting(NamedTuple):
 class Job(NamedTuple):
     """What all steps of one run share; `label` is `[N]`, or `[R, N]` where rows have their own."""
 
-    config: Config
-    dataset: Dataset
-    nets: Nets
-    roster: Roster
+    setting: Setting
     label: np.ndarray
     folder: Path
     terminal: Terminal
     programs: Compiled
 
 
-def compile_run(setting: Setting, with_pretrain: bool, with_head: bool) -> Compiled:
-    """All programs of the run at once, both stages and the pass between them."""
-    lowered = Compiled(None, None, None)
-    data = shapes_of(setting.dataset.train)
-    if with_pretrain:
-        lowered = lowered._replace(pretrain=_lower(setting, "pretrain", {}, data, Axes()))
-    if with_head:
+class _Stage(NamedTuple):
+    """What the programs of one stage are made of; hyper, groups and data are of one member."""
+
+    recipe: Recipe
+    hyper: Hyper
+    few: Mapping[str, np.ndarray]
+    groups: dict[str, Any]
+    data: Mapping[str, Any]
+    batch_size: int
+    axes: Axes
+
+
+def _stage(setting: Setting, name: str) -> _Stage:
+    config, roster = setting.config, setting.roster
+    data, groups, axes = shapes_of(setting.dataset.train), {}, Axes()
+    if name == "head":
         encoder = encoder_shapes(setting.nets, setting.dataset.image_shape)
-        own = len(setting.roster.encoders) > 1
-        once = setting.config.head.encode == "once"
+        own, once = len(roster.encoders) > 1, config.head.encode == "once"
         if once:
             features = jax.eval_shape(setting.nets.encode, encoder, as_float(data["image"]))
             data = {**data, "image": features}
-        axes = head_axes(own, own and once, setting.noisy)
-        if "order" in setting.config.share:
-            axes = axes._replace(order=None)
-        head = _lower(setting, "head", {"encoder": encoder}, data, axes)
-        lowered = lowered._replace(head=head)
-        if once:
-            placement = head.placement if own and isinstance(head, Members) else None
-            images = shapes_of(setting.dataset.train)["image"]
-            encoding = lower_encoding(setting.nets.encode, encoder, images, placement)
-            lowered = lowered._replace(encoding=encoding)
+        groups, axes = {"encoder": encoder}, head_axes(own, own and once, setting.noisy)
+    if "order" in config.share:
+        axes = axes._replace(order=None)
+    hyper = {field: values[0] for field, values in roster.hyper(name).items()}
+    few, size = few_examples(setting.dataset), getattr(config, name).batch_size
+    return _Stage(make_recipe(setting, name), hyper, few, groups, data, size, axes)
+
+
+class Placed(NamedTuple):
+    """Where the members of a stage train, and what each needs of a device's memory."""
+
+    placement: Placement
+    need: Need
+
+
+def place_stages(setting: Setting, names: Sequence[str]) -> dict[str, Placed]:
+    """How the members of each stage that has some are spread; nothing is compiled for that.
+
+    Raises:
+        UserError: a mesh that is not the devices', members that do not fit.
+    """
+    config, roster, placed = setting.config, setting.roster, {}
+    for name in names:
+        if not roster.stacked(name):
+            continue
+        count = len(roster.encoders if name == "pretrain" else roster.rows)
+        mesh = make_mesh(count, check_mesh(config.mesh))
+        part = _stage(setting, name)
+        stage, tx = part.recipe(part.hyper)
+        state = jax.eval_shape(make_init(stage, tx), jax.random.key(0), part.few, part.groups)
+        need = estimate(stage, state, part.data, part.batch_size, part.axes)
+        given = config.members_per_chunk or setting.chunks.get(name)
+        chunk = choose_chunk(need, count, mesh.shape[MEMBER], given)
+        placed[name] = Placed(Placement(mesh, count, chunk), need)
+        constrain(placed[name].placement, part.batch_size)
+    return placed
+
+
+def compile_run(setting: Setting, names: Sequence[str], placed: Mapping[str, Placed]) -> Compiled:
+    """All programs of the stages at once, and of the pass between them."""
+    lowered = Compiled(None, None, None)
+    for name in names:
+        part = _stage(setting, name)
+        if name in placed:
+            programs: Any = lower_members(*part, placed[name].placement)
+        else:
+            programs = lower_stage(*part.recipe({}), *part[2:6])
+        lowered = lowered._replace(**{name: programs})
+    if "head" in names and setting.config.head.encode == "once":
+        own = len(setting.roster.encoders) > 1
+        encoder = encoder_shapes(setting.nets, setting.dataset.image_shape)
+        images = shapes_of(setting.dataset.train)["image"]
+        placement = placed["head"].placement if own else None
+        encoding = lower_encoding(setting.nets.encode, encoder, images, placement)
+        lowered = lowered._replace(encoding=encoding)
     return compile_all(lowered)
+
+
+def labels_of(setting: Setting) -> np.ndarray:
+    """Training labels int32 `[N]`, or `[R, N]` where rows have their own."""
+    dataset = setting.dataset
+    label, classes = dataset.train["label"], len(dataset.classes)
+    return noisy_labels(setting.config, setting.roster, label, classes)
 
 
 def head_axes(own_encoders: bool, own_images: bool, own_labels: bool) -> Axes:
@@ -126,27 +172,6 @@ def make_recipe(setting: Setting, name: str) -> Recipe:
         return make(**scalars), (freeze(tx, "encoder") if name == "head" else tx)
 
     return recipe
-
-
-def _lower(setting: Setting, name: str, pretrained: Any, data: Any, axes: Axes) -> Any:
-    config, roster = setting.config, setting.roster
-    recipe, few = make_recipe(setting, name), few_examples(setting.dataset)
-    size = getattr(config, name).batch_size
-    count = len(roster.encoders if name == "pretrain" else roster.rows)
-    hyper = {field: values[0] for field, values in roster.hyper(name).items()}
-    if not roster.stacked(name):
-        return lower_stage(*recipe({}), few, pretrained, data, size)
-    if name == "pretrain" and "order" in config.share:
-        axes = axes._replace(order=None)
-    mesh = make_mesh(count, check_mesh(config.mesh))
-    stage, tx = recipe(hyper)
-    state = jax.eval_shape(make_init(stage, tx), jax.random.key(0), few, pretrained)
-    need = estimate(stage, state, data, size, axes)
-    given = config.members_per_chunk or setting.chunks.get(name)
-    chunk = choose_chunk(need, count, mesh.shape[MEMBER], given)
-    placement = Placement(mesh, count, chunk)
-    members = lower_members(recipe, hyper, few, pretrained, data, size, placement, axes)
-    return members._replace(need=need)
 
 
 def settle_encoding(

@@ -39,6 +39,8 @@ class Trained(NamedTuple):
     def spread(self, apply: Any, images: Any) -> np.ndarray:
         """`apply(params, image)` for all members and images, float32 `[M, N, ...]`, on the host."""
         params = {name: self.params[name] for name in ("encoder", "head")}
+        if not len(images):
+            return np.zeros((self.members or 1, 0, 1), np.float32)
         if self.members is None:
             return jax.device_get(encode(apply, params, jax.device_put(images)))[None]
         mesh = make_mesh(self.members)
@@ -222,7 +224,7 @@ def detect(
     return table, found
 
 
-def save_predictions(path: Path, logits: np.ndarray, label: np.ndarray, alone: bool) -> None:
+def save(path: Path, logits: np.ndarray, label: np.ndarray, alone: bool) -> None:
     """Write an npz file: `probability` float32 `[N, K]`, or `[M, N, K]`; `label`, `index` `[N]`."""
     probability = probabilities(logits)
     part = path.with_suffix(".part")

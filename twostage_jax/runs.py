@@ -170,6 +170,7 @@ def other_dataset(run: Run, spec: str, data_dir: Path | None = None) -> Dataset:
     found, expected = list(dataset.image_shape), run.manifest["preprocessing"]["image"][1:]
     if found != expected:
         raise UserError(
-            f"{spec} has images {found} and {run.folder} takes {expected}: give data of that kind"
+            f"{spec} has images {found} and {run.folder} takes images {expected}: give data of "
+            "that kind"
         )
     return dataset

@@ -9,7 +9,8 @@ import numpy as np
 
 from twostage_jax.config import Config
 from twostage_jax.data import Dataset, duplicates
-from twostage_jax.ensemble import Members
+from twostage_jax.memory import Need
+from twostage_jax.placement import Placement
 from twostage_jax.sweep import point_name
 from twostage_jax.terminal import Terminal
 
@@ -27,17 +28,12 @@ def show_data(dataset: Dataset, config: Config, terminal: Terminal) -> None:
     terminal.line(f"preset {config.preset}, seed {config.seed}, on {device}")
 
 
-def show_placement(name: str, members: Members, terminal: Terminal) -> None:
+def show_placement(name: str, placement: Placement, need: Need, terminal: Terminal) -> None:
     """Where the members of a stage train, and what they need."""
-    placement, need = members.placement, members.need
     axes = ", ".join(f"{axis} {size}" for axis, size in placement.mesh.shape.items())
-    memory = (
-        ""
-        if need is None
-        else f"; {need.member / 1e6:.2f} MB each, {need.common / 1e6:.1f} MB shared"
-    )
     terminal.line(
-        f"{name}  {placement.members} members, {placement.chunk} at a time, on {axes}{memory}"
+        f"{name}  {placement.members} members, {placement.chunk} at a time, on {axes}; "
+        f"{need.member / 1e6:.2f} MB each, {need.common / 1e6:.1f} MB shared"
     )
 
 

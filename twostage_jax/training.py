@@ -11,9 +11,9 @@ import optax
 
 from twostage_jax import folder as folders
 from twostage_jax.checkpoint import Store, open_store
+from twostage_jax.chunks import Members, fit_members, zero_sums
 from twostage_jax.compilation import options_for_once
 from twostage_jax.engine import Epoch, Moment, fit, lower_epoch, make_epoch
-from twostage_jax.ensemble import Members, fit_members, zero_sums
 from twostage_jax.errors import UserError
 from twostage_jax.interrupt import deferred
 from twostage_jax.show import show_groups
@@ -65,7 +65,7 @@ class Training(NamedTuple):
         steps: number of steps of an epoch.
         zeros: what the sums of the metrics start from.
         fit: `(state, epochs, sums, wanted) -> moments`, as `engine.fit` and
-            `ensemble.fit_members` yield them.
+            `chunks.fit_members` yield them.
     """
 
     steps: int

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import linalg, optimize, special, stats
 
 from twostage_jax.errors import UserError
+from twostage_jax.validate import check_coverage
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)
@@ -167,14 +168,6 @@ def detection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
         "auroc": float(above / (len(inside) * len(outside))),
         "fpr95": float((np.asarray(outside) <= threshold).mean()),
     }
-
-
-def check_coverage(coverage: Any) -> None:
-    """Raise `UserError` for a coverage outside (0, 1)."""
-    if not 0 < coverage < 1:
-        raise UserError(
-            f"--coverage is {coverage}: give a number between 0 and 1, for instance 0.95"
-        )
 
 
 def needed_examples(coverage: float) -> int:

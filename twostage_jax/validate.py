@@ -85,3 +85,9 @@ def check_mesh(text: Any) -> dict[str, int]:
             )
         axes[name] = int(size)
     return axes
+
+
+def check_coverage(value: Any) -> None:
+    """Raise `UserError` for a coverage outside (0, 1)."""
+    if not 0 < value < 1:
+        raise UserError(f"--coverage is {value}: give a number between 0 and 1, for instance 0.95")

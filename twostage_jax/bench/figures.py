@@ -40,7 +40,8 @@ def stage_2_seconds(measured: Mapping[str, Any]) -> float | None:
     return measured["encode"] + sum(measured["head"]) if measured.get("head") else None
 
 
-def _accuracy(measured: Mapping[str, Any]) -> float | None:
+def accuracy(measured: Mapping[str, Any]) -> float | None:
+    """In percent."""
     return 100 * measured["accuracy"] if "accuracy" in measured else None
 
 
@@ -61,7 +62,7 @@ COLUMNS = {
     "compile_warm": Column("compile, warm cache (s)", 2, lambda m: m.get("compile_warm")),
     "warm_start": Column("whole program, warm cache (s)", 1, lambda m: m.get("warm_start")),
     "peak": Column("peak memory (MB)", 0, lambda m: m["peak_bytes"] / 1e6),
-    "accuracy": Column("test accuracy (%)", 2, _accuracy),
+    "accuracy": Column("test accuracy (%)", 2, accuracy),
     "share": Column("of matrix rate (%)", 0, lambda m: m.get("share")),
 }
 
@@ -72,20 +73,22 @@ def share(measured: Mapping[str, Any], operations: int, rate: float) -> float | 
     return 100 * operations / seconds / rate if seconds else None
 
 
-def table(report: Mapping[str, Any]) -> list[dict[str, str]]:
+def table(
+    report: Mapping[str, Any], columns: Mapping[str, Column] = COLUMNS
+) -> list[dict[str, str]]:
     """A dict of texts per row of the table, in the order of the report."""
     rows = []
     for row in report["rows"]:
         repetitions = row["repetitions"]
         texts = {"row": row["title"]}
-        for column in COLUMNS.values():
+        for column in columns.values():
             found = figure([column.value(measured) for measured in repetitions])
             texts[column.title] = found.text(column.digits) if found else "-"
         rows.append(texts)
     return rows
 
 
-def _paired(
+def paired(
     numerator: Sequence[float | None] | None, denominator: Sequence[float | None] | None
 ) -> Figure | None:
     """Ratios, repetition by repetition, as rows are interleaved and machines drift."""
@@ -111,18 +114,18 @@ def ratios(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     printed = {name: values.get(("torch-s1", name)) for name in best}
     mine = {name: values.get(("ours", name)) for name in COLUMNS}
     lines = [
-        ("whole program, cold, S1 as printed / ours", _paired(printed["cold"], mine["cold"])),
-        ("whole program, cold, S1 best / ours", _paired(best["cold"], mine["cold"])),
+        ("whole program, cold, S1 as printed / ours", paired(printed["cold"], mine["cold"])),
+        ("whole program, cold, S1 best / ours", paired(best["cold"], mine["cold"])),
         (
             "stage 1, epoch, S1 as printed / ours",
-            _paired(printed["pretrain"], mine["pretrain"]),
+            paired(printed["pretrain"], mine["pretrain"]),
         ),
-        ("stage 1, epoch, S1 best / ours", _paired(best["pretrain"], mine["pretrain"])),
-        ("stage 2 in all, S1 as printed / ours", _paired(printed["stage_2"], mine["stage_2"])),
-        ("stage 2 in all, S1 best / ours", _paired(best["stage_2"], mine["stage_2"])),
+        ("stage 1, epoch, S1 best / ours", paired(best["pretrain"], mine["pretrain"])),
+        ("stage 2 in all, S1 as printed / ours", paired(printed["stage_2"], mine["stage_2"])),
+        ("stage 2 in all, S1 best / ours", paired(best["stage_2"], mine["stage_2"])),
     ]
     texts = [(what, found.text(1, " x")) for what, found in lines if found]
-    compiled = _paired(mine["compile_warm"], mine["compile"])
+    compiled = paired(mine["compile_warm"], mine["compile"])
     if compiled:
         percent = Figure(*(100 * value for value in compiled))
         texts.append(("compile time, warm cache / cold", percent.text(0, " %")))

@@ -1,11 +1,13 @@
 """`twostage bench`: all rows in fresh processes, interleaved, and the table they give."""
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from twostage_jax import folder as folders
-from twostage_jax.bench.figures import COLUMNS, ratios, share, table
+from twostage_jax.bench.figures import COLUMNS, Column, ratios, share, table
 from twostage_jax.bench.roofline import operations
 from twostage_jax.bench.rows import Row, Setting, chosen_rows, matrix_rate, with_threads
 from twostage_jax.data import Dataset
@@ -66,42 +68,75 @@ def bench(
         UserError: an unknown row, a device that is not there, a folder that is.
         RuntimeError: a row that failed, with what it said last.
     """
-    terminal = terminal or Terminal()
-    chosen = _installed(chosen_rows(rows, quick), device, terminal)
-    counts = QUICK if quick else FULL
-    repeats, epochs = repeats or counts["repeats"], epochs or counts["epochs"]
-    with terminal.phase("data", "reading data"):
-        data = data or default_data()
-        dataset = load(data, 0)
-    terminal.line(f"on {data}: {len(dataset.train['label']):,} training images")
-    out = folders.create(out, "bench")
-    with tempfile.TemporaryDirectory(prefix="twostage-bench-") as scratch:
-        setting = _setting(dataset, data, epochs, device, Path(scratch))
-        report = _rounds(dataset, setting, chosen, repeats, quick, out, terminal)
-    show(report, out, terminal)
-    return report
+    epochs = epochs or (QUICK if quick else FULL)["epochs"]
+    chosen = chosen_rows(rows, quick)
+    return compare(SPEED, chosen, data, out, device, quick, repeats, epochs, terminal or Terminal())
 
 
-def _rounds(
-    dataset: Dataset,
-    setting: Setting,
+@dataclass(frozen=True)
+class Kind:
+    """A kind of benchmark: what its rows are measured for.
+
+    Attributes:
+        name: what its folder is called by default.
+        columns: of its table.
+        short: those of them that the terminal shows, and as what.
+        titles: of the table and of the ratios on the terminal.
+        ratios: `report -> [(what, "6.4 [6.1, 6.6] x")]`.
+        header: `report -> lines` that say what was measured where.
+        note: `(report, row, measured) -> what is added to it`, with the rows before in `report`.
+        validation: examples held out of train, by default as for a run.
+    """
+
+    name: str
+    columns: Mapping[str, Column]
+    short: Mapping[str, str]
+    titles: tuple[str, str]
+    ratios: Callable[[Mapping[str, Any]], list[tuple[str, str]]]
+    header: Callable[[Mapping[str, Any]], list[str]]
+    note: Callable[[Mapping[str, Any], Row, Mapping[str, Any]], dict[str, Any]]
+    validation: int | None = None
+
+
+def compare(
+    kind: Kind,
     rows: Sequence[Row],
-    repeats: int,
+    data: str | None,
+    out: Path | None,
+    device: str,
     quick: bool,
-    out: Path,
+    repeats: int | None,
+    epochs: int,
     terminal: Terminal,
 ) -> dict[str, Any]:
-    """All rows, in turns, `repeats` times; what is measured is written after each round."""
-    with terminal.phase("bench", "measuring the matrix-product rate"):
-        first = _rate(setting)
-    with terminal.phase("bench", "tuning PyTorch's threads"):
-        setting, tuning = with_threads(setting, rows)
-    report = _header(dataset, setting, first["device"], quick, tuning)
-    report["rows"] = [{"name": row.name, "title": row.title, "repetitions": []} for row in rows]
-    for repetition in range(repeats):
-        _repetition(report, rows, setting, repetition, repeats, terminal)
-        write(report, out)
+    """Measure rows and write what came of it; see `bench`."""
+    rows = installed(rows, device, terminal)
+    with terminal.phase("data", "reading data"):
+        data = data or default_data()
+        dataset = load(data, kind.validation)
+    terminal.line(f"on {data}: {len(dataset.train['label']):,} training images")
+    out = folders.create(out, kind.name)
+    counts = [repeats or _repeats(row, quick) for row in rows]
+    with tempfile.TemporaryDirectory(prefix="twostage-bench-") as scratch:
+        setting = _setting(dataset, data, epochs, device, Path(scratch))
+        with terminal.phase("bench", "measuring the matrix-product rate"):
+            first = _rate(setting)
+        with terminal.phase("bench", "tuning PyTorch's threads"):
+            setting, tuning = with_threads(setting, rows)
+        report = _header(dataset, setting, first["device"], quick, tuning)
+        report["rows"] = [{"name": row.name, "title": row.title, "repetitions": []} for row in rows]
+        # In turns, as machines drift; what is measured is written after each round.
+        for repetition in range(max(counts)):
+            due = [row for row, count in zip(rows, counts, strict=True) if repetition < count]
+            _repetition(kind, report, due, setting, repetition, max(counts), terminal)
+            write(report, out, kind)
+    show(report, out, terminal, kind)
     return report
+
+
+def _repeats(row: Row, quick: bool) -> int:
+    count = (QUICK if quick else FULL)["repeats"]
+    return min(count, row.most or count)
 
 
 def default_data() -> str:
@@ -111,6 +146,7 @@ def default_data() -> str:
 
 
 def _repetition(
+    kind: Kind,
     report: dict[str, Any],
     rows: Sequence[Row],
     setting: Setting,
@@ -119,18 +155,24 @@ def _repetition(
     terminal: Terminal,
 ) -> None:
     """Each row once."""
-    for row, entry in zip(rows, report["rows"], strict=True):
+    entries = {entry["name"]: entry for entry in report["rows"]}
+    for row in rows:
         with terminal.phase("bench", f"{repetition + 1}/{repeats}  {row.title}"):
             # The machine's speed drifts, so the rate is taken beside every row.
             rate = _rate(setting)["rate"]
-            measured = row.measure(setting, repetition)
-        if measured.get("pretrain") and row.name not in ("torch-s0", "ours-s0"):
-            measured["share"] = share(measured, report["operations"]["pretrain"], rate)
-        entry["repetitions"].append(measured | {"matrix_rate": rate})
+            measured = row.measure(setting, repetition) | {"matrix_rate": rate}
+        found = measured | kind.note(report, row, measured)
+        entries[row.name]["repetitions"].append(found)
         terminal.line(f"{repetition + 1}/{repeats}  {row.title}: {measured['cold']:.1f} s")
 
 
-def _installed(rows: list[Row], device: str, terminal: Terminal) -> list[Row]:
+def _share(report: Mapping[str, Any], row: Row, measured: Mapping[str, Any]) -> dict[str, Any]:
+    if not measured.get("pretrain") or row.name in ("torch-s0", "ours-s0"):
+        return {}
+    return {"share": share(measured, report["operations"]["pretrain"], measured["matrix_rate"])}
+
+
+def installed(rows: Sequence[Row], device: str, terminal: Terminal) -> Sequence[Row]:
     """`rows` without those of PyTorch where it cannot run, and a line that says so."""
     if not any(row.needs_torch for row in rows):
         return rows
@@ -153,7 +195,8 @@ def _setting(dataset: Dataset, data: str, epochs: int, device: str, scratch: Pat
     flat |= {f"y_{name}": part["label"] for name, part in parts.items()}
     np.savez(arrays, **flat)
     pixels, count = int(np.prod(dataset.image_shape)), len(dataset.train["label"])
-    return Setting(data, arrays, pixels, len(dataset.classes), count, epochs, device, scratch)
+    setting = Setting(data, arrays, pixels, len(dataset.classes), count, epochs, device, scratch)
+    return dataclasses.replace(setting, validation=len(dataset.validation["label"]))
 
 
 def _rate(setting: Setting) -> dict[str, Any]:
@@ -197,53 +240,76 @@ def _version(name: str) -> str | None:
     return None
 
 
-def header(report: dict[str, Any]) -> list[str]:
+def header(report: Mapping[str, Any]) -> list[str]:
     """What was measured where, in lines."""
-    machine, data = report["machine"], report["data"]
-    device = "" if machine["device"] == "cpu" else f", {machine['device']}"
-    versions = ", ".join(f"{name} {found}" for name, found in report["versions"].items())
-    rates = [m["matrix_rate"] / 1e9 for row in report["rows"] for m in row["repetitions"]]
-    repeats = len(report["rows"][0]["repetitions"])
+    epochs, rates = report["epochs"], _rates(report)
     return [
-        f"{data['name']}, {data['train']:,} training images, {report['epochs']}+{report['epochs']} "
-        f"epochs, repetitions: {repeats}; median [minimum, maximum]",
-        f"{machine['cores']} cores, {machine['cpu']}{device}; {report['date']}",
-        versions,
+        *where(report, f"{epochs}+{epochs} epochs, "),
         f"large matrix products: {min(rates):,.0f} to {max(rates):,.0f} GFLOP/s; an epoch of stage "
         f"1 is {report['operations']['pretrain'] / 1e9:,.1f} GFLOP",
     ]
 
 
-def write(report: dict[str, Any], out: Path) -> None:
+def _rates(report: Mapping[str, Any]) -> list[float]:
+    return [m["matrix_rate"] / 1e9 for row in report["rows"] for m in row["repetitions"]]
+
+
+def where(report: Mapping[str, Any], epochs: str) -> list[str]:
+    """Data, epochs and repetitions; machine; versions."""
+    machine, data = report["machine"], report["data"]
+    device = "" if machine["device"] == "cpu" else f", {machine['device']}"
+    versions = ", ".join(f"{name} {found}" for name, found in report["versions"].items())
+    repeats = max(len(row["repetitions"]) for row in report["rows"])
+    return [
+        f"{data['name']}, {data['train']:,} training images, {epochs}repetitions: {repeats}; "
+        "median [minimum, maximum]",
+        f"{machine['cores']} cores, {machine['cpu']}{device}; {report['date']}",
+        versions,
+    ]
+
+
+SPEED = Kind(
+    name="bench",
+    columns=COLUMNS,
+    short=SHORT,
+    titles=("medians, in seconds", "ours against PyTorch"),
+    ratios=ratios,
+    header=header,
+    note=_share,
+    validation=0,
+)
+
+
+def write(report: dict[str, Any], out: Path, kind: Kind = SPEED) -> None:
     """`bench.json` with every repetition, `bench.md` with the tables."""
     folders.write_json(out, "bench.json", report)
-    (out / "bench.md").write_text(markdown(report))
+    (out / "bench.md").write_text(markdown(report, kind))
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: Mapping[str, Any], kind: Kind = SPEED) -> str:
     """The tables as Markdown."""
-    rows = table(report)
-    lines = [*(f"- {line}" for line in header(report)), ""]
+    rows = table(report, kind.columns)
+    lines = [*(f"- {line}" for line in kind.header(report)), ""]
     lines += [f"| {' | '.join(rows[0])} |", f"|{' --- |' * len(rows[0])}"]
     lines += [f"| {' | '.join(row.values())} |" for row in rows]
-    found = ratios(report)
+    found = kind.ratios(report)
     if found:
         lines += ["", "| ratio | |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in found)]
     return "\n".join(lines) + "\n"
 
 
-def show(report: dict[str, Any], out: Path, terminal: Terminal) -> None:
+def show(report: dict[str, Any], out: Path, terminal: Terminal, kind: Kind = SPEED) -> None:
     """The medians on the terminal; their ranges are in `bench.md`."""
     terminal.line()
-    for line in header(report):
+    for line in kind.header(report):
         terminal.line(line)
     rows = [
-        [entry["name"], *(row[COLUMNS[name].title].partition(" [")[0] for name in SHORT)]
-        for entry, row in zip(report["rows"], table(report), strict=True)
+        [entry["name"], *(row[kind.columns[n].title].partition(" [")[0] for n in kind.short)]
+        for entry, row in zip(report["rows"], table(report, kind.columns), strict=True)
     ]
     terminal.line()
-    terminal.table("medians, in seconds", ("row", *SHORT.values()), rows)
-    if found := ratios(report):
+    terminal.table(kind.titles[0], ("row", *kind.short.values()), rows)
+    if found := kind.ratios(report):
         terminal.line()
-        terminal.table("ours against PyTorch", ("ratio", ""), found)
+        terminal.table(kind.titles[1], ("ratio", ""), found)
     terminal.line(f"bench     {out}")

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ class Setting:
         device: `cpu`, `gpu` or `tpu`.
         scratch: folder for what is thrown away.
         threads: for each of PyTorch's best modes, the number of threads.
+        validation: examples that ours holds out of train; PyTorch does not see them either.
     """
 
     data: str
@@ -43,6 +46,7 @@ class Setting:
     device: str
     scratch: Path
     threads: dict[str, int] = field(default_factory=dict)
+    validation: int = 0
 
 
 def run_process(
@@ -82,10 +86,11 @@ def run_process(
 
 def matrix_rate(setting: Setting) -> dict[str, Any]:
     """`rate` of large matrix products in operations per second, and the `device`."""
-    return _last_line(run_process(["-m", "twostage_jax.bench.roofline"], setting)[0])
+    return last_line(run_process(["-m", "twostage_jax.bench.roofline"], setting)[0])
 
 
-def _last_line(text: str) -> dict[str, Any]:
+def last_line(text: str) -> dict[str, Any]:
+    """What a process of ours says: JSON in its last line, whatever libraries print before."""
     return json.loads(text.strip().splitlines()[-1])
 
 
@@ -93,42 +98,57 @@ def pytorch(mode: str, objective: str = "autoencoder") -> Callable[[Setting, int
     """A row of the blog's program in PyTorch; see `bench.pytorch` for the modes."""
 
     def measure(setting: Setting, repetition: int) -> Measured:
-        device = "cuda" if setting.device == "gpu" else setting.device
         job = {
+            **torch_job(setting, repetition),
             "mode": mode,
             "objective": objective,
-            "device": device,
-            "data": str(setting.arrays),
-            "classes": setting.classes,
             "epochs": setting.epochs,
-            "seed": repetition,
             "threads": setting.threads.get(mode),
         }
         with tempfile.TemporaryDirectory(dir=setting.scratch) as cache:
             fresh = {"TORCHINDUCTOR_CACHE_DIR": cache}
-            text, seconds, peak = _run_job(job, setting, fresh)
-            found = {**_last_line(text), "cold": seconds, "peak_bytes": peak}
+            text, seconds, peak = run_job(job, setting, environment=fresh)
+            found = {**last_line(text), "cold": seconds, "peak_bytes": peak}
             if mode == "compiled":
-                again = _last_line(_run_job(job | {"epochs": 1}, setting, fresh)[0])
+                once = job | {"epochs": 1}
+                again = last_line(run_job(once, setting, environment=fresh)[0])
                 found["compile_warm"] = again["compile"]
         return found
 
     return measure
 
 
-def _run_job(job: dict[str, Any], setting: Setting, environment: dict[str, str]) -> Any:
+def torch_job(setting: Setting, repetition: int) -> dict[str, Any]:
+    """What every program in PyTorch is told."""
+    return {
+        "device": "cuda" if setting.device == "gpu" else setting.device,
+        "data": str(setting.arrays),
+        "classes": setting.classes,
+        "seed": repetition,
+    }
+
+
+def run_job(
+    job: Mapping[str, Any],
+    setting: Setting,
+    program: str = "pytorch",
+    environment: dict[str, str] | None = None,
+) -> tuple[str, float, int]:
+    """`run_process` of one of the programs in PyTorch beside this file, on a job."""
     with tempfile.NamedTemporaryFile("w", dir=setting.scratch, suffix=".json") as file:
         json.dump(job, file)
         file.flush()
-        return run_process(["-m", "twostage_jax.bench.pytorch", file.name], setting, environment)
+        return run_process(["-m", f"twostage_jax.bench.{program}", file.name], setting, environment)
 
 
-def tuned_threads(mode: str, setting: Setting) -> dict[str, Any]:
-    """The number of threads with which PyTorch's stage 1 is fastest, and what each took."""
+def tuned_threads(
+    setting: Setting, job: Mapping[str, Any], program: str = "pytorch"
+) -> dict[str, Any]:
+    """The number of threads with which a program in PyTorch is fastest, and what each took."""
     cores = os.cpu_count() or 1
     candidates = sorted({1, 2, 4, cores // 2 or 1, cores} & set(range(1, cores + 1)))
-    job = {"mode": mode, "data": str(setting.arrays), "candidates": candidates}
-    return _last_line(_run_job(job, setting, {})[0])
+    task = {"data": str(setting.arrays), **job, "candidates": candidates}
+    return last_line(run_job(task, setting, program)[0])
 
 
 def ours(*flags: str, warm: bool = True) -> Callable[[Setting, int], Measured]:
@@ -138,9 +158,9 @@ def ours(*flags: str, warm: bool = True) -> Callable[[Setting, int], Measured]:
         epochs = str(setting.epochs)
         arguments = [*_recipe(setting, repetition), "--head.epochs", epochs, *flags]
         with tempfile.TemporaryDirectory(dir=setting.scratch) as folder:
-            found = _twostage("run", arguments, Path(folder), "cold", setting)
+            found = twostage("run", arguments, Path(folder), "cold", setting)
             if warm:
-                again = _twostage("run", arguments, Path(folder), "warm", setting)
+                again = twostage("run", arguments, Path(folder), "warm", setting)
                 found |= {"compile_warm": again["compile"], "warm_start": again["cold"]}
         return found
 
@@ -148,8 +168,13 @@ def ours(*flags: str, warm: bool = True) -> Callable[[Setting, int], Measured]:
 
 
 def _recipe(setting: Setting, seed: int) -> list[str]:
-    flags = {"data": setting.data, "preset": "blog", "validation": 0, "seed": seed}
-    flags["pretrain.epochs"] = setting.epochs
+    return recipe(setting, seed, {"pretrain.epochs": setting.epochs})
+
+
+def recipe(setting: Setting, seed: int, values: Mapping[str, Any]) -> list[str]:
+    """Flags of the blog's recipe on the data of `setting`, and of `values`."""
+    flags = {"data": setting.data, "preset": "blog", "validation": setting.validation}
+    flags |= {"seed": seed, **values}
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
@@ -158,21 +183,22 @@ def stage_alone(stage: str) -> Callable[[Setting, int], Measured]:
 
     def measure(setting: Setting, repetition: int) -> Measured:
         with tempfile.TemporaryDirectory(dir=setting.scratch) as folder:
-            here, recipe = Path(folder), _recipe(setting, repetition)
-            first = _twostage("pretrain", recipe, here, "pretrain", setting)
+            here, flags = Path(folder), _recipe(setting, repetition)
+            first = twostage("pretrain", flags, here, "pretrain", setting)
             if stage == "pretrain":
                 return first
             # A cache of its own, so that nothing is compiled already.
             head = ["--from", str(here / "pretrain"), "--head.epochs", str(setting.epochs)]
             head += ["--compile-cache", str(here / "cache-head")]
-            return _twostage("head", head, here, "head", setting)
+            return twostage("head", head, here, "head", setting)
 
     return measure
 
 
-def _twostage(
+def twostage(
     command: str, flags: Sequence[str], folder: Path, name: str, setting: Setting
 ) -> Measured:
+    """`twostage COMMAND FLAGS --out FOLDER/NAME` in a fresh process, and what its run says."""
     out, arguments = folder / name, ["-m", "twostage_jax", command, *flags]
     if "--compile-cache" not in flags:
         arguments += ["--compile-cache", str(folder / "cache")]
@@ -184,11 +210,18 @@ def _twostage(
     if (out / "result.json").is_file():
         record = json.loads((out / "result.json").read_text())
         phases = record["seconds"]
-        found |= {"accuracy": record["test"]["accuracy"], "seconds": phases}
+        found |= {"accuracy": _accuracy(record), "seconds": phases}
         found |= {"compile": phases["compile"], "encode": phases["encode"]}
         # Checkpoints and all.
         found["stage_2"] = phases["encode"] + phases["head"]
     return found
+
+
+def _accuracy(record: Mapping[str, Any]) -> float:
+    """Of one run, or the mean of its members: what an ensemble gains on them is another matter."""
+    each = record.get("member_test", record["test"])["accuracy"]
+    found = [one for one in each if one is not None] if isinstance(each, list) else [each]
+    return statistics.mean(found)
 
 
 @dataclass(frozen=True)
@@ -201,6 +234,9 @@ class Row:
         measure: `(setting, repetition) -> what was measured`.
         quick: whether it is part of the quick version.
         batch_size: of stage 1.
+        threads: what `Setting.threads` calls its number of threads, where that is tuned.
+        tune: how it is.
+        most: repetitions, where `--repeats` does not say.
     """
 
     name: str
@@ -208,6 +244,9 @@ class Row:
     measure: Callable[[Setting, int], Measured]
     quick: bool = True
     batch_size: int = 32
+    threads: str = ""
+    tune: Callable[[Setting], dict[str, Any]] | None = None
+    most: int | None = None
 
     @property
     def needs_torch(self) -> bool:
@@ -215,12 +254,18 @@ class Row:
         return self.name.startswith("torch")
 
 
+def best(name: str, title: str, mode: str) -> Row:
+    """A row of one of PyTorch's best modes, with threads tuned."""
+    tune = partial(tuned_threads, job={"mode": mode})
+    return Row(name, title, pytorch(mode), threads=mode, tune=tune)
+
+
 ROWS = (
     Row("torch-s0", "PyTorch S0 as printed", pytorch("printed", "placeholder"), quick=False),
     Row("torch-s1", "PyTorch S1 as printed", pytorch("printed")),
     Row("torch-tensors", "PyTorch S1 tensors", pytorch("tensors")),
-    Row("torch-best-eager", "PyTorch S1 best, eager", pytorch("eager")),
-    Row("torch-best-compiled", "PyTorch S1 best, compiled", pytorch("compiled")),
+    best("torch-best-eager", "PyTorch S1 best, eager", "eager"),
+    best("torch-best-compiled", "PyTorch S1 best, compiled", "compiled"),
     Row("ours", "ours S1", ours()),
     Row("ours-pretrain", "ours S1, stage 1 alone", stage_alone("pretrain"), quick=False),
     Row("ours-head", "ours S1, stage 2 alone", stage_alone("head"), quick=False),
@@ -245,30 +290,26 @@ ROWS = (
 )
 
 
-def chosen_rows(names: Sequence[str], quick: bool) -> list[Row]:
-    """The rows called `names`, by default all, or those of the quick version.
+def chosen_rows(names: Sequence[str], quick: bool, rows: Sequence[Row] = ROWS) -> list[Row]:
+    """Those of `rows` called `names`, by default all, or those of the quick version.
 
     Raises:
         UserError: a name that is none.
     """
-    known = {row.name: row for row in ROWS}
+    known = {row.name: row for row in rows}
     for name in names:
         if name not in known:
             raise UserError(f"unknown row {name!r}: the rows are {', '.join(known)}")
     if names:
         return [known[name] for name in names]
-    return [row for row in ROWS if row.quick or not quick]
+    return [row for row in rows if row.quick or not quick]
 
 
 def with_threads(setting: Setting, rows: Sequence[Row]) -> tuple[Setting, dict[str, Any]]:
     """`setting` with PyTorch's threads tuned for its best modes, and what each number took."""
     if setting.device != "cpu":
         return setting, {}
-    modes = {"torch-best-eager": "eager", "torch-best-compiled": "compiled"}
-    found = {
-        modes[row.name]: tuned_threads(modes[row.name], setting)
-        for row in rows
-        if row.name in modes
-    }
+    tuned = {row.threads: row.tune for row in rows if row.tune}
+    found = {name: tune(setting) for name, tune in tuned.items()}
     threads = {mode: result["threads"] for mode, result in found.items()}
     return dataclasses.replace(setting, threads=threads), found
