@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +103,8 @@ def trim_metrics(folder: Path, stage: str, epoch: int) -> None:
     part.replace(folder / METRICS)
 
 
-def last_loss(folder: Path, stage: str, rows: Sequence[int] | None = None) -> float | None:
-    """Loss of the last epoch of `stage`, the mean over `rows` of its members; None if it had none."""
+def last_loss(folder: Path, stage: str, rows: Any = None) -> float | None:
+    """Loss of the last epoch of `stage`, of members the mean over `rows`; None if it had none."""
     records = [record for record in read_metrics(folder) if record["stage"] == stage]
     if not records:
         return None
