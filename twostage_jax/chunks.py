@@ -134,7 +134,8 @@ def _lower(
         advance=lower(spread(advance, placement, (*of, None, None), (axes.state, 0))).lower(
             *abstract(placement, (*of, None, None), (*on, count, count))
         ),
-        finish=lower(spread(finish, placement, of, (axes.state, 0))).lower(
+        # Of the sums the means are smaller by the count, so their buffers cannot be taken over.
+        finish=lower(spread(finish, placement, of, (axes.state, 0)), donate_argnums=(1,)).lower(
             *abstract(placement, of, on)
         ),
     )
