@@ -28,7 +28,8 @@ def read(folder, name):
     content = gzip.decompress((Path(folder) / f"{name}.gz").read_bytes())
     shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
     array = np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
-    return jnp.asarray(array) if array.ndim == 3 else jnp.asarray(array, jnp.int32)
+    array = jnp.asarray(array, jnp.float32 if array.ndim == 3 else jnp.int32)
+    return array if array.ndim == 1 else (array / 255 - 0.5) / 0.5
 
 
 class MLP(nn.Module):
@@ -52,11 +53,6 @@ def uniform(bound):
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def normalise(image):
-    """uint8 to float32 in [-1, 1]."""
-    return (image.astype(jnp.float32) / 255 - 0.5) / 0.5
-
-
 def adam(params, gradient, m, v, count):
     """A step of Adam at 0.001; expm1 keeps its bias correction exact where float32 would not."""
     m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, gradient)
@@ -66,23 +62,30 @@ def adam(params, gradient, m, v, count):
     return optax.apply_updates(params, update), m, v, count + 1
 
 
+def shuffle(key, count):
+    """A random order: a radix sort of random bits, whose words hold the place in the low bits."""
+    low = (count - 1).bit_length()
+    order = place = jnp.arange(count, dtype=jnp.uint32)
+    for bits in jax.random.bits(key, (-(-2 * low // (32 - low)), count)):
+        order = order[jax.lax.sort(bits >> low << low | place) & (1 << low) - 1]
+    return order
+
+
 def make_epoch(loss, batch_size):
     """One epoch over all data as one compiled program; the remainder is a step of its own."""
 
     def step(state, image, label):
         params, *moments = state
-        value, gradient = jax.value_and_grad(loss)(params, normalise(image), label)
+        value, gradient = jax.value_and_grad(loss)(params, image, label)
         return adam(params, gradient, *moments), value * len(image)
 
     @jax.jit
     def epoch(state, image, label, key):
-        order = jax.random.permutation(jax.random.fold_in(key, 0), len(image))
-        full = len(image) // batch_size
+        order, full = shuffle(jax.random.fold_in(key, 0), len(image)), len(image) // batch_size
         rows = order[: full * batch_size].reshape(full, batch_size)
         state, sums = jax.lax.scan(lambda s, r: step(s, image[r], label[r]), state, rows)
-        total = sums.sum()
-        if len(image) % batch_size:
-            rest = order[full * batch_size :]
+        total, rest = sums.sum(), order[full * batch_size :]
+        if len(rest):
             state, last = step(state, image[rest], label[rest])
             total += last
         return state, total / len(image)
@@ -105,9 +108,8 @@ def main():
     """Both stages, then the accuracy on the test part."""
     parser = argparse.ArgumentParser(description="Two-stage training in one file.")
     parser.add_argument("folder", help="where the four IDX files are, gzipped")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=32)
+    for name, value in {"seed": 0, "epochs": 5, "batch-size": 32}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
 
     image = read(args.folder, "train-images-idx3-ubyte")
@@ -115,12 +117,11 @@ def main():
     encoder: Any = MLP((256, 128))
     decoder: Any = MLP((256, image[0].size))
     head: Any = MLP((64, int(label.max()) + 1))
-    first = normalise(image[:2])
 
     key = jax.random.fold_in(jax.random.key(args.seed), 1)
     encoder_key, decoder_key = jax.random.split(jax.random.fold_in(key, 0))
-    params = {"encoder": encoder.init(encoder_key, first)}
-    features = encoder.apply(params["encoder"], first)
+    params = {"encoder": encoder.init(encoder_key, image[:2])}
+    features = encoder.apply(params["encoder"], image[:2])
     params["decoder"] = decoder.init(decoder_key, features)
 
     def reconstruct(params, image, label):
@@ -137,10 +138,9 @@ def main():
     key = jax.random.fold_in(jax.random.key(args.seed), 2)
     _, head_key = jax.random.split(jax.random.fold_in(key, 0))
     params, key = head.init(head_key, features), jax.random.fold_in(key, 1)
-    title = "Training Stage 2 (Classification)"
-    params = train(title, classify, params, image, label, key, args)
+    params = train("Training Stage 2 (Classification)", classify, params, image, label, key, args)
 
-    image = normalise(read(args.folder, "t10k-images-idx3-ubyte"))
+    image = read(args.folder, "t10k-images-idx3-ubyte")
     label = read(args.folder, "t10k-labels-idx1-ubyte")
     predicted = head.apply(params, encoder.apply(frozen, image)).argmax(-1)
     print(f"Test Accuracy: {100 * (predicted == label).mean():.2f}%")

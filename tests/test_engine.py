@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
 import twostage_jax as ts
 from twostage_jax.compilation import compile_all
-from twostage_jax.engine import fit, lower_epoch, make_epoch, shuffle
+from twostage_jax.engine import fit, lower_epoch, make_epoch, permutation, shuffle
 from twostage_jax.stage import make_init
 
 ENCODER, DECODER, HEAD = ts.MLP((8, 5)), ts.MLP((8, 16)), ts.MLP((6, 3))
@@ -245,6 +246,22 @@ def test_more_epochs_never_change_earlier_ones(split):
     for epoch in range(3):
         state, metrics = once(state, split, key)
         np.testing.assert_allclose(metrics["loss"][0], three["loss"][epoch], rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 100, 4096, 70_000])
+def test_a_shuffle_holds_every_example_once_and_differs_from_key_to_key(count):
+    orders = [np.asarray(permutation(jax.random.key(seed), count)) for seed in range(2)]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(count))
+    assert count < 100 or (orders[0] != orders[1]).mean() > 0.9
+
+
+def test_every_order_of_four_is_as_likely_as_any_other():
+    keys = jax.random.split(jax.random.key(0), 24_000)
+    orders = np.asarray(jax.vmap(lambda key: permutation(key, 4))(keys))
+    _, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert scipy.stats.chisquare(counts).pvalue > 0.01
 
 
 def test_epochs_are_shuffled_differently():

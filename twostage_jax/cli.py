@@ -195,16 +195,20 @@ def _bench(command: Bench) -> None:
         check_spec(command.data)
     for name in ("repeats", "epochs"):
         check_whole(f"--{name}", getattr(command, name), 1)
+    if command.parity and command.members:
+        raise UserError("--parity and --members are two benchmarks: ask for one")
     if command.parity:
         from twostage_jax.bench.parity import certify
 
         certify(command.data, command.out, quick=command.quick)
         return
     from twostage_jax.bench.harness import bench
+    from twostage_jax.bench.members import bench_members
 
     options = ("device", "quick", "repeats", "epochs", "rows")
     chosen = {name: getattr(command, name) for name in options}
-    bench(command.data, command.out, **chosen)
+    measure = bench_members if command.members else bench
+    measure(command.data, command.out, **chosen)
 
 
 def _say_how_to_resume(interruption: Interrupted, argv: Sequence[str]) -> None:

@@ -119,6 +119,8 @@ class Bench:
     """under three minutes on two cores: one repetition of 2+2 epochs, without the slowest rows"""
     parity: bool = False
     """show instead that ours and PyTorch compute the same, step by step"""
+    members: bool = False
+    """measure instead what many members cost beside one alone; takes an hour, quick ten minutes"""
     device: Literal["cpu", "gpu", "tpu"] = "cpu"
     """where both run"""
     repeats: Annotated[int, flag("INT", "default: 3; quick: 1")] = UNSET

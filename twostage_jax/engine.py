@@ -72,8 +72,22 @@ def make_step(
 def shuffle(key: Key, number: Any, count: int) -> tuple[jax.Array, Key]:
     """The order of `count` examples in the epoch of that number, and the key of that epoch."""
     key = jax.random.fold_in(key, number)
-    examples = jnp.arange(count, dtype=jnp.int32)
-    return jax.random.permutation(jax.random.fold_in(key, 0), examples), key
+    return permutation(jax.random.fold_in(key, 0), count), key
+
+
+def permutation(key: Key, count: int) -> jax.Array:
+    """A random order of `count` examples, int32 `[count]`.
+
+    A radix sort: each round sorts words with random bits above the place of the example. XLA sorts
+    plain words eight times faster on the CPU than the pairs of `jax.random.permutation`. The order
+    is by twice as many random bits as a place has, so that half a pair is tied on average.
+    """
+    low = max(1, (count - 1).bit_length())
+    rounds = -(-2 * low // (32 - low))
+    order = place = jnp.arange(count, dtype=jnp.uint32)
+    for bits in jax.random.bits(key, (rounds, count)):
+        order = order[jax.lax.sort(bits >> low << low | place) & (1 << low) - 1]
+    return order.astype(jnp.int32)
 
 
 def make_epoch(
