@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 
 import twostage_jax as ts
+from twostage_jax import compilation
 from twostage_jax.compilation import compile_all
 from twostage_jax.engine import fit, lower_epoch, make_epoch, permutation, shuffle
 from twostage_jax.stage import make_init
@@ -361,14 +362,17 @@ def test_training_moves_nothing_between_host_and_device_unasked(split):
     assert last.epoch == 2
 
 
-def test_states_within_the_loop_are_donated_and_the_caller_s_is_not(split):
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_states_are_donated_but_for_the_caller_s_and_but_on_a_cpu(split, device, monkeypatch):
+    monkeypatch.setattr(compilation, "_on_cpu", lambda: device == "cpu")
     stage, tx, key = STAGES["autoencoder"], optax.adam(1e-2), jax.random.key(1)
     state, data = start(stage, tx, split), jax.device_put(split)
     before = ts.digest(state)
     epoch = compiled_epoch(stage, tx, 32, state, data)
     moments = [moment.state for moment in fit(epoch, state, data, key, 1)]
     assert ts.digest(state) == before
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(moments[0].params))
+    given_up = [leaf.is_deleted() for leaf in jax.tree.leaves(moments[0].params)]
+    assert not any(given_up) if device == "cpu" else all(given_up)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(moments[-1].params))
 
 

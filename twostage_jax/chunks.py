@@ -15,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from twostage_jax.compilation import compiler_options, options_for_once
+from twostage_jax.compilation import compiler_options, donated, options_for_once
 from twostage_jax.engine import Epoch, Moment, fit, make_epoch, shuffle
 from twostage_jax.placement import (
     Placement,
     abstract,
     constrain,
     put,
-    put_everywhere,
     spread,
     take,
     tree_map,
@@ -128,16 +127,16 @@ def _lower(
     key, order = jax.eval_shape(lambda: shuffle(jax.random.key(0), 0, size)[::-1])
     on = (hyper, state, alone.zeros, dict(data), order, key)
     of = (0, axes.state, 0, axes.data, axes.order, 0)
-    lower = partial(jax.jit, donate_argnums=(1, 2), compiler_options=compiler_options())
+    lower = partial(jax.jit, donate_argnums=donated(1, 2), compiler_options=compiler_options())
     return alone._replace(
         shuffle=_lower_shuffle(size, placement, axes.order),
         advance=lower(spread(advance, placement, (*of, None, None), (axes.state, 0))).lower(
             *abstract(placement, (*of, None, None), (*on, count, count))
         ),
         # Of the sums the means are smaller by the count, so their buffers cannot be taken over.
-        finish=lower(spread(finish, placement, of, (axes.state, 0)), donate_argnums=(1,)).lower(
-            *abstract(placement, of, on)
-        ),
+        finish=lower(
+            spread(finish, placement, of, (axes.state, 0)), donate_argnums=donated(1)
+        ).lower(*abstract(placement, of, on)),
     )
 
 
@@ -245,7 +244,7 @@ def _fit_piece(
     of = (axes.state, 0, 0, 0)
     taken = take(placement, piece, of, (state, dict(sums), keys, dict(hyper)))
     state, totals, own, scalars = put(placement, of, taken)
-    first = put_everywhere(placement, keys[0])
+    first = put(placement, None, keys[0])
     zeros = {name: np.stack([zero] * placement.width) for name, zero in epoch.zeros.items()}
     yield from fit(
         epoch._replace(

@@ -31,6 +31,19 @@ def compiler_options() -> dict[str, Any]:
     return dict(_LOOP.get(jax.default_backend(), {}))
 
 
+def donated(*arguments: int) -> tuple[int, ...]:
+    """Those arguments of a training loop whose buffers it takes over, for `jax.jit`: none on a CPU.
+
+    There a loop that works in the buffers it was given is slower than one whose buffers XLA lays
+    out: 64 heads on MNIST took 2.2 s an epoch instead of 1.6 s, on two cores of an AMD EPYC.
+    """
+    return () if _on_cpu() else arguments
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
 def options_for_once() -> dict[str, Any]:
     """Options for a program that runs once: sooner compiled rather than faster."""
     return dict(_ONCE.get(jax.default_backend(), {}))

@@ -71,15 +71,15 @@ def lower_encoding(
 
     images = jax.ShapeDtypeStruct(images.shape, images.dtype)
     given = (features, params, images, jax.ShapeDtypeStruct((), jnp.int32))
-    put: Callable[[Any], Any] = jax.device_put
+    bring: Callable[[Any], Any] = jax.device_put
     if placement is not None:
         of = (0, axes, None, None)
         write, given = spread(write, placement, of), abstract(placement, of, given)
-        put = partial(put_everywhere, placement)
+        bring = partial(put, placement, None)
     lowered = jax.jit(write, donate_argnums=0).lower(*given)
     # The last batch may overlap the one before: no second program for what is left over.
     starts = tuple(min(start, count - size) for start in range(0, count, size))
-    return Encoding(given[0], starts, lowered, put)
+    return Encoding(given[0], starts, lowered, bring)
 
 
 def encode_in_calls(encoding: Encoding, params: Params, images: jax.Array) -> Iterator[jax.Array]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from twostage_jax.compilation import compiler_options
+from twostage_jax.compilation import compiler_options, donated
 from twostage_jax.stage import Key, Metrics, Params, Stage, TrainState, as_batch, frozen_groups
 
 
@@ -218,13 +218,15 @@ class Moment(NamedTuple):
 
 
 def lower_epoch(epoch: Epoch, state: TrainState, data: Mapping[str, Any]) -> Epoch:
-    """`epoch` lowered for `compile_all`; states and sums given to the result are donated."""
+    """`epoch` lowered for `compile_all`; states and sums given to it may be donated."""
     count = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     order = jax.ShapeDtypeStruct((len(data["label"]),), jnp.int32)
     on = (state, epoch.zeros, dict(data), order, key)
-    advance = jax.jit(epoch.advance, donate_argnums=(0, 1), compiler_options=compiler_options())
-    finish = jax.jit(epoch.finish, donate_argnums=(0,), compiler_options=compiler_options())
+    advance = jax.jit(
+        epoch.advance, donate_argnums=donated(0, 1), compiler_options=compiler_options()
+    )
+    finish = jax.jit(epoch.finish, donate_argnums=donated(0), compiler_options=compiler_options())
     return epoch._replace(
         shuffle=_lower_shuffle(len(data["label"]), bool(jax.config.read("jax_enable_x64"))),
         advance=advance.lower(*on, count, count),

@@ -28,7 +28,7 @@ from twostage_jax.members import (
     stage_key,
 )
 from twostage_jax.networks import make_nets
-from twostage_jax.placement import put, put_everywhere, take, tree_map
+from twostage_jax.placement import Placement, put, put_everywhere, take, tree_map
 from twostage_jax.programs import (
     Job,
     Setting,
@@ -155,7 +155,7 @@ def _run(job: Job, given: Params | None, pretrain_only: bool) -> Result:
     if len(job.setting.roster.encoders) > 1:
         encoder = tree_map(lambda x: x[job.setting.roster.encoder_of], 0, jax.device_get(encoder))
     before = digest(encoder)
-    params = _train(job, "head", _features(job, encoder), {"encoder": encoder})
+    params = _train(job, "head", _features(job, pretrained["encoder"]), {"encoder": encoder})
     heads = None if job.setting.roster.alone else len(job.setting.roster.rows)
     _check_finite("head", {"head": params["head"]}, heads)
     after = digest(params["encoder"])
@@ -201,28 +201,42 @@ def _images(job: Job) -> Callable[[Any], Any]:
 
 
 def _features(job: Job, encoder: Params) -> Callable[[Any], Any]:
-    """What stage 2 trains on: the images or the features of the frozen encoder, and the labels."""
+    """What stage 2 trains on: the images or the features of the frozen encoder, and the labels.
+
+    `encoder` is `[E, ...]` where there are several, each of which runs once whatever rows use it.
+    """
     programs, image = job.programs.head, job.setting.dataset.train["image"]
     if not isinstance(programs, Members):
         features = _encode(job, encoder, jax.device_put(image))
         data = {"image": features, "label": jax.device_put(np.ravel(job.label))}
         return lambda piece: data
-    placement, axes = programs.placement, programs.axes
-    image = shared = put_everywhere(placement, image)
-    if axes.data["image"] is None and job.programs.encoding:
+    placement, axes, roster = programs.placement, programs.axes, job.setting.roster
+    # What rows have of their own, and where in it each of them finds it.
+    own: dict[str, Any] = {"label": (job.label, np.arange(len(roster.rows)))}
+    common: dict[str, Any] = {"label": job.label, "image": image}
+    if axes.data["image"] == 0:
+        own["image"] = (_features_of_encoders(job, placement, encoder), roster.encoder_of)
+    elif job.programs.encoding:
         # One encoder: a program of one device makes what all of them get.
-        one = jax.device_put(job.setting.dataset.train["image"])
-        shared = put_everywhere(placement, _encode(job, encoder, one))
+        common["image"] = _encode(job, encoder, jax.device_put(image))
+    own = {name: own[name] for name in own if axes.data[name] == 0}
+    shared = {name: put_everywhere(placement, common[name]) for name in common if name not in own}
     made = {}
     for piece in placement.pieces:
-        features = shared
-        if axes.data["image"] == 0:
-            own = take(placement, piece, 0, jax.device_get(encoder))
-            features = _encode(job, put(placement, 0, own), image)
-        of = axes.data["label"]
-        label = put(placement, of, take(placement, piece, of, job.label))
-        made[piece[0]] = {"image": features, "label": label}
+        of_piece = {name: take(placement, rows[piece], 0, x) for name, (x, rows) in own.items()}
+        made[piece[0]] = {**shared, **put(placement, 0, of_piece)}
     return lambda piece: made[piece[0]]
+
+
+def _features_of_encoders(job: Job, placement: Placement, encoders: Params) -> np.ndarray:
+    """Features `[E, N, ...]` of all training images by each encoder, on the host."""
+    image = put_everywhere(placement, job.setting.dataset.train["image"])
+    encoders, parts = jax.device_get(encoders), []
+    count = len(job.setting.roster.encoders)
+    for piece in placement._replace(members=count).pieces:
+        features = _encode(job, put(placement, 0, take(placement, piece, 0, encoders)), image)
+        parts.append(jax.device_get(features)[: len(piece)])
+    return np.concatenate(parts)
 
 
 def _encode(job: Job, encoder: Params, image: jax.Array) -> jax.Array:

@@ -142,9 +142,15 @@ def put(placement: Placement, axes: Any, tree: Any) -> Any:
     return jax.tree.map(below, axes, tree, is_leaf=lambda axis: axis is None)
 
 
-def put_everywhere(placement: Placement, tree: Any) -> Any:
-    """A tree that all members share, on every device."""
-    return jax.device_put(tree, _sharding(placement, P()))
+def put_everywhere(placement: Placement, data: Any) -> Any:
+    """Arrays that all members share, on every device.
+
+    The devices of a CPU have one memory, and there the arrays lie in it once.
+    """
+    if jax.default_backend() == "cpu":
+        # What is aligned as jax aligns it is taken as it is, by each device.
+        data = jax.device_get(jax.device_put(data))
+    return put(placement, None, data)
 
 
 def take(placement: Placement, piece: np.ndarray, axes: Any, tree: Any) -> Any:

@@ -11,7 +11,6 @@ from twostage_jax.config import Config
 from twostage_jax.data import Dataset, duplicates
 from twostage_jax.memory import Need
 from twostage_jax.placement import Placement
-from twostage_jax.sweep import point_name
 from twostage_jax.terminal import Terminal
 
 PARTS = ("train", "validation", "test")
@@ -103,10 +102,11 @@ def show_sweep(sweep: dict[str, Any], terminal: Terminal) -> None:
             f"{np.std(scores['accuracy'], ddof=1):.4f}" if point["members"] > 1 and scores else "-"
         )
         mark = "chosen" if number == sweep["chosen"] else ""
-        rows.append(
-            (point_name(point["values"]), point["members"], figures[0], std, figures[1], mark)
-        )
-    columns = ("point", "members", "accuracy", "std", "nll", "")
+        values = (f"{x:g}" for x in point["values"].values())
+        rows.append((*values, point["members"], figures[0], std, figures[1], mark))
+    # Narrow columns, so that three fields fit on a terminal.
+    names = (name.replace(".", ".\n").replace("-", "-\n") for name in sweep["fields"])
+    columns = (*names, "members", "accuracy", "std", "nll", "")
     terminal.table("sweep, on validation", columns, rows)
 
 

@@ -40,7 +40,8 @@ class Terminal:
         """Print a table; the first column is text, the others are numbers."""
         table = Table(title=title, title_justify="left", title_style="bold")
         for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if index else "left")
+            # Rather broken than cut off.
+            table.add_column(column, justify="right" if index else "left", overflow="fold")
         for row in rows:
             table.add_row(*(value if isinstance(value, str) else f"{value:,}" for value in row))
         self.console.print(table)

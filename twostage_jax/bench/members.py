@@ -1,7 +1,8 @@
 """`twostage bench --members`: what many members cost beside one alone, and beside PyTorch.
 
-Rows `full` are whole pipelines, rows `heads` heads on one shared encoder. All times are of all
-members together; where a title says so, they are divided by the number of members.
+Rows `full` are whole pipelines, rows `heads` heads on one shared encoder, rows `order` the same
+with one order of examples for all. All times are of all members together; where a title says so,
+they are divided by the number of members.
 """
 
 import tempfile
@@ -26,15 +27,20 @@ from twostage_jax.bench.rows import (
 )
 from twostage_jax.terminal import Terminal
 
-MEMBERS = {"full": (1, 4, 16, 64), "heads": (1, 16, 64, 256, 1024)}
-QUICK = {"full": (1, 4), "heads": (1, 16, 64)}
+MEMBERS = {"full": (1, 4, 16, 64), "heads": (1, 16, 64, 256, 1024), "order": (64,)}
+QUICK = {"full": (1, 4), "heads": (1, 16, 64), "order": (64,)}
 FUNC = {"full": (1, 4, 16), "heads": (1, 16, 64)}
 QUICK_FUNC = {"full": (1, 4), "heads": (1, 16)}
 SERIAL = {"full": 4, "heads": 16}
-ONCE = ("full", 64)  # takes minutes
-EPOCHS = {"full": (2, 2), "heads": (1, 5)}
-QUICK_EPOCHS = {"full": (2, 2), "heads": (1, 2)}
-NOUN = {"full": "pipelines", "heads": "heads on one encoder"}
+ONCE = (("full", 64), ("heads", 1024))  # take minutes
+EPOCHS = {"full": (2, 2), "heads": (1, 5), "order": (1, 5)}
+QUICK_EPOCHS = {"full": (2, 2), "heads": (1, 2), "order": (1, 2)}
+SHARE = {"full": [], "heads": ["encoder"], "order": ["encoder", "order"]}
+NOUN = {
+    "full": "pipelines",
+    "heads": "heads on one encoder",
+    "order": "heads on one encoder in one order",
+}
 
 
 def bench_members(
@@ -55,7 +61,8 @@ def bench_members(
         out: folder to make, by default `runs/bench-members-TIME`.
         device: `cpu`, `gpu` or `tpu`.
         quick: one repetition, few members, two epochs of the heads.
-        repeats: how often each row is measured, by default three times, 64 pipelines once.
+        repeats: how often each row is measured, by default three times, 64 pipelines and 1,024
+            heads once.
         epochs: of both stages of the pipelines, and of the heads on a shared encoder, which itself
             gets one; by default two of the pipelines and five of the heads.
         rows: names such as `full-4`, `heads-16` or `torch-func-full-4`; by default all.
@@ -70,7 +77,7 @@ def bench_members(
     """
     counts = dict(QUICK_EPOCHS if quick else EPOCHS)
     if epochs:
-        counts = {"full": (epochs, epochs), "heads": (1, epochs)}
+        counts = {sort: (epochs if sort == "full" else 1, epochs) for sort in MEMBERS}
     chosen, full = chosen_rows(rows, quick, make_rows(counts)), counts["full"][0]
     terminal = terminal or Terminal()
     return compare(COST, chosen, data, out, device, quick, repeats, full, terminal)
@@ -81,11 +88,11 @@ def make_rows(epochs: Mapping[str, tuple[int, int]]) -> list[Row]:
     rows = []
     for sort, counts in MEMBERS.items():
         for count in counts:
-            most = 1 if (sort, count) == ONCE else None
+            most = 1 if (sort, count) in ONCE else None
             measure = ours(sort, count, epochs[sort])
             quick = count in QUICK[sort]
             rows.append(Row(f"{sort}-{count}", _title(sort, count), measure, quick, most=most))
-    for sort in MEMBERS:
+    for sort in FUNC:
         rows += [_func(sort, count, epochs[sort]) for count in FUNC[sort]]
         rows.append(_serial(sort, SERIAL[sort], epochs[sort]))
     return rows
@@ -104,7 +111,7 @@ def ours(sort: str, members: int, epochs: tuple[int, int]) -> Callable[[Setting,
         flags = recipe(setting, repetition, values)
         if members > 1:
             flags += ["--members", str(members)]
-            flags += ["--share", "encoder"] if sort == "heads" else []
+            flags += ["--share", *SHARE[sort]] if SHARE[sort] else []
         with tempfile.TemporaryDirectory(dir=setting.scratch) as folder:
             found = twostage("run", flags, Path(folder), "run", setting)
         phases = found["seconds"]
@@ -171,8 +178,8 @@ def _each(value: Callable[[Measured], float | None]) -> Callable[[Mapping[str, A
 
 def _stage_1_each(measured: Mapping[str, Any]) -> float | None:
     # Heads share one encoder, so there is nothing to divide.
-    alone = measured["sort"] == "heads"
-    return None if alone else _each(partial(epoch_seconds, stage="pretrain"))(measured)
+    shared = "encoder" in SHARE[measured["sort"]]
+    return None if shared else _each(partial(epoch_seconds, stage="pretrain"))(measured)
 
 
 def _further(measured: Mapping[str, Any]) -> float | None:
@@ -232,9 +239,11 @@ def ratios(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         for column, what in (("training_each", "training"), ("cold_each", "whole program")):
             title = f"{what} per member, {count} pipelines / 1"
             lines.append((title, over(f"full-{count}", "full-1", column)))
-    for count in MEMBERS["heads"][1:]:
-        title = f"stage-2 epoch in all, {count} heads / 1"
-        lines.append((title, over(f"heads-{count}", "heads-1", "head")))
+    for sort in ("heads", "order"):
+        for count in MEMBERS[sort]:
+            title = f"stage-2 epoch in all, {count} {NOUN[sort]} / 1"
+            if count > 1:
+                lines.append((title, over(f"{sort}-{count}", "heads-1", "head")))
     kinds = (("full", "training_each", "training"), ("heads", "head_each", "stage-2 epoch"))
     for sort, column, what in kinds:
         noun = NOUN[sort].split()[0]
