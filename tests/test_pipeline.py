@@ -11,6 +11,7 @@ import pytest
 from flax import linen as nn
 
 import twostage_jax as ts
+from tests.interruption import stopped_after
 from twostage_jax.interrupt import Interrupted
 from twostage_jax.pipeline import run
 from twostage_jax.runs import open_run
@@ -119,40 +120,12 @@ def test_another_seed_is_another_run(done, tmp_path):
     assert other.record["data"] == done.record["data"]
 
 
-class StopAfter:
-    """Stands in for `interrupted`: a signal that comes after so many moments."""
-
-    def __init__(self, moments):
-        self.left = moments
-
-    def __call__(self):
-        self.left -= 1
-        return self.left < 0
-
-
 @pytest.mark.parametrize("moments", [1, 2, 5, 8])
-def test_an_interrupted_run_resumes_to_the_same_bits(done, tmp_path, monkeypatch, moments):
-    import contextlib
-
-    from twostage_jax import engine, training
-
-    config, stop = small(tmp_path / "run"), StopAfter(moments)
-
-    @contextlib.contextmanager
-    def deferred():
-        yield stop
-        if stop.left < 0:
-            raise Interrupted(15)
-
-    def step_by_step(*args):
-        return engine.fit(*args, seconds_per_call=0.0)
-
-    monkeypatch.setattr(training, "fit", step_by_step)
-    monkeypatch.setattr(training, "deferred", deferred)
-    with pytest.raises(Interrupted) as interruption:
+def test_an_interrupted_run_resumes_to_the_same_bits(done, tmp_path, moments):
+    config = small(tmp_path / "run")
+    with stopped_after(moments), pytest.raises(Interrupted) as interruption:
         go(config)
     assert interruption.value.folder == str(config.out)
-    monkeypatch.undo()
     with pytest.raises(ts.UserError, match="holds a run already"):
         go(config)
     with pytest.raises(ts.UserError, match="not complete: finish it with"):

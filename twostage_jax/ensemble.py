@@ -8,9 +8,9 @@ import jax
 from jax.sharding import Mesh
 
 from twostage_jax.chunks import first_members, join_members
-from twostage_jax.compilation import compiler_options
+from twostage_jax.compilation import compiler_options, options_for_once
 from twostage_jax.errors import UserError
-from twostage_jax.memory import Need, choose_chunk
+from twostage_jax.memory import Need, choose_chunk, shapes_of, size_of
 from twostage_jax.placement import MEMBER, Placement, make_mesh, put, spread, take, tree_map
 from twostage_jax.validate import check_whole
 
@@ -33,7 +33,8 @@ def ensemble(
 
     Returns:
         A function of the arguments of `train` whose results are `[M, ...]`, arrays of the host. It
-        compiles once for each number of members and shape of arguments.
+        compiles once for each number of members and shape of arguments, and once for one member,
+        to see what that needs.
 
     Raises:
         UserError: (when called) chunks below 1, no member axis, members that do not fit.
@@ -45,17 +46,20 @@ def ensemble(
     def program(placement: Placement) -> Any:
         return jax.jit(spread(train, placement, in_axes), compiler_options=compiler_options())
 
+    needs: dict[Any, Need] = {}
+
     def call(*args: Any) -> Any:
         own: list[Any] = []
         tree_map(own.append, in_axes, args)
         if not own:
             raise UserError(f"in_axes {in_axes} gives no argument a member axis: put a 0 there")
         count = len(own[0])
+        shapes, structure = jax.tree.flatten(shapes_of(args))
+        known = (structure, *((x.shape, x.dtype) for x in shapes))
+        if known not in needs:
+            needs[known] = measure(train, in_axes, args)
         grid = mesh or make_mesh(count)
-        size = sum(leaf.nbytes for leaf in own) // count
-        # Gradients and what they are computed from come on top of what goes in.
-        need = Need(size, 2 * size, sum(leaf.nbytes for leaf in jax.tree.leaves(args)))
-        chunk = choose_chunk(need, count, grid.shape[MEMBER], members_per_chunk)
+        chunk = choose_chunk(needs[known], count, grid.shape[MEMBER], members_per_chunk)
         placement = Placement(grid, count, chunk)
         parts = []
         for piece in placement.pieces:
@@ -64,3 +68,22 @@ def ensemble(
         return join_members(0, parts)
 
     return call
+
+
+def measure(train: Callable[..., Any], in_axes: Any, args: Any) -> Need:
+    """What one member needs, read off `train` compiled for one; any function will do.
+
+    Args:
+        train: of one member.
+        in_axes: as `ensemble` takes it.
+        args: of all members, or their shapes.
+    """
+    one = tree_map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), in_axes, shapes_of(args))
+    own: list[Any] = []
+    tree_map(own.append, in_axes, one)
+    given, back = size_of(own), size_of(jax.eval_shape(train, *one))
+    # Which buffers there are is settled before code is made, so it may be made in a hurry.
+    compiled = jax.jit(train, compiler_options=options_for_once()).lower(*one).compile()
+    found = compiled.memory_analysis()
+    used = found.temp_size_in_bytes if found else given + back
+    return Need(max(given, back), given + back + used, size_of(one) - given)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from twostage_jax.compilation import donated
 from twostage_jax.errors import UserError
 from twostage_jax.placement import free_bytes
 from twostage_jax.stage import Stage, TrainState, as_batch, frozen_groups
@@ -62,9 +63,16 @@ def estimate(
     own_state = size_of(state) - shared_size(axes.state, state)
     own_data = size_of(dict(data)) - shared_size(axes.data, dict(data))
     order = 4 * len(data["label"])
-    member = own_state + own_data + size_of(trained) + activations + size_of(batch) + order
+    # Where nothing is donated, the loop gives back another state than it was given.
+    states = own_state if donated(0) else 2 * own_state
+    member = states + own_data + size_of(trained) + activations + size_of(batch) + order
     common = shared_size(axes.state, state) + shared_size(axes.data, dict(data))
     return Need(own_state, member, common)
+
+
+def shapes_of(tree: Any) -> Any:
+    """Shapes and types of the leaves of a tree."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def size_of(tree: Any) -> int:

@@ -32,6 +32,7 @@ def plot_sweep(record: Mapping[str, Any], path: Path) -> None:
             for point in record["points"]
             if point["validation"] and all(point["values"][k] == v for k, v in rest.items())
         ]
+        points.sort(key=lambda point: point["values"][name])
         x = [point["values"][name] for point in points]
         accuracy = [point["validation"]["accuracy"] for point in points]
         label = ", ".join(f"{other}={value:g}" for other, value in rest.items()) or None

@@ -15,7 +15,7 @@ from twostage_jax.config import Config
 from twostage_jax.data import Dataset
 from twostage_jax.encoding import Encoding, choose_encoding, lower_encoding
 from twostage_jax.members import Roster, noisy_labels
-from twostage_jax.memory import Need, choose_chunk, estimate
+from twostage_jax.memory import Need, choose_chunk, estimate, shapes_of
 from twostage_jax.networks import Nets, encoder_shapes
 from twostage_jax.optimiser import adam
 from twostage_jax.placement import MEMBER, Placement, constrain, make_mesh
@@ -77,7 +77,7 @@ class _Stage(NamedTuple):
 
 def _stage(setting: Setting, name: str) -> _Stage:
     config, roster = setting.config, setting.roster
-    data, groups, axes = shapes_of(setting.dataset.train), {}, Axes()
+    data, groups, axes = shapes_of(dict(setting.dataset.train)), {}, Axes()
     if name == "head":
         encoder = encoder_shapes(setting.nets, setting.dataset.image_shape)
         own, once = len(roster.encoders) > 1, config.head.encode == "once"
@@ -135,7 +135,7 @@ def compile_run(setting: Setting, names: Sequence[str], placed: Mapping[str, Pla
     if "head" in names and setting.config.head.encode == "once":
         own = len(setting.roster.encoders) > 1
         encoder = encoder_shapes(setting.nets, setting.dataset.image_shape)
-        images = shapes_of(setting.dataset.train)["image"]
+        images = shapes_of(dict(setting.dataset.train))["image"]
         placement = placed["head"].placement if own else None
         encoding = lower_encoding(setting.nets.encode, encoder, images, placement)
         lowered = lowered._replace(encoding=encoding)
@@ -193,11 +193,6 @@ def settle_encoding(
 def few_examples(dataset: Dataset) -> dict[str, np.ndarray]:
     """Two training examples, for what only needs shapes."""
     return {part: values[:2] for part, values in dataset.train.items()}
-
-
-def shapes_of(split: Any) -> Any:
-    """Shapes and types of a split."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(split))
 
 
 def as_float(images: Any) -> jax.ShapeDtypeStruct:
