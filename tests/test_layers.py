@@ -38,7 +38,7 @@ LEVELS = [
         "torch_names",
     },
     {"chunks", "networks", "show"},
-    {"ensemble", "results"},
+    {"ensembles", "results"},
     {"runs", "training"},
     {"entry", "judging", "programs"},
     {"evaluation"},

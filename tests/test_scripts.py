@@ -77,6 +77,14 @@ def test_blog_mnist_is_short():
     assert (SCRIPTS / "blog_mnist.py").read_text().count("\n") <= 60
 
 
+def test_ensemble_scores_members_and_the_whole():
+    out = run_script("ensemble.py", "--members", "3", "--epochs", "2")
+    assert re.fullmatch(r"members  \d\d\.\d\d ± \d\.\d\d %\nensemble \d\d\.\d\d %\n", out)
+    mean, whole = (float(x) for x in re.findall(r"(?:members|ensemble) +([0-9.]+)", out))
+    assert 80 < mean < whole + 2
+    assert (SCRIPTS / "ensemble.py").read_text().count("\n") <= 60
+
+
 @pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.name)
 def test_a_script_states_its_command_in_its_header(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)

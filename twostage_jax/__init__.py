@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from twostage_jax.data import Dataset
     from twostage_jax.encoding import encode
     from twostage_jax.engine import make_train
-    from twostage_jax.ensemble import ensemble
+    from twostage_jax.ensembles import ensemble
     from twostage_jax.errors import UserError
     from twostage_jax.head import classifier, make_logits
     from twostage_jax.nets import MLP, Identity, mirror
@@ -39,7 +39,7 @@ _HOME = {
     "config": ("Config", "HeadConfig", "PretrainConfig"),
     "data": ("Dataset",),
     "engine": ("make_train",),
-    "ensemble": ("ensemble",),
+    "ensembles": ("ensemble",),
     "scoring": ("evaluate", "reconstruction"),
     "encoding": ("encode",),
     "errors": ("UserError",),

@@ -207,7 +207,7 @@ def fit_members(
     placement, steps = members.placement, members.epoch.steps
     for number in range(int(state.step.min()) // steps, epochs):
         began, end = time.perf_counter(), (number + 1) * steps
-        for piece in placement.pieces:
+        for piece in _pieces(placement, state.step):
             if state.step[piece[0]] >= end:
                 continue
             for moment in _fit_piece(members, piece, state, data(piece), hyper, keys, end, sums):
@@ -227,6 +227,16 @@ def fit_members(
         jax.tree.map(lambda values: values.fill(0), sums)
         seconds = time.perf_counter() - began
         yield Moment(state, sums, number + 1, number + 1, metrics, seconds)
+
+
+def _pieces(placement: Placement, step: np.ndarray) -> list[np.ndarray]:
+    """The members that train at a time; those that stand at different steps go apart.
+
+    They do in a training that was cut with chunks of another size.
+    """
+    return [
+        piece[step[piece] == one] for piece in placement.pieces for one in np.unique(step[piece])
+    ]
 
 
 def _fit_piece(

@@ -217,4 +217,8 @@ def _say_how_to_resume(interruption: Interrupted, argv: Sequence[str]) -> None:
         command = "pretrain" if "pretrain" in argv[:1] else "run"
         folder = shlex.quote(interruption.folder)
         trust = " --trust-code" if interruption.imports_code else ""
-        print(f"resume with: twostage {command} --resume --out {folder}{trust}", file=sys.stderr)
+        save = " --save-predictions" if "--save-predictions" in argv else ""
+        print(
+            f"resume with: twostage {command} --resume --out {folder}{trust}{save}",
+            file=sys.stderr,
+        )

@@ -76,8 +76,9 @@ class Evaluate:
     data: Annotated[str, flag("SPEC", "default: the run's own")] = UNSET
     """another source, of the same shape and classes"""
     ood: Annotated[str, flag("SPEC", "default: none")] = UNSET
-    """a source to be told from the run's own, of the same shape; its classes do not matter"""
-    coverage: Annotated[float, flag("FLOAT", "default: 0.95")] = 0.95
+    """a source to be told from the run's own, of the same shape; its classes do not matter, and of
+    one without a test part all images are used"""
+    coverage: Annotated[float, flag("FLOAT", "default: 0.95")] = UNSET
     """of prediction sets: the share of true classes that they shall contain"""
     save_predictions: bool = False
     """write predictions-SPLIT.npz (and predictions-ood.npz) into the run's folder"""

@@ -65,6 +65,10 @@ def _resumed(config: Config, trust_code: bool) -> Config:
     # Where members are placed does not decide what they become.
     placing = ("mesh", "members_per_chunk")
     changed = [name for name in old if old[name] != new[name] and name not in placing]
+    rosters = make_roster(stored), make_roster(merged)
+    if len({(one.alone, one.stacked("pretrain")) for one in rosters}) > 1:
+        # A mesh makes members of what was an ordinary training, whose checkpoints look different.
+        changed.append("mesh")
     if changed:
         raise UserError(
             f"{config.out} was started with another {', '.join(changed)}: resume it without these "

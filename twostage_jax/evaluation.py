@@ -64,11 +64,17 @@ def _choose(
     """
     roster, label = job.setting.roster, job.setting.dataset.validation["label"]
     finite = finite_members(params["head"], len(roster.rows))
+    # Finite parameters can be so large that nothing they give is.
+    finite &= np.isfinite(held_out).all((1, 2))
+    everybody = member_scores(held_out, label)
+    if len(label):
+        finite &= np.isfinite(np.array(everybody["nll"], float))
     fields = swept(job.setting.config)
     points = []
     for number, values in enumerate(grid(fields)):
         rows = np.array([i for i, r in enumerate(roster.rows) if r.point == number and finite[i]])
-        scores = member_scores(held_out[rows], label) if len(rows) and len(label) else None
+        known = len(rows) and len(label)
+        scores = {n: [x[i] for i in rows] for n, x in everybody.items()} if known else None
         points.append({"values": values, "members": len(rows), "validation": scores})
     diverged = np.flatnonzero(~finite)
     usable = [number for number, point in enumerate(points) if point["members"]]
@@ -89,7 +95,8 @@ def _choose(
         "chosen": best,
         "chosen_by": "highest mean accuracy of the members on validation, then lowest mean nll",
     }
-    plot_sweep(record, job.folder / SWEEP_PLOT)
+    if len(label):
+        plot_sweep(record, job.folder / SWEEP_PLOT)
     return {"sweep": record}, rows, diverged
 
 
@@ -129,12 +136,16 @@ def _measure(job: Job, chosen: Trained, held_out: np.ndarray) -> dict[str, Any]:
     if job.setting.config.save_predictions:
         for part, split, values in (("validation", validation, held_out), ("test", test, logits)):
             path = job.folder / f"predictions-{part}.npz"
-            save(path, values, split["label"], job.setting.roster.alone)
+            save(path, values, split["label"], job.setting.config.members == 1)
     return found
 
 
 def _common(job: Job, rows: np.ndarray, pretrain: Any, frozen: Any) -> dict[str, Any]:
     dataset, head = job.setting.dataset, job.setting.config.head
+    roster = job.setting.roster
+    encoders = np.unique(roster.encoder_of[rows])
+    if job.setting.config.encoder_run is None:
+        pretrain = pretrain | {"loss": folders.last_loss(job.folder, "pretrain", encoders)}
     counts = {
         part: len(getattr(dataset, part)["label"]) for part in ("train", "validation", "test")
     }
@@ -146,7 +157,7 @@ def _common(job: Job, rows: np.ndarray, pretrain: Any, frozen: Any) -> dict[str,
             "labelled": counts["train"],
             "classes": len(dataset.classes),
             "fingerprint": dataset.fingerprint,
-            "noise": job.setting.config.noise,
+            "noise": roster.rows[rows[0]].values.get("noise", job.setting.config.noise),
         },
         "pretrain": pretrain,
         "head": {

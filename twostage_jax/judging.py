@@ -9,6 +9,7 @@ from twostage_jax import uncertainty
 from twostage_jax.data import Dataset
 from twostage_jax.errors import UserError
 from twostage_jax.results import (
+    COVERAGE,
     Trained,
     detect,
     member_scores,
@@ -18,7 +19,7 @@ from twostage_jax.results import (
     summary,
     uncertain,
 )
-from twostage_jax.runs import Run, other_dataset, run_dataset
+from twostage_jax.runs import Run, other_images, run_dataset
 from twostage_jax.show import (
     show_classes,
     show_detection,
@@ -27,7 +28,7 @@ from twostage_jax.show import (
     show_uncertainty,
 )
 from twostage_jax.terminal import Terminal
-from twostage_jax.validate import check_coverage
+from twostage_jax.validate import check_coverage, takes_data_dir
 
 
 def judge(
@@ -38,7 +39,7 @@ def judge(
     data: str | None = None,
     data_dir: Path | None = None,
     ood: str | None = None,
-    coverage: float = 0.95,
+    coverage: float | None = None,
     save_predictions: bool = False,
 ) -> dict[str, Any]:
     """What `twostage evaluate` prints, as a record: `scores`, `uncertainty`, `detection`.
@@ -50,36 +51,57 @@ def judge(
         data: another source, in place of the run's own.
         data_dir: where TensorFlow Datasets keeps its data.
         ood: a source to be told from the run's own.
-        coverage: of the prediction sets, in (0, 1).
+        coverage: of the prediction sets, in (0, 1); by default 0.95, if validation suffices.
         save_predictions: write `predictions-SPLIT.npz`, and `predictions-ood.npz` with the scores
             of both sources.
 
     Raises:
-        UserError: an empty part, data of another shape, too few validation examples for the
-            coverage, a coverage outside (0, 1).
+        UserError: an empty part, data of another shape, a coverage outside (0, 1), one that
+            validation is too small for, or one on the part it is fitted on.
     """
     check_coverage(coverage)
+    fitted_on = _fitted_on(data, split, coverage)
     with terminal.phase("data", "reading data"):
-        dataset = run_dataset(run, data, data_dir)
-        own = dataset if data is None else run_dataset(run)
-        outside = other_dataset(run, ood, data_dir) if ood else None
+        dataset, own, outside = _read(run, data, ood, data_dir)
     part, trained = getattr(dataset, split), run.trained
     if not len(part["label"]):
         raise UserError(f"the {split} part of {dataset.name} is empty: choose another --split")
     with terminal.phase("evaluate", "evaluating"):
         logits = trained.logits(part["image"])
         record = _scores(trained, part, logits)
-        record["uncertainty"] = _uncertain(run, own, part, logits, coverage)
+        held_out = None if fitted_on else own.validation
+        record["uncertainty"] = _uncertain(run, held_out, part, logits, coverage)
         if outside is not None:
-            record["detection"], found = detect(
-                trained, own.train, part["image"], outside.test["image"]
-            )
+            record["detection"], found = detect(trained, own.train, part["image"], outside)
             if save_predictions:
                 _save_scores(run.folder / "predictions-ood.npz", found)
     if save_predictions:
         _save(run, dataset, split, part["label"], logits)
-    _show(run, dataset, outside, split, record, terminal)
+    _show(run, dataset, ood, split, record, terminal)
     return record
+
+
+def _fitted_on(data: str | None, split: str, coverage: float | None) -> bool:
+    """Whether it is the part that temperature and prediction sets are fitted on."""
+    fitted_on = data is None and split == "validation"
+    if fitted_on and coverage is not None:
+        raise UserError(
+            "prediction sets are fitted on validation: leave out --coverage or --split validation"
+        )
+    return fitted_on
+
+
+def _read(
+    run: Run, data: str | None, ood: str | None, data_dir: Path | None
+) -> tuple[Dataset, Dataset, Any]:
+    """What is evaluated, the run's own data, and images to be told from them, or None."""
+    # With --ood the folder belongs to whichever source lies in one.
+    own_dir = None if ood and not takes_data_dir(run.config.data) else data_dir
+    dataset = run_dataset(run, data, own_dir)
+    own = dataset if data is None else run_dataset(run)
+    if ood is None:
+        return dataset, own, None
+    return dataset, own, other_images(run, ood, data_dir if takes_data_dir(ood) else None)
 
 
 def _scores(trained: Trained, part: Any, logits: np.ndarray) -> dict[str, Any]:
@@ -90,21 +112,25 @@ def _scores(trained: Trained, part: Any, logits: np.ndarray) -> dict[str, Any]:
     return record
 
 
-def _uncertain(run: Run, own: Dataset, part: Any, logits: Any, coverage: float) -> Any:
-    """Figures of uncertainty; what is fitted is fitted on the run's own validation part."""
-    held_out = own.validation
-    if not len(held_out["label"]):
-        return uncertain(None, (probabilities(logits), part["label"]), coverage)
+def _uncertain(run: Run, held_out: Any, part: Any, logits: Any, coverage: float | None) -> Any:
+    """Figures of uncertainty; what is fitted is fitted on the run's own validation part.
+
+    `held_out` is None where it is that part which is evaluated: nothing fitted is measured on it.
+    """
+    count = 0 if held_out is None else len(held_out["label"])
+    if coverage is not None:
+        uncertainty.check_enough(count, coverage)
+    test = (probabilities(logits), part["label"])
+    if held_out is None or not count:
+        return uncertain(None, test)
     fitted = probabilities(run.trained.logits(held_out["image"]))
-    # Raises where the part is too small, because here somebody has asked for that coverage.
-    uncertainty.conformal_threshold(uncertainty.pool(fitted), held_out["label"], coverage)
-    return uncertain((fitted, held_out["label"]), (probabilities(logits), part["label"]), coverage)
+    return uncertain((fitted, held_out["label"]), test, coverage or COVERAGE)
 
 
 def _save(run: Run, dataset: Dataset, split: str, label: np.ndarray, logits: np.ndarray) -> None:
     own = dataset.fingerprint == run.manifest["data"]["fingerprint"]
     name = f"predictions-{split}.npz" if own else f"predictions-{dataset.name}-{split}.npz"
-    save(run.folder / name, logits, label, run.trained.members is None)
+    save(run.folder / name, logits, label, run.config.members == 1)
 
 
 def _save_scores(path: Path, found: dict[str, np.ndarray]) -> None:
@@ -117,7 +143,7 @@ def _save_scores(path: Path, found: dict[str, np.ndarray]) -> None:
 def _show(
     run: Run,
     dataset: Dataset,
-    outside: Dataset | None,
+    ood: str | None,
     split: str,
     record: dict[str, Any],
     terminal: Terminal,
@@ -127,5 +153,5 @@ def _show(
     if "summary" in record:
         show_members(record["summary"], len(record["members"]["accuracy"]), split, terminal)
     show_uncertainty(record["uncertainty"], split, terminal)
-    if outside is not None:
-        show_detection(record["detection"], outside.name, terminal)
+    if ood:
+        show_detection(record["detection"], ood, terminal)

@@ -14,7 +14,7 @@ import numpy as np
 from twostage_jax import folder as folders
 from twostage_jax.chunks import Members, start_members
 from twostage_jax.compilation import use_cores
-from twostage_jax.config import Config, imported_names, resolve
+from twostage_jax.config import Config, check, imported_names, resolve
 from twostage_jax.encoding import encode_in_calls
 from twostage_jax.entry import enter, load_pretrained, settle
 from twostage_jax.errors import UserError
@@ -85,12 +85,8 @@ def run(
     """
     terminal = terminal or Terminal()
     config = settle(config, resume, pretrain_only, trust_code)
-    if resume:
-        folder = config.out or Path()
-        if (folder / folders.RESULT).is_file():
-            done = open_run(folder, trust_code)
-            show_result(done.record, folder, terminal)
-            return Result(folder, done.record, done.trained.params)
+    if resume and config.out and (config.out / folders.RESULT).is_file():
+        return _complete(config.out, config.save_predictions, trust_code, terminal)
     setting, pretrained, encode_when = _prepare(config, resume, terminal)
     config = setting.config
     names = [] if pretrained else ["pretrain"]
@@ -114,11 +110,24 @@ def run(
         raise
 
 
+def _complete(folder: Path, save: bool, trust_code: bool, terminal: Terminal) -> Result:
+    """The result of a run that has nothing left to do, shown again."""
+    if save:
+        raise UserError(
+            f"{folder} is complete: write its predictions with twostage evaluate {folder} "
+            "--save-predictions"
+        )
+    done = open_run(folder, trust_code)
+    show_result(done.record, folder, terminal)
+    return Result(folder, done.record, done.trained.params)
+
+
 def _prepare(config: Config, resume: bool, terminal: Terminal) -> tuple[Setting, Any, str]:
     """Data and networks, the groups of an earlier run, and when the encoder runs, in words."""
     with terminal.phase("data", "reading data"):
         dataset = load(config.data or "digits", config.validation, config.data_dir)
     config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
+    check(config)  # what earlier runs and the data have filled in, too
     roster = make_roster(config)
     if not roster.alone:
         use_cores(len(roster.rows))
@@ -221,11 +230,15 @@ def _features(job: Job, encoder: Params) -> Callable[[Any], Any]:
         common["image"] = _encode(job, encoder, jax.device_put(image))
     own = {name: own[name] for name in own if axes.data[name] == 0}
     shared = {name: put_everywhere(placement, common[name]) for name in common if name not in own}
-    made = {}
-    for piece in placement.pieces:
-        of_piece = {name: take(placement, rows[piece], 0, x) for name, (x, rows) in own.items()}
-        made[piece[0]] = {**shared, **put(placement, 0, of_piece)}
-    return lambda piece: made[piece[0]]
+    made: dict[bytes, Any] = {}
+
+    def data_of(piece: np.ndarray) -> Any:
+        if piece.tobytes() not in made:
+            taken = {name: take(placement, rows[piece], 0, x) for name, (x, rows) in own.items()}
+            made[piece.tobytes()] = {**shared, **put(placement, 0, taken)}
+        return made[piece.tobytes()]
+
+    return data_of
 
 
 def _features_of_encoders(job: Job, placement: Placement, encoders: Params) -> np.ndarray:

@@ -8,9 +8,9 @@ has no communication along that axis.
 all share one.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -61,14 +61,18 @@ def make_mesh(members: int, axes: Mapping[str, int] | None = None) -> Mesh:
     Args:
         members: how many there are.
         axes: sizes; by default as many devices along `member` as can be busy, the rest along
-            `data`.
+            `data`; on the CPU all of them along `member`.
 
     Raises:
         UserError: sizes whose product is not the number of devices.
     """
     devices = jax.device_count()
     if not axes:
-        fitting = [n for n in range(1, devices + 1) if devices % n == 0 and n >= members]
+        # A CPU's devices are its cores: a batch split over them would change bits, and copies of
+        # members cost nothing there.
+        spread_out = jax.default_backend() != "cpu"
+        sizes_of = range(1, devices + 1) if spread_out else ()
+        fitting = [n for n in sizes_of if devices % n == 0 and n >= members]
         along = min(fitting) if fitting else devices
         axes = {MEMBER: along, DATA: devices // along}
     sizes = (axes.get(MEMBER, 1), axes.get(DATA, 1))
@@ -192,7 +196,24 @@ def free_bytes() -> int | None:
     stats = jax.devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
+    rooms = [room for room in (_available(), _container()) if room is not None]
+    return min(rooms, default=None)
+
+
+def _available() -> int | None:
+    """What the system can give, its caches included; None but on Linux."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # macOS does not count them
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _container() -> int | None:
+    """What a container's limit leaves; None where there is none."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((folder / f"memory.{x}").read_text() for x in ("max", "current"))
+        return int(limit) - int(used)
+    except (OSError, ValueError):  # "max"
         return None

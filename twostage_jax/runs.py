@@ -1,6 +1,6 @@
 """A run opened again: from its folder back to modules and verified parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from twostage_jax.errors import UserError
 from twostage_jax.members import make_roster
 from twostage_jax.networks import Nets, batch_spec, make_nets
 from twostage_jax.results import Trained
-from twostage_jax.sources import load
+from twostage_jax.sources import load, load_images
 from twostage_jax.stage import Params, Stage, digest
 
 
@@ -150,7 +150,8 @@ def run_dataset(run: Run, spec: str | None = None, data_dir: Path | None = None)
                 f"{dataset.fingerprint}; name it with --data to evaluate on it all the same"
             )
         return dataset
-    dataset = other_dataset(run, spec, data_dir)
+    dataset = load(spec, None, data_dir)
+    _check_images(run, spec, dataset.image_shape)
     found, expected = len(dataset.classes), len(run.manifest["classes"])
     if found > expected:
         raise UserError(
@@ -160,17 +161,21 @@ def run_dataset(run: Run, spec: str | None = None, data_dir: Path | None = None)
     return dataset
 
 
-def other_dataset(run: Run, spec: str, data_dir: Path | None = None) -> Dataset:
-    """A source whose images the run's network can take, whatever their classes.
+def other_images(run: Run, spec: str, data_dir: Path | None = None) -> np.ndarray:
+    """Images of a source that the run's network can take, whatever their classes.
 
     Raises:
         UserError: images of another shape.
     """
-    dataset = load(spec, None, data_dir)
-    found, expected = list(dataset.image_shape), run.manifest["preprocessing"]["image"][1:]
-    if found != expected:
+    images = load_images(spec, data_dir)
+    _check_images(run, spec, images.shape[1:])
+    return images
+
+
+def _check_images(run: Run, spec: str, shape: Sequence[int]) -> None:
+    expected = run.manifest["preprocessing"]["image"][1:]
+    if list(shape) != expected:
         raise UserError(
-            f"{spec} has images {found} and {run.folder} takes images {expected}: give data of "
-            "that kind"
+            f"{spec} has images {list(shape)} and {run.folder} takes images {expected}: give data "
+            "of that kind"
         )
-    return dataset

@@ -24,8 +24,9 @@ CUTOFF = 1e-9
 
 def pool(probability: np.ndarray) -> np.ndarray:
     """Mean probability of the members, float64 `[N, K]` from `[M, N, K]`; `[N, K]` as it is."""
-    probability = np.asarray(probability, np.float64)
-    mean = probability.mean(0) if probability.ndim == 3 else probability
+    several = np.ndim(probability) == 3
+    # Never all members in float64 at once: a thousand of them are gigabytes.
+    mean = np.mean(probability, axis=0, dtype=np.float64) if several else np.float64(probability)
     return mean / mean.sum(-1, keepdims=True)
 
 
@@ -94,10 +95,8 @@ def mutual_information(probability: np.ndarray) -> np.ndarray:
     The entropy of the mean less the mean entropy (Houlsby et al., "Bayesian Active Learning for
     Classification and Preference Learning", 2011).
     """
-    probability = np.asarray(probability, np.float64)
-    probability = probability / probability.sum(-1, keepdims=True)
-    gain = predictive_entropy(probability.mean(0)) - predictive_entropy(probability).mean(0)
-    return np.maximum(gain, 0)
+    each = sum(predictive_entropy(pool(one)) for one in probability) / len(probability)
+    return np.maximum(predictive_entropy(pool(probability)) - each, 0)
 
 
 def energy(logits: np.ndarray) -> np.ndarray:
@@ -105,8 +104,8 @@ def energy(logits: np.ndarray) -> np.ndarray:
 
     Higher is further out (Liu et al., "Energy-based Out-of-distribution Detection", 2020).
     """
-    found = -special.logsumexp(np.asarray(logits, np.float64), axis=-1)
-    return found.mean(0) if found.ndim == 2 else found
+    members = logits if np.ndim(logits) == 3 else [logits]
+    return -np.mean([special.logsumexp(np.float64(one), axis=-1) for one in members], axis=0)
 
 
 class Gaussians(NamedTuple):
@@ -177,6 +176,16 @@ def needed_examples(coverage: float) -> int:
     return math.ceil(coverage / (1 - coverage) - 1e-9)
 
 
+def check_enough(count: int, coverage: float) -> None:
+    """Raise `UserError` where `count` validation examples are too few for that coverage."""
+    needed = needed_examples(coverage)
+    if count < needed:
+        raise UserError(
+            f"coverage {coverage:g} needs at least {needed} validation examples and there are "
+            f"{count}: ask for less, or train with a larger --validation"
+        )
+
+
 def conformal_threshold(probability: np.ndarray, label: np.ndarray, coverage: float) -> float:
     """The score `1 - p` up to which a class belongs into the prediction set.
 
@@ -191,12 +200,7 @@ def conformal_threshold(probability: np.ndarray, label: np.ndarray, coverage: fl
     Raises:
         UserError: another coverage, or too few examples for it.
     """
-    needed = needed_examples(coverage)
-    if len(label) < needed:
-        raise UserError(
-            f"coverage {coverage:g} needs at least {needed} validation examples and there are "
-            f"{len(label)}: ask for less, or train with a larger --validation"
-        )
+    check_enough(len(label), coverage)
     score = 1 - np.asarray(probability, np.float64)[np.arange(len(label)), label]
     return float(np.sort(score)[_rank(len(label), coverage) - 1])
 

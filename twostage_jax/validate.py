@@ -10,6 +10,11 @@ SPECS = ("digits", "mnist", "tfds:NAME", "idx:DIR", "npz:FILE")
 MESH_AXES = ("member", "data")
 
 
+def takes_data_dir(spec: Any) -> bool:
+    """Whether a source is one of TensorFlow Datasets, which lie in a folder of their own."""
+    return str(spec).partition(":")[0] in ("mnist", "tfds")
+
+
 def check_spec(spec: Any, with_data_dir: bool = False) -> None:
     """Raise `UserError` where `spec` names no kind of source; nothing is read."""
     kind, colon, rest = str(spec).partition(":")
@@ -18,7 +23,7 @@ def check_spec(spec: Any, with_data_dir: bool = False) -> None:
         raise UserError(f"unknown source {spec!r}: {did_you_mean(kind, SPECS)}")
     if bool(rest) != (":" in names[kind]) or (colon and not rest):
         raise UserError(f"--data {spec!r} is not whole: write {names[kind]}")
-    if with_data_dir and kind not in ("mnist", "tfds"):
+    if with_data_dir and not takes_data_dir(spec):
         raise UserError(
             f"--data-dir goes with mnist and tfds:NAME, not with {spec!r}: leave it out"
         )
@@ -89,5 +94,5 @@ def check_mesh(text: Any) -> dict[str, int]:
 
 def check_coverage(value: Any) -> None:
     """Raise `UserError` for a coverage outside (0, 1)."""
-    if not 0 < value < 1:
+    if value is not None and not 0 < value < 1:
         raise UserError(f"--coverage is {value}: give a number between 0 and 1, for instance 0.95")

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from twostage_jax.data import Dataset, Source, make_dataset
+from twostage_jax.errors import UserError
 from twostage_jax.validate import check_spec
 
 
@@ -24,6 +27,20 @@ def load(spec: str, validation: int | None = None, data_dir: str | Path | None =
     """
     check_spec(spec, data_dir is not None)
     return make_dataset(_read(spec, data_dir), validation)
+
+
+def load_images(spec: str, data_dir: str | Path | None = None) -> np.ndarray:
+    """Images uint8 `[N, H, W, C]` of a source: its test part, or all where it has none.
+
+    Raises:
+        UserError: an unknown spec, files that are missing or broken, or no images in them.
+    """
+    check_spec(spec, data_dir is not None)
+    source = _read(spec, data_dir)
+    images = (source.test or source.train)["image"]
+    if not len(images):
+        raise UserError(f"{spec} has no images to tell apart: give a source that has some")
+    return images
 
 
 def _read(spec: str, data_dir: str | Path | None) -> Source:

@@ -27,9 +27,8 @@ def ensemble(
         train: a pure function of one member, for instance of `make_train`.
         in_axes: as `jax.vmap` has it, a tuple with an entry for each argument: 0 where each member
             has its own, None where all share one.
-        mesh: devices along the axes `member` and `data`, of `make_mesh`; by default all of them.
-        members_per_chunk: how many train at a time; by default as many as memory allows and, on the
-            CPU, as the cache likes.
+        mesh: devices, of `make_mesh`; by default all of them.
+        members_per_chunk: how many train at a time; by default what memory and cache allow.
 
     Returns:
         A function of the arguments of `train` whose results are `[M, ...]`, arrays of the host. It
@@ -37,8 +36,11 @@ def ensemble(
         to see what that needs.
 
     Raises:
-        UserError: (when called) chunks below 1, no member axis, members that do not fit.
+        UserError: chunks below 1, a member axis that is not the first; (when called) no member
+            axis, axes of different lengths, members that do not fit.
     """
+    if any(axis != 0 for axis in jax.tree.leaves(in_axes)):
+        raise UserError(f"in_axes {in_axes} has another axis than 0: put members first")
     if members_per_chunk is not None:
         check_whole("members_per_chunk", members_per_chunk, 1)
 
@@ -49,11 +51,7 @@ def ensemble(
     needs: dict[Any, Need] = {}
 
     def call(*args: Any) -> Any:
-        own: list[Any] = []
-        tree_map(own.append, in_axes, args)
-        if not own:
-            raise UserError(f"in_axes {in_axes} gives no argument a member axis: put a 0 there")
-        count = len(own[0])
+        count, parts = count_members(in_axes, args), []
         shapes, structure = jax.tree.flatten(shapes_of(args))
         known = (structure, *((x.shape, x.dtype) for x in shapes))
         if known not in needs:
@@ -61,13 +59,28 @@ def ensemble(
         grid = mesh or make_mesh(count)
         chunk = choose_chunk(needs[known], count, grid.shape[MEMBER], members_per_chunk)
         placement = Placement(grid, count, chunk)
-        parts = []
         for piece in placement.pieces:
             given = put(placement, in_axes, take(placement, piece, in_axes, args))
             parts.append(first_members(len(piece), 0, program(placement)(*given)))
         return join_members(0, parts)
 
     return call
+
+
+def count_members(in_axes: Any, args: Any) -> int:
+    """How long the member axes of arguments are.
+
+    Raises:
+        UserError: no member axis, or several of different lengths.
+    """
+    own: list[Any] = []
+    tree_map(own.append, in_axes, args)
+    if not own:
+        raise UserError(f"in_axes {in_axes} gives no argument a member axis: put a 0 there")
+    lengths = sorted({len(leaf) for leaf in own})
+    if len(lengths) > 1:
+        raise UserError(f"member axes are {lengths} long: give each argument as many members")
+    return lengths[0]
 
 
 def measure(train: Callable[..., Any], in_axes: Any, args: Any) -> Need:
