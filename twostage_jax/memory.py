@@ -11,7 +11,7 @@ from twostage_jax.placement import free_bytes
 from twostage_jax.stage import Stage, TrainState, as_batch, frozen_groups
 
 # On the CPU a member is fastest while its state stays in a core's cache: full pipelines one at a
-# time, small heads a dozen. Measured, see docs/ensembles.md.
+# time, the blog's heads nineteen. Measured, see docs/ensembles.md.
 CACHE = 2 * 2**20
 # What the allocator and other programs of a run may take.
 USABLE = 0.8
