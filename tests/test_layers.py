@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "twostage_jax"
 LEVELS = [
     {"errors", "compilation"},
-    {"sweep", "validate"},
+    {"sweep", "validate", "folder"},
     {
         "stage",
         "nets",
@@ -19,7 +19,7 @@ LEVELS = [
         "uncertainty",
         "data",
         "config",
-        "folder",
+        "changes",
         "interrupt",
         "terminal",
         "placement",
@@ -33,6 +33,8 @@ LEVELS = [
         "scoring",
         "encoding",
         "checkpoint",
+        "health",
+        "lock",
         "memory",
         "members",
         "torch_names",

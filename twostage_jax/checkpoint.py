@@ -1,22 +1,38 @@
 """Checkpoints of a stage: Orbax stores, we verify.
 
 Orbax notices neither a flipped bit nor a changed dtype, so a table of shape, dtype and sha256 of
-every leaf travels with each checkpoint and is held against what is expected and what is loaded.
+every leaf travels with each checkpoint and is held against what is expected and what is loaded. The
+table and the facts beside it are sealed by a checksum of their own.
+
+A checkpoint is never written over: a new one is written beside the older ones under another name,
+renamed when it is whole, and only then is the oldest one renamed and removed. So a process may be
+killed at any moment, and the newest whole checkpoint is still there.
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from twostage_jax.errors import UserError
+from twostage_jax.errors import Damaged, UserError
+from twostage_jax.folder import is_whole, sealed
 from twostage_jax.stage import array_bytes, tree_differences, tree_leaves, tree_signature
+
+KEPT = 2  # the newest, and one to fall back to
+UNFINISHED, GONE = ".orbax-checkpoint-tmp", ".gone"
+# What keeps a file from being read that says nothing about what is in it.
+TRANSIENT = tuple(
+    map(os.strerror, (errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO))
+) + (os.strerror(errno.EROFS),)
 
 
 def describe(tree: Any) -> dict[str, dict[str, Any]]:
@@ -28,65 +44,100 @@ def describe(tree: Any) -> dict[str, dict[str, Any]]:
     return {path: {**entry, "sha256": hashes[path]} for path, entry in tree_signature(tree).items()}
 
 
-class Store:
-    """The checkpoints of one stage, named by the number of steps taken; the newest is kept."""
+class Loaded(NamedTuple):
+    """A verified checkpoint.
 
-    def __init__(self, folder: Path, checkpointer: ocp.training.Checkpointer) -> None:
+    Attributes:
+        step: its number.
+        trees: arrays on the first device, by name.
+        facts: what was saved beside them.
+    """
+
+    step: int
+    trees: dict[str, Any]
+    facts: dict[str, Any]
+
+
+class Store:
+    """The checkpoints of one stage, named by the number of steps taken; the newest two are kept."""
+
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._checkpointer = checkpointer
         self._pending: Any = None
 
     @property
-    def latest(self) -> int | None:
-        """Step of the newest checkpoint that is on disk, or None."""
-        self.wait()
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints on disk, ascending; that they are whole shows when loaded."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
 
-    def save(self, step: int, trees: Mapping[str, Any]) -> None:
-        """Begin to write trees of arrays, by name, while the caller goes on.
+    def clean(self) -> None:
+        """Make the folder, and remove what a process has left there that was killed."""
+        self._folder.mkdir(exist_ok=True)
+        for path in self._folder.iterdir():
+            if UNFINISHED in path.name or path.name.endswith(GONE):
+                shutil.rmtree(path)
+
+    def save(self, step: int, trees: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Begin to write trees of arrays, by name, and JSON facts, while the caller goes on.
 
         The checkpoint counts once all of it is on disk, at the latest after `wait`.
         """
         self.wait()
         # A copy, because the next step of the training takes the buffers over.
         trees = {name: jax.tree.map(np.array, jax.device_get(tree)) for name, tree in trees.items()}
-        table: Any = {name: describe(tree) for name, tree in trees.items()}
-        self._pending = (
-            step,
-            self._checkpointer.save_checkpointables_async(
-                step, trees, custom_metadata={"leaves": table}, force=True
-            ),
-        )
+        table = {name: describe(tree) for name, tree in trees.items()}
+        record: Any = sealed({"step": step, "leaves": table, "facts": dict(facts)})
+        path = str(self.path(step).absolute())  # Orbax takes no relative one
+        with self._written(step):
+            response = ocp.save_checkpointables_async(path, trees, custom_metadata=record)
+        self._pending = step, response
 
     def wait(self) -> None:
         """Return when what was given to `save` is on disk.
 
         Raises:
-            OSError: what kept it from being written, a full disk for instance.
+            UserError: what kept it from being written, a full disk for instance.
         """
         if self._pending is None:
             return
         (step, response), self._pending = self._pending, None
-        if not response.result():
+        with self._written(step):
+            response.result()
+        if not self.path(step).is_dir():
             raise RuntimeError(f"Orbax did not write step {step} of {self._folder}")
+        for old in self.steps[:-KEPT]:
+            self.retire(old)
 
-    def load(self, expected: Mapping[str, Any]) -> dict[str, Any]:
-        """The trees of the newest checkpoint that `expected` names and gives the structure of.
+    def retire(self, step: int) -> None:
+        """Remove a checkpoint, so that it is there whole or not at all."""
+        gone = self.path(step).with_name(f"{step}{GONE}")
+        os.rename(self.path(step), gone)
+        shutil.rmtree(gone)
+
+    def load(self, expected: Mapping[str, Any], step: int | None = None) -> Loaded:
+        """The trees of a checkpoint that `expected` names and gives the structure of.
+
+        Args:
+            expected: trees of arrays or of their shapes, by name.
+            step: of the checkpoint, by default the newest.
 
         Raises:
             UserError: where there is no checkpoint; every missing, unexpected, misshaped or wrongly
-                typed leaf; every array whose sha256 is not the one it was saved with.
+                typed leaf.
+            Damaged: every array whose sha256 is not the one it was saved with; files that cannot be
+                read.
         """
-        step = self.latest
-        where = f"the checkpoint {self._folder / str(step)}"
-        if step is None:
+        self.wait()
+        if step is None and not self.steps:
             raise UserError(f"{self._folder} has no whole checkpoint: run the stage again")
-        recorded = self._recorded(step, where)
-        problems = []
+        step = self.steps[-1] if step is None else step
+        where = f"the checkpoint {self.path(step)}"
+        record = self._record(step, where)
+        recorded, problems = record["leaves"], []
         for name, tree in expected.items():
-            found = recorded.get(name, {})
-            wrong = tree_differences(tree_signature(tree), found)
+            wrong = tree_differences(tree_signature(tree), recorded.get(name, {}))
             problems += [f"{name}/{problem}" for problem in wrong]
         if problems:
             raise UserError(f"{where} does not fit: {'; '.join(problems)}")
@@ -95,16 +146,43 @@ class Store:
             f"{name}/{path}"
             for name, tree in loaded.items()
             for path, entry in describe(tree).items()
-            if entry["sha256"] != recorded[name][path]["sha256"]
+            if entry != recorded[name][path]
         ]
         if damaged:
-            raise UserError(f"{where} is damaged: {', '.join(damaged)} changed since it was saved")
-        return loaded
+            raise Damaged(f"{where} is damaged: {', '.join(damaged)} changed since it was saved")
+        return Loaded(step, loaded, record["facts"])
 
-    def _recorded(self, step: int, where: str) -> dict[str, Any]:
+    def load_newest(self, expected: Mapping[str, Any], say: Callable[[str], None]) -> Loaded | None:
+        """The newest checkpoint that is whole, or None; `say` is told of each that is not.
+
+        Those are removed once there is something to go on from.
+
+        Raises:
+            UserError: a whole checkpoint that does not fit.
+        """
+        damaged, found = [], None
+        for step in reversed(self.steps):
+            try:
+                found = self.load(expected, step)
+                break
+            except Damaged as error:
+                damaged.append(step)
+                say(f"{error}; falling back to an older one")
+        for step in damaged:
+            self.retire(step)
+        return found
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self._folder / str(step)
+
+    def _record(self, step: int, where: str) -> dict[str, Any]:
         with _readable(where):
-            metadata: Any = self._checkpointer.checkpointables_metadata(step).custom_metadata
-            return dict(metadata["leaves"])
+            metadata: Any = ocp.checkpointables_metadata(str(self.path(step).absolute()))
+            record = dict(metadata.custom_metadata)
+        if not is_whole(record) or record["step"] != step:
+            raise Damaged(f"{where} is damaged: its metadata changed since it was saved")
+        return record
 
     def _read(self, step: int, expected: Mapping[str, Any], where: str) -> dict[str, Any]:
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -114,28 +192,62 @@ class Store:
 
         with _readable(where):
             trees = jax.tree.map(placed, dict(expected))
-            loaded = self._checkpointer.load_checkpointables(step, trees)
+            loaded = ocp.load_checkpointables(str(self.path(step).absolute()), trees)
             return {name: loaded[name] for name in expected}
+
+    @contextlib.contextmanager
+    def _written(self, step: int) -> Iterator[None]:
+        """Turn whatever Orbax and TensorStore raise when they cannot write into one sentence."""
+        try:
+            with _silent():
+                yield
+        except Exception as error:
+            for path in self._folder.glob(f"{step}{UNFINISHED}*"):
+                shutil.rmtree(path, ignore_errors=True)  # it may be what fills the disk
+            older = f"; {self.path(self.steps[-1])} is whole" if self.steps else ""
+            raise UserError(
+                f"cannot write the checkpoint {self.path(step)}: {_reason(error)}{older}; make "
+                "room, then go on with --resume"
+            ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What the system says, out of the pages that TensorStore makes of it."""
+    text = str(error)
+    for cause in (*TRANSIENT, *map(os.strerror, (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))):
+        if cause in text:
+            return cause
+    return " ".join(text.split())[:200] or type(error).__name__
 
 
 @contextlib.contextmanager
-def _readable(where: str) -> Iterator[None]:
-    # Orbax logs pages about a file that is cut off; the cause stays with the error.
+def _silent() -> Iterator[None]:
+    # Orbax logs pages about what fails; the cause stays with the error.
     logging.disable(logging.CRITICAL)
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where} cannot be read: it is damaged or not whole") from error
     finally:
         logging.disable(logging.NOTSET)
 
 
 @contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    try:
+        with _silent():
+            yield
+    # Whatever it is that Orbax makes of a file that is not what it was.
+    except Exception as error:
+        if (reason := _reason(error)) in TRANSIENT:
+            raise UserError(f"{where} cannot be read: {reason}") from error
+        raise Damaged(f"{where} cannot be read: it is damaged or not whole") from error
+
+
+@contextlib.contextmanager
 def open_store(folder: Path) -> Iterator[Store]:
     """The checkpoints in `folder`, which is made if it is not there; all are written at the end."""
-    keep: Any = ocp.training.preservation_policies.LatestN(1)
-    path = str(folder.absolute())  # Orbax takes no relative one
-    with ocp.training.Checkpointer(path, preservation_policy=keep) as checkpointer:
-        store = Store(folder, checkpointer)
+    store = Store(folder)
+    store.clean()
+    try:
         yield store
+    finally:
         store.wait()

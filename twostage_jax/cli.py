@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shlex
 import sys
 import traceback
 import warnings
@@ -16,10 +15,12 @@ from typing import Any
 
 import tyro
 
+from twostage_jax.changes import check_unchanged
 from twostage_jax.commands import COMMANDS, Bench, Data, Evaluate, Head, Pretrain
 from twostage_jax.config import Config, check, from_dict, overlay, to_dict
 from twostage_jax.errors import UserError, did_you_mean
-from twostage_jax.interrupt import Interrupted, handled
+from twostage_jax.folder import CONFIG
+from twostage_jax.interrupt import Interrupted, handled, raised
 from twostage_jax.terminal import Terminal
 from twostage_jax.validate import check_coverage, check_spec, check_whole
 
@@ -37,9 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
-        with handled():
-            command = parse(argv)
-            _act(command)
+        with handled(_farewell):
+            _act(parse(argv))
     except BrokenPipeError:  # as in: twostage run --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -48,10 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"twostage: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except Interrupted as interruption:
-        _say_how_to_resume(interruption, argv)
-        return 128 + interruption.signum
+    except Interrupted as stop:
+        print(_farewell(stop), end="", file=sys.stderr)
+        return 128 + stop.signum
     return 0
+
+
+def _farewell(stop: Interrupted) -> str:
+    """What an interrupted command prints at its end."""
+    then = f"resume with: {stop.resume}" if stop.resume else "nothing was begun: run it again"
+    return f"twostage: stopped by {stop}\n{then}\n"
 
 
 def parse(argv: Sequence[str]) -> Any:
@@ -108,7 +114,8 @@ def _act(command: Any) -> None:
     elif isinstance(command, Evaluate):
         _evaluate(command)
     elif isinstance(command, Bench):
-        _bench(command)
+        with raised():  # what it measures runs in processes of its own
+            _bench(command)
     else:
         _train(command)
 
@@ -125,6 +132,8 @@ def _train(command: Any) -> None:
         resume=command.resume,
         pretrain_only=isinstance(command, Pretrain),
         trust_code=command.trust_code,
+        allow_changed=command.allow_changed,
+        checkpoint_every=command.checkpoint_every,
         terminal=terminal,
     )
 
@@ -158,7 +167,10 @@ def _read_config(path: Path, trust_code: bool) -> Config:
         raise UserError(
             f"cannot read {path}: {error}; give the config.json of an earlier run"
         ) from error
-    return from_dict(values, str(path), trust_code)
+    config = from_dict(values, str(path), trust_code)
+    if path.name == CONFIG:
+        check_unchanged(path.parent, values)
+    return config
 
 
 def _evaluate(command: Evaluate) -> None:
@@ -209,16 +221,3 @@ def _bench(command: Bench) -> None:
     chosen = {name: getattr(command, name) for name in options}
     measure = bench_members if command.members else bench
     measure(command.data, command.out, **chosen)
-
-
-def _say_how_to_resume(interruption: Interrupted, argv: Sequence[str]) -> None:
-    print(f"twostage: stopped by {interruption}", file=sys.stderr)
-    if interruption.folder:
-        command = "pretrain" if "pretrain" in argv[:1] else "run"
-        folder = shlex.quote(interruption.folder)
-        trust = " --trust-code" if interruption.imports_code else ""
-        save = " --save-predictions" if "--save-predictions" in argv else ""
-        print(
-            f"resume with: twostage {command} --resume --out {folder}{trust}{save}",
-            file=sys.stderr,
-        )

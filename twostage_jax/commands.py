@@ -23,6 +23,10 @@ _Cache = Annotated[str | None, flag("DIR", "default: twostage_jax in the user's 
 class _Training:
     resume: bool = False
     """go on with the run in --out"""
+    allow_changed: bool = False
+    """resume although packages have other versions, or with more epochs of what was trained last"""
+    checkpoint_every: Annotated[float, flag("MINUTES", "default: 5")] = 5.0
+    """save the state in the middle of an epoch too, after so many minutes"""
     trust_code: bool = False
     """let the config of an earlier run import the encoder or objective that it names"""
     compile_cache: _Cache = None

@@ -1,5 +1,6 @@
 """Arrays in, arrays out: parts of a data set, stratified splits, fingerprints, duplicates."""
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -35,14 +36,13 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Three parts of images and labels, on the host.
+class Seen:
+    """What training may see of a data set, on the host.
 
     Attributes:
         name: short name of the data set.
         train: `{"image": uint8 [N, H, W, C], "label": int32 [N]}`.
         validation: the same, carved from the source's train part; may be empty.
-        test: the same.
         classes: the `K` class names.
         fingerprint: `sha256:…` of the examples of the source's parts, whatever their order and
             wherever validation is cut.
@@ -51,7 +51,6 @@ class Dataset:
     name: str
     train: Split
     validation: Split
-    test: Split
     classes: tuple[str, ...]
     fingerprint: str
 
@@ -59,6 +58,41 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """`(H, W, C)` of one image."""
         return self.train["image"].shape[1:]
+
+
+@dataclass(frozen=True)
+class Dataset(Seen):
+    """Three parts of images and labels, on the host.
+
+    Attributes:
+        test: as `train` and `validation` are.
+    """
+
+    test: Split
+
+    def lock(self) -> tuple[Seen, "Lockbox"]:
+        """What training may see, and the test part under lock."""
+        seen = {item.name: getattr(self, item.name) for item in dataclasses.fields(Seen)}
+        return Seen(**seen), Lockbox(self.test)
+
+
+class Lockbox:
+    """The test part, which nothing can reach before it is unlocked, and each time is counted.
+
+    Attributes:
+        count: number of test examples.
+        reads: how often the test part was read.
+    """
+
+    def __init__(self, test: Split, reads: int = 0) -> None:
+        self._test = test
+        self.count = len(test["label"])
+        self.reads = reads
+
+    def unlock(self) -> Split:
+        """The test part."""
+        self.reads += 1
+        return self._test
 
 
 def make_dataset(source: Source, validation: int | None = None) -> Dataset:
@@ -87,7 +121,7 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
         )
     train, held_out = cut(train, validation)
     parts = [source.train] if source.test is None else [source.train, source.test]
-    return Dataset(source.name, train, held_out, test, classes, fingerprint(parts))
+    return Dataset(source.name, train, held_out, classes, fingerprint(parts), test)
 
 
 def cut(split: Split, count: int) -> tuple[Split, Split]:

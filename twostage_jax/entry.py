@@ -1,30 +1,44 @@
 """How a run begins: what earlier runs say of its config, and its folder."""
 
 import dataclasses
-from importlib.metadata import version
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from twostage_jax import folder as folders
-from twostage_jax.config import MEMBERS, Config, check, overlay, to_dict
-from twostage_jax.data import Dataset
+from twostage_jax.changes import (
+    PLACING,
+    TOLERANCE,
+    check_changes,
+    differences,
+    listed,
+    versions,
+)
+from twostage_jax.checkpoint import Store
+from twostage_jax.config import MEMBERS, Config, check, from_dict, overlay, to_dict
+from twostage_jax.data import Seen
 from twostage_jax.errors import UserError
 from twostage_jax.members import make_roster
 from twostage_jax.networks import Nets, batch_spec
 from twostage_jax.runs import load_params, read_config
 from twostage_jax.stage import Params
+from twostage_jax.terminal import Terminal
 
-PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
-
-def settle(config: Config, resume: bool, pretrain_only: bool, trust_code: bool) -> Config:
+def settle(
+    config: Config, resume: bool, pretrain_only: bool, trust_code: bool, allow_changed: bool
+) -> Config:
     """`config` with what earlier runs say about it, before any data is read."""
     check(config)
     if config.encoder_run:
         config = _on_encoder_of(config, trust_code)
     if resume:
-        config = _resumed(config, trust_code)
+        config = _resumed(config, trust_code, allow_changed)
+    elif config.out:
+        folders.check_free(config.out)
     if pretrain_only and config.encoder_run:
         raise UserError(
             f"this config takes its encoder from {config.encoder_run}, so there is no stage 1 to "
@@ -55,35 +69,46 @@ def _on_encoder_of(config: Config, trust_code: bool) -> Config:
     return merged
 
 
-def _resumed(config: Config, trust_code: bool) -> Config:
+def _resumed(config: Config, trust_code: bool, allow_changed: bool) -> Config:
     """The config of the run in `config.out`, which `config` must not contradict."""
-    if config.out is None:
-        raise UserError("--resume needs the folder to go on with: add --out DIR")
-    stored = read_config(config.out, trust_code)
+    folder, changes = resumed_folder(config), {}
+    manifest = None
+    if (folder / folders.MANIFEST).is_file():
+        manifest = folders.read_json(folder, folders.MANIFEST)
+        changes = differences(manifest["versions"], versions())
+    if manifest and not (folder / folders.CONFIG).is_file():
+        stored = from_dict(manifest["config"], str(folder / folders.MANIFEST), trust_code)
+    else:
+        stored = read_config(folder, trust_code, check=False)
     merged = overlay(config, to_dict(stored))
-    old, new = to_dict(stored), to_dict(merged)
-    # Where members are placed does not decide what they become.
-    placing = ("mesh", "members_per_chunk")
-    changed = [name for name in old if old[name] != new[name] and name not in placing]
+    started = manifest["config"] if manifest else to_dict(stored)
+    changed = differences(started, to_dict(merged))
+    changes |= {name: each for name, each in changed.items() if name not in PLACING}
     rosters = make_roster(stored), make_roster(merged)
     if len({(one.alone, one.stacked("pretrain")) for one in rosters}) > 1:
         # A mesh makes members of what was an ordinary training, whose checkpoints look different.
-        changed.append("mesh")
-    if changed:
-        raise UserError(
-            f"{config.out} was started with another {', '.join(changed)}: resume it without these "
-            "flags, or start a new run in a new --out"
-        )
+        changes["mesh"] = (stored.mesh, merged.mesh)
+    begun = [name for name in ("pretrain", "head") if Store(folder / name).steps]
+    begun += ["result"] if (folder / folders.RESULT).is_file() else []
+    check_changes(folder, changes, begun, allow_changed)
     return merged
 
 
-def enter(config: Config, dataset: Dataset, resume: bool, chunks: dict[str, int]) -> Path:
-    """The folder of this run with config and manifest in it: a new one, or the resumed one.
+def resumed_folder(config: Config) -> Path:
+    """Where the run lies that is to be resumed."""
+    if config.out is None:
+        raise UserError("--resume needs the folder to go on with: add --out DIR")
+    return config.out
+
+
+def describe(config: Config, dataset: Seen, chunks: Mapping[str, int]) -> dict[str, Any]:
+    """The manifest of a run that has not trained anything yet.
 
     `chunks` says how many members train at a time, by stage; a resumed run keeps to it.
     """
     manifest = {
         "schema": 1,
+        "config": to_dict(config),
         "groups": {},
         "preprocessing": {
             "image": ["uint8", *dataset.image_shape],
@@ -91,30 +116,71 @@ def enter(config: Config, dataset: Dataset, resume: bool, chunks: dict[str, int]
         },
         "classes": list(dataset.classes),
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
-        "chunks": chunks,
-        "versions": {name: version(name) for name in PACKAGES},
+        "chunks": dict(chunks),
+        "versions": versions(),
+        "machine": machine(),
+        "allowed": [],
     }
     if config.encoder_run:
         source = folders.read_json(Path(config.encoder_run), folders.MANIFEST)
         manifest |= {"pretrain": source["pretrain"]}
-    if not resume:
-        folder = folders.create(config.out, dataset.name)
-        folders.write_json(folder, folders.CONFIG, to_dict(config))
-        folders.write_json(folder, folders.MANIFEST, manifest)
-        return folder
-    folder = config.out or Path()
-    if not (folder / folders.MANIFEST).is_file():
-        folders.write_json(folder, folders.MANIFEST, manifest)
-    stored = folders.read_json(folder, folders.MANIFEST)["data"]
-    if stored != manifest["data"]:
+    return manifest
+
+
+def enter(folder: Path, config: Config, manifest: dict[str, Any], terminal: Terminal) -> None:
+    """Make a folder the one of this run, with config and manifest in it, or go on with it.
+
+    Raises:
+        UserError: a run on other data.
+    """
+    folders.clean(folder)
+    if (folder / folders.MANIFEST).is_file():
+        manifest = _gone_on(folder, config, manifest, terminal)
+    # The config first: a run is one from then on.
+    for name, values in ((folders.CONFIG, manifest["config"]), (folders.MANIFEST, manifest)):
+        folders.write_json(folder, name, values)
+
+
+def _gone_on(
+    folder: Path, config: Config, fresh: dict[str, Any], terminal: Terminal
+) -> dict[str, Any]:
+    """The manifest of a run that goes on, with what is new in it."""
+    stored = folders.read_json(folder, folders.MANIFEST)
+    if stored["data"] != fresh["data"]:
         raise UserError(
-            f"{folder} was started on {stored['name']} {stored['fingerprint']} and {config.data} "
-            f"is now {dataset.fingerprint}: start a new run in a new --out"
+            f"{folder} was started on {stored['data']['name']} {stored['data']['fingerprint']} and "
+            f"{config.data} is now {fresh['data']['fingerprint']}: start a new run in a new --out"
         )
-    return folder
+    if stored["machine"] != fresh["machine"]:
+        moved = listed(differences(stored["machine"], fresh["machine"]))
+        terminal.notice(
+            f"{folder} goes on where it did not begin ({moved}): the result agrees with that of an "
+            f"uninterrupted run to about {TOLERANCE:g}, not bit for bit"
+        )
+    placing = {name: stored["config"][name] for name in PLACING}
+    fresh = {**fresh, "config": fresh["config"] | placing}
+    changed = differences(stored["versions"], fresh["versions"])
+    changed |= differences(stored["config"], fresh["config"])
+    allowed = [f"{name} {old} -> {new}" for name, (old, new) in changed.items()]
+    kept = ("config", "versions", "machine")
+    return {
+        **stored,
+        **{name: fresh[name] for name in kept},
+        "allowed": [*stored["allowed"], *allowed],
+    }
 
 
-def load_pretrained(config: Config, nets: Nets, dataset: Dataset) -> Params:
+def machine() -> dict[str, Any]:
+    """What a run computes on, as far as its bits depend on it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "cores": cores,
+    }
+
+
+def load_pretrained(config: Config, nets: Nets, dataset: Seen) -> Params:
     """The groups of stage 1 of the run whose encoder this one uses.
 
     Raises:

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """A mistake in the input; the command line prints it as one line and exits with status 2."""
 
 
+class Damaged(UserError):
+    """What is on disk is not what was written there."""
+
+
 def did_you_mean(name: str, valid: Iterable[str], limit: int = 12) -> str:
     """The nearest valid name if there is one, then the valid names (the first `limit` of them)."""
     names = list(valid)

@@ -1,13 +1,15 @@
 """The end of a run: which point of a sweep is chosen, and what is measured of it on test."""
 
 import platform
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from twostage_jax import folder as folders
 from twostage_jax.config import swept
+from twostage_jax.data import Lockbox
 from twostage_jax.errors import UserError
 from twostage_jax.members import Roster
 from twostage_jax.plots import plot_sweep
@@ -28,21 +30,38 @@ from twostage_jax.sweep import grid
 SWEEP_PLOT = "sweep.png"
 
 
-def evaluate_run(
-    job: Job, params: Params, pretrain: Any, frozen: Any
-) -> tuple[dict[str, Any], Params]:
+class Outcome(NamedTuple):
+    """What the stages of a run have come to.
+
+    Attributes:
+        params: parameter groups.
+        finite: bool `[R]`, which rows have not diverged in either stage.
+        pretrain: what the manifest says of stage 1.
+        frozen: proof that the encoder did not change.
+        records: of all epochs, by stage.
+    """
+
+    params: Params
+    finite: np.ndarray
+    pretrain: dict[str, Any]
+    frozen: dict[str, Any]
+    records: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def evaluate_run(job: Job, outcome: Outcome, lockbox: Lockbox) -> tuple[dict[str, Any], Params]:
     """What goes into `result.json`, and the parameters that it is of; reads the test part, once."""
+    params = outcome.params
     with job.terminal.phase("evaluate", "evaluating"):
         everybody = _everybody(job, params)
         held_out = everybody.logits(job.setting.dataset.validation["image"])
         more: dict[str, Any] = {}
         rows, chosen = np.arange(1), everybody
         if not job.setting.roster.alone:
-            sweep, rows, diverged = _choose(job, held_out, params)
+            sweep, rows, diverged = _choose(job, held_out, outcome.finite)
             more = {"ensemble": describe_rows(job.setting.roster, rows, diverged), **sweep}
             chosen = choose_members(everybody.nets, everybody.params, rows, everybody.own_encoders)
-        record = _common(job, rows, pretrain, frozen) | more
-        record |= _measure(job, chosen, held_out[rows])
+        record = _common(job, rows, outcome, lockbox.count) | more
+        record |= _measure(job, chosen, held_out[rows], lockbox)
     record["seconds"] = job.terminal.seconds
     return record, {name: chosen.params[name] for name in ("encoder", "head")}
 
@@ -55,7 +74,7 @@ def _everybody(job: Job, params: Params) -> Trained:
 
 
 def _choose(
-    job: Job, held_out: np.ndarray, params: Params
+    job: Job, held_out: np.ndarray, finite: np.ndarray
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """The sweep's record, the rows of the chosen point that are finite, and all that are not.
 
@@ -63,9 +82,8 @@ def _choose(
     NLL among equals. A point of which no member is finite cannot be.
     """
     roster, label = job.setting.roster, job.setting.dataset.validation["label"]
-    finite = finite_members(params["head"], len(roster.rows))
     # Finite parameters can be so large that nothing they give is.
-    finite &= np.isfinite(held_out).all((1, 2))
+    finite = finite & np.isfinite(held_out).all((1, 2))
     everybody = member_scores(held_out, label)
     if len(label):
         finite &= np.isfinite(np.array(everybody["nll"], float))
@@ -100,12 +118,6 @@ def _choose(
     return {"sweep": record}, rows, diverged
 
 
-def finite_members(params: Params, count: int) -> np.ndarray:
-    """Which of the members have only finite parameters, bool `[M]` from leaves `[M, ...]`."""
-    leaves = [np.asarray(jax.device_get(leaf)) for leaf in jax.tree.leaves(params)]
-    return np.all([np.isfinite(leaf).reshape(count, -1).all(1) for leaf in leaves], axis=0)
-
-
 def describe_rows(roster: Roster, rows: np.ndarray, diverged: np.ndarray) -> dict[str, Any]:
     """Who is in the ensemble, and who diverged."""
     return {
@@ -116,13 +128,14 @@ def describe_rows(roster: Roster, rows: np.ndarray, diverged: np.ndarray) -> dic
     }
 
 
-def _measure(job: Job, chosen: Trained, held_out: np.ndarray) -> dict[str, Any]:
+def _measure(job: Job, chosen: Trained, held_out: np.ndarray, lockbox: Lockbox) -> dict[str, Any]:
     """Scores of what was chosen on validation and test; the one place that reads the test part."""
-    validation, test = job.setting.dataset.validation, job.setting.dataset.test
+    validation, test = job.setting.dataset.validation, lockbox.unlock()
     logits = chosen.logits(test["image"])
     found: dict[str, Any] = {
         "validation": score(chosen, validation, held_out),
         "test": score(chosen, test, logits),
+        "test_reads": lockbox.reads,
     }
     if not job.setting.roster.alone:
         found["member_test"] = member_scores(logits, test["label"])
@@ -140,15 +153,15 @@ def _measure(job: Job, chosen: Trained, held_out: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def _common(job: Job, rows: np.ndarray, pretrain: Any, frozen: Any) -> dict[str, Any]:
+def _common(job: Job, rows: np.ndarray, outcome: Outcome, tested: int) -> dict[str, Any]:
     dataset, head = job.setting.dataset, job.setting.config.head
     roster = job.setting.roster
-    encoders = np.unique(roster.encoder_of[rows])
+    encoders, pretrain = np.unique(roster.encoder_of[rows]), outcome.pretrain
     if job.setting.config.encoder_run is None:
-        pretrain = pretrain | {"loss": folders.last_loss(job.folder, "pretrain", encoders)}
-    counts = {
-        part: len(getattr(dataset, part)["label"]) for part in ("train", "validation", "test")
-    }
+        loss = folders.last_loss(outcome.records["pretrain"], encoders)
+        pretrain = pretrain | {"loss": loss}
+    counts = {part: len(getattr(dataset, part)["label"]) for part in ("train", "validation")}
+    counts["test"] = tested
     return {
         "schema": 1,
         "data": {
@@ -163,10 +176,10 @@ def _common(job: Job, rows: np.ndarray, pretrain: Any, frozen: Any) -> dict[str,
         "head": {
             "protocol": head.protocol,
             "epochs": head.epochs,
-            "loss": folders.last_loss(job.folder, "head", rows),
+            "loss": folders.last_loss(outcome.records["head"], rows),
             "encode": head.encode,
         },
-        "frozen": frozen,
+        "frozen": outcome.frozen,
         "members": job.setting.config.members,
         "environment": {
             "python": platform.python_version(),

@@ -1,19 +1,28 @@
-"""The folder of a run: made once, written atomically, never overwritten."""
+"""The folder of a run: made once, written atomically, sealed, never overwritten."""
 
+import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twostage_jax.errors import UserError
+from twostage_jax.errors import Damaged, UserError
 
 CONFIG, METRICS, MANIFEST, RESULT = "config.json", "metrics.jsonl", "manifest.json", "result.json"
+SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
+SUMMED = (CONFIG, METRICS, MANIFEST, RESULT, "*.png", "predictions-*.npz")
+LOCK = "lock"
+PART = ".part"  # the end of the name of what is not yet whole
+SEAL = "sha256"
 REQUIRED = {
     CONFIG: ("data", "pretrain", "head"),
-    MANIFEST: ("groups", "preprocessing", "classes", "data"),
-    RESULT: ("data", "pretrain", "head", "frozen", "validation", "test", "seconds"),
-}
+    MANIFEST: ("groups", "preprocessing", "classes", "data", "config", "versions", SEAL),
+    RESULT: (
+        "data", "pretrain", "head", "frozen", "validation", "test", "test_reads", "seconds"
+    ),
+}  # fmt: skip
 
 
 def create(out: Path | None, name: str) -> Path:
@@ -25,7 +34,17 @@ def create(out: Path | None, name: str) -> Path:
     folder = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         folder.mkdir(parents=True, exist_ok=out is not None)
-        taken = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {folder}: {error.strerror}; give another --out"
+        ) from error
+    return folder
+
+
+def check_free(folder: Path) -> None:
+    """Raise `UserError` where a folder holds a run already, or anything else that is not ours."""
+    try:
+        taken = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise UserError(
             f"cannot make the folder {folder}: {error.strerror}; give another --out"
@@ -34,28 +53,65 @@ def create(out: Path | None, name: str) -> Path:
         raise UserError(
             f"{folder} holds a run already: give a new --out, or --resume to go on with that one"
         )
-    if taken:
-        raise UserError(f"{folder} is not empty (it has {taken[0]}): give a new --out")
-    return folder
+    # What a run leaves that was killed before it had begun to be one.
+    strangers = [one for one in taken if one not in (LOCK, CONFIG + PART)]
+    if strangers:
+        raise UserError(f"{folder} is not empty (it has {strangers[0]}): give a new --out")
+
+
+def check_run(folder: Path) -> None:
+    """Raise `UserError` where there is no run in a folder."""
+    if not any((folder / name).is_file() for name in (CONFIG, MANIFEST)):
+        raise UserError(f"{folder} is no run: give the folder that a run printed at its end")
+
+
+def clean(folder: Path) -> None:
+    """Remove what was being written when an earlier process on this folder ended."""
+    for path in folder.glob(f"*{PART}"):
+        path.unlink()
+
+
+def checksum(values: Any) -> str:
+    """`sha256:…` of values as JSON, whatever the order of their keys."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with their own checksum beside them."""
+    bare = {name: value for name, value in values.items() if name != SEAL}
+    return {**bare, SEAL: checksum(bare)}
+
+
+def is_whole(values: Mapping[str, Any]) -> bool:
+    """Whether `values` are what was sealed."""
+    return values.get(SEAL) == sealed(values)[SEAL]
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """One of the JSON files of a run.
 
     Raises:
-        UserError: where there is no such run, or the file is damaged.
+        UserError: where there is no such run.
+        Damaged: where the file is not what was written.
     """
     path = folder / name
+    if name == CONFIG and not path.is_file() and (folder / MANIFEST).is_file():
+        raise Damaged(f"{path} is missing: --resume puts it back")
     if not path.is_file():
         what = "is no run" if not (folder / CONFIG).is_file() else f"has no {name}"
         raise UserError(f"{folder} {what}: give the folder that a run printed at its end")
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise Damaged(f"{path} cannot be read: {error}") from error
     lacking = [key for key in REQUIRED[name] if not isinstance(values, dict) or key not in values]
     if lacking:
-        raise UserError(f"{path} is damaged: it lacks {', '.join(lacking)}; restore it")
+        raise Damaged(
+            f"{path} is damaged, or of an older version: it lacks {', '.join(lacking)}; restore it"
+        )
+    if SEAL in REQUIRED[name] and not is_whole(values):
+        raise Damaged(f"{path} is damaged: it has changed since it was written; restore it")
     return values
 
 
@@ -64,48 +120,100 @@ def chunks(folder: Path) -> dict[str, int]:
     return read_json(folder, MANIFEST).get("chunks", {}) if (folder / MANIFEST).is_file() else {}
 
 
-def write_json(folder: Path, name: str, values: dict[str, Any]) -> None:
+def write_json(folder: Path, name: str, values: Mapping[str, Any]) -> None:
     """Write a JSON file so that it is either there whole or not at all."""
-    path = folder / name
-    part = path.with_suffix(".part")
+    if SEAL in REQUIRED[name]:
+        values = sealed(values)
+    write_text(folder / name, as_text(values))
+
+
+def as_text(values: Mapping[str, Any]) -> str:
+    """JSON as our files have it."""
+    return json.dumps(values, indent=1, allow_nan=False) + "\n"
+
+
+def finish(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write `result.json`, and before it the checksums of all files; the run is then complete.
+
+    It may be there already: whatever the moment at which the process is killed, the file that is
+    there is one of those that the checksums know.
+    """
+    text = as_text(result)
+    now = _sums(folder)
+    known = [line for line in now if line.endswith(f"  {RESULT}")]
+    rest = [line for line in now if line not in known]
+    new = f"{hashlib.sha256(text.encode()).hexdigest()}  {RESULT}"
+    write_text(folder / SUMS, "\n".join([*rest, *known, new, ""]))
+    write_text(folder / RESULT, text)
+    write_text(folder / SUMS, "\n".join([*rest, new, ""]))
+
+
+def _sums(folder: Path) -> list[str]:
+    """A line for each file of a run that is not Orbax's: its sha256, two spaces, its name."""
+    paths = sorted(path for pattern in SUMMED for path in folder.glob(pattern))
+    return [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in paths]
+
+
+def check_sums(folder: Path) -> None:
+    """Raise `Damaged` where a file of a complete run is not what it was when it was complete."""
+    path = folder / SUMS
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise Damaged(
+            f"{path} cannot be read, so that nothing tells whether {folder} is whole: "
+            f"{getattr(error, 'strerror', None) or 'it is damaged'}"
+        ) from error
+    known: dict[str, set[str]] = {}
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        known.setdefault(name, set()).add(digest)
+    for name in (CONFIG, METRICS, MANIFEST, RESULT):
+        known.setdefault(name, set())
+    for name, digests in known.items():
+        if "/" in name or not (folder / name).is_file():
+            raise Damaged(f"{folder / name} is missing, and {SUMS} has it")
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() not in digests:
+            raise Damaged(f"{folder / name} is damaged: it is not what {SUMS} says")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is either there whole or not at all, on the disk too."""
+    part = path.with_name(path.name + PART)
     with part.open("w") as file:
-        json.dump(values, file, indent=1, allow_nan=False)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
 
 
-def append_metrics(folder: Path, record: dict[str, Any]) -> None:
+def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
     """Add one line to `metrics.jsonl`."""
     with (folder / METRICS).open("a") as file:
-        file.write(json.dumps(record, allow_nan=False) + "\n")
+        file.write(_line(record))
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl` in order; a last line that was cut off is left out."""
+def metrics_are(folder: Path, records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether `metrics.jsonl` holds these records and nothing else."""
     path = folder / METRICS
-    if not path.is_file():
-        return []
-    *lines, _ = path.read_text().split("\n")
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        return path.read_bytes() == "".join(map(_line, records)).encode()
+    except FileNotFoundError:
+        return not records
 
 
-def trim_metrics(folder: Path, stage: str, epoch: int) -> None:
-    """Forget the records of `stage` after `epoch`, which a resumed run will write again."""
-    records = read_metrics(folder)
-    kept = [r for r in records if r["stage"] != stage or r["epoch"] <= epoch]
-    part = folder / f"{METRICS}.part"
-    part.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    part.replace(folder / METRICS)
+def write_metrics(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Make `metrics.jsonl` hold these records and nothing else."""
+    if not metrics_are(folder, records):
+        write_text(folder / METRICS, "".join(map(_line, records)))
 
 
-def last_loss(folder: Path, stage: str, rows: Any = None) -> float | None:
-    """Loss of the last epoch of `stage`, of members the mean over `rows`; None if it had none."""
-    records = [record for record in read_metrics(folder) if record["stage"] == stage]
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def last_loss(records: Sequence[Mapping[str, Any]], rows: Any = None) -> float | None:
+    """Loss of the last epoch, of members the mean over `rows`; None if there was none."""
     if not records:
         return None
     each = records[-1].get("members", {}).get("loss")

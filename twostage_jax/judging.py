@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from twostage_jax import folder as folders
 from twostage_jax import uncertainty
 from twostage_jax.data import Dataset
 from twostage_jax.errors import UserError
+from twostage_jax.lock import held
 from twostage_jax.results import (
     COVERAGE,
     Trained,
@@ -26,6 +28,7 @@ from twostage_jax.show import (
     show_members,
     show_scores,
     show_uncertainty,
+    times_read,
 )
 from twostage_jax.terminal import Terminal
 from twostage_jax.validate import check_coverage, takes_data_dir
@@ -63,9 +66,13 @@ def judge(
     fitted_on = _fitted_on(data, split, coverage)
     with terminal.phase("data", "reading data"):
         dataset, own, outside = _read(run, data, ood, data_dir)
-    part, trained = getattr(dataset, split), run.trained
-    if not len(part["label"]):
+    trained = run.trained
+    seen, lockbox = dataset.lock()
+    if not (lockbox.count if split == "test" else len(getattr(seen, split)["label"])):
         raise UserError(f"the {split} part of {dataset.name} is empty: choose another --split")
+    if split == "test" and dataset.fingerprint == own.fingerprint:
+        count_read(run, terminal)
+    part = lockbox.unlock() if split == "test" else getattr(seen, split)
     with terminal.phase("evaluate", "evaluating"):
         logits = trained.logits(part["image"])
         record = _scores(trained, part, logits)
@@ -77,8 +84,23 @@ def judge(
                 _save_scores(run.folder / "predictions-ood.npz", found)
     if save_predictions:
         _save(run, dataset, split, part["label"], logits)
+        with held(run.folder, terminal.notice):
+            folders.finish(run.folder, folders.read_json(run.folder, folders.RESULT))
     _show(run, dataset, ood, split, record, terminal)
     return record
+
+
+def count_read(run: Run, terminal: Terminal) -> None:
+    """Count in `result.json` that the run's test part is read again, before it is.
+
+    Raises:
+        UserError: where that cannot be written.
+    """
+    with held(run.folder, terminal.notice):
+        record = folders.read_json(run.folder, folders.RESULT)
+        record["test_reads"] += 1
+        folders.finish(run.folder, record)
+    run.record["test_reads"] = record["test_reads"]
 
 
 def _fitted_on(data: str | None, split: str, coverage: float | None) -> bool:
@@ -153,5 +175,7 @@ def _show(
     if "summary" in record:
         show_members(record["summary"], len(record["members"]["accuracy"]), split, terminal)
     show_uncertainty(record["uncertainty"], split, terminal)
+    if split == "test":
+        terminal.line(f"test part of the run: {times_read(run.record['test_reads'])}")
     if ood:
         show_detection(record["detection"], ood, terminal)

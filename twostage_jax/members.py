@@ -45,6 +45,12 @@ class Encoder(NamedTuple):
     seed: int
     values: dict[str, float]
 
+    @property
+    def name(self) -> str:
+        """What it is called in reports."""
+        point = f" at {point_name(self.values)}" if self.values else ""
+        return f"encoder of seed {self.seed}{point}"
+
 
 class Roster(NamedTuple):
     """All that trains, point by point, and within a point member by member.
@@ -82,6 +88,10 @@ class Roster(NamedTuple):
         """A key for each training of a stage, the one that the run of its seed uses."""
         them = self.encoders if stage == "pretrain" else self.rows
         return jnp.stack([stage_key(one.seed, stage, purpose) for one in them])
+
+    def names(self, stage: str) -> list[str]:
+        """What the trainings of a stage are called in reports."""
+        return [one.name for one in (self.encoders if stage == "pretrain" else self.rows)]
 
     @property
     def encoder_of(self) -> np.ndarray:

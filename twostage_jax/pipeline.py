@@ -3,7 +3,9 @@
 Every step leaves its trace in the folder of the run, and an interrupted run goes on from there.
 """
 
+import contextlib
 import dataclasses
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,17 @@ import jax
 import numpy as np
 
 from twostage_jax import folder as folders
+from twostage_jax.changes import identity
 from twostage_jax.chunks import Members, start_members
 from twostage_jax.compilation import use_cores
-from twostage_jax.config import Config, check, imported_names, resolve
+from twostage_jax.config import Config, check, imported_names, resolve, to_dict
+from twostage_jax.data import Lockbox
 from twostage_jax.encoding import encode_in_calls
-from twostage_jax.entry import enter, load_pretrained, settle
-from twostage_jax.errors import UserError
-from twostage_jax.evaluation import evaluate_run, finite_members
-from twostage_jax.interrupt import Interrupted
+from twostage_jax.entry import describe, enter, load_pretrained, resumed_folder, settle
+from twostage_jax.errors import Damaged, UserError
+from twostage_jax.evaluation import Outcome, evaluate_run
+from twostage_jax.interrupt import resumable
+from twostage_jax.lock import held
 from twostage_jax.members import (
     INITIAL,
     TRAINING,
@@ -41,9 +46,10 @@ from twostage_jax.programs import (
 from twostage_jax.runs import describe_groups, open_run
 from twostage_jax.show import show_data, show_placement, show_result
 from twostage_jax.sources import load
-from twostage_jax.stage import Params, digest, tree_leaves
+from twostage_jax.stage import Params, digest
 from twostage_jax.terminal import Terminal
-from twostage_jax.training import alone, together, train_stage
+from twostage_jax.training import Trained, alone, together, train_stage
+from twostage_jax.validate import check_above_zero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,34 +74,57 @@ def run(
     resume: bool = False,
     pretrain_only: bool = False,
     trust_code: bool = False,
+    allow_changed: bool = False,
+    checkpoint_every: float = 5.0,
     terminal: Terminal | None = None,
 ) -> Result:
     """Both stages, evaluation and the run's folder: what `twostage run` does.
+
+    A run that is resumed goes the way of one that begins: each step takes what it finds done and
+    whole, and does the rest. The bits are those of an uninterrupted run.
 
     Args:
         config: what to do; what is not given comes from the preset.
         resume: go on with the run in `config.out`.
         pretrain_only: stop after stage 1, as `twostage pretrain` does.
         trust_code: let the config of an earlier run import the encoder or objective it names.
+        allow_changed: go on although versions differ or there are more epochs than before.
+        checkpoint_every: minutes after which the state is saved in the middle of an epoch too.
         terminal: where to print; `Terminal(quiet=True)` prints nothing.
 
     Raises:
-        UserError: a mistake in the config or the data, before anything is written; a loss that is
-            no longer finite.
+        UserError: a mistake in the config or the data, before anything is written; a run that is
+            in use or was started differently; a disk that is full; a loss, parameter or moment
+            that is no longer finite.
     """
     terminal = terminal or Terminal()
-    config = settle(config, resume, pretrain_only, trust_code)
-    if resume and config.out and (config.out / folders.RESULT).is_file():
-        return _complete(config.out, config.save_predictions, trust_code, terminal)
-    setting, pretrained, encode_when = _prepare(config, resume, terminal)
-    config = setting.config
-    names = [] if pretrained else ["pretrain"]
-    names += [] if pretrain_only else ["head"]
-    placed = place_stages(setting, names)
-    chunks = {name: each.placement.chunk for name, each in placed.items()}
-    folder = enter(config, setting.dataset, resume, chunks)
-    try:
-        show_data(setting.dataset, config, terminal)
+    check_above_zero("--checkpoint-every", checkpoint_every)
+    with contextlib.ExitStack() as stack:
+        if resume:
+            folder = resumed_folder(config)
+            folders.check_run(folder)
+            stack.enter_context(held(folder, terminal.notice))
+            folders.clean(folder)
+            stack.enter_context(resumable(_resume_command(folder, config, pretrain_only)))
+        config = settle(config, resume, pretrain_only, trust_code, allow_changed)
+        reads = 0
+        if resume and (resumed_folder(config) / folders.RESULT).is_file():
+            done, reads, config = _complete(config, trust_code, terminal)
+            if done:
+                return done
+        setting, lockbox, pretrained, encode_when = _prepare(config, resume, terminal)
+        config, lockbox.reads = setting.config, max(0, reads - 1)
+        names = [] if pretrained else ["pretrain"]
+        names += [] if pretrain_only else ["head"]
+        placed = place_stages(setting, names)
+        chunks = {name: each.placement.chunk for name, each in placed.items()}
+        if not resume:
+            folder = folders.create(config.out, setting.dataset.name)
+            stack.enter_context(held(folder, terminal.notice))
+            folders.check_free(folder)
+            stack.enter_context(resumable(_resume_command(folder, config, pretrain_only)))
+        enter(folder, config, describe(config, setting.dataset, chunks), terminal)
+        show_data(setting.dataset, lockbox.count, config, terminal)
         for name, each in placed.items():
             show_placement(name, *each, terminal)
         if not pretrain_only:
@@ -103,29 +132,49 @@ def run(
         with terminal.phase("compile", "compiling"):
             programs = compile_run(setting, names, placed)
         job = Job(setting, labels_of(setting), folder, terminal, programs)
-        return _run(job, pretrained, pretrain_only)
-    except Interrupted as interruption:
-        interruption.folder = str(folder)
-        interruption.imports_code = bool(imported_names(config))
-        raise
+        return _run(job, lockbox, pretrained, pretrain_only, 60 * checkpoint_every)
 
 
-def _complete(folder: Path, save: bool, trust_code: bool, terminal: Terminal) -> Result:
-    """The result of a run that has nothing left to do, shown again."""
-    if save:
+def _resume_command(folder: Path, config: Config, pretrain_only: bool) -> str:
+    command = f"twostage {'pretrain' if pretrain_only else 'run'} --resume --out "
+    command += shlex.quote(str(folder))
+    command += " --trust-code" if imported_names(config) else ""
+    return command + (" --save-predictions" if config.save_predictions else "")
+
+
+def _complete(
+    config: Config, trust_code: bool, terminal: Terminal
+) -> tuple[Result | None, int, Config]:
+    """The result of a run that has nothing left to do, shown again.
+
+    None where something in the folder is damaged: then what is whole is where the run goes on. Also
+    how often the test part was read, and the config with what the run has to write again.
+    """
+    folder, reads = resumed_folder(config), 1
+    if config.save_predictions:
         raise UserError(
             f"{folder} is complete: write its predictions with twostage evaluate {folder} "
             "--save-predictions"
         )
-    done = open_run(folder, trust_code)
+    try:
+        reads = folders.read_json(folder, folders.RESULT)["test_reads"]
+        done = open_run(folder, trust_code)
+    except Damaged as error:
+        terminal.notice(f"{error}: the run goes on from what is whole, to the same result")
+        saved = (folder / "predictions-test.npz").exists()
+        return None, reads, dataclasses.replace(config, save_predictions=saved)
     show_result(done.record, folder, terminal)
-    return Result(folder, done.record, done.trained.params)
+    return Result(folder, done.record, done.trained.params), reads, config
 
 
-def _prepare(config: Config, resume: bool, terminal: Terminal) -> tuple[Setting, Any, str]:
-    """Data and networks, the groups of an earlier run, and when the encoder runs, in words."""
+def _prepare(config: Config, resume: bool, terminal: Terminal) -> tuple[Setting, Lockbox, Any, str]:
+    """What training may see, the test part under lock, the groups of an earlier run.
+
+    And when the encoder runs, in words.
+    """
     with terminal.phase("data", "reading data"):
-        dataset = load(config.data or "digits", config.validation, config.data_dir)
+        source = load(config.data or "digits", config.validation, config.data_dir)
+        dataset, lockbox = source.lock()
     config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
     check(config)  # what earlier runs and the data have filled in, too
     roster = make_roster(config)
@@ -137,68 +186,83 @@ def _prepare(config: Config, resume: bool, terminal: Terminal) -> tuple[Setting,
     pretrained = load_pretrained(config, nets, dataset) if config.encoder_run else None
     chunks = folders.chunks(config.out) if resume and config.out else {}
     setting = Setting(config, nets, dataset, roster, has_noise(config), chunks)
-    return setting, pretrained, encode_when
+    return setting, lockbox, pretrained, encode_when
 
 
-def _run(job: Job, given: Params | None, pretrain_only: bool) -> Result:
+def _run(
+    job: Job, lockbox: Lockbox, given: Params | None, pretrain_only: bool, every: float
+) -> Result:
     folder, manifest = job.folder, folders.read_json(job.folder, folders.MANIFEST)
+    roster, records = job.setting.roster, {"pretrain": []}
     pretrained: Any = given
+    finite = np.ones(len(roster.encoders), bool)
     if given is None:
         settings = job.setting.config.pretrain
-        pretrained = _train(job, "pretrain", _images(job), {})
-        stacked = job.setting.roster.stacked("pretrain")
-        _check_finite("pretrain", pretrained, len(job.setting.roster.encoders) if stacked else None)
-        if stacked and len(job.setting.roster.encoders) == 1:
+        first = _train(job, "pretrain", _images(job), {}, [], every)
+        pretrained, records["pretrain"], finite = first
+        if roster.stacked("pretrain") and len(roster.encoders) == 1:
             pretrained = tree_map(lambda x: x[0], 0, jax.device_get(pretrained))
         manifest["groups"] = describe_groups(pretrained)
         manifest["pretrain"] = {
             "objective": settings.objective,
             "epochs": settings.epochs,
-            "loss": folders.last_loss(folder, "pretrain"),
+            "loss": folders.last_loss(first.records),
         }
         folders.write_json(folder, folders.MANIFEST, manifest)
     if pretrain_only:
         job.terminal.line(f"\nencoder  {digest(pretrained['encoder'])}\nrun      {folder}")
         return Result(folder, {}, pretrained)
     encoder = pretrained["encoder"]
-    if len(job.setting.roster.encoders) > 1:
-        encoder = tree_map(lambda x: x[job.setting.roster.encoder_of], 0, jax.device_get(encoder))
-    before = digest(encoder)
-    params = _train(job, "head", _features(job, pretrained["encoder"]), {"encoder": encoder})
-    heads = None if job.setting.roster.alone else len(job.setting.roster.rows)
-    _check_finite("head", {"head": params["head"]}, heads)
+    if len(roster.encoders) > 1:
+        encoder = tree_map(lambda x: x[roster.encoder_of], 0, jax.device_get(encoder))
+    before, features = digest(encoder), _features(job, pretrained["encoder"])
+    second = _train(job, "head", features, {"encoder": encoder}, records["pretrain"], every)
+    params, records["head"] = second.params, second.records
     after = digest(params["encoder"])
     if after != before:
         raise RuntimeError(f"the frozen encoder changed in stage 2: {before} became {after}")
     frozen = {"groups": ["encoder"], "before": before, "after": after, "unchanged": True}
     manifest["groups"] |= describe_groups(params)
     folders.write_json(folder, folders.MANIFEST, manifest | {"frozen": frozen})
-    groups = {**pretrained, **params} if job.setting.roster.alone else params
-    record, chosen = evaluate_run(job, groups, manifest["pretrain"], frozen)
-    folders.write_json(folder, folders.RESULT, record)
+    groups = {**pretrained, **params} if roster.alone else params
+    finite = finite[roster.encoder_of] & second.finite
+    outcome = Outcome(groups, finite, manifest["pretrain"], frozen, records)
+    record, chosen = evaluate_run(job, outcome, lockbox)
+    folders.finish(folder, record)
     show_result(record, folder, job.terminal)
     return Result(folder, record, chosen)
 
 
-def _train(job: Job, name: str, data: Callable[[Any], Any], pretrained: Params) -> Params:
-    """Parameters of a stage, initialised and trained with the keys that belong to its name."""
+def _train(
+    job: Job,
+    name: str,
+    data: Callable[[Any], Any],
+    pretrained: Params,
+    before: list[dict[str, Any]],
+    every: float,
+) -> Trained:
+    """A stage, initialised and trained with the keys that belong to its name."""
     programs, few = getattr(job.programs, name), few_examples(job.setting.dataset)
+    config, roster = job.setting.config, job.setting.roster
     if isinstance(programs, Members):
-        hyper, keys = job.setting.roster.hyper(name), job.setting.roster.keys(name, TRAINING)
-        first = job.setting.roster.keys(name, INITIAL)
+        hyper, keys = roster.hyper(name), roster.keys(name, TRAINING)
+        first = roster.keys(name, INITIAL)
         state = start_members(programs, hyper, first, few, jax.device_get(pretrained))
-        training = together(programs, data, hyper, keys)
+        training = together(programs, data, hyper, keys, roster.names(name))
     else:
-        state = programs.init(stage_key(job.setting.config.seed, name, INITIAL), few, pretrained)
-        training = alone(programs, data(None), stage_key(job.setting.config.seed, name, TRAINING))
+        state = programs.init(stage_key(config.seed, name, INITIAL), few, pretrained)
+        training = alone(programs, data(None), stage_key(config.seed, name, TRAINING))
     return train_stage(
         training,
         state,
         name=name,
-        epochs=getattr(job.setting.config, name).epochs,
+        epochs=getattr(config, name).epochs,
+        identity=identity(to_dict(config), job.setting.dataset.fingerprint),
+        before=before,
+        every=every,
         folder=job.folder,
         terminal=job.terminal,
-    ).params
+    )
 
 
 def _images(job: Job) -> Callable[[Any], Any]:
@@ -261,19 +325,3 @@ def _encode(job: Job, encoder: Params, image: jax.Array) -> jax.Array:
         for features in encode_in_calls(encoding, encoder, image):
             jax.block_until_ready(features)
     return features
-
-
-def _check_finite(stage: str, params: Params, members: int | None) -> None:
-    """Raise `UserError` where no training has ended with finite values."""
-    if members is not None:
-        finite = finite_members(params, members)
-        path = "all members"
-    else:
-        leaves = tree_leaves(params)
-        broken = [p for p, leaf in leaves.items() if not np.isfinite(jax.device_get(leaf)).all()]
-        finite, path = np.array([not broken]), (broken or [""])[0]
-    if not finite.any():
-        raise UserError(
-            f"stage {stage} ended with values in {path} that are not finite; try a smaller "
-            f"--{stage}.learning-rate"
-        )

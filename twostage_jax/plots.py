@@ -45,4 +45,6 @@ def plot_sweep(record: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel(name)
     axes.set_ylabel("accuracy on validation")
     axes.legend()
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    part = path.with_name(path.name + ".part")  # there whole or not at all
+    figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
+    part.replace(path)

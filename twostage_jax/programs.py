@@ -12,7 +12,7 @@ import optax
 from twostage_jax.chunks import Axes, Hyper, Members, Recipe, lower_members
 from twostage_jax.compilation import compile_all
 from twostage_jax.config import Config
-from twostage_jax.data import Dataset
+from twostage_jax.data import Seen
 from twostage_jax.encoding import Encoding, choose_encoding, lower_encoding
 from twostage_jax.members import Roster, noisy_labels
 from twostage_jax.memory import Need, choose_chunk, estimate, shapes_of
@@ -39,7 +39,7 @@ class Setting(NamedTuple):
     Attributes:
         config: resolved.
         nets: modules and stages.
-        dataset: on the host.
+        dataset: what training may see of it, on the host.
         roster: who trains.
         noisy: whether each row has labels of its own.
         chunks: of the run that is resumed, by stage.
@@ -47,7 +47,7 @@ class Setting(NamedTuple):
 
     config: Config
     nets: Nets
-    dataset: Dataset
+    dataset: Seen
     roster: Roster
     noisy: bool
     chunks: Mapping[str, int]
@@ -175,7 +175,7 @@ def make_recipe(setting: Setting, name: str) -> Recipe:
 
 
 def settle_encoding(
-    config: Config, nets: Nets, dataset: Dataset, roster: Roster
+    config: Config, nets: Nets, dataset: Seen, roster: Roster
 ) -> tuple[Config, str]:
     """`config` with `head.encode` settled, and when the encoder runs, and why, in words.
 
@@ -190,7 +190,7 @@ def settle_encoding(
     return dataclasses.replace(config, head=head), words
 
 
-def few_examples(dataset: Dataset) -> dict[str, np.ndarray]:
+def few_examples(dataset: Seen) -> dict[str, np.ndarray]:
     """Two training examples, for what only needs shapes."""
     return {part: values[:2] for part, values in dataset.train.items()}
 

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from twostage_jax import folder as folders
-from twostage_jax.checkpoint import describe, open_store
+from twostage_jax.changes import check_unchanged
+from twostage_jax.checkpoint import Store, describe
 from twostage_jax.config import Config, from_dict, unresolved
 from twostage_jax.data import Dataset
-from twostage_jax.errors import UserError
+from twostage_jax.errors import Damaged, UserError
 from twostage_jax.members import make_roster
 from twostage_jax.networks import Nets, batch_spec, make_nets
 from twostage_jax.results import Trained
@@ -38,16 +39,24 @@ class Run(NamedTuple):
     trained: Trained
 
 
-def read_config(folder: Path, trust_code: bool = False) -> Config:
+def read_config(folder: Path, trust_code: bool = False, check: bool = True) -> Config:
     """The config of the run in `folder`.
 
+    Args:
+        folder: of the run.
+        trust_code: let it import the encoder or objective it names.
+        check: whether it has to be the one that the manifest says the run was started with.
+
     Raises:
-        UserError: no run there, a damaged file, or code to import without `trust_code`.
+        UserError: no run there, or code to import without `trust_code`.
+        Damaged: a file that is not what was written.
     """
-    values = folders.read_json(folder, folders.CONFIG)
-    config = from_dict(values, str(folder / folders.CONFIG), trust_code)
+    path, values = folder / folders.CONFIG, folders.read_json(folder, folders.CONFIG)
+    if check:
+        check_unchanged(folder, values)
+    config = from_dict(values, str(path), trust_code)
     if lacking := unresolved(config):
-        raise UserError(f"{folder / folders.CONFIG} is damaged: it lacks {', '.join(lacking)}")
+        raise Damaged(f"{path} is damaged: it lacks {', '.join(lacking)}")
     return config
 
 
@@ -74,14 +83,13 @@ def load_params(
         expected[group] = jax.tree.map(
             lambda x, count=count: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), expected[group]
         )
-    with open_store(folder / name) as store:
-        params = store.load({"params": expected})["params"]
+    params = Store(folder / name).load({"params": expected}).trees["params"]
     if name == "pretrain" and counts:
         params = jax.tree.map(lambda x: x[0], params)
     groups = folders.read_json(folder, folders.MANIFEST).get("groups", {})
     for group, tree in params.items():
         if groups.get(group, {}).get("sha256") != digest(tree):
-            raise UserError(
+            raise Damaged(
                 f"{folder / name}: group {group} is not the one that manifest.json describes; the "
                 "run is damaged or unfinished"
             )
@@ -106,6 +114,7 @@ def open_run(folder: Path, trust_code: bool = False) -> Run:
         raise UserError(
             f"{folder} is not complete: finish it with twostage run --resume --out {folder}"
         )
+    folders.check_sums(folder)
     record = folders.read_json(folder, folders.RESULT)
     manifest = folders.read_json(folder, folders.MANIFEST)
     image_shape = tuple(manifest["preprocessing"]["image"][1:])

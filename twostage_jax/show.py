@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from twostage_jax.config import Config
-from twostage_jax.data import Dataset, duplicates
+from twostage_jax.data import Dataset, Seen, duplicates
 from twostage_jax.memory import Need
 from twostage_jax.placement import Placement
 from twostage_jax.terminal import Terminal
@@ -16,9 +16,10 @@ from twostage_jax.terminal import Terminal
 PARTS = ("train", "validation", "test")
 
 
-def show_data(dataset: Dataset, config: Config, terminal: Terminal) -> None:
-    """One line each on the data and the settings of a run."""
-    counts = ", ".join(f"{len(getattr(dataset, part)['label']):,} {part}" for part in PARTS)
+def show_data(dataset: Seen, tested: int, config: Config, terminal: Terminal) -> None:
+    """One line each on the data, `tested` examples of which are for the end, and the settings."""
+    sizes = {part: len(getattr(dataset, part)["label"]) for part in PARTS[:2]} | {"test": tested}
+    counts = ", ".join(f"{size:,} {part}" for part, size in sizes.items())
     shape = "x".join(map(str, dataset.image_shape))
     terminal.line(f"{dataset.name}: {counts}; {shape} images, {len(dataset.classes)} classes")
     devices = jax.devices()
@@ -61,10 +62,16 @@ def show_result(record: dict[str, Any], folder: Path, terminal: Terminal) -> Non
         + ("" if loss is None else f", loss {loss:.4f}")
     )
     terminal.line(f"encoder   frozen in stage 2, unchanged: {record['frozen']['after']}")
+    terminal.line(f"test      {times_read(record['test_reads'])}")
     seconds = record["seconds"]
     spent = ", ".join(f"{name} {s:.1f}" for name, s in seconds.items() if s and name != "total")
     terminal.line(f"seconds   {seconds['total']:.1f} in all ({spent})")
     terminal.line(f"run       {folder}")
+
+
+def times_read(count: int) -> str:
+    """How often the test part has been read, as a run's report says it."""
+    return "read once" if count == 1 else f"read {count} times: no longer a fresh test"
 
 
 def show_scores(title: str, parts: dict[str, dict[str, Any]], terminal: Terminal) -> None:

@@ -17,12 +17,14 @@ class Terminal:
 
     Attributes:
         seconds: `{phase: seconds}` for `PHASES`, and `total` since this object was made.
+        notices: what `notice` was told.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(quiet=quiet, highlight=False)
         # Rather lines that a narrow terminal breaks than figures that a table cuts off.
         self.console.width = max(self.console.width, 80)
+        self.notices: list[str] = []
         self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self._began = time.perf_counter()
 
@@ -35,6 +37,11 @@ class Terminal:
     def line(self, text: str = "") -> None:
         """Print one line as it is, however long."""
         self.console.print(text, markup=False, soft_wrap=True)
+
+    def notice(self, text: str) -> None:
+        """Print what has to be known of how a run went, and keep it."""
+        self.notices.append(" ".join(text.split()))
+        self.line(f"notice: {self.notices[-1]}")
 
     def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
         """Print a table; the first column is text, the others are numbers."""

@@ -1,7 +1,8 @@
 """One stage of a run: its programs, and its way to the end with progress, metrics, checkpoints."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from twostage_jax.chunks import Members, fit_members, zero_sums
 from twostage_jax.compilation import options_for_once
 from twostage_jax.engine import Epoch, Moment, fit, lower_epoch, make_epoch
 from twostage_jax.errors import UserError
+from twostage_jax.health import any_of, find_broken, words
 from twostage_jax.interrupt import deferred
 from twostage_jax.show import show_groups
 from twostage_jax.stage import Key, Params, Stage, TrainState, group_sizes, make_init
@@ -64,13 +66,22 @@ class Training(NamedTuple):
     Attributes:
         steps: number of steps of an epoch.
         zeros: what the sums of the metrics start from.
+        key: of the stage, as uint32; `[M, ...]` with members.
+        names: of the members; None for one training alone.
         fit: `(state, epochs, sums, wanted) -> moments`, as `engine.fit` and
             `chunks.fit_members` yield them.
     """
 
     steps: int
     zeros: Mapping[str, Any]
+    key: Any
+    names: Sequence[str] | None
     fit: Callable[..., Iterator[Moment]]
+
+    @property
+    def count(self) -> int | None:
+        """Number of members."""
+        return None if self.names is None else len(self.names)
 
 
 def alone(programs: Programs, data: Mapping[str, jax.Array], key: Key) -> Training:
@@ -79,18 +90,38 @@ def alone(programs: Programs, data: Mapping[str, jax.Array], key: Key) -> Traini
     def fit_alone(state: TrainState, epochs: int, sums: Any, wanted: Any) -> Iterator[Moment]:
         return fit(programs.epoch, state, data, key, epochs, sums)
 
-    return Training(programs.epoch.steps, programs.epoch.zeros, fit_alone)
+    data_of_key = jax.random.key_data(key)
+    return Training(programs.epoch.steps, programs.epoch.zeros, data_of_key, None, fit_alone)
 
 
 def together(
-    members: Members, data: Callable[[np.ndarray], Any], hyper: Mapping[str, Any], keys: Key
+    members: Members,
+    data: Callable[[np.ndarray], Any],
+    hyper: Mapping[str, Any],
+    keys: Key,
+    names: Sequence[str],
 ) -> Training:
     """Many members; `data` gives the split for a piece of them."""
 
     def fit_together(state: TrainState, epochs: int, sums: Any, wanted: Any) -> Iterator[Moment]:
         return fit_members(members, state, data, hyper, keys, epochs, sums, wanted)
 
-    return Training(members.epoch.steps, zero_sums(members), fit_together)
+    data_of_keys = jax.random.key_data(keys)
+    return Training(members.epoch.steps, zero_sums(members), data_of_keys, names, fit_together)
+
+
+class Trained(NamedTuple):
+    """What a stage ends with.
+
+    Attributes:
+        params: parameter groups, `[M, ...]` with members.
+        records: a record for each epoch, as `metrics.jsonl` has them.
+        finite: bool `[M]`, which of the members have not diverged; `[1]` alone.
+    """
+
+    params: Params
+    records: list[dict[str, Any]]
+    finite: np.ndarray
 
 
 def train_stage(
@@ -99,81 +130,151 @@ def train_stage(
     *,
     name: str,
     epochs: int,
+    identity: Mapping[str, Any],
+    before: Sequence[Mapping[str, Any]],
+    every: float,
     folder: Path,
     terminal: Terminal,
-) -> TrainState:
-    """Train until `epochs` are complete.
-
-    It goes on from the newest checkpoint in `folder / name`, if there is any.
+) -> Trained:
+    """Train until `epochs` are complete, from the newest whole checkpoint in `folder / name`.
 
     Every epoch adds a line to `metrics.jsonl` and a checkpoint, before the first one there is
-    checkpoint 0. A signal is heard between two calls to the device, and saves the state first.
+    checkpoint 0. The checkpoint has the records of all its epochs, and what `metrics.jsonl` says is
+    made from them. A signal is heard between two calls to the device, and saves the state first.
+
+    Args:
+        training: alone or together.
+        state: before the first step.
+        name: of the stage.
+        epochs: how many shall be complete in the end.
+        identity: of the run; a checkpoint of another one is refused.
+        before: records of earlier stages.
+        every: seconds after which the state is saved in the middle of an epoch.
+        folder: of the run.
+        terminal: where to print.
 
     Raises:
-        UserError: a metric that is no longer finite, of all members; a checkpoint that does not fit
-            or is damaged.
+        UserError: a loss, parameter or moment that is no longer finite, of all members; a
+            checkpoint that does not fit.
         Interrupted: after a signal.
     """
     show_groups(name, group_sizes(state), terminal)
-    with open_store(folder / name) as store:
-        saved = _take_up(store, _checkpoint(state, training.zeros))
+    facts = {**identity, "stage": name}
+    with deferred() as interrupted, open_store(folder / name) as store:
+        start = _checkpoint(state, training.zeros, training.key)
+        saved, records = _take_up(store, start, facts, terminal)
+        folders.write_metrics(folder, [*before, *records])
         state = TrainState(
             saved["params"], saved["training"]["opt_state"], saved["training"]["step"]
         )
-        step = int(np.min(state.step))
-        folders.trim_metrics(folder, name, step // training.steps)
-        if step >= epochs * training.steps:
-            return state
+        found = find_broken(jax.device_get(state), None, training.count)
+        broken, clock = any_of(found, training.count), _Clock(every)
+        if int(np.min(state.step)) >= epochs * training.steps:
+            return Trained(state.params, records, ~broken)
         if np.any(state.step):
             terminal.line(f"{name}  goes on after step {int(np.max(state.step)):,}")
-        with terminal.training(name, epochs) as progress, deferred() as interrupted:
-            for moment in training.fit(state, epochs, saved["training"]["sums"], interrupted):
+        sums, wanted = saved["training"]["sums"], lambda: interrupted() or clock.due
+        with terminal.training(name, epochs) as progress:
+            for moment in training.fit(state, epochs, sums, wanted):
                 progress.advance(moment.progress)
+                if moment.state is None or not (moment.metrics or wanted()):
+                    continue
+                stop, state = interrupted(), moment.state
+                broken = _check(name, moment, training, broken, store, terminal)
                 if moment.metrics:
-                    progress.epoch(_record(name, moment, folder))
-                stop = interrupted() and moment.state is not None
-                state = moment.state if moment.state is not None else state
-                if moment.metrics or stop:
-                    # All steps of all members: it only ever grows.
-                    store.save(int(np.sum(state.step)), _checkpoint(state, moment.sums))
+                    records.append(_record(name, moment))
+                    folders.append_metrics(folder, records[-1])
+                    progress.epoch(records[-1])
+                # All steps of all members: it only ever grows.
+                trees = _checkpoint(state, moment.sums, training.key)
+                store.save(int(np.sum(state.step)), trees, {**facts, "records": records})
+                clock = _Clock(every)
                 if stop:
                     break  # leaving `deferred` raises
-    return state
+    return Trained(state.params, records, ~broken)
 
 
-def _take_up(store: Store, start: dict[str, Any]) -> dict[str, Any]:
-    """The newest checkpoint, or `start`, saved as number 0: what no epochs hand over."""
-    if store.latest is not None:
-        return store.load(start)
-    with deferred():
-        store.save(0, start)
-    return start
+class _Clock:
+    """Says when the state is to be saved again; a clock of the wall could jump."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() >= self._end
 
 
-def _checkpoint(state: TrainState, sums: Mapping[str, Any]) -> dict[str, Any]:
-    training = {"opt_state": state.opt_state, "step": state.step, "sums": sums}
+def _take_up(
+    store: Store, start: dict[str, Any], facts: Mapping[str, Any], terminal: Terminal
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The newest checkpoint that is whole, or `start`, saved as number 0; and its records."""
+    some = bool(store.steps)
+    loaded = store.load_newest(start, terminal.notice)
+    if loaded is None:
+        if some:
+            terminal.notice(f"no checkpoint of stage {facts['stage']} is whole: it starts again")
+        store.save(0, start, {**facts, "records": []})
+        return start, []
+    found = {name: loaded.facts.get(name) for name in facts}
+    other = [name for name in facts if found[name] != facts[name]]
+    if not np.array_equal(loaded.trees["training"]["key"], start["training"]["key"]):
+        other.append("key")
+    if other:
+        raise UserError(
+            f"the checkpoint {store.path(loaded.step)} is of another {' and '.join(other)}: start "
+            "a new run in a new --out"
+        )
+    return loaded.trees, list(loaded.facts["records"])
+
+
+def _checkpoint(state: TrainState, sums: Mapping[str, Any], key: Any) -> dict[str, Any]:
+    training = {"opt_state": state.opt_state, "step": state.step, "sums": sums, "key": key}
     return {"params": state.params, "training": training}
 
 
-def _record(stage: str, moment: Moment, folder: Path) -> dict[str, Any]:
-    """The line of a completed epoch, written to `metrics.jsonl` before the checkpoint.
+def _check(
+    stage: str,
+    moment: Moment,
+    training: Training,
+    before: np.ndarray,
+    store: Store,
+    terminal: Terminal,
+) -> np.ndarray:
+    """Which members have diverged, bool `[M]`; says which have just done so.
+
+    Raises:
+        UserError: if none is left.
+    """
+    found = find_broken(jax.device_get(moment.state), moment.metrics, training.count)
+    broken = before | any_of(found, training.count)
+    epoch = moment.epoch + (0 if moment.metrics else 1)
+    if broken.all():
+        store.wait()
+        whole = store.steps
+        last = f"; {store.path(whole[-1])} is the last that was finite" if whole else ""
+        raise UserError(
+            f"stage {stage} diverged in epoch {epoch}: {words(found)}{last}; try a smaller "
+            f"--{stage}.learning-rate"
+        )
+    for member in np.flatnonzero(broken & ~before):
+        own = {what: each[[member]] for what, each in found.items() if each[member]}
+        name = (training.names or [""])[int(member)]
+        terminal.notice(f"{name} diverged in epoch {epoch} of stage {stage}: {words(own)}")
+    return broken
+
+
+def _record(stage: str, moment: Moment) -> dict[str, Any]:
+    """The record of a completed epoch.
 
     With members the figures are means over those that are finite, and `members` has them all.
     """
-    metrics = moment.metrics or {}
     means, members = {}, {}
-    for name, values in metrics.items():
+    for name, values in (moment.metrics or {}).items():
         finite = np.ravel(values)[np.isfinite(np.ravel(values))]
-        if not finite.size:
-            raise UserError(
-                f"stage {stage} diverged in epoch {moment.epoch}: its {name} is "
-                f"{np.ravel(values)[0]}; try a smaller --{stage}.learning-rate"
-            )
-        means[name] = float(finite.mean()) if np.ndim(values) else float(values)
+        means[name] = float(finite.mean()) if finite.size else None
         if np.ndim(values):
             members[name] = [float(x) if math.isfinite(x) else None for x in values]
     record = {"stage": stage, "epoch": moment.epoch, **means}
     record |= {"members": members} if members else {}
-    record["seconds"] = round(moment.seconds, 3)
-    folders.append_metrics(folder, record)
-    return record
+    return record | {"seconds": round(moment.seconds, 3)}

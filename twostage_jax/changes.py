@@ -1,0 +1,109 @@
+"""What a run was started as, what it would go on as, and which differences can be allowed."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from twostage_jax import folder as folders
+from twostage_jax.errors import Damaged, UserError
+
+PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# Where members are placed does not decide what they become.
+PLACING = ("mesh", "members_per_chunk")
+EPOCHS = ("pretrain.epochs", "head.epochs")
+TOLERANCE = 1e-5
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide which bits come out."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as `to_dict` gives it with `pretrain.epochs` and the like in one level."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": x for inner, x in value.items()}
+        else:
+            found[name] = value
+    return {name: list(x) if isinstance(x, tuple) else x for name, x in found.items()}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """`{name: (old, new)}` of what two configs or lists of versions do not have in common."""
+    one, other = flat(old), flat(new)
+    return {
+        name: (one.get(name), other.get(name))
+        for name in {**one, **other}
+        if one.get(name) != other.get(name)
+    }
+
+
+def listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """`seed 0 -> 1, head.epochs 5 -> 10`."""
+    return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changes.items())
+
+
+def identity(config: Mapping[str, Any], fingerprint: str) -> dict[str, str]:
+    """What every checkpoint of a run says it belongs to.
+
+    Neither the number of epochs nor the placement is part of it: what was trained before is the
+    same whatever they are.
+    """
+    kept = {n: x for n, x in flat(config).items() if n not in (*PLACING, *EPOCHS)}
+    return {"config": folders.checksum(kept), "data": fingerprint}
+
+
+def check_unchanged(folder: Path, values: Mapping[str, Any]) -> None:
+    """Raise `Damaged` where the `config.json` of a run is not what it was started with."""
+    if not (folder / folders.MANIFEST).is_file():
+        return
+    started = folders.read_json(folder, folders.MANIFEST)["config"]
+    if changed := differences(started, values):
+        raise Damaged(
+            f"{folder / folders.CONFIG} has changed since the run was started: {listed(changed)}; "
+            "put it back, or give a copy elsewhere to --config"
+        )
+
+
+def check_changes(
+    folder: Any,
+    changes: Mapping[str, tuple[Any, Any]],
+    begun: Sequence[str],
+    allow: bool,
+) -> None:
+    """Refuse to go on with a run that would become another one.
+
+    More epochs of a stage can be allowed as long as the next one has not begun and the test part
+    has not been read, and other versions.
+
+    Args:
+        folder: of the run.
+        changes: of config and versions.
+        begun: stages that have checkpoints, and `result` where there is one.
+        allow: whether the user wants what can be allowed.
+
+    Raises:
+        UserError: with the list of what has changed.
+    """
+    if not changes:
+        return
+    fixed = {name: each for name, each in changes.items() if not _may(name, *each, begun)}
+    if fixed:
+        raise UserError(
+            f"{folder} was started with other settings: {listed(changes)}; resume it without "
+            f"{', '.join(fixed)}, or start a new run in a new --out"
+        )
+    if not allow:
+        raise UserError(
+            f"{folder} was started with other settings: {listed(changes)}; --allow-changed goes on "
+            "all the same, and the result is then not that of an uninterrupted run"
+        )
+
+
+def _may(name: str, old: Any, new: Any, begun: Sequence[str]) -> bool:
+    if name == "pretrain.epochs":
+        return "head" not in begun and new > old
+    return name in PACKAGES or (name == "head.epochs" and "result" not in begun and new > old)
