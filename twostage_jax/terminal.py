@@ -36,8 +36,9 @@ class Terminal:
         return {name: round(s, 3) for name, s in {**self._seconds, "total": total}.items()}
 
     def line(self, text: str = "") -> None:
-        """Print one line as it is, however long; what a terminal would obey is escaped."""
-        self.console.print(printable(text), markup=False, soft_wrap=True)
+        """Print lines as they are, however long; what else a terminal would obey is escaped."""
+        shown = "\n".join(map(printable, text.split("\n")))
+        self.console.print(shown, markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
         """Print a table; the first column is text, the others are numbers."""
