@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "twostage_jax"
 LEVELS = [
     {"errors", "compilation"},
-    {"sweep", "validate", "folder"},
+    {"sweep", "validate", "reading"},
+    {"folder"},
     {
         "stage",
         "nets",

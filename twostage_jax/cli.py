@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import re
 import sys
@@ -21,6 +20,7 @@ from twostage_jax.config import Config, check, from_dict, overlay, to_dict
 from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.folder import CONFIG
 from twostage_jax.interrupt import Interrupted, handled, raised
+from twostage_jax.reading import read_json
 from twostage_jax.terminal import Terminal
 from twostage_jax.validate import check_coverage, check_spec, check_whole
 
@@ -162,11 +162,9 @@ def _config(command: Any) -> Config:
 
 def _read_config(path: Path, trust_code: bool) -> Config:
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"cannot read {path}: {error}; give the config.json of an earlier run"
-        ) from error
+        values = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; give the config.json of an earlier run") from error
     config = from_dict(values, str(path), trust_code)
     if path.name == CONFIG:
         check_unchanged(path.parent, values)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from twostage_jax import reading
 from twostage_jax.errors import Damaged, UserError
 
 CONFIG, METRICS, MANIFEST, RESULT = "config.json", "metrics.jsonl", "manifest.json", "result.json"
@@ -102,9 +103,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         what = "is no run" if not (folder / CONFIG).is_file() else f"has no {name}"
         raise UserError(f"{folder} {what}: give the folder that a run printed at its end")
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(f"{path} cannot be read: {error}") from error
+        values = reading.read_json(path)
+    except UserError as error:
+        raise Damaged(f"{error}; restore it") from error
     lacking = [key for key in REQUIRED[name] if not isinstance(values, dict) or key not in values]
     if lacking:
         raise Damaged(
@@ -158,12 +159,9 @@ def check_sums(folder: Path) -> None:
     """Raise `Damaged` where a file of a complete run is not what it was when it was complete."""
     path = folder / SUMS
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, ValueError) as error:
-        raise Damaged(
-            f"{path} cannot be read, so that nothing tells whether {folder} is whole: "
-            f"{getattr(error, 'strerror', None) or 'it is damaged'}"
-        ) from error
+        lines = reading.read_text(path).splitlines()
+    except UserError as error:
+        raise Damaged(f"{error}; without it nothing tells whether {folder} is whole") from error
     known: dict[str, set[str]] = {}
     for line in lines:
         digest, _, name = line.partition("  ")

@@ -8,6 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from twostage_jax.errors import printable
 
 PHASES = ("import", "data", "compile", "pretrain", "encode", "head", "evaluate")
 
@@ -35,8 +38,9 @@ class Terminal:
         return {name: round(s, 3) for name, s in {**self._seconds, "total": total}.items()}
 
     def line(self, text: str = "") -> None:
-        """Print one line as it is, however long."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        """Print lines as they are, however long; what else a terminal would obey is escaped."""
+        shown = "\n".join(map(printable, text.split("\n")))
+        self.console.print(shown, markup=False, soft_wrap=True)
 
     def notice(self, text: str) -> None:
         """Print what has to be known of how a run went, and keep it."""
@@ -45,12 +49,13 @@ class Terminal:
 
     def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
         """Print a table; the first column is text, the others are numbers."""
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table(title=_plain(title), title_justify="left", title_style="bold")
         for index, column in enumerate(columns):
             # Rather broken than cut off.
             table.add_column(column, justify="right" if index else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(value if isinstance(value, str) else f"{value:,}" for value in row))
+            texts = (value if isinstance(value, str) else f"{value:,}" for value in row)
+            table.add_row(*map(_plain, texts))
         self.console.print(table)
 
     @contextlib.contextmanager
@@ -80,6 +85,11 @@ class Terminal:
         finally:
             spent = time.perf_counter() - began
             self._seconds[name] = self._seconds.get(name, 0.0) + spent
+
+
+def _plain(text: str) -> Text:
+    # Names of classes and files come from strangers: neither rich's markup nor control codes.
+    return Text(printable(text))
 
 
 class Training:

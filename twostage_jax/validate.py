@@ -1,11 +1,14 @@
 """Checks of single values, before anything is imported or read: what came, and what would do."""
 
 import math
+import re
 from collections.abc import Collection
 from typing import Any
 
 from twostage_jax.errors import UserError, did_you_mean
 
+# What TFDS calls a set: NAME, NAME/CONFIG, NAME:1.2.3. A namespace before it would fetch code.
+TFDS_NAME = re.compile(r"[A-Za-z]\w*(/\w[\w+.-]*)?(:(\d+|\*)(\.(\d+|\*)){2})?", re.ASCII)
 SPECS = ("digits", "mnist", "tfds:NAME", "idx:DIR", "npz:FILE")
 MESH_AXES = ("member", "data")
 
@@ -23,6 +26,11 @@ def check_spec(spec: Any, with_data_dir: bool = False) -> None:
         raise UserError(f"unknown source {spec!r}: {did_you_mean(kind, SPECS)}")
     if bool(rest) != (":" in names[kind]) or (colon and not rest):
         raise UserError(f"--data {spec!r} is not whole: write {names[kind]}")
+    if kind == "tfds" and not TFDS_NAME.fullmatch(rest):
+        raise UserError(
+            f"tfds:{rest} is no name of a set: write tfds:NAME, tfds:NAME/CONFIG or "
+            "tfds:NAME:1.2.3, with letters, digits and _"
+        )
     if with_data_dir and not takes_data_dir(spec):
         raise UserError(
             f"--data-dir goes with mnist and tfds:NAME, not with {spec!r}: leave it out"

@@ -44,6 +44,19 @@ def load_images(spec: str, data_dir: str | Path | None = None) -> np.ndarray:
 
 
 def _read(spec: str, data_dir: str | Path | None) -> Source:
+    try:
+        return _read_kind(spec, data_dir)
+    except OSError as error:  # a name that is too long, a disk that fails
+        raise UserError(
+            f"cannot read {spec}: {error.strerror or error}; give files that can be read"
+        ) from error
+    except MemoryError as error:
+        raise UserError(
+            f"{spec} needs more memory than there is: give fewer or smaller images"
+        ) from error
+
+
+def _read_kind(spec: str, data_dir: str | Path | None) -> Source:
     # Each source is imported where it is used: TFDS alone costs half a second.
     kind, _, rest = spec.partition(":")
     match kind:

@@ -1,57 +1,148 @@
 """Images and labels from a NumPy archive, as Keras names the arrays or as `image` and `label`."""
 
+import math
+import os
 import zipfile
-import zlib
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 from twostage_jax.data import Source, Split
 from twostage_jax.errors import UserError
+from twostage_jax.sources.bounds import MIB, check_expanded
 
 KERAS = ("x_train", "y_train", "x_test", "y_test")
 PLAIN = ("image", "label")
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes
+MOST_AT_ONCE = 4 * MIB
+ENCRYPTED = 0x1
+SLICE = 4096  # images converted at a time
 
 
 def read(path: Path) -> Source:
-    """Train and, with the names of Keras, test part of `path`. Nothing is ever unpickled.
+    """Train and, with the names of Keras, test part of `path`.
 
     Raises:
-        UserError: a missing or broken file, missing arrays, and values that are no images or
-            labels.
+        UserError: as `read_arrays`, and values that are no images or labels.
+    """
+    arrays = read_arrays(path)
+    names = KERAS if KERAS[0] in arrays else PLAIN
+    parts = [
+        _part(arrays[x], arrays[y], f"{path}: {x}", f"{path}: {y}")
+        for x, y in zip(names[::2], names[1::2], strict=True)
+    ]
+    return Source(path.stem, parts[0], parts[1] if len(parts) == 2 else None)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of numbers named as Keras does, or `image` and `label`; nothing is unpickled.
+
+    Raises:
+        UserError: a missing or broken file, missing arrays, more bytes than a file of that size can
+            honestly expand to.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}: give npz:FILE with a NumPy archive")
     try:
-        arrays = np.load(path, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise UserError(f"{path} holds a single array: save both with numpy.savez")
-        with arrays:
-            parts = _read_parts(arrays, path)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"cannot read {path}: {_reason(error)}") from error
-    train, test = parts[0], parts[1] if len(parts) == 2 else None
-    return Source(path.stem, train, test)
+        with path.open("rb") as file:
+            _check_kind(file.read(8), path)
+            with zipfile.ZipFile(_Sober(file)) as archive:
+                return _read_members(archive, path)
+    except UserError:
+        raise
+    except Exception as error:  # zipfile and numpy raise a dozen kinds, by where the damage is
+        reason = str(error) or type(error).__name__
+        raise UserError(f"cannot read {path}: {reason}; save it again with numpy.savez") from error
 
 
-def _reason(error: Exception) -> str:
-    if "allow_pickle" in str(error) or "Object arrays" in str(error):
-        return "it has an array of objects, which we never unpickle: save plain numbers"
-    return f"{error}; save it again with numpy.savez"
+class _Sober:
+    """A file for `zipfile` that gives no more than a few MB at once.
+
+    What is read in one go is the list of members, as long as the file says it is.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MOST_AT_ONCE:
+            size = MOST_AT_ONCE + 1
+        content = self._file.read(size)
+        if len(content) > MOST_AT_ONCE:
+            raise ValueError("its list of members is too long for a NumPy archive")
+        return content
 
 
-def _read_parts(arrays: np.lib.npyio.NpzFile, path: Path) -> list[Split]:
-    names = KERAS if any(name in arrays for name in KERAS) else PLAIN
-    missing = [name for name in names if name not in arrays]
+def _check_kind(start: bytes, path: Path) -> None:
+    if start.startswith(b"\x93NUMPY"):
+        raise UserError(f"{path} holds a single array: save both with numpy.savez")
+    if not start.startswith(b"PK"):
+        raise UserError(
+            f"cannot read {path}: it is no NumPy archive, it starts with "
+            f"{start.hex() or 'nothing'}; save it with numpy.savez"
+        )
+
+
+def _read_members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    names = KERAS if any(name in members for name in KERAS) else PLAIN
+    missing = [name for name in names if name not in members]
     if missing:
         raise UserError(
-            f"{path} has the arrays {', '.join(arrays) or 'none'} and lacks {', '.join(missing)}: "
+            f"{path} has the arrays {', '.join(members) or 'none'} and lacks {', '.join(missing)}: "
             f"name them {', '.join(KERAS)}, or {', '.join(PLAIN)}"
         )
-    pairs = zip(names[::2], names[1::2], strict=True)
-    return [_part(arrays[x], arrays[y], f"{path}: {x}", f"{path}: {y}") for x, y in pairs]
+    announced = sum(members[name].file_size for name in names)
+    packed = os.stat(path).st_size
+    check_expanded(path, announced, packed, "save it uncompressed with numpy.savez")
+    for name in names:
+        _check_member(archive, members[name], f"{path}: {name}")
+    return {name: _array(archive, members[name]) for name in names}
+
+
+def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> None:
+    """Raise `UserError` where a member is no plain array of numbers; its values are not read."""
+    if info.compress_type not in METHODS or info.flag_bits & ENCRYPTED:
+        raise UserError(f"{where} is encrypted or packed in another way than NumPy's")
+    with archive.open(info) as member:
+        shape, dtype, start = _header(member)
+    if dtype.hasobject:
+        raise UserError(
+            f"cannot read {where}: it has an array of objects, which we never unpickle: save plain "
+            "numbers"
+        )
+    if dtype.kind not in "biuf":
+        raise UserError(
+            f"{where} has shape {shape} of {dtype}: numbers are expected, as labels one whole "
+            "number for each example"
+        )
+    size = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or start + size != info.file_size:
+        raise UserError(
+            f"{where} announces {size:,} bytes and holds {info.file_size - start:,}: it is "
+            "damaged; save it again with numpy.savez"
+        )
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, int]:
+    version: Any = np.lib.format.read_magic(member)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(member)
+    else:
+        raise ValueError(f"version {version} of NumPy's format is not one for numbers")
+    return shape, dtype, member.tell()
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as member:
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        if member.read(1):  # only at its end is a member's check sum compared
+            raise ValueError(f"{info.filename} goes on after its array")
+    return array
 
 
 def _part(image: np.ndarray, label: np.ndarray, x: str, y: str) -> Split:
@@ -78,14 +169,22 @@ def as_images(image: np.ndarray, where: str) -> np.ndarray:
                 f"{where} has floats from {low} to {high}: floats must lie in 0 to 1; scale them, "
                 "or save uint8 values in 0 to 255"
             )
-        image = np.round(image * 255)
+        image = _as_bytes(image)
     elif not np.issubdtype(image.dtype, np.integer) or low < 0 or high > 255:
         raise UserError(
             f"{where} has {image.dtype} values from {low} to {high}: integers in 0 to 255 or "
             "floats in 0 to 1 are expected"
         )
-    image = image.astype(np.uint8)
+    image = image.astype(np.uint8, copy=False)
     return image if image.ndim == 4 else image[..., None]
+
+
+def _as_bytes(image: np.ndarray) -> np.ndarray:
+    """Floats in 0..1 as uint8, slice by slice: a whole copy in floats may not fit."""
+    found = np.empty(image.shape, np.uint8)
+    for start in range(0, len(image), SLICE):
+        found[start : start + SLICE] = np.round(image[start : start + SLICE] * 255)
+    return found
 
 
 def as_labels(label: np.ndarray, where: str) -> np.ndarray:

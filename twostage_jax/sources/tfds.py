@@ -1,32 +1,32 @@
 """TensorFlow Datasets, without TensorFlow wherever that can be done.
 
-A prepared folder is read as it is. What is not prepared, TFDS prepares: through our own builder for
-the sets that come as four IDX files, through its own for the others, most of which need TensorFlow
-to be installed while they are being prepared.
+A prepared folder is read as it is, by `prepared`. What is not prepared, TFDS prepares: through our
+own builder for the sets that come as four IDX files, through its own for the others, most of which
+need TensorFlow to be installed while they are being prepared.
 """
 
 import contextlib
 import io
 import logging
 import os
-import struct
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
-from array_record.python import array_record_data_source
 from PIL import Image
 from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.download import checksums
+from tensorflow_datasets.core.utils import error_utils
 
-from twostage_jax.data import Source, Split
+from twostage_jax.data import Source
 from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.reading import read_text
 from twostage_jax.sources import idx
+from twostage_jax.sources.prepared import read_prepared
 
 IDX_SETS = {
     "mnist": tfds.image_classification.MNIST,
@@ -46,22 +46,13 @@ def read(name: str, data_dir: str | Path | None = None) -> Source:
     logging.getLogger("absl").setLevel(logging.ERROR)  # advice to install OpenCV, and the like
     tfds.disable_progress_bar()
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    builder = _prepared(name, root)
-    if builder is None:
+    folder = _prepared(name, root)
+    if folder is None:
         builder = _builder(name, root)
         _check_features(builder.info.features, name)
         _prepare(builder, name, root)
-    features = builder.info.features
-    _check_features(features, name)
-    parts = [
-        _read_split(builder, split, name)
-        for split in ("train", "test")
-        if split in builder.info.splits
-    ]
-    if "train" not in builder.info.splits:
-        raise UserError(f"tfds:{name} has no split called train: choose another set")
-    classes = tuple(features["label"].names)
-    return Source(name.partition(":")[0], parts[0], parts[1] if len(parts) == 2 else None, classes)
+        folder = Path(builder.data_dir)
+    return read_prepared(folder, name)
 
 
 def _check_features(features: Any, name: str) -> None:
@@ -79,12 +70,14 @@ def _check_features(features: Any, name: str) -> None:
         )
 
 
-def _prepared(name: str, root: Path) -> Any | None:
-    """A builder for a folder that TFDS has prepared already, in whichever format."""
+def _prepared(name: str, root: Path) -> Path | None:
+    """The folder of `name` below `root`, where there is one that TFDS has prepared."""
     try:
-        return read_only_builder.builder_from_files(name, data_dir=str(root))
-    except registered.DatasetNotFoundError:
-        return None
+        with error_utils.record_error_context():
+            found = read_only_builder._find_builder_dir(name, data_dir=str(root))
+    except Exception as error:  # a damaged description of configs, a folder without permission
+        raise UserError(f"cannot look for tfds:{name} in {root}: {_first_line(error)}") from error
+    return None if found is None else Path(found)
 
 
 def _builder(name: str, root: Path) -> Any:
@@ -98,7 +91,7 @@ def _builder(name: str, root: Path) -> Any:
         raise UserError(
             f"TensorFlow Datasets has no set {name!r}: {did_you_mean(name, names, limit=6)}"
         ) from error
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # the set's own code, which may raise anything
         raise UserError(
             f"TensorFlow Datasets cannot open {name!r}: {_first_line(error)}"
         ) from error
@@ -159,7 +152,7 @@ def _manual_folder(root: Path, files: Sequence[str]) -> Path:
 
 def _check_network(name: str, root: Path, urls: Sequence[str]) -> None:
     # TFDS retries for minutes before it gives up; we ask once, in the time a user will wait.
-    infos = [path.read_text() for path in (root / "downloads").rglob("*.INFO.json")]
+    infos = [read_text(path) for path in (root / "downloads").rglob("*.INFO.json")]
     missing = [url for url in urls if not any(url in info for info in infos)]
     if not missing or _reachable(missing[0]):
         return
@@ -199,64 +192,3 @@ def _why_not(error: BaseException, name: str, root: Path) -> str:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:3])[:300] or type(error).__name__
-
-
-def _read_split(builder: Any, split: str, name: str) -> Split:
-    features = builder.info.features
-    skip = {"image": tfds.decode.SkipDecoding()}
-    images, labels = [], []
-    for record in _records(builder, split):
-        example = features.deserialize_example_np(record, decoders=skip)
-        images.append(features["image"].decode_example_np(example["image"]))
-        labels.append(example["label"])
-    shapes = {image.shape for image in images}
-    if len(shapes) > 1:
-        raise UserError(
-            f"tfds:{name} has images of {len(shapes)} sizes, from {min(shapes)} to {max(shapes)}: "
-            "one size is needed; resize them into an npz:FILE"
-        )
-    return {"image": np.stack(images), "label": np.asarray(labels, np.int32)}
-
-
-def _records(builder: Any, split: str) -> Iterator[bytes]:
-    """The serialized examples of a split, in the order of its files."""
-    paths = [Path(path) for path in builder.info.splits[split].filepaths]
-    kind = builder.info.file_format.value
-    if kind == "array_record":
-        source = array_record_data_source.ArrayRecordDataSource([str(path) for path in paths])
-        yield from source.__getitems__(range(len(source)))
-    elif kind == "tfrecord":
-        for path in paths:
-            yield from read_tfrecord(path)
-    else:
-        raise UserError(
-            f"{paths[0].parent} is prepared as {kind}: prepare it as array_record or tfrecord, in "
-            "another --data-dir"
-        )
-
-
-def read_tfrecord(path: Path) -> Iterator[bytes]:
-    """The records of a TFRecord file, each checked against its CRC-32C.
-
-    Raises:
-        UserError: a truncated or damaged file.
-    """
-    content = memoryview(path.read_bytes())
-    start = 0
-    while start < len(content):
-        header, check = content[start : start + 8], content[start + 8 : start + 12]
-        size = struct.unpack("<Q", header)[0] if _intact(header, check) else len(content)
-        record = content[start + 12 : start + 12 + size]
-        check = content[start + 12 + size : start + 16 + size]
-        if len(record) != size or not _intact(record, check):
-            raise UserError(f"{path} is truncated or damaged at byte {start}: prepare it again")
-        yield bytes(record)
-        start += 16 + size
-
-
-def _intact(content: memoryview, check: memoryview) -> bool:
-    if len(check) != 4:
-        return False
-    crc = google_crc32c.value(bytes(content))
-    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    return struct.unpack("<I", check)[0] == masked
