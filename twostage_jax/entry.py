@@ -23,6 +23,7 @@ from twostage_jax.data import Seen
 from twostage_jax.errors import UserError
 from twostage_jax.members import make_roster
 from twostage_jax.networks import Nets, batch_spec
+from twostage_jax.programs import Placed
 from twostage_jax.runs import load_params, read_config
 from twostage_jax.stage import Params
 from twostage_jax.terminal import Terminal
@@ -98,13 +99,14 @@ def resumed_folder(config: Config) -> Path:
     """Where the run lies that is to be resumed."""
     if config.out is None:
         raise UserError("--resume needs the folder to go on with: add --out DIR")
+    folders.check_run(config.out)
     return config.out
 
 
-def describe(config: Config, dataset: Seen, chunks: Mapping[str, int]) -> dict[str, Any]:
+def describe(config: Config, dataset: Seen, placed: Mapping[str, Placed]) -> dict[str, Any]:
     """The manifest of a run that has not trained anything yet.
 
-    `chunks` says how many members train at a time, by stage; a resumed run keeps to it.
+    It says how many members train at a time, by stage; a resumed run keeps to it.
     """
     manifest = {
         "schema": 1,
@@ -116,7 +118,7 @@ def describe(config: Config, dataset: Seen, chunks: Mapping[str, int]) -> dict[s
         },
         "classes": list(dataset.classes),
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
-        "chunks": dict(chunks),
+        "chunks": {name: each.placement.chunk for name, each in placed.items()},
         "versions": versions(),
         "machine": machine(),
         "allowed": [],

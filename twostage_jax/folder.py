@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def create(out: Path | None, name: str) -> Path:
     Raises:
         UserError: where it is taken, or cannot be made.
     """
-    folder = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = out or Path("runs") / f"{as_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         folder.mkdir(parents=True, exist_ok=out is not None)
     except OSError as error:
@@ -40,6 +41,11 @@ def create(out: Path | None, name: str) -> Path:
             f"cannot make the folder {folder}: {error.strerror}; give another --out"
         ) from error
     return folder
+
+
+def as_name(text: str) -> str:
+    """The name of a data set as part of the name of a file: nothing in it leads elsewhere."""
+    return re.sub(r"[^\w-]+", "-", text)
 
 
 def check_free(folder: Path) -> None:
@@ -123,7 +129,7 @@ def chunks(folder: Path) -> dict[str, int]:
 
 def write_json(folder: Path, name: str, values: Mapping[str, Any]) -> None:
     """Write a JSON file so that it is either there whole or not at all."""
-    if SEAL in REQUIRED[name]:
+    if SEAL in REQUIRED.get(name, ()):
         values = sealed(values)
     write_text(folder / name, as_text(values))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from twostage_jax import folder as folders
 from twostage_jax import uncertainty
-from twostage_jax.data import Dataset
+from twostage_jax.data import Dataset, Split
 from twostage_jax.errors import UserError
 from twostage_jax.lock import held
 from twostage_jax.results import (
@@ -17,6 +17,7 @@ from twostage_jax.results import (
     member_scores,
     probabilities,
     save,
+    save_arrays,
     score,
     summary,
     uncertain,
@@ -66,28 +67,31 @@ def judge(
     fitted_on = _fitted_on(data, split, coverage)
     with terminal.phase("data", "reading data"):
         dataset, own, outside = _read(run, data, ood, data_dir)
-    trained = run.trained
-    seen, lockbox = dataset.lock()
-    if not (lockbox.count if split == "test" else len(getattr(seen, split)["label"])):
-        raise UserError(f"the {split} part of {dataset.name} is empty: choose another --split")
-    if split == "test" and dataset.fingerprint == own.fingerprint:
-        count_read(run, terminal)
-    part = lockbox.unlock() if split == "test" else getattr(seen, split)
+    trained, part = run.trained, _part(run, dataset, split, terminal)
     with terminal.phase("evaluate", "evaluating"):
         logits = trained.logits(part["image"])
         record = _scores(trained, part, logits)
         held_out = None if fitted_on else own.validation
         record["uncertainty"] = _uncertain(run, held_out, part, logits, coverage)
+        found = None
         if outside is not None:
             record["detection"], found = detect(trained, own.train, part["image"], outside)
-            if save_predictions:
-                _save_scores(run.folder / "predictions-ood.npz", found)
     if save_predictions:
-        _save(run, dataset, split, part["label"], logits)
-        with held(run.folder, terminal.notice):
-            folders.finish(run.folder, folders.read_json(run.folder, folders.RESULT))
+        _save(run, found, _name(run, dataset, split), part["label"], logits, terminal)
     _show(run, dataset, ood, split, record, terminal)
     return record
+
+
+def _part(run: Run, dataset: Dataset, split: str, terminal: Terminal) -> Split:
+    """One part of the data; that the test part of the run is read is counted before."""
+    seen, lockbox = dataset.lock()
+    if not (lockbox.count if split == "test" else len(getattr(seen, split)["label"])):
+        raise UserError(f"the {split} part of {dataset.name} is empty: choose another --split")
+    if split != "test":
+        return getattr(seen, split)
+    if dataset.fingerprint == run.manifest["data"]["fingerprint"]:
+        count_read(run, terminal)
+    return lockbox.unlock()
 
 
 def count_read(run: Run, terminal: Terminal) -> None:
@@ -149,17 +153,20 @@ def _uncertain(run: Run, held_out: Any, part: Any, logits: Any, coverage: float 
     return uncertain((fitted, held_out["label"]), test, coverage or COVERAGE)
 
 
-def _save(run: Run, dataset: Dataset, split: str, label: np.ndarray, logits: np.ndarray) -> None:
+def _save(
+    run: Run, found: Any, name: str, label: np.ndarray, logits: np.ndarray, terminal: Terminal
+) -> None:
+    """Write predictions, and scores of both sources where there are two, and their checksums."""
+    with held(run.folder, terminal.notice):
+        save(run.folder / f"predictions-{name}.npz", logits, label, run.config.members == 1)
+        if found is not None:
+            save_arrays(run.folder / "predictions-ood.npz", found)
+        folders.finish(run.folder, folders.read_json(run.folder, folders.RESULT))
+
+
+def _name(run: Run, dataset: Dataset, split: str) -> str:
     own = dataset.fingerprint == run.manifest["data"]["fingerprint"]
-    name = f"predictions-{split}.npz" if own else f"predictions-{dataset.name}-{split}.npz"
-    save(run.folder / name, logits, label, run.config.members == 1)
-
-
-def _save_scores(path: Path, found: dict[str, np.ndarray]) -> None:
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.savez(file, **found)  # pyright: ignore[reportArgumentType]
-    part.replace(path)
+    return split if own else f"{folders.as_name(dataset.name)}-{split}"
 
 
 def _show(

@@ -44,11 +44,11 @@ from twostage_jax.programs import (
     settle_encoding,
 )
 from twostage_jax.runs import describe_groups, open_run
-from twostage_jax.show import show_data, show_placement, show_result
+from twostage_jax.show import show_data, show_plan, show_result
 from twostage_jax.sources import load
 from twostage_jax.stage import Params, digest
 from twostage_jax.terminal import Terminal
-from twostage_jax.training import Trained, alone, together, train_stage
+from twostage_jax.training import Course, Trained, alone, together, train_stage
 from twostage_jax.validate import check_above_zero
 
 
@@ -80,8 +80,7 @@ def run(
 ) -> Result:
     """Both stages, evaluation and the run's folder: what `twostage run` does.
 
-    A run that is resumed goes the way of one that begins: each step takes what it finds done and
-    whole, and does the rest. The bits are those of an uninterrupted run.
+    A resumed run goes the way of a new one: each step takes what is done and whole, and goes on.
 
     Args:
         config: what to do; what is not given comes from the preset.
@@ -93,71 +92,73 @@ def run(
         terminal: where to print; `Terminal(quiet=True)` prints nothing.
 
     Raises:
-        UserError: a mistake in the config or the data, before anything is written; a run that is
-            in use or was started differently; a disk that is full; a loss, parameter or moment
-            that is no longer finite.
+        UserError: a mistake in the config or the data, before anything is written; a run in use or
+            started differently; a full disk; a loss or parameters that are no longer finite.
     """
     terminal = terminal or Terminal()
     check_above_zero("--checkpoint-every", checkpoint_every)
     with contextlib.ExitStack() as stack:
         if resume:
-            folder = resumed_folder(config)
-            folders.check_run(folder)
-            stack.enter_context(held(folder, terminal.notice))
-            folders.clean(folder)
-            stack.enter_context(resumable(_resume_command(folder, config, pretrain_only)))
+            _claim(stack, resumed_folder(config), config, pretrain_only, trust_code, terminal)
         config = settle(config, resume, pretrain_only, trust_code, allow_changed)
-        reads = 0
-        if resume and (resumed_folder(config) / folders.RESULT).is_file():
-            done, reads, config = _complete(config, trust_code, terminal)
-            if done:
-                return done
+        done, reads, config = _complete(config, resume, trust_code, terminal)
+        if done:
+            return done
         setting, lockbox, pretrained, encode_when = _prepare(config, resume, terminal)
-        config, lockbox.reads = setting.config, max(0, reads - 1)
-        names = [] if pretrained else ["pretrain"]
-        names += [] if pretrain_only else ["head"]
+        config, lockbox.reads = setting.config, reads
+        names = [*([] if pretrained else ["pretrain"]), *([] if pretrain_only else ["head"])]
         placed = place_stages(setting, names)
-        chunks = {name: each.placement.chunk for name, each in placed.items()}
+        folder = folders.create(config.out, setting.dataset.name)
         if not resume:
-            folder = folders.create(config.out, setting.dataset.name)
-            stack.enter_context(held(folder, terminal.notice))
+            _claim(stack, folder, config, pretrain_only, trust_code, terminal)
             folders.check_free(folder)
-            stack.enter_context(resumable(_resume_command(folder, config, pretrain_only)))
-        enter(folder, config, describe(config, setting.dataset, chunks), terminal)
+        enter(folder, config, describe(config, setting.dataset, placed), terminal)
         show_data(setting.dataset, lockbox.count, config, terminal)
-        for name, each in placed.items():
-            show_placement(name, *each, terminal)
-        if not pretrain_only:
-            terminal.line(f"in stage 2 the encoder runs {encode_when}")
+        show_plan(placed, None if pretrain_only else encode_when, terminal)
         with terminal.phase("compile", "compiling"):
             programs = compile_run(setting, names, placed)
-        job = Job(setting, labels_of(setting), folder, terminal, programs)
-        return _run(job, lockbox, pretrained, pretrain_only, 60 * checkpoint_every)
+        job = Job(setting, labels_of(setting), folder, terminal, programs, 60 * checkpoint_every)
+        return _run(job, lockbox, pretrained, pretrain_only)
 
 
-def _resume_command(folder: Path, config: Config, pretrain_only: bool) -> str:
+def _claim(
+    stack: contextlib.ExitStack,
+    folder: Path,
+    config: Config,
+    pretrain_only: bool,
+    trust_code: bool,
+    terminal: Terminal,
+) -> None:
+    """Lock a run's folder for this process, tidy it, and know how the run is resumed."""
+    stack.enter_context(held(folder, terminal.notice))
+    folders.clean(folder)
     command = f"twostage {'pretrain' if pretrain_only else 'run'} --resume --out "
     command += shlex.quote(str(folder))
-    command += " --trust-code" if imported_names(config) else ""
-    return command + (" --save-predictions" if config.save_predictions else "")
+    command += " --trust-code" if trust_code or imported_names(config) else ""
+    command += " --save-predictions" if config.save_predictions else ""
+    stack.enter_context(resumable(command))
 
 
 def _complete(
-    config: Config, trust_code: bool, terminal: Terminal
+    config: Config, resume: bool, trust_code: bool, terminal: Terminal
 ) -> tuple[Result | None, int, Config]:
     """The result of a run that has nothing left to do, shown again.
 
-    None where something in the folder is damaged: then what is whole is where the run goes on. Also
-    how often the test part was read, and the config with what the run has to write again.
+    None where it has, and where something in the folder is damaged: then what is whole is where the
+    run goes on. Also how often the test part had been read before it was measured, and the config
+    with what the run has to write again.
     """
-    folder, reads = resumed_folder(config), 1
+    if not resume or not (resumed_folder(config) / folders.RESULT).is_file():
+        return None, 0, config
+    folder, reads = resumed_folder(config), 0
     if config.save_predictions:
         raise UserError(
             f"{folder} is complete: write its predictions with twostage evaluate {folder} "
             "--save-predictions"
         )
     try:
-        reads = folders.read_json(folder, folders.RESULT)["test_reads"]
+        # The same test again, to the same result, is no further look at it.
+        reads = folders.read_json(folder, folders.RESULT)["test_reads"] - 1
         done = open_run(folder, trust_code)
     except Damaged as error:
         terminal.notice(f"{error}: the run goes on from what is whole, to the same result")
@@ -189,16 +190,14 @@ def _prepare(config: Config, resume: bool, terminal: Terminal) -> tuple[Setting,
     return setting, lockbox, pretrained, encode_when
 
 
-def _run(
-    job: Job, lockbox: Lockbox, given: Params | None, pretrain_only: bool, every: float
-) -> Result:
+def _run(job: Job, lockbox: Lockbox, given: Params | None, pretrain_only: bool) -> Result:
     folder, manifest = job.folder, folders.read_json(job.folder, folders.MANIFEST)
     roster, records = job.setting.roster, {"pretrain": []}
     pretrained: Any = given
     finite = np.ones(len(roster.encoders), bool)
     if given is None:
         settings = job.setting.config.pretrain
-        first = _train(job, "pretrain", _images(job), {}, [], every)
+        first = _train(job, "pretrain", _images(job), {}, [])
         pretrained, records["pretrain"], finite = first
         if roster.stacked("pretrain") and len(roster.encoders) == 1:
             pretrained = tree_map(lambda x: x[0], 0, jax.device_get(pretrained))
@@ -216,7 +215,7 @@ def _run(
     if len(roster.encoders) > 1:
         encoder = tree_map(lambda x: x[roster.encoder_of], 0, jax.device_get(encoder))
     before, features = digest(encoder), _features(job, pretrained["encoder"])
-    second = _train(job, "head", features, {"encoder": encoder}, records["pretrain"], every)
+    second = _train(job, "head", features, {"encoder": encoder}, records["pretrain"])
     params, records["head"] = second.params, second.records
     after = digest(params["encoder"])
     if after != before:
@@ -239,7 +238,6 @@ def _train(
     data: Callable[[Any], Any],
     pretrained: Params,
     before: list[dict[str, Any]],
-    every: float,
 ) -> Trained:
     """A stage, initialised and trained with the keys that belong to its name."""
     programs, few = getattr(job.programs, name), few_examples(job.setting.dataset)
@@ -252,17 +250,16 @@ def _train(
     else:
         state = programs.init(stage_key(config.seed, name, INITIAL), few, pretrained)
         training = alone(programs, data(None), stage_key(config.seed, name, TRAINING))
-    return train_stage(
-        training,
-        state,
+    course = Course(
         name=name,
         epochs=getattr(config, name).epochs,
         identity=identity(to_dict(config), job.setting.dataset.fingerprint),
         before=before,
-        every=every,
+        every=job.every,
         folder=job.folder,
         terminal=job.terminal,
     )
+    return train_stage(training, state, course)
 
 
 def _images(job: Job) -> Callable[[Any], Any]:

@@ -54,13 +54,23 @@ class Setting(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What all steps of one run share; `label` is `[N]`, or `[R, N]` where rows have their own."""
+    """What all steps of one run share.
+
+    Attributes:
+        setting: what the programs are made for.
+        label: `[N]`, or `[R, N]` where rows have their own.
+        folder: of the run.
+        terminal: where to print.
+        programs: compiled.
+        every: seconds after which the state is saved in the middle of an epoch.
+    """
 
     setting: Setting
     label: np.ndarray
     folder: Path
     terminal: Terminal
     programs: Compiled
+    every: float
 
 
 class _Stage(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 
 from twostage_jax import uncertainty
 from twostage_jax.encoding import encode, predict_members
+from twostage_jax.folder import PART
 from twostage_jax.metrics import per_class_accuracy, score_sums, scores
 from twostage_jax.networks import Nets
 from twostage_jax.placement import Placement, make_mesh
@@ -227,14 +228,19 @@ def detect(
 def save(path: Path, logits: np.ndarray, label: np.ndarray, alone: bool) -> None:
     """Write an npz file: `probability` float32 `[N, K]`, or `[M, N, K]`; `label`, `index` `[N]`."""
     probability = probabilities(logits)
-    part = path.with_suffix(".part")
+    arrays = {
+        "probability": probability[0] if alone else probability,
+        "label": np.int32(label),
+        "index": np.arange(len(label), dtype=np.int32),
+    }
+    save_arrays(path, arrays)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an npz file so that it is either there whole or not at all."""
+    part = path.with_name(path.name + PART)
     with part.open("wb") as file:
-        np.savez(
-            file,
-            probability=probability[0] if alone else probability,
-            label=np.int32(label),
-            index=np.arange(len(label), dtype=np.int32),
-        )
+        np.savez(file, **arrays)
     part.replace(path)
 
 

@@ -1,6 +1,6 @@
 """The tables of a run: records in, lines on a terminal out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,18 @@ def show_data(dataset: Seen, tested: int, config: Config, terminal: Terminal) ->
     terminal.line(f"preset {config.preset}, seed {config.seed}, on {device}")
 
 
-def show_placement(name: str, placement: Placement, need: Need, terminal: Terminal) -> None:
-    """Where the members of a stage train, and what they need."""
-    axes = ", ".join(f"{axis} {size}" for axis, size in placement.mesh.shape.items())
-    terminal.line(
-        f"{name}  {placement.members} members, {placement.chunk} at a time, on {axes}; "
-        f"{need.member / 1e6:.2f} MB each, {need.common / 1e6:.1f} MB shared"
-    )
+def show_plan(
+    placed: Mapping[str, tuple[Placement, Need]], encode_when: str | None, terminal: Terminal
+) -> None:
+    """Where the members of each stage train, what they need, and when the encoder runs."""
+    for name, (placement, need) in placed.items():
+        axes = ", ".join(f"{axis} {size}" for axis, size in placement.mesh.shape.items())
+        terminal.line(
+            f"{name}  {placement.members} members, {placement.chunk} at a time, on {axes}; "
+            f"{need.member / 1e6:.2f} MB each, {need.common / 1e6:.1f} MB shared"
+        )
+    if encode_when:
+        terminal.line(f"in stage 2 the encoder runs {encode_when}")
 
 
 def show_groups(stage: str, groups: Sequence[tuple], terminal: Terminal) -> None:

@@ -124,27 +124,10 @@ class Trained(NamedTuple):
     finite: np.ndarray
 
 
-def train_stage(
-    training: Training,
-    state: TrainState,
-    *,
-    name: str,
-    epochs: int,
-    identity: Mapping[str, Any],
-    before: Sequence[Mapping[str, Any]],
-    every: float,
-    folder: Path,
-    terminal: Terminal,
-) -> Trained:
-    """Train until `epochs` are complete, from the newest whole checkpoint in `folder / name`.
+class Course(NamedTuple):
+    """How far a stage is trained, and where that is kept and shown.
 
-    Every epoch adds a line to `metrics.jsonl` and a checkpoint, before the first one there is
-    checkpoint 0. The checkpoint has the records of all its epochs, and what `metrics.jsonl` says is
-    made from them. A signal is heard between two calls to the device, and saves the state first.
-
-    Args:
-        training: alone or together.
-        state: before the first step.
+    Attributes:
         name: of the stage.
         epochs: how many shall be complete in the end.
         identity: of the run; a checkpoint of another one is refused.
@@ -152,43 +135,64 @@ def train_stage(
         every: seconds after which the state is saved in the middle of an epoch.
         folder: of the run.
         terminal: where to print.
+    """
+
+    name: str
+    epochs: int
+    identity: Mapping[str, Any]
+    before: Sequence[Mapping[str, Any]]
+    every: float
+    folder: Path
+    terminal: Terminal
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What every checkpoint says it belongs to."""
+        return {**self.identity, "stage": self.name}
+
+
+def train_stage(training: Training, state: TrainState, course: Course) -> Trained:
+    """Train to the end, from `state` or the newest whole checkpoint of the stage.
+
+    Every epoch adds a line to `metrics.jsonl` and a checkpoint, before the first one there is
+    checkpoint 0. A checkpoint has the records of all its epochs, and what `metrics.jsonl` says is
+    made from them. A signal is heard between two calls to the device, and saves the state first.
 
     Raises:
         UserError: a loss, parameter or moment that is no longer finite, of all members; a
             checkpoint that does not fit.
         Interrupted: after a signal.
     """
+    name, terminal = course.name, course.terminal
     show_groups(name, group_sizes(state), terminal)
-    facts = {**identity, "stage": name}
-    with deferred() as interrupted, open_store(folder / name) as store:
+    with deferred() as interrupted, open_store(course.folder / name) as store:
         start = _checkpoint(state, training.zeros, training.key)
-        saved, records = _take_up(store, start, facts, terminal)
-        folders.write_metrics(folder, [*before, *records])
-        state = TrainState(
-            saved["params"], saved["training"]["opt_state"], saved["training"]["step"]
-        )
+        saved, records = _take_up(store, start, course)
+        folders.write_metrics(course.folder, [*course.before, *records])
+        kept = saved["training"]
+        state = TrainState(saved["params"], kept["opt_state"], kept["step"])
         found = find_broken(jax.device_get(state), None, training.count)
-        broken, clock = any_of(found, training.count), _Clock(every)
-        if int(np.min(state.step)) >= epochs * training.steps:
+        broken, clock = any_of(found, training.count), _Clock(course.every)
+        if int(np.min(state.step)) >= course.epochs * training.steps:
             return Trained(state.params, records, ~broken)
         if np.any(state.step):
             terminal.line(f"{name}  goes on after step {int(np.max(state.step)):,}")
-        sums, wanted = saved["training"]["sums"], lambda: interrupted() or clock.due
-        with terminal.training(name, epochs) as progress:
-            for moment in training.fit(state, epochs, sums, wanted):
+        with terminal.training(name, course.epochs) as progress:
+            wanted = lambda: interrupted() or clock.due  # noqa: E731
+            for moment in training.fit(state, course.epochs, kept["sums"], wanted):
                 progress.advance(moment.progress)
                 if moment.state is None or not (moment.metrics or wanted()):
                     continue
                 stop, state = interrupted(), moment.state
-                broken = _check(name, moment, training, broken, store, terminal)
+                broken = _check(training, moment, broken, store, course)
                 if moment.metrics:
                     records.append(_record(name, moment))
-                    folders.append_metrics(folder, records[-1])
+                    folders.append_metrics(course.folder, records[-1])
                     progress.epoch(records[-1])
                 # All steps of all members: it only ever grows.
                 trees = _checkpoint(state, moment.sums, training.key)
-                store.save(int(np.sum(state.step)), trees, {**facts, "records": records})
-                clock = _Clock(every)
+                store.save(int(np.sum(state.step)), trees, {**course.facts, "records": records})
+                clock.start()
                 if stop:
                     break  # leaving `deferred` raises
     return Trained(state.params, records, ~broken)
@@ -198,26 +202,33 @@ class _Clock:
     """Says when the state is to be saved again; a clock of the wall could jump."""
 
     def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+        self._seconds = seconds
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count again."""
+        self._end = time.monotonic() + self._seconds
 
     @property
     def due(self) -> bool:
+        """Whether the time is over."""
         return time.monotonic() >= self._end
 
 
 def _take_up(
-    store: Store, start: dict[str, Any], facts: Mapping[str, Any], terminal: Terminal
+    store: Store, start: dict[str, Any], course: Course
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The newest checkpoint that is whole, or `start`, saved as number 0; and its records."""
-    some = bool(store.steps)
-    loaded = store.load_newest(start, terminal.notice)
+    some, facts = bool(store.steps), course.facts
+    loaded = store.load_newest(start, course.terminal.notice)
     if loaded is None:
         if some:
-            terminal.notice(f"no checkpoint of stage {facts['stage']} is whole: it starts again")
+            course.terminal.notice(
+                f"no checkpoint of stage {course.name} is whole: it starts again"
+            )
         store.save(0, start, {**facts, "records": []})
         return start, []
-    found = {name: loaded.facts.get(name) for name in facts}
-    other = [name for name in facts if found[name] != facts[name]]
+    other = [name for name in facts if loaded.facts.get(name) != facts[name]]
     if not np.array_equal(loaded.trees["training"]["key"], start["training"]["key"]):
         other.append("key")
     if other:
@@ -234,18 +245,14 @@ def _checkpoint(state: TrainState, sums: Mapping[str, Any], key: Any) -> dict[st
 
 
 def _check(
-    stage: str,
-    moment: Moment,
-    training: Training,
-    before: np.ndarray,
-    store: Store,
-    terminal: Terminal,
+    training: Training, moment: Moment, before: np.ndarray, store: Store, course: Course
 ) -> np.ndarray:
     """Which members have diverged, bool `[M]`; says which have just done so.
 
     Raises:
         UserError: if none is left.
     """
+    stage = course.name
     found = find_broken(jax.device_get(moment.state), moment.metrics, training.count)
     broken = before | any_of(found, training.count)
     epoch = moment.epoch + (0 if moment.metrics else 1)
@@ -260,7 +267,7 @@ def _check(
     for member in np.flatnonzero(broken & ~before):
         own = {what: each[[member]] for what, each in found.items() if each[member]}
         name = (training.names or [""])[int(member)]
-        terminal.notice(f"{name} diverged in epoch {epoch} of stage {stage}: {words(own)}")
+        course.terminal.notice(f"{name} diverged in epoch {epoch} of stage {stage}: {words(own)}")
     return broken
 
 
