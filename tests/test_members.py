@@ -186,7 +186,7 @@ def test_a_mesh_cannot_make_members_of_an_ordinary_run(tmp_path):
     with stopped_after(1), pytest.raises(Interrupted):
         go(tmp_path / "cut")
     again = ts.Config(out=tmp_path / "cut", mesh="member=1")
-    with pytest.raises(ts.UserError, match="was started with another mesh"):
+    with pytest.raises(ts.UserError, match="mesh None -> member=1; resume it without mesh"):
         ts.run(again, resume=True, terminal=Terminal(quiet=True))
 
 

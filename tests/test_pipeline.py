@@ -12,6 +12,7 @@ from flax import linen as nn
 
 import twostage_jax as ts
 from tests.interruption import stopped_after
+from twostage_jax import folder as folders
 from twostage_jax.interrupt import Interrupted
 from twostage_jax.pipeline import run
 from twostage_jax.runs import open_run
@@ -53,7 +54,8 @@ def done(tmp_path_factory):
 def test_a_run_leaves_what_the_contract_lists(done):
     names = {path.name for path in done.folder.iterdir()}
     assert names == {
-        "config.json", "metrics.jsonl", "pretrain", "head", "manifest.json", "result.json"
+        "config.json", "metrics.jsonl", "pretrain", "head", "manifest.json", "result.json",
+        "SHA256SUMS",
     }  # fmt: skip
     record = json.loads((done.folder / "result.json").read_text())
     assert record == done.record
@@ -125,7 +127,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(done, tmp_path, moments):
     config = small(tmp_path / "run")
     with stopped_after(moments), pytest.raises(Interrupted) as interruption:
         go(config)
-    assert interruption.value.folder == str(config.out)
+    assert interruption.value.resume == f"twostage run --resume --out {config.out}"
     with pytest.raises(ts.UserError, match="holds a run already"):
         go(config)
     with pytest.raises(ts.UserError, match="not complete: finish it with"):
@@ -142,10 +144,10 @@ def test_lines_beyond_the_checkpoint_are_written_again(done, tmp_path, monkeypat
 
     config, save = small(tmp_path / "run"), checkpoint.Store.save
 
-    def killed(self, step, trees):
+    def killed(self, step, trees, facts):
         if step == 26:
             raise KeyboardInterrupt
-        save(self, step, trees)
+        save(self, step, trees, facts)
 
     monkeypatch.setattr(checkpoint.Store, "save", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -162,19 +164,6 @@ def test_resuming_a_complete_run_changes_nothing(done):
     again = go(ts.Config(out=done.folder), resume=True)
     assert ts.digest(again.params) == ts.digest(done.params)
     assert (done.folder / "result.json").read_bytes() == before
-
-
-def test_resuming_with_another_config_or_other_data_is_refused(done, tmp_path):
-    with pytest.raises(ts.UserError, match="another seed"):
-        go(ts.Config(out=done.folder, seed=3), resume=True)
-    copy = tmp_path / "copy"
-    shutil.copytree(done.folder, copy)
-    (copy / "result.json").unlink()
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["data"]["fingerprint"] = "sha256:other"
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ts.UserError, match="start a new run in a new --out"):
-        go(ts.Config(out=copy), resume=True)
 
 
 def test_zero_epochs_give_a_random_encoder_and_a_valid_run(tmp_path):
@@ -270,12 +259,6 @@ def test_what_does_not_fit_is_said_before_anything_is_written(pretrain, expected
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_explodes_is_told_with_its_stage_and_epoch(tmp_path):
-    pretrain = ts.PretrainConfig(learning_rate=1e30, epochs=2)
-    with pytest.raises(ts.UserError, match=r"stage pretrain diverged in epoch 1.*smaller"):
-        go(small(tmp_path / "run", pretrain=pretrain))
-
-
 def test_an_encoder_of_another_shape_or_with_other_flags_is_refused(done, tmp_path):
     image = np.zeros((40, 3, 3), np.uint8)
     np.savez(tmp_path / "set.npz", image=image, label=np.arange(40) % 2)
@@ -336,12 +319,12 @@ def test_paths_and_widths_may_be_strings_and_lists(tmp_path):
 def test_a_changed_hand_over_is_refused(done, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(done.folder, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest = folders.read_json(copy, "manifest.json")
     manifest["groups"]["encoder"]["sha256"] = "sha256:0"
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    folders.write_json(copy, "manifest.json", manifest)
     with pytest.raises(ts.UserError, match="group encoder is not the one"):
         go(ts.Config(encoder_run=str(copy), out=tmp_path / "run"))
-    with pytest.raises(ts.UserError, match="group encoder is not the one"):
+    with pytest.raises(ts.UserError, match="manifest.json is damaged"):
         open_run(copy)
 
 

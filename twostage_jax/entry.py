@@ -80,7 +80,8 @@ def _resumed(config: Config, trust_code: bool, allow_changed: bool) -> Config:
     if manifest and not (folder / folders.CONFIG).is_file():
         stored = from_dict(manifest["config"], str(folder / folders.MANIFEST), trust_code)
     else:
-        stored = read_config(folder, trust_code, check=False)
+        # With what is allowed, the file may be newer than the manifest, after a kill in between.
+        stored = read_config(folder, trust_code, check=not allow_changed)
     merged = overlay(config, to_dict(stored))
     started = manifest["config"] if manifest else to_dict(stored)
     changed = differences(started, to_dict(merged))

@@ -1,6 +1,7 @@
 """The two-stage story from top to bottom: data, stage 1, hand-over, stage 2, evaluation.
 
-Every step leaves its trace in the folder of the run, and an interrupted run goes on from there.
+Every step leaves its trace in the folder of the run. A resumed run goes the way of a new one: each
+step takes what it finds done and whole, and goes on from there.
 """
 
 import contextlib
@@ -79,8 +80,6 @@ def run(
     terminal: Terminal | None = None,
 ) -> Result:
     """Both stages, evaluation and the run's folder: what `twostage run` does.
-
-    A resumed run goes the way of a new one: each step takes what is done and whole, and goes on.
 
     Args:
         config: what to do; what is not given comes from the preset.

@@ -90,7 +90,7 @@ def alone(programs: Programs, data: Mapping[str, jax.Array], key: Key) -> Traini
     def fit_alone(state: TrainState, epochs: int, sums: Any, wanted: Any) -> Iterator[Moment]:
         return fit(programs.epoch, state, data, key, epochs, sums)
 
-    data_of_key = jax.random.key_data(key)
+    data_of_key = jax.random.key_data(jax.random.clone(key))
     return Training(programs.epoch.steps, programs.epoch.zeros, data_of_key, None, fit_alone)
 
 
@@ -106,7 +106,7 @@ def together(
     def fit_together(state: TrainState, epochs: int, sums: Any, wanted: Any) -> Iterator[Moment]:
         return fit_members(members, state, data, hyper, keys, epochs, sums, wanted)
 
-    data_of_keys = jax.random.key_data(keys)
+    data_of_keys = jax.random.key_data(jax.random.clone(keys))
     return Training(members.epoch.steps, zero_sums(members), data_of_keys, names, fit_together)
 
 
@@ -223,9 +223,7 @@ def _take_up(
     loaded = store.load_newest(start, course.terminal.notice)
     if loaded is None:
         if some:
-            course.terminal.notice(
-                f"no checkpoint of stage {course.name} is whole: it starts again"
-            )
+            course.terminal.notice(f"stage {course.name} starts again: no checkpoint is whole")
         store.save(0, start, {**facts, "records": []})
         return start, []
     other = [name for name in facts if loaded.facts.get(name) != facts[name]]

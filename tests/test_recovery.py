@@ -1,0 +1,372 @@
+"""What happens to runs, and what is left of them: the right result, or one sentence."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import twostage_jax as ts
+from tests.interruption import stopped_after
+from tests.test_pipeline import go, metrics_of, small, without_times
+from twostage_jax import changes, checkpoint, judging, training
+from twostage_jax import folder as folders
+from twostage_jax.errors import Damaged
+from twostage_jax.interrupt import Interrupted
+from twostage_jax.lock import held
+from twostage_jax.pipeline import run
+from twostage_jax.runs import open_run
+from twostage_jax.terminal import Terminal
+
+
+def said(config, **options):
+    """A run, and the notices it gave."""
+    terminal = Terminal(quiet=True)
+    return run(config, terminal=terminal, **options), terminal.notices
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return go(small(tmp_path_factory.mktemp("runs") / "done"))
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """A run that was stopped in the middle of the second epoch of stage 2."""
+    config = small(tmp_path_factory.mktemp("runs") / "cut")
+    with stopped_after(2 * 13 + 13 + 5), pytest.raises(Interrupted):
+        go(config)
+    return config.out
+
+
+@pytest.fixture
+def copy(cut, tmp_path):
+    return shutil.copytree(cut, tmp_path / "copy")
+
+
+@pytest.fixture
+def complete(done, tmp_path):
+    return shutil.copytree(done.folder, tmp_path / "complete")
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def newest(folder, stage):
+    step = max(int(path.name) for path in (folder / stage).iterdir())
+    files = (folder / stage / str(step)).glob("params/**/d/*")
+    return step, max(files, key=lambda path: path.stat().st_size)
+
+
+def same(result, done):
+    assert ts.digest(result.params) == ts.digest(done.params)
+    assert without_times(result.record) == without_times(done.record)
+    assert metrics_of(result.folder) == metrics_of(done.folder)
+    assert sorted(p.name for p in result.folder.iterdir()) == sorted(
+        p.name for p in done.folder.iterdir()
+    )
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "head"])
+def test_a_damaged_checkpoint_is_named_and_an_older_one_is_gone_on_from(copy, done, stage):
+    step, largest = newest(copy, stage)
+    flip(largest, largest.stat().st_size // 2)
+    result, notices = said(ts.Config(out=copy), resume=True)
+    assert any(f"{stage}/{step} " in line and "falling back" in line for line in notices)
+    same(result, done)
+
+
+def test_without_any_whole_checkpoint_the_stage_starts_again(copy, done):
+    for path in (copy / "head").iterdir():
+        (path / "_CHECKPOINT_METADATA").unlink()
+    result, notices = said(ts.Config(out=copy), resume=True)
+    assert notices[-1] == "stage head starts again: no checkpoint is whole"
+    same(result, done)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense\n", b'{"stage": "pretrain", "epoch": 7}\n'])
+def test_the_metrics_are_what_the_checkpoints_say(copy, done, content):
+    (copy / "metrics.jsonl").write_bytes(content)
+    same(go(ts.Config(out=copy), resume=True), done)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "SHA256SUMS"])
+def test_a_complete_run_with_a_damaged_file_is_made_whole(complete, done, name):
+    flip(complete / name, 100)
+    with pytest.raises(Damaged, match=f"{complete}/"):
+        open_run(complete)
+    result, notices = said(ts.Config(out=complete), resume=True)
+    assert "the run goes on from what is whole" in notices[0]
+    same(result, done)
+    open_run(complete)
+
+
+def test_a_damaged_checkpoint_of_a_complete_run_is_an_error_unless_it_is_resumed(complete, done):
+    step, largest = newest(complete, "head")
+    largest.unlink()
+    with pytest.raises(Damaged, match=f"head/{step} cannot be read"):
+        open_run(complete)
+    same(go(ts.Config(out=complete), resume=True), done)
+
+
+def test_a_lost_config_is_put_back_and_a_changed_one_is_refused(copy, done):
+    config = copy / "config.json"
+    whole = config.read_text()
+    config.write_text(whole.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(Damaged, match="config.json has changed since .*: seed 0 -> 1"):
+        go(ts.Config(out=copy), resume=True)
+    with pytest.raises(Damaged, match="config.json has changed"):
+        go(ts.Config(encoder_run=str(copy), out=copy.with_name("head")))
+    config.unlink()
+    same(go(ts.Config(out=copy), resume=True), done)
+    assert config.read_text() == whole
+
+
+def test_another_config_is_refused_with_the_list_of_differences(copy):
+    config = ts.Config(out=copy, seed=3, head=ts.HeadConfig(epochs=7))
+    for allow in (False, True):
+        with pytest.raises(ts.UserError, match="seed 0 -> 3, head.epochs 2 -> 7; resume it withou"):
+            go(config, resume=True, allow_changed=allow)
+
+
+def test_more_epochs_have_to_be_allowed(copy, tmp_path):
+    more = ts.Config(out=copy, head=ts.HeadConfig(epochs=3))
+    with pytest.raises(ts.UserError, match="head.epochs 2 -> 3; --allow-changed goes on"):
+        go(more, resume=True)
+    result = go(more, resume=True, allow_changed=True)
+    whole = small(tmp_path / "whole")
+    whole = go(dataclasses.replace(whole, head=dataclasses.replace(whole.head, epochs=3)))
+    assert ts.digest(result.params) == ts.digest(whole.params)
+    assert without_times(result.record) == without_times(whole.record)
+    assert folders.read_json(copy, "manifest.json")["allowed"] == ["head.epochs 2 -> 3"]
+    assert folders.read_json(copy, "config.json")["head"]["epochs"] == 3
+    # Whoever has seen the test part has nothing to choose any more.
+    with pytest.raises(ts.UserError, match="head.epochs 3 -> 4; resume it without head.epochs"):
+        go(ts.Config(out=copy, head=ts.HeadConfig(epochs=4)), resume=True, allow_changed=True)
+
+
+def test_stage_1_keeps_its_epochs_once_stage_2_has_begun(copy):
+    more = ts.Config(out=copy, pretrain=ts.PretrainConfig(epochs=3))
+    with pytest.raises(ts.UserError, match="resume it without pretrain.epochs"):
+        go(more, resume=True, allow_changed=True)
+
+
+def test_other_versions_have_to_be_allowed(copy, monkeypatch):
+    versions = changes.versions()
+    monkeypatch.setattr("twostage_jax.entry.versions", lambda: {**versions, "jax": "0.9.0"})
+    with pytest.raises(ts.UserError, match=f"jax {versions['jax']} -> 0.9.0; --allow-changed"):
+        go(ts.Config(out=copy), resume=True)
+    go(ts.Config(out=copy), resume=True, allow_changed=True)
+    assert folders.read_json(copy, "manifest.json")["versions"]["jax"] == "0.9.0"
+
+
+def test_other_data_are_refused(copy, monkeypatch):
+    from twostage_jax import pipeline
+
+    other = dataclasses.replace(ts.load("digits"), fingerprint="sha256:other")
+    monkeypatch.setattr(pipeline, "load", lambda *args: other)
+    with pytest.raises(ts.UserError, match="digits is now sha256:other: start a new run"):
+        go(ts.Config(out=copy), resume=True)
+
+
+def test_another_machine_is_said_to_change_bits(copy, monkeypatch):
+    machine = {"device": "TPU v9", "devices": 8, "cores": 2}
+    monkeypatch.setattr("twostage_jax.entry.machine", lambda: machine)
+    _, notices = said(ts.Config(out=copy), resume=True)
+    assert "-> TPU v9" in notices[0] and "to about 1e-05, not bit for bit" in notices[0]
+
+
+def test_a_checkpoint_of_another_run_is_refused(copy, tmp_path):
+    other = small(tmp_path / "other", seed=1)
+    with stopped_after(2 * 13 + 13 + 5), pytest.raises(Interrupted):
+        go(other)
+    shutil.rmtree(copy / "head")
+    shutil.copytree(other.out / "head", copy / "head")
+    with pytest.raises(ts.UserError, match="is of another config and key"):
+        go(ts.Config(out=copy), resume=True)
+
+
+def test_the_state_is_saved_in_the_middle_of_long_epochs(tmp_path, monkeypatch):
+    steps, save = [], checkpoint.Store.save
+
+    def noted(self, step, trees, facts):
+        steps.append(step)
+        save(self, step, trees, facts)
+
+    monkeypatch.setattr(checkpoint.Store, "save", noted)
+    monkeypatch.setattr(training._Clock, "due", property(lambda self: True))
+    config = small(tmp_path / "run", members=2)
+    with stopped_after(10**6):  # in calls of one step
+        go(config)
+    assert {5, 10} < {step // 2 for step in steps}
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(copy, done, monkeypatch):
+    before = checkpoint.Store(copy / "head").steps
+
+    def full(*args, **options):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device [OS error 28: ENOSPC]")
+
+    monkeypatch.setattr("twostage_jax.checkpoint.ocp.save_checkpointables_async", full)
+    with pytest.raises(ts.UserError, match="No space left on device; .*head/.* is whole; make roo"):
+        go(ts.Config(out=copy), resume=True)
+    monkeypatch.undo()
+    assert checkpoint.Store(copy / "head").steps == before
+    same(go(ts.Config(out=copy), resume=True), done)
+
+
+def test_two_runs_in_one_folder_are_one_too_many(copy, tmp_path):
+    said = []
+    with held(copy, said.append):
+        for config, options in ((ts.Config(out=copy), {"resume": True}),):
+            with pytest.raises(ts.UserError, match=f"in use by process {os.getpid()} on "):
+                go(config, **options)
+    assert not said and not (copy / "lock").exists()
+    new = tmp_path / "new"
+    new.mkdir()
+    with held(new, said.append), pytest.raises(ts.UserError, match="in use by process"):
+        go(small(new))
+
+
+def test_the_lock_of_a_process_that_is_gone_is_taken_over(copy, done):
+    code = (
+        "import os, sys; from pathlib import Path; from twostage_jax.lock import held\n"
+        "with held(Path(sys.argv[1]), print): os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", code, str(copy)])
+    assert killed.wait() == -9
+    result, notices = said(ts.Config(out=copy), resume=True)
+    assert f"from process {killed.pid} on " in notices[0] and "which is gone" in notices[0]
+    same(result, done)
+
+
+def test_what_was_killed_before_it_was_a_run_can_be_begun_again(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("lock", "config.json.part"):
+        (folder / name).write_text("")
+    result = go(small(folder))
+    assert not [path for path in result.folder.iterdir() if path.suffix == ".part"]
+
+
+def test_nothing_is_left_over_where_a_process_was_killed(complete):
+    (complete / "result.json.part").write_text("{")
+    go(ts.Config(out=complete), resume=True)
+    assert not (complete / "result.json.part").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "step"), [("manifest.json", 0), ("SHA256SUMS", 1), ("result.json", 2)]
+)
+def test_a_kill_between_two_files_at_the_end_leaves_a_whole_run(complete, monkeypatch, name, step):
+    write, count = folders.write_text, 0
+
+    def killed(path, text):
+        nonlocal count
+        count += 1
+        if count > step:
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr(folders, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        judging.count_read(open_run(complete), Terminal(quiet=True))
+    monkeypatch.undo()
+    assert open_run(complete).record["test_reads"] == (2 if step == 2 else 1)
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_sentence(complete, monkeypatch):
+    def refused(*args):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("twostage_jax.lock.os.open", refused)
+    opened = open_run(complete)
+    with pytest.raises(ts.UserError, match="cannot write in .*: Read-only file system; make it"):
+        judging.judge(opened, Terminal(quiet=True))
+    judging.judge(opened, Terminal(quiet=True), split="validation")
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "head"])
+def test_what_diverges_is_told_with_stage_epoch_and_group(tmp_path, stage):
+    settings = {"pretrain": ts.PretrainConfig, "head": ts.HeadConfig}[stage]
+    config = small(tmp_path / "run", **{stage: settings(widths=(8,), learning_rate=1e30, epochs=2)})
+    with pytest.raises(ts.UserError) as error:
+        go(config)
+    groups = {"pretrain": "decoder and encoder", "head": "head"}[stage]
+    assert f"stage {stage} diverged in epoch 1: its loss" in str(error.value)
+    assert f"parameters or moments of {groups} are not finite" in str(error.value)
+    assert f"{stage}/0 is the last that was finite" in str(error.value)
+    assert checkpoint.Store(config.out / stage).steps == [0]
+    assert not [r for r in metrics_of_or_none(config.out) if r["stage"] == stage]
+
+
+def metrics_of_or_none(folder):
+    return metrics_of(folder) if (folder / "metrics.jsonl").is_file() else []
+
+
+def test_one_member_that_diverges_is_named_and_the_others_go_on(tmp_path):
+    config = small(tmp_path / "run", sweep=("head.learning-rate=1e-3,1e30",))
+    result, notices = said(config)
+    name = "member 0 (seed 0) at head.learning-rate=1e+30"
+    assert notices == [
+        f"{name} diverged in epoch 1 of stage head: its loss and the parameters or moments of head "
+        "are not finite"
+    ] or notices[0].startswith(f"{name} diverged in epoch 1 of stage head")
+    assert result.record["ensemble"]["diverged"] == [name]
+    assert result.record["test"]["accuracy"] > 0.1
+
+
+def test_moments_that_overflow_count_as_diverged():
+    from twostage_jax.health import any_of, find_broken
+    from twostage_jax.stage import TrainState
+
+    params = {"encoder": {"w": np.full((2, 3), np.nan)}, "head": {"w": np.ones((2, 3))}}
+    moments = {"mu": {"head": {"w": np.ones((2, 3))}}, "nu": {"head": {"w": np.ones((2, 3))}}}
+    moments["nu"]["head"]["w"][1, 0] = np.inf
+    state = TrainState(params, {"frozen": None, **moments}, np.zeros(2, np.int32))
+    found = find_broken(state, {"loss": np.array([0.1, 0.2])}, 2)
+    assert "group head" in found
+    assert list(found["group head"]) == [False, True]
+    assert list(any_of({"group head": found["group head"]}, 2)) == [False, True]
+
+
+def test_training_cannot_reach_the_test_part():
+    dataset = ts.load("digits")
+    seen, lockbox = dataset.lock()
+    assert not hasattr(seen, "test")
+    assert (lockbox.count, lockbox.reads) == (359, 0)
+    assert lockbox.unlock() is dataset.test
+    assert lockbox.reads == 1
+
+
+def test_a_run_reads_the_test_part_once_and_evaluations_are_counted(complete):
+    assert json.loads((complete / "result.json").read_text())["test_reads"] == 1
+    quiet = Terminal(quiet=True)
+    for split, expected in (("validation", 1), ("test", 2), ("test", 3)):
+        judging.judge(open_run(complete), quiet, split=split)
+        assert open_run(complete).record["test_reads"] == expected
+    go(ts.Config(out=complete), resume=True)
+    assert open_run(complete).record["test_reads"] == 3
+
+
+def test_nothing_but_the_evaluation_unlocks_the_test_part(tmp_path, monkeypatch):
+    """Whatever is chosen has been chosen by then."""
+    from twostage_jax import data
+
+    def refused(self):
+        raise AssertionError("the test part was read")
+
+    monkeypatch.setattr(data.Lockbox, "unlock", refused)
+    config = small(tmp_path / "run", sweep=("head.learning-rate=1e-3,1e-2",))
+    with pytest.raises(AssertionError, match="was read"):
+        go(config)
+    assert (tmp_path / "run" / "sweep.png").exists()  # the choice was made
+    assert not (tmp_path / "run" / "result.json").exists()
