@@ -6,6 +6,7 @@ line, and the strings under the fields their help.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +21,12 @@ from twostage_jax.validate import (
     check_choice,
     check_from_zero,
     check_mesh,
+    check_rows,
     check_spec,
     check_text,
     check_whole,
     check_widths,
+    shown,
 )
 
 OBJECTIVES = ("autoencoder", "placeholder")
@@ -176,7 +179,8 @@ class MembersConfig(CommonConfig):
     def __post_init__(self) -> None:
         """No sweep is none given."""
         super().__post_init__()
-        object.__setattr__(self, "sweep", self.sweep or None)
+        if self.sweep == ():
+            object.__setattr__(self, "sweep", None)
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,8 @@ def from_dict(values: Any, where: str, trust_code: bool = False) -> Config:
     """
     known: dict[str, Any] = dict(_known(values, Config, where))
     for name, kind in NESTED.items():
-        inner = _known(known.get(name) or {}, kind, f"{where}, {name}")
+        given = known.get(name)
+        inner = _known({} if given is None else given, kind, f"{where}, {name}")
         known[name] = kind(**{**BEFORE[name], **inner})
     config = Config(**{**MEMBERS, **known})
     check(config)
@@ -297,7 +302,7 @@ def check(config: Config) -> None:
     _check_members(config)
     for name in ("out", "data_dir"):
         if not isinstance(getattr(config, name), Path | None):
-            raise UserError(f"{name} is {getattr(config, name)!r}: give a path")
+            raise UserError(f"{name} is {shown(getattr(config, name))}: give a path")
     for name, stage in (("pretrain", config.pretrain), ("head", config.head)):
         check_whole(f"--{name}.epochs", stage.epochs, 0)
         check_whole(f"--{name}.batch-size", stage.batch_size, 1)
@@ -314,10 +319,11 @@ def _check_members(config: Config) -> None:
     check_mesh(config.mesh)
     for name in ("share", "sweep"):
         if not isinstance(getattr(config, name), tuple | None):
-            raise UserError(f"{name} is {getattr(config, name)!r}: give a list")
+            raise UserError(f"{name} is {shown(getattr(config, name))}: give a list")
     for name in config.share or ():
         check_choice("--share", name, SHARE)
     fields = swept(config)
+    check_rows(config.members, math.prod(map(len, fields.values())))
     if config.validation == 0 and any(len(values) > 1 for values in fields.values()):
         raise UserError(
             "--sweep chooses on the validation part, and --validation is 0: give it examples"

@@ -112,7 +112,7 @@ def stage_key(seed: int, stage: str, purpose: int) -> Key:
 def make_roster(config: Config) -> Roster:
     """Who trains, for a resolved config."""
     one_encoder = "encoder" in config.share or config.encoder_run is not None
-    encoders: dict[Any, Encoder] = {}
+    encoders: dict[Any, tuple[int, Encoder]] = {}
     rows = []
     for point, values in enumerate(grid(swept(config))):
         for member in range(config.members):
@@ -120,10 +120,10 @@ def make_roster(config: Config) -> Roster:
             seed = config.seed + member
             encoder = Encoder(config.seed if one_encoder else seed, first)
             key = (encoder.seed, tuple(first.items()))
-            encoders.setdefault(key, encoder)
-            rows.append(Row(member, seed, point, values, list(encoders).index(key)))
+            number, _ = encoders.setdefault(key, (len(encoders), encoder))
+            rows.append(Row(member, seed, point, values, number))
     alone = len(rows) == 1 and not config.sweep and not config.mesh
-    return Roster(tuple(rows), tuple(encoders.values()), alone, bool(config.mesh))
+    return Roster(tuple(rows), tuple(one for _, one in encoders.values()), alone, bool(config.mesh))
 
 
 def flip_labels(key: Key, label: jax.Array, share: Any, classes: int) -> jax.Array:

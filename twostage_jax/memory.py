@@ -7,7 +7,7 @@ import jax
 
 from twostage_jax.compilation import donated
 from twostage_jax.errors import UserError
-from twostage_jax.placement import free_bytes
+from twostage_jax.placement import free_bytes, host_bytes
 from twostage_jax.stage import Stage, TrainState, as_batch, frozen_groups
 
 # On the CPU a member is fastest while its state stays in a core's cache: full pipelines one at a
@@ -122,6 +122,29 @@ def choose_chunk(need: Need, members: int, devices: int, given: int | None = Non
     # Chunks of one size, or the last one would compute copies.
     chunks = -(-members // most)
     return min(fitting, -(-members // (chunks * devices)) * devices, members)
+
+
+def check_fits(name: str, need: Need, trainings: int, alone: bool) -> None:
+    """Raise `UserError` where a stage does not fit into memory; nothing is compiled for that.
+
+    The states of all trainings lie on the host, and one training goes to a device.
+    """
+    free, host = free_bytes(), host_bytes()
+    if host is not None and trainings * need.state > USABLE * host:
+        raise UserError(
+            f"{name}: the parameters and moments of {_counted(trainings)} need "
+            f"{_mb(trainings * need.state)} and {_mb(host)} are free: take fewer members or "
+            "smaller layers"
+        )
+    if alone and free is not None and need.member + need.common > free:
+        raise UserError(
+            f"{name} needs {_mb(need.member + need.common)} and {_mb(free)} are free: take a "
+            "smaller batch, smaller layers or fewer data"
+        )
+
+
+def _counted(trainings: int) -> str:
+    return "one training" if trainings == 1 else f"{trainings:,} trainings"
 
 
 def _mb(size: int) -> str:

@@ -196,6 +196,11 @@ def free_bytes() -> int | None:
     stats = jax.devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
+    return host_bytes()
+
+
+def host_bytes() -> int | None:
+    """Memory that the host has left, within the limit of its container; None where nobody says."""
     rooms = [room for room in (_available(), _container()) if room is not None]
     return min(rooms, default=None)
 

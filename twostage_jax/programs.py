@@ -15,7 +15,7 @@ from twostage_jax.config import Config
 from twostage_jax.data import Seen
 from twostage_jax.encoding import Encoding, choose_encoding, lower_encoding
 from twostage_jax.members import Roster, noisy_labels
-from twostage_jax.memory import Need, choose_chunk, estimate, shapes_of
+from twostage_jax.memory import Need, check_fits, choose_chunk, estimate, shapes_of
 from twostage_jax.networks import Nets, encoder_shapes
 from twostage_jax.optimiser import adam
 from twostage_jax.placement import MEMBER, Placement, constrain, make_mesh
@@ -113,23 +113,30 @@ def place_stages(setting: Setting, names: Sequence[str]) -> dict[str, Placed]:
     """How the members of each stage that has some are spread; nothing is compiled for that.
 
     Raises:
-        UserError: a mesh that is not the devices', members that do not fit.
+        UserError: a mesh that is not the devices', a stage or members that do not fit into memory.
     """
     config, roster, placed = setting.config, setting.roster, {}
     for name in names:
+        count = len(roster.encoders if name == "pretrain" else roster.rows)
+        part, need = _stage(setting, name), _need(setting, name)
+        check_fits(name, need, count, alone=not roster.stacked(name))
         if not roster.stacked(name):
             continue
-        count = len(roster.encoders if name == "pretrain" else roster.rows)
         mesh = make_mesh(count, check_mesh(config.mesh))
-        part = _stage(setting, name)
-        stage, tx = part.recipe(part.hyper)
-        state = jax.eval_shape(make_init(stage, tx), jax.random.key(0), part.few, part.groups)
-        need = estimate(stage, state, part.data, part.batch_size, part.axes)
         given = config.members_per_chunk or setting.chunks.get(name)
         chunk = choose_chunk(need, count, mesh.shape[MEMBER], given)
         placed[name] = Placed(Placement(mesh, count, chunk), need)
         constrain(placed[name].placement, part.batch_size)
     return placed
+
+
+def _need(setting: Setting, name: str) -> Need:
+    part = _stage(setting, name)
+    stage, tx = part.recipe(part.hyper)
+    state = jax.eval_shape(make_init(stage, tx), jax.random.key(0), part.few, part.groups)
+    # No step has more examples than there are.
+    batch = min(part.batch_size, len(part.data["label"]))
+    return estimate(stage, state, part.data, batch, part.axes)
 
 
 def compile_run(setting: Setting, names: Sequence[str], placed: Mapping[str, Placed]) -> Compiled:

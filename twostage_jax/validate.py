@@ -1,16 +1,20 @@
 """Checks of single values, before anything is imported or read: what came, and what would do."""
 
-import math
 import re
 from collections.abc import Collection
 from typing import Any
 
-from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.errors import UserError, did_you_mean, shortened
 
 # What TFDS calls a set: NAME, NAME/CONFIG, NAME:1.2.3. A namespace before it would fetch code.
 TFDS_NAME = re.compile(r"[A-Za-z]\w*(/\w[\w+.-]*)?(:(\d+|\*)(\.(\d+|\*)){2})?", re.ASCII)
 SPECS = ("digits", "mnist", "tfds:NAME", "idx:DIR", "npz:FILE")
 MESH_AXES = ("member", "data")
+SIZE = re.compile("[1-9][0-9]{0,8}")
+MOST_LAYERS = 100
+# Each training is a row of every table of a run, and has a key and a state on the host.
+MOST_ROWS = 1_000_000
+LARGEST = 3e38  # float32, in which all is computed
 
 
 def takes_data_dir(spec: Any) -> bool:
@@ -23,7 +27,7 @@ def check_spec(spec: Any, with_data_dir: bool = False) -> None:
     kind, colon, rest = str(spec).partition(":")
     names = {name.partition(":")[0]: name for name in SPECS}
     if kind not in names:
-        raise UserError(f"unknown source {spec!r}: {did_you_mean(kind, SPECS)}")
+        raise UserError(f"unknown source {shown(spec)}: {did_you_mean(kind, SPECS)}")
     if bool(rest) != (":" in names[kind]) or (colon and not rest):
         raise UserError(f"--data {spec!r} is not whole: write {names[kind]}")
     if kind == "tfds" and not TFDS_NAME.fullmatch(rest):
@@ -37,29 +41,48 @@ def check_spec(spec: Any, with_data_dir: bool = False) -> None:
         )
 
 
+def check_rows(members: int | None, points: int) -> None:
+    """Raise `UserError` where members at all points of a sweep are more than a run can keep."""
+    if (members or 1) * points > MOST_ROWS:
+        raise UserError(
+            f"--members {members or 1} at {points:,} points of the sweep are "
+            f"{(members or 1) * points:,} trainings: at most {MOST_ROWS:,} are one run; take fewer"
+        )
+
+
+def shown(value: Any) -> str:
+    """`repr`, of whatever a file of JSON or a caller may give."""
+    try:
+        return shortened(repr(value), 200)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes
+        return f"a {type(value).__name__} that is too large"
+
+
 def check_text(flag: str, value: Any) -> None:
     """Raise `UserError` where a value that is given is no text."""
     if value is not None and not isinstance(value, str):
-        raise UserError(f"{flag} is {value!r}: give text")
+        raise UserError(f"{flag} is {shown(value)}: give text")
 
 
 def check_whole(flag: str, value: Any, least: int) -> None:
     """Raise `UserError` where a value that is given is no whole number of at least `least`."""
     if value is not None and (type(value) is not int or not least <= value < 2**31):
-        raise UserError(f"{flag} is {value!r}: give a whole number of at least {least}")
+        raise UserError(
+            f"{flag} is {shown(value)}: give a whole number of at least {least}, below {2**31}"
+        )
 
 
 def check_above_zero(flag: str, value: Any) -> None:
     """Raise `UserError` where a value that is given is no finite number above 0."""
-    if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
-        raise UserError(f"{flag} is {value!r}: give a number above 0, for instance 0.001")
+    if value is not None and (type(value) not in (int, float) or not 0 < value < LARGEST):
+        raise UserError(f"{flag} is {shown(value)}: give a number above 0, for instance 0.001")
 
 
-def check_from_zero(flag: str, value: Any, below: float = math.inf) -> None:
+def check_from_zero(flag: str, value: Any, below: float = LARGEST) -> None:
     """Raise `UserError` where a value that is given is not at least 0 and under `below`."""
     if value is not None and (type(value) not in (int, float) or not 0 <= value < below):
-        most = "" if below == math.inf else f" and less than {below:g}"
-        raise UserError(f"{flag} is {value!r}: give a number of at least 0{most}")
+        most = "" if below == LARGEST else f" and less than {below:g}"
+        raise UserError(f"{flag} is {shown(value)}: give a number of at least 0{most}")
 
 
 def check_widths(flag: str, value: Any, at_least: int) -> None:
@@ -67,7 +90,11 @@ def check_widths(flag: str, value: Any, at_least: int) -> None:
     if value is None:
         return
     if not isinstance(value, tuple) or len(value) < at_least:
-        raise UserError(f"{flag} is {value!r}: give the sizes of the layers, for instance 256 128")
+        raise UserError(
+            f"{flag} is {shown(value)}: give the sizes of the layers, for instance 256 128"
+        )
+    if len(value) > MOST_LAYERS:
+        raise UserError(f"{flag} has {len(value):,} layers: give at most {MOST_LAYERS}")
     for width in value:
         check_whole(flag, width, 1)
 
@@ -79,7 +106,7 @@ def check_choice(kind: str, value: Any, names: Collection[str], imports: bool = 
     if imports and isinstance(value, str) and ":" in value:
         return
     also = ", or package.module:name" if imports else ""
-    raise UserError(f"unknown {kind} {value!r}: {did_you_mean(str(value), names)}{also}")
+    raise UserError(f"unknown {kind} {shown(value)}: {did_you_mean(str(value), names)}{also}")
 
 
 def check_mesh(text: Any) -> dict[str, int]:
@@ -91,10 +118,10 @@ def check_mesh(text: Any) -> dict[str, int]:
     axes: dict[str, int] = {}
     for part in [] if text is None else str(text).split(","):
         name, _, size = part.strip().partition("=")
-        if name not in MESH_AXES or name in axes or not size.isdecimal() or int(size) < 1:
+        if name not in MESH_AXES or name in axes or not SIZE.fullmatch(size):
             raise UserError(
-                f"--mesh is {text!r}: give devices along {' and '.join(MESH_AXES)}, for instance "
-                "member=4,data=2"
+                f"--mesh is {shown(text)}: give devices along {' and '.join(MESH_AXES)}, for "
+                "instance member=4,data=2"
             )
         axes[name] = int(size)
     return axes
@@ -103,4 +130,6 @@ def check_mesh(text: Any) -> dict[str, int]:
 def check_coverage(value: Any) -> None:
     """Raise `UserError` for a coverage outside (0, 1)."""
     if value is not None and not 0 < value < 1:
-        raise UserError(f"--coverage is {value}: give a number between 0 and 1, for instance 0.95")
+        raise UserError(
+            f"--coverage is {shown(value)}: give a number between 0 and 1, for instance 0.95"
+        )

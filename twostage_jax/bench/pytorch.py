@@ -245,7 +245,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     mode, device, objective = job["mode"], job["device"], job["objective"]
     if mode in ("eager", "compiled"):
         torch.set_float32_matmul_precision("high")  # as jax does by default
-    with np.load(job["data"]) as arrays:
+    with np.load(job["data"], allow_pickle=False) as arrays:  # noqa: TID251 (we wrote it)
         data = {name: arrays[name] for name in arrays.files}
     net = TwoStageNetwork(data["x_train"][0].size, job["classes"])
     program, epochs = Program(mode, device, net), job["epochs"]
@@ -272,7 +272,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 def tune(job: dict[str, Any]) -> dict[str, Any]:
     """The number of threads, out of `job["candidates"]`, with which stage 1 is fastest."""
-    with np.load(job["data"]) as arrays:
+    with np.load(job["data"], allow_pickle=False) as arrays:  # noqa: TID251 (we wrote it)
         images = normalised(arrays["x_train"][: BATCH * TUNING_STEPS], "cpu")
     seconds = {}
     for threads in job["candidates"]:

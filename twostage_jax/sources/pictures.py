@@ -62,6 +62,11 @@ def _open(content: bytes, where: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return Image.open(io.BytesIO(content), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(
+            f"{where} has an image of more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels, the most "
+            "that is decoded: make it smaller"
+        ) from error
     except Exception as error:  # Pillow raises what its parsers do
         raise UserError(f"{where} has an image that is no PNG or JPEG: prepare it again") from error
 

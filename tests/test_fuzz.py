@@ -1,0 +1,130 @@
+"""Every reader on inputs that nobody would write: a valid result or one sentence.
+
+The same targets as `scripts/fuzz.py`, in short; the inputs are the same in every run.
+"""
+
+import gzip
+import io
+import random
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from scripts import fuzz, fuzz_targets
+from twostage_jax.config import Config, from_dict
+from twostage_jax.errors import UserError, printable
+from twostage_jax.sources import idx, npz
+from twostage_jax.sources.records import read_array_records
+
+FIXED = {"derandomize": True, "deadline": None, "database": None}
+few = settings(max_examples=60, suppress_health_check=list(HealthCheck), **FIXED)
+READERS = ("idx", "gzip", "npz", "tfds", "config", "command")
+
+IMAGES = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=4, max_side=5))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from([*vars(Config()), "epochs", "widths", "learning_rate", "objective"])
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_mutated_file_gives_a_result_or_one_sentence(name, tmp_path):
+    target = fuzz_targets.TARGETS[name](tmp_path)
+    for seed in target.seeds:
+        tolerated(target, seed)
+    source = random.Random(0)
+    for _ in range({"command": 25, "tfds": 400}.get(name, 200)):
+        tolerated(target, fuzz.mutate(source, target.seeds))
+
+
+@pytest.mark.parametrize("name", READERS)
+@few
+@given(data=st.binary(max_size=200))
+def test_bytes_of_any_kind_give_one_sentence(name, data, tmp_path_factory):
+    tolerated(fuzz_targets.TARGETS[name](tmp_path_factory.getbasetemp()), data)
+
+
+def tolerated(target, data):
+    try:
+        target.feed(data)
+    except UserError as error:
+        assert str(error).isprintable()
+    except SystemExit as stop:  # after --help
+        assert not stop.code
+
+
+def test_every_seed_is_valid(tmp_path):
+    for name in set(READERS) - {"command"}:
+        (tmp_path / name).mkdir()
+        target = fuzz_targets.TARGETS[name](tmp_path / name)
+        for seed in target.seeds:
+            target.feed(seed)
+
+
+@few
+@given(values=JSON | st.dictionaries(FIELDS, JSON, max_size=4))
+def test_any_json_gives_a_config_or_one_sentence(values):
+    nested = {"pretrain": values, "head": values}
+    for given_values in (values, nested):
+        try:
+            assert isinstance(from_dict(given_values, "config.json"), Config)
+        except UserError as error:
+            assert str(error).isprintable()
+
+
+@few
+@given(array=IMAGES | hnp.arrays(np.uint8, st.integers(0, 40)), packed=st.booleans())
+def test_an_array_survives_an_idx_file(array, packed, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "survives"
+    content = fuzz_targets.idx_bytes(array)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    np.testing.assert_array_equal(idx.read_array(path, gzipped=packed), array)
+
+
+@few
+@given(array=IMAGES, wide=st.sampled_from([np.uint8, np.int64, ">i2", np.float32, np.float64]))
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_array_survives_an_npz_file(save, array, wide, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "survives.npz"
+    values = array.astype(wide) / 255 if np.dtype(wide).kind == "f" else array.astype(wide)
+    label = np.arange(len(array))
+    save(path, image=np.asfortranarray(values), label=label)
+    found = npz.read(path).train
+    np.testing.assert_array_equal(found["image"].reshape(array.shape), array)
+    np.testing.assert_array_equal(found["label"], label)
+
+
+@settings(max_examples=15, suppress_health_check=list(HealthCheck), **FIXED)
+@given(records=st.lists(st.binary(max_size=70_000), min_size=1, max_size=8))
+def test_records_survive_an_array_record_file(records, tmp_path_factory):
+    from array_record.python import array_record_module
+
+    path = tmp_path_factory.getbasetemp() / "survives.array_record"
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    assert read_array_records(path, len(records)) == records
+    with pytest.raises(UserError, match="are announced"):
+        read_array_records(path, len(records) + 1)
+
+
+@few
+@given(text=st.text() | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl"])))
+def test_any_text_is_shown_printable(text):
+    assert printable(text).isprintable()
+    shown = str(UserError(text))
+    assert shown.isprintable() and shown.encode("utf-8") is not None
+
+
+def test_members_put_together_and_padding_are_read_as_gzip_does(tmp_path):
+    content = fuzz_targets.idx_bytes(np.arange(200, dtype=np.uint8))
+    parts = gzip.compress(content[:90]) + b"\0" * 7 + gzip.compress(content[90:]) + b"\0" * 512
+    (tmp_path / "a.gz").write_bytes(parts)
+    assert gzip.open(io.BytesIO(parts)).read() == content
+    np.testing.assert_array_equal(idx.read_array(tmp_path / "a.gz"), np.arange(200))
