@@ -34,30 +34,23 @@ OFTEN = {
     "readonly": (6, 3),
     "vanish": (4, 2),
     "clock": (6, 3),
-    "nan": (values.CASES, values.CASES),
+    "nan": (values.CASES, values.QUICK_CASES),
     "signal": (40, 6),
 }
 
 
-def run_faults(session: Session) -> dict[str, list]:
-    """The cases of each fault."""
-    cases = {
-        "kill": kills.kill,
-        "full": disks.full,
-        "pair": pairs.pair,
-        "orphan": pairs.orphan,
-        "readonly": disks.readonly,
-        "vanish": disks.vanish,
-        "clock": values.clock,
-        "nan": values.nan,
-        "signal": kills.stop,
-    }
-    done = {}
-    for fault, number in session.often.items():
-        if number:
-            case = flips.Flips(session) if fault == "flip" else cases[fault]
-            done[fault] = run_cases(session, fault, case, number)
-    return done
+CASES = {
+    "kill": kills.kill,
+    "flip": flips.flip,
+    "full": disks.full,
+    "pair": pairs.pair,
+    "orphan": pairs.orphan,
+    "readonly": disks.readonly,
+    "vanish": disks.vanish,
+    "clock": values.clock,
+    "nan": values.nan,
+    "signal": kills.stop,
+}
 
 
 def latencies(done: list) -> str:
@@ -96,7 +89,7 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     session = Session(out.absolute(), args.seed, args.workers, args.quick, args.keep, often)
     try:
-        done = run_faults(session)
+        done = run_cases(session, CASES)
     finally:
         session.close()
     print(f"\n{markdown(done)}\n{latencies(done.get('signal', []))}")

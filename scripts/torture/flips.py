@@ -5,11 +5,11 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torture import folders
 from torture.processes import Outcome
-from torture.session import Session, table_rows
+from torture.session import Reference, Session, table_rows
 from torture.table import Record
 
 WAYS = {"flip": 4, "truncate": 2, "empty": 1, "remove": 2}
@@ -83,81 +83,87 @@ def named(line: str, folder: Path, damage: Damage) -> str | None:
     return "file" if among(exact) else "else" if among(others) else None
 
 
-class Flips:
-    """The runs that are damaged, and one case of it."""
+def flip(session: Session, index: int, base: Path) -> Record:
+    """Damage a copy of a run, and see what the next commands make of it."""
+    state = ["cut in stage 2", "cut in stage 1", "complete"][index % 3]
+    wanted = session.reference("longer")
+    if state == "complete":
+        source = wanted.base / "run"
+    else:
+        source = session.cut("head" if state.endswith("2") else "pretrain")
+    damage = choose_damage(source, session.random("flip", index))
+    copy = base / "run"
+    record = Trial(source, copy, damage, wanted, session.inside)()
+    if record.wrong:
+        # Once more in processes of their own: only what is so there counts.
+        shutil.rmtree(copy)
+        alone = Trial(source, copy, damage, wanted, lambda argv: session.command(argv, base))()
+        record = alone._replace(seen=alone.seen | {"in a shared process": record.wrong})
+    return record._replace(seen={"state": state, **damage._asdict(), **record.seen})
 
-    def __init__(self, session: Session):
-        reference = session.reference("longer")
-        self._session, self._wanted = session, reference
-        self._runs = [session.cut("head"), session.cut("pretrain"), reference.base / "run"]
 
-    def __call__(self, session: Session, index: int, base: Path) -> Record:
-        """Damage a copy, and see what the next commands make of it."""
-        source = self._runs[index % 3]
-        damage = choose_damage(source, session.random("flip", index))
-        state = ["cut in stage 2", "cut in stage 1", "complete"][index % 3]
-        record = self._try(source, damage, base / "run", session.inside)
-        if record.wrong:
-            # Once more in processes of their own: only what is so there counts.
-            shutil.rmtree(base / "run")
-            alone = self._try(source, damage, base / "run", lambda a: session.command(a, base))
-            record = alone._replace(seen=alone.seen | {"in a shared process": record.wrong})
-        seen = {"state": state, **damage._asdict(), **record.seen}
-        return record._replace(seen=seen)
+class Trial(NamedTuple):
+    """One damaged copy, and how it is asked about.
 
-    def _try(
-        self, source: Path, damage: Damage, copy: Path, command: Callable[[list[str]], Outcome]
-    ) -> Record:
-        shutil.copytree(source, copy)
-        damage.apply(copy)
+    Attributes:
+        source: the run that is copied.
+        copy: where to.
+        damage: done to the copy.
+        wanted: the run to which nothing happened.
+        command: runs a command line.
+    """
+
+    source: Path
+    copy: Path
+    damage: Damage
+    wanted: Reference
+    command: Callable[[list[str]], Outcome]
+
+    def __call__(self) -> Record:
+        """Damage it and run the commands that somebody would run next."""
+        shutil.copytree(self.source, self.copy)
+        self.damage.apply(self.copy)
         wrong, verdicts, seen = [], [], {}
-        asked = [["run", "--resume", "--out", str(copy)]]
-        if (source / folders.RESULT).is_file():
-            asked.insert(0, _evaluate(copy))
+        asked = [["run", "--resume", "--out", str(self.copy)]]
+        if (self.source / folders.RESULT).is_file():
+            asked.insert(0, _evaluate(self.copy))
         for argv in asked:
-            outcome = command(argv)
-            verdict, why = self._judge(outcome, argv, copy, damage, command)
-            what = f"{damage.way} {damage.file}: {argv[0]}"
+            outcome = self.command(argv)
+            verdict, why = self.judge(outcome, argv)
+            what = f"{self.damage.way} {self.damage.file}"
             wrong += [f"{argv[0]} {reason} ({what})" for reason in why]
             verdicts.append(verdict)
             seen[argv[0]] = {"verdict": verdict, **outcome.seen}
-        counts = (
-            dict.fromkeys(verdicts, 1) if len(set(verdicts)) == 1 else {" then ".join(verdicts): 1}
-        )
-        return Record(wrong, seen, {**counts, damage.way: 1})
+        return Record(wrong, seen, {" then ".join(dict.fromkeys(verdicts)): 1, self.damage.way: 1})
 
-    def _judge(
-        self, outcome: Outcome, argv: list[str], copy: Path, damage: Damage, command: Any
-    ) -> tuple[str, list[str]]:
+    def judge(self, outcome: Outcome, argv: list[str]) -> tuple[str, list[str]]:
         """`healed`, `harmless` or `detected`, or `failed` with the reasons."""
         if outcome.status == 2:
             if not outcome.in_one_line:
                 return "failed", [f"{len(outcome.error_lines)} lines on stderr"]
-            what = named(outcome.error_lines[0], copy, damage)
+            what = named(outcome.error_lines[0], self.copy, self.damage)
             if what is None:
-                return "failed", [f"names nothing: {outcome.error_lines[0]}"]
+                told = outcome.error_lines[0].replace(str(self.copy), "RUN")
+                return "failed", [f"names nothing: {told}"]
             return "detected" if what == "file" else "detected, named otherwise", []
         if outcome.status != 0:
             last = (outcome.error_lines or [""])[-1]
             return "failed", [f"ended with {outcome.status}: {last}"]
-        wrong = []
-        if argv[0] == "run":
-            wrong += self._changed(copy)
-            outcome_of_scores = command(_evaluate(copy))
-        else:
-            outcome_of_scores = outcome
-        if outcome_of_scores.status != 0:
-            wrong.append(f"evaluate then ends with {outcome_of_scores.status}")
-        elif table_rows(outcome_of_scores.out) != self._wanted.scores:
+        wrong = self.changed() if argv[0] == "run" else []
+        shown = self.command(_evaluate(self.copy)) if argv[0] == "run" else outcome
+        if shown.status != 0:
+            wrong.append(f"evaluate then ends with {shown.status}")
+        elif table_rows(shown.out) != self.wanted.scores:
             wrong.append("shows other scores and says nothing")
         if wrong:
             return "failed", wrong
         return "healed" if NOTICE.search(outcome.out + outcome.err) else "harmless", []
 
-    def _changed(self, copy: Path) -> list[str]:
+    def changed(self) -> list[str]:
+        """What became other numbers although the command ended well."""
         try:
-            found = folders.contents(copy)
-            changed = folders.differences(found, self._wanted.contents[0])
+            found = folders.contents(self.copy)
+            changed = folders.differences(found, self.wanted.contents[0])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return [f"ended well with unreadable files: {type(error).__name__}"]
         return [f"other numbers and says nothing: {', '.join(changed[:4])}"] if changed else []

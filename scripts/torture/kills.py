@@ -1,6 +1,5 @@
 """`kill -9` and other signals, at random moments of the whole run."""
 
-import contextlib
 import random
 import re
 import shlex
@@ -12,7 +11,7 @@ from typing import Any
 
 from torture import folders
 from torture.processes import Process
-from torture.session import KINDS, MNIST, Session, cache_of, finish, judge, onward, steps
+from torture.session import KINDS, MNIST, Session, cache_of, judge, onward, steps
 from torture.table import Record
 
 # How often each kind of run is taken; a quick session leaves the long ones out.
@@ -73,6 +72,21 @@ class Life:
             self.done += 1
         return None
 
+    def as_told(self, err: str) -> None:
+        """Do what the program said would go on with the run, which must be one command.
+
+        Raises:
+            ValueError: it said nothing of the kind, or the command failed.
+        """
+        told = re.findall(r"twostage ((?:run|pretrain) --resume .*)", err)
+        argv = shlex.split(told[-1]) if told else []
+        if str(self.folder) not in argv:
+            raise ValueError(f"the line to resume is missing or wrong: {told}")
+        outcome = self._session.command(argv, self._base, self._env)
+        if outcome.status != 0:
+            raise ValueError(f"as told, it ended with {outcome.status}: {outcome.seen['err']}")
+        self.done += 1
+
     def look(self) -> list[str]:
         """What was lost since the last look, once nothing runs any more."""
         lost = []
@@ -96,7 +110,7 @@ def kill(session: Session, index: int, base: Path) -> Record:
     """SIGKILL at random moments, up to three times, and then on to the end."""
     choice = session.random("kill", index)
     name, wanted = choose_kind(session, choice), choice.randint(1, 3)
-    whole, cuts, wrong = session.reference(name).seconds, [], []
+    whole, cuts, wrong = session.duration(name), [], []
     life = Life(session, name, base)
     try:
         while not life.complete and len(cuts) < wanted:
@@ -114,7 +128,7 @@ def kill(session: Session, index: int, base: Path) -> Record:
         life.go_on(300)
         wrong += life.look() + judge(session, name, base)
     except ValueError as error:
-        wrong.append(f"going on {error}")
+        wrong.append(f"going on: {error}")
     phases = [cut["phase"] for cut in cuts]
     counts = {"kills": len(cuts), **{phase: phases.count(phase) for phase in phases}}
     seen = {"kind": name, "kills": cuts, "commands": life.done}
@@ -124,14 +138,15 @@ def kill(session: Session, index: int, base: Path) -> Record:
 def stop(session: Session, index: int, base: Path) -> Record:
     """SIGTERM or SIGINT at a random moment; in every third case a second one soon after."""
     choice = session.random("signal", index)
-    name, signum = choose_kind(session, choice), choice.choice([signal.SIGTERM, signal.SIGINT])
+    name = "plain" if session.quick else choose_kind(session, choice)
+    signum = choice.choice([signal.SIGTERM, signal.SIGINT])
     life, twice = Life(session, name, base), index % 3 == 2
     process = None
     while process is None:
         if life.complete:
             shutil.rmtree(base)
             life = Life(session, name, base)
-        process = life.go_on(choice.random() * session.reference(name).seconds)
+        process = life.go_on(choice.random() * session.duration(name))
     had = {file for file in (folders.CONFIG, folders.RESULT) if (life.folder / file).is_file()}
     after = time.perf_counter() - process.began
     process.signal(signum)
@@ -148,11 +163,14 @@ def stop(session: Session, index: int, base: Path) -> Record:
         "after": round(after, 3), "latency": round(latency, 3), **outcome.seen,
         "phase": folders.moment(life.folder, life.epochs, outcome.out),
     }  # fmt: skip
-    if not twice and folders.CONFIG in had and not had & {folders.RESULT}:
-        wrong += _resume_as_told(session, base, life.folder, outcome.err)
-    more, last = finish(session, name, base)
-    seen |= {"at the end": last.seen if last and more else None}
-    return Record(wrong + more, seen, {str(seen["phase"]): 1})
+    try:
+        if not twice and folders.CONFIG in had and folders.RESULT not in had:
+            life.as_told(outcome.err)
+        life.go_on(300)
+        wrong += judge(session, name, base)
+    except ValueError as error:
+        wrong.append(f"going on: {error}")
+    return Record(wrong, seen, {str(seen["phase"]): 1})
 
 
 def _stopped(outcome: Any, signum: int, had: set[str], latency: float, twice: bool) -> list[str]:
@@ -169,17 +187,3 @@ def _stopped(outcome: Any, signum: int, had: set[str], latency: float, twice: bo
     if latency > (1 if twice else 2):
         wrong.append(f"took {latency:.1f} s to stop{' at the second signal' if twice else ''}")
     return wrong
-
-
-def _resume_as_told(session: Session, base: Path, folder: Path, err: str) -> list[str]:
-    """Do what the program said would go on with the run, which must be one command."""
-    told = re.findall(r"twostage ((?:run|pretrain) --resume .*)", err)
-    if not told:
-        return ["no line said how to resume"]
-    argv = []
-    with contextlib.suppress(ValueError):
-        argv = shlex.split(told[-1])
-    if str(folder) not in argv:
-        return [f"another folder in the line to resume: {told[-1]}"]
-    outcome = session.command(argv, base)
-    return [] if outcome.status == 0 else [f"resuming as told ended with {outcome.status}"]

@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ KINDS = {
     "cold": Kind(DIGITS, cold=True),
     "mnist": Kind(("--data", f"idx:{MNIST}"), epochs=1),
     "longer": Kind(DIGITS, epochs=6),
-    "long": Kind(DIGITS, epochs=20),
+    "long": Kind(DIGITS, epochs=12),
 }
 
 
@@ -86,7 +87,6 @@ class Reference(NamedTuple):
         names: in the folder of each step.
         scores: what `twostage evaluate` shows.
         last: the step that each stage ends with.
-        seconds: how long it takes with all workers at work.
     """
 
     base: Path
@@ -94,7 +94,6 @@ class Reference(NamedTuple):
     names: list[set[str]]
     scores: list[str]
     last: dict[str, int]
-    seconds: float
 
 
 def table_rows(text: str) -> list[str]:
@@ -124,8 +123,9 @@ class Session:
     often: dict[str, int]
     _residents: list[Resident] = field(default_factory=list)
     _idle: list[Resident] = field(default_factory=list)
-    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _made: dict[str, Any] = field(default_factory=dict)
+    _locks: dict[str, threading.Lock] = field(default_factory=dict)
     writing: threading.Lock = field(default_factory=threading.Lock)
 
     def random(self, *names: object) -> random.Random:
@@ -175,39 +175,47 @@ class Session:
         return self.inside(["evaluate", str(folder), "--split", "validation"])
 
     def reference(self, name: str) -> Reference:
-        """The undisturbed run of a kind, made once."""
-        with self._lock:
-            if name not in self._made:
-                self._made[name] = self._reference(name)
-            return self._made[name]
+        """The undisturbed run of a kind."""
+        return self._once(f"reference {name}", lambda: self._reference(name))
+
+    def duration(self, name: str) -> float:
+        """Seconds that a run of a kind takes with all workers at work."""
+        self.reference(name)
+        return self._once(f"duration {name}", lambda: self._duration(name))
 
     def cut(self, stage: str) -> Path:
         """A folder `run` of the kind `longer` that SIGTERM cut within a stage, to be copied."""
+        return self._once(f"cut {stage}", lambda: self._cut(stage))
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
         with self._lock:
-            if f"cut in {stage}" not in self._made:
-                self._made[f"cut in {stage}"] = self._cut(stage)
-            return self._made[f"cut in {stage}"]
+            lock = self._locks.setdefault(name, threading.Lock())
+        with lock:
+            if name not in self._made:
+                self._made[name] = make()
+            return self._made[name]
 
     def _reference(self, name: str) -> Reference:
         kind, base = KINDS[name], self.base("reference", name)
         _whole(self, kind, base)
-        with ThreadPoolExecutor(self.workers) as pool:
-            places = [self.base("timed", name, number) for number in range(self.workers)]
-            seconds = list(pool.map(lambda place: _whole(self, kind, place), places))
-        all_steps = steps(kind, base)
-        last = {}
+        all_steps, last = steps(kind, base), {}
         for step in all_steps:
             last |= folders.committed(step.folder)
-        for place in places:
-            shutil.rmtree(place)
         return Reference(
             base,
             [folders.contents(step.folder) for step in all_steps],
             [folders.names(step.folder) for step in all_steps],
             table_rows(self.scores(all_steps[-1].folder).out),
             last,
-            sum(seconds) / len(seconds),
         )
+
+    def _duration(self, name: str) -> float:
+        places = [self.base("timed", name, number) for number in range(self.workers)]
+        with ThreadPoolExecutor(self.workers) as pool:
+            seconds = list(pool.map(lambda place: _whole(self, KINDS[name], place), places))
+        for place in places:
+            shutil.rmtree(place)
+        return sum(seconds) / len(seconds)
 
     def _cut(self, stage: str) -> Path:
         for attempt in range(10):

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -30,34 +29,37 @@ class Record(NamedTuple):
 Case = Callable[[Session, int, Path], Record]
 
 
-def run_cases(session: Session, fault: str, case: Case, number: int) -> list[Record]:
-    """Run a case so many times, several at a time, and write each down as it ends."""
-    began = time.perf_counter()
+def run_cases(session: Session, cases: dict[str, Case]) -> dict[str, list[Record]]:
+    """Run each case as often as the session says, several at a time; write each down as it ends."""
+    done: dict[str, list[Record]] = {fault: [] for fault in session.often}
 
-    def one(index: int) -> Record:
+    def one(what: tuple[str, int]) -> None:
+        fault, index = what
         base = session.base(fault, index)
         try:
-            record = case(session, index, base)
+            record = cases[fault](session, index, base)
         except Exception as error:
             # Of the harness, or of a run in a state that it does not know: told like a failure.
             told = traceback.format_exc().splitlines()[-6:]
             record = Record([f"harness: {type(error).__name__}: {error}"], {"traceback": told})
-        _write(session, fault, index, record)
         if not (record.wrong and session.keep):
             shutil.rmtree(base, ignore_errors=True)
-        return record
+        with session.writing:
+            _write(session, fault, index, record)
+            done[fault].append(record)
+            if len(done[fault]) == session.often[fault]:
+                held = sum(not record.wrong for record in done[fault])
+                print(f"{fault}: {held} of {len(done[fault])} held", flush=True)
 
+    wanted = [(fault, index) for fault, number in session.often.items() for index in range(number)]
     with ThreadPoolExecutor(session.workers) as pool:
-        done = list(pool.map(one, range(number)))
-    spent = time.perf_counter() - began
-    held = sum(not record.wrong for record in done)
-    print(f"{fault}: {held} of {number} held, {spent:.0f} s", flush=True)
+        list(pool.map(one, wanted))
     return done
 
 
 def _write(session: Session, fault: str, index: int, record: Record) -> None:
     line = {"fault": fault, "case": index, "ok": not record.wrong, "why": record.wrong}
-    with session.writing, (session.out / "cases.jsonl").open("a") as file:
+    with (session.out / "cases.jsonl").open("a") as file:
         file.write(json.dumps({**line, "count": record.count, "seen": record.seen}) + "\n")
 
 
