@@ -1,0 +1,1 @@
+"""Faults done to real runs; `scripts/torture.py` is the way in."""
