@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -235,16 +235,22 @@ def manifest_target(work: Path, run: Path) -> Target:
 
 
 def metrics_target(work: Path, run: Path) -> Target:
-    """A `metrics.jsonl`."""
+    """A `metrics.jsonl`: whatever it holds is seen, and put right by what the checkpoints say."""
     shutil.copytree(run, work / "run")
+    valid = (run / folder.METRICS).read_bytes()
+    records = [json.loads(line) for line in valid.splitlines()]
 
     def feed(data: bytes) -> None:
-        (work / "run" / folder.METRICS).write_bytes(data)
-        folder.read_metrics(work / "run")
-        folder.last_loss(work / "run", "head")
-        folder.trim_metrics(work / "run", "head", 1)
+        path = work / "run" / folder.METRICS
+        path.write_bytes(data)
+        assert folder.metrics_are(work / "run", records) == (data == valid)
+        try:
+            folder.check_sums(work / "run")
+        finally:
+            folder.write_metrics(work / "run", records)
+            assert path.read_bytes() == valid
 
-    return Target([(run / folder.METRICS).read_bytes()], feed)
+    return Target([valid], feed)
 
 
 def run_target(work: Path, run: Path) -> Target:

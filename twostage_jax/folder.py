@@ -158,7 +158,12 @@ def finish(folder: Path, result: Mapping[str, Any]) -> None:
 def _sums(folder: Path) -> list[str]:
     """A line for each file of a run that is not Orbax's: its sha256, two spaces, its name."""
     paths = sorted(path for pattern in SUMMED for path in folder.glob(pattern))
-    return [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in paths]
+    return [f"{_digest(path)}  {path.name}" for path in paths]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_sums(folder: Path) -> None:
@@ -177,7 +182,7 @@ def check_sums(folder: Path) -> None:
     for name, digests in known.items():
         if "/" in name or not (folder / name).is_file():
             raise Damaged(f"{folder / name} is missing, and {SUMS} has it")
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() not in digests:
+        if _digest(folder / name) not in digests:
             raise Damaged(f"{folder / name} is damaged: it is not what {SUMS} says")
 
 
@@ -199,11 +204,10 @@ def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
 
 def metrics_are(folder: Path, records: Sequence[Mapping[str, Any]]) -> bool:
     """Whether `metrics.jsonl` holds these records and nothing else."""
-    path = folder / METRICS
-    try:
-        return path.read_bytes() == "".join(map(_line, records)).encode()
-    except FileNotFoundError:
-        return not records
+    path, expected = folder / METRICS, "".join(map(_line, records)).encode()
+    if not path.is_file() or path.stat().st_size != len(expected):
+        return not records and not path.exists()
+    return path.read_bytes() == expected
 
 
 def write_metrics(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
