@@ -12,6 +12,7 @@ import argparse
 import datetime
 import os
 import shutil
+import signal
 import sys
 import time
 from importlib.metadata import version
@@ -88,6 +89,8 @@ def main() -> int:
             often[fault] = asked
     out.mkdir(parents=True, exist_ok=True)
     session = Session(out.absolute(), args.seed, args.workers, args.quick, args.keep, often)
+    # Cases that have begun then end in order, and what they mounted is unmounted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         done = run_cases(session, CASES)
     finally:

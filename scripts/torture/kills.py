@@ -32,7 +32,7 @@ class Life:
     """A run that is begun, cut and taken up again until all its commands have ended well."""
 
     def __init__(self, session: Session, name: str, base: Path):
-        self._session, self._base = session, base
+        self._session, self._base, self._name = session, base, name
         self._kind, self._reference = KINDS[name], session.reference(name)
         self._env = cache_of(session, self._kind, base)
         self._steps, self.done = steps(self._kind, base), 0
@@ -63,13 +63,16 @@ class Life:
         end = time.perf_counter() + seconds
         while not self.complete:
             step = self._steps[self.done]
-            process = self._session.start(onward(step), self._base, self._env)
+            argv = onward(step)
+            process = self._session.start(argv, self._base, self._env)
             if not process.ends_within(end - time.perf_counter()):
                 return process
             outcome = process.finish()
             if outcome.status != 0:
                 raise ValueError(f"ended with {outcome.status}: {outcome.seen['err']}")
             self.done += 1
+            if argv == step.argv and len(self._steps) == 1:
+                self._session.took(self._name, outcome.seconds)
         return None
 
     def as_told(self, err: str) -> None:

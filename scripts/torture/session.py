@@ -179,9 +179,15 @@ class Session:
         return self._once(f"reference {name}", lambda: self._reference(name))
 
     def duration(self, name: str) -> float:
-        """Seconds that a run of a kind takes with all workers at work."""
+        """Seconds that a run of a kind takes with all workers at work, lately."""
         self.reference(name)
-        return self._once(f"duration {name}", lambda: self._duration(name))
+        known = self._once(f"durations {name}", lambda: self._durations(name))
+        lately = known[-4:]
+        return sum(lately) / len(lately)
+
+    def took(self, name: str, seconds: float) -> None:
+        """Note how long a whole run took: others may come to use the machine, or leave it."""
+        self._made.setdefault(f"durations {name}", []).append(seconds)
 
     def cut(self, stage: str) -> Path:
         """A folder `run` of the kind `longer` that SIGTERM cut within a stage, to be copied."""
@@ -209,13 +215,13 @@ class Session:
             last,
         )
 
-    def _duration(self, name: str) -> float:
+    def _durations(self, name: str) -> list[float]:
         places = [self.base("timed", name, number) for number in range(self.workers)]
         with ThreadPoolExecutor(self.workers) as pool:
             seconds = list(pool.map(lambda place: _whole(self, KINDS[name], place), places))
         for place in places:
             shutil.rmtree(place)
-        return sum(seconds) / len(seconds)
+        return seconds
 
     def _cut(self, stage: str) -> Path:
         for attempt in range(10):
