@@ -138,8 +138,7 @@ def mutate(source: random.Random, seeds: list[bytes]) -> bytes:
 def child(args: argparse.Namespace) -> None:
     """Feed one target, in this process, until its inputs or its seconds are spent."""
     if args.name in GUIDED:
-        atheris: Any = importlib.import_module("atheris")  # an extra
-
+        atheris: Any = importlib.import_module("atheris")
         with atheris.instrument_imports(include=["twostage_jax", "fuzz_targets", "zipfile"]):
             import twostage_jax.sources.npz
             import twostage_jax.sources.prepared  # noqa: F401

@@ -5,6 +5,7 @@ anything else is a finding. Each begins from the seeds beside it, which are vali
 """
 
 import gzip
+import importlib
 import io
 import json
 import shutil
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
-from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -25,6 +25,7 @@ from twostage_jax.sources import load
 from twostage_jax.sources.prepared import read_prepared
 from twostage_jax.terminal import Terminal
 
+array_record: Any = importlib.import_module("array_record.python.array_record_module")
 IMAGE = np.arange(12 * 5 * 4, dtype=np.uint8).reshape(12, 5, 4)
 LABEL = np.arange(12, dtype=np.uint8) % 3
 
@@ -136,7 +137,7 @@ def write_prepared(folder: Path, kind: str, records: list[bytes]) -> None:
     if kind == "tfrecord":
         path.write_bytes(b"".join(map(frame, records)))
         return
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    writer = array_record.ArrayRecordWriter(str(path), "group_size:1")
     for record in records:
         writer.write(record)
     writer.close()

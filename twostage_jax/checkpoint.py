@@ -28,6 +28,8 @@ from twostage_jax.folder import is_whole, sealed
 from twostage_jax.stage import array_bytes, tree_differences, tree_leaves, tree_signature
 
 KEPT = 2  # the newest, and one to fall back to
+# Orbax waits for folders that are made in the background by the wall's clock, which may jump.
+HERE = ocp.options.AsyncOptions(create_directories_asynchronously=False)
 UNFINISHED, GONE = ".orbax-checkpoint-tmp", ".gone"
 # What keeps a file from being read that says nothing about what is in it.
 TRANSIENT = tuple(
@@ -90,7 +92,7 @@ class Store:
         table = {name: describe(tree) for name, tree in trees.items()}
         record: Any = sealed({"step": step, "leaves": table, "facts": dict(facts)})
         path = str(self.path(step).absolute())  # Orbax takes no relative one
-        with self._written(step):
+        with self._written(step), ocp.Context(async_options=HERE):
             response = ocp.save_checkpointables_async(path, trees, custom_metadata=record)
         self._pending = step, response
 

@@ -4,6 +4,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,8 +36,15 @@ def decode(
         UserError: an image that is no PNG or JPEG or is damaged, images of several sizes, a label
             out of range, more pixels than the files can honestly hold.
     """
-    size = _header(examples[0][0], where)
-    full = (*size, shape[2] or 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of metadata that is damaged
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return _decode(examples, shape, classes, where)
+
+
+def _decode(examples: Any, shape: Any, classes: int, where: str) -> Split:
+    first = _open(examples[0][0], where).size
+    full = (first[1], first[0], shape[2] or 3)
     if any(one not in (None, other) for one, other in zip(shape, full, strict=True)):
         raise UserError(f"{where} has images {full} and declares {shape}: prepare it again")
     packed = sum(len(image) for image, _ in examples)
@@ -47,21 +55,20 @@ def decode(
     for index, (content, label) in enumerate(examples):
         if not 0 <= label < classes:
             raise UserError(f"{where} has label {label}, out of range: it has {classes} classes")
-        labels[index] = label
-        if (other := _header(content, where)) != size:
+        image = _open(content, where)
+        if image.size != first:
             raise UserError(
-                f"{where} has images of several sizes, {size} and {other} among them: one size is "
-                "needed; resize them into an npz:FILE"
+                f"{where} has images of several sizes, {first} and {image.size} among them: one "
+                "size is needed; resize them into an npz:FILE"
             )
-        images[index] = _pixels(content, full[2], where)
+        labels[index], images[index] = label, _pixels(image, full[2], where)
     return {"image": images, "label": labels}
 
 
 def _open(content: bytes, where: str) -> Image.Image:
+    """An image of which only the header was read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(content), formats=FORMATS)
+        return Image.open(io.BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(
             f"{where} has an image of more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels, the most "
@@ -71,21 +78,13 @@ def _open(content: bytes, where: str) -> Image.Image:
         raise UserError(f"{where} has an image that is no PNG or JPEG: prepare it again") from error
 
 
-def _header(content: bytes, where: str) -> tuple[int, int]:
-    """`(H, W)` as the header says; nothing is decoded."""
-    width, height = _open(content, where).size
-    return height, width
-
-
-def _pixels(content: bytes, channels: int, where: str) -> np.ndarray:
+def _pixels(image: Image.Image, channels: int, where: str) -> np.ndarray:
     """uint8 `[H, W, C]`."""
-    image, mode = _open(content, where), MODES[channels]
+    mode = MODES[channels]
     if image.mode != mode and image.mode not in WITHOUT_LOSS:
         raise UserError(f"{where} has an image of mode {image.mode}: {mode} is declared")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     except Exception as error:  # Pillow raises what its parsers do
         raise UserError(f"{where} has a damaged image: {error}; prepare it again") from error
     return pixels.reshape(*pixels.shape[:2], channels)
