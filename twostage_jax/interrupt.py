@@ -52,7 +52,10 @@ def handled(farewell: Callable[[Interrupted], str]) -> Iterator[None]:
         farewell: what is printed to standard error then.
     """
 
+    once = threading.Lock()
+
     def leave(signum: int) -> None:
+        once.acquire()  # for good: both threads may come here
         os.write(2, farewell(Interrupted(signum)).encode())
         for act in reversed(_last):
             act()

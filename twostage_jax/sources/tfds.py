@@ -24,6 +24,7 @@ from tensorflow_datasets.core.utils import error_utils
 
 from twostage_jax.data import Source
 from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.interrupt import raised
 from twostage_jax.reading import read_text
 from twostage_jax.sources import idx
 from twostage_jax.sources.prepared import read_prepared
@@ -136,7 +137,8 @@ def _prepare(builder: Any, name: str, root: Path) -> None:
     )
     quiet = io.StringIO()  # without TensorFlow, TFDS prints a banner before it raises
     try:
-        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        # `raised`, so that TFDS removes what it has begun.
+        with raised(), contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             builder.download_and_prepare(download_config=config)
     except UserError:
         raise

@@ -1,0 +1,86 @@
+"""Signals: heard whatever the main thread is doing, held back only where a state is saved."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+PROGRAM = """
+import hashlib, os, sys, time
+from twostage_jax.interrupt import Interrupted, deferred, first, handled, raised, resumable
+
+def farewell(stop):
+    return f"stopped by {{stop}}, {{stop.resume}}\\n"
+
+try:
+    with handled(farewell), resumable("go on"), first(lambda: print("unlocked", flush=True)):
+        {body}
+except Interrupted as stop:
+    print("raised", stop.resume, flush=True)
+    sys.exit(128 + stop.signum)
+"""
+READY = "print('ready', flush=True)"
+IN_C = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minutes in which Python hears nothing
+SAVING = """
+        with deferred() as interrupted:
+            print("ready", flush=True)
+            while not interrupted():
+                time.sleep(0.01)
+            print("saving", flush=True)
+            {then}
+"""
+
+
+def start(body):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(body=body)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    return process
+
+
+def stop(process, signum=signal.SIGTERM):
+    """Output, error and seconds."""
+    began = time.monotonic()
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=30)
+    return out, err, time.monotonic() - began
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("body", ["time.sleep(60)", IN_C])
+def test_where_nothing_has_to_be_saved_the_process_ends(body, signum):
+    process = start(f"{READY}; {body}")
+    out, err, seconds = stop(process, signum)
+    assert process.returncode == 128 + signum
+    assert (out, err) == ("unlocked\n", f"stopped by {signal.Signals(signum).name}, go on\n")
+    assert seconds < 10  # one, and room for a busy machine
+
+
+def test_a_state_is_saved_first():
+    process = start(SAVING.format(then="time.sleep(2)"))
+    out, _, seconds = stop(process)
+    assert process.returncode == 143
+    assert out == "saving\nraised go on\n"
+    assert seconds >= 2
+
+
+def test_a_second_signal_does_not_wait():
+    process = start(SAVING.format(then=IN_C))
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "saving\n"
+    out, err, seconds = stop(process, signal.SIGTERM)
+    assert process.returncode == 143
+    assert (out, err) == ("unlocked\n", "stopped by SIGTERM, go on\n")
+    assert seconds < 10
+
+
+def test_what_has_children_to_end_gets_an_exception():
+    process = start(f"\n        with raised():\n            {READY}; time.sleep(60)")
+    out, _, _ = stop(process)
+    assert (process.returncode, out) == (143, "raised go on\n")
