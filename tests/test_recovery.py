@@ -109,6 +109,16 @@ def test_a_complete_run_with_a_damaged_file_is_made_whole(complete, done, name):
     open_run(complete)
 
 
+def test_predictions_that_are_lost_are_written_again(tmp_path):
+    folder = go(small(tmp_path / "run", save_predictions=True)).folder
+    path = folder / "predictions-test.npz"
+    whole = path.read_bytes()
+    path.unlink()
+    open_run(folder)  # which does not need them
+    go(ts.Config(out=folder), resume=True)
+    assert path.read_bytes() == whole
+
+
 def test_a_damaged_checkpoint_of_a_complete_run_is_an_error_unless_it_is_resumed(complete, done):
     step, largest = newest(complete, "head")
     largest.unlink()

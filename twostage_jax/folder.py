@@ -166,23 +166,38 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_sums(folder: Path) -> None:
-    """Raise `Damaged` where a file of a complete run is not what it was when it was complete."""
-    path = folder / SUMS
+def read_sums(folder: Path) -> dict[str, set[str]]:
+    """`{name: sha256s, any of which will do}` of the files of a complete run.
+
+    Raises:
+        Damaged: if it cannot be read.
+    """
     try:
-        lines = reading.read_text(path).splitlines()
+        lines = reading.read_text(folder / SUMS).splitlines()
     except UserError as error:
         raise Damaged(f"{error}; without it nothing tells whether {folder} is whole") from error
     known: dict[str, set[str]] = {}
     for line in lines:
         digest, _, name = line.partition("  ")
         known.setdefault(name, set()).add(digest)
-    for name in (CONFIG, METRICS, MANIFEST, RESULT):
-        known.setdefault(name, set())
-    for name, digests in known.items():
-        if "/" in name or not (folder / name).is_file():
-            raise Damaged(f"{folder / name} is missing, and {SUMS} has it")
-        if _digest(folder / name) not in digests:
+    return known
+
+
+def check_sums(folder: Path, everything: bool = False) -> None:
+    """Hold the files of a complete run against their checksums.
+
+    Args:
+        folder: of the run.
+        everything: pictures and predictions, too, which somebody may have removed.
+
+    Raises:
+        Damaged: for the first file that is not what it was when the run was complete.
+    """
+    known, needed = read_sums(folder), (CONFIG, METRICS, MANIFEST, RESULT)
+    for name in {*needed, *known} if everything else needed:
+        if name not in known or "/" in name or not (folder / name).is_file():
+            raise Damaged(f"{folder / name} is missing, or is not in {SUMS}")
+        if _digest(folder / name) not in known[name]:
             raise Damaged(f"{folder / name} is damaged: it is not what {SUMS} says")
 
 

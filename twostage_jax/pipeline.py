@@ -159,9 +159,12 @@ def _complete(
         # The same test again, to the same result, is no further look at it.
         reads = folders.read_json(folder, folders.RESULT)["test_reads"] - 1
         done = open_run(folder, trust_code)
+        folders.check_sums(folder, everything=True)
     except Damaged as error:
         terminal.notice(f"{error}: the run goes on from what is whole, to the same result")
-        saved = (folder / "predictions-test.npz").exists()
+        saved = any(folder.glob("predictions-*"))
+        with contextlib.suppress(Damaged):
+            saved = saved or "predictions-test.npz" in folders.read_sums(folder)
         return None, reads, dataclasses.replace(config, save_predictions=saved)
     show_result(done.record, folder, terminal)
     return Result(folder, done.record, done.trained.params), reads, config
