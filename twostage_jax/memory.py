@@ -138,8 +138,8 @@ def check_fits(name: str, need: Need, trainings: int, alone: bool) -> None:
         )
     if alone and free is not None and need.member + need.common > free:
         raise UserError(
-            f"{name} needs {_mb(need.member + need.common)} and {_mb(free)} are free: take a "
-            "smaller batch, smaller layers or fewer data"
+            f"{name} needs at least {_mb(need.member + need.common)} and {_mb(free)} are free: "
+            "take smaller layers or fewer data"
         )
 
 

@@ -15,7 +15,7 @@ from twostage_jax.config import Config
 from twostage_jax.data import Seen
 from twostage_jax.encoding import Encoding, choose_encoding, lower_encoding
 from twostage_jax.members import Roster, noisy_labels
-from twostage_jax.memory import Need, check_fits, choose_chunk, estimate, shapes_of
+from twostage_jax.memory import Need, check_fits, choose_chunk, estimate, shapes_of, size_of
 from twostage_jax.networks import Nets, encoder_shapes
 from twostage_jax.optimiser import adam
 from twostage_jax.placement import MEMBER, Placement, constrain, make_mesh
@@ -134,6 +134,10 @@ def _need(setting: Setting, name: str) -> Need:
     part = _stage(setting, name)
     stage, tx = part.recipe(part.hyper)
     state = jax.eval_shape(make_init(stage, tx), jax.random.key(0), part.few, part.groups)
+    if not setting.roster.stacked(name):
+        # Of one training only what does not fit by far is of interest: no step is traced for it.
+        size = size_of(state)
+        return Need(size, size + size_of(state.params), size_of(dict(part.data)))
     # No step has more examples than there are.
     batch = min(part.batch_size, len(part.data["label"]))
     return estimate(stage, state, part.data, batch, part.axes)
