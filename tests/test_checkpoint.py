@@ -40,6 +40,16 @@ def test_what_is_saved_comes_back_bit_for_bit(folder):
     assert (loaded.step, set(loaded.trees), loaded.facts) == (3, {"params"}, {"records": [1]})
 
 
+def test_facts_are_those_of_the_moment_of_saving(tmp_path):
+    records = [1]
+    with open_store(tmp_path / "stage") as store:
+        for step in range(10):
+            store.save(step, {"params": TREE}, {"records": records})
+            records.append(step)  # while it is being written
+            store.wait()
+            assert store.load({"params": TREE}).facts["records"] == records[:-1]
+
+
 def test_the_newest_two_are_kept(two):
     with open_store(two) as store:
         store.save(8, {"params": TREE}, {})
@@ -140,6 +150,23 @@ def test_what_cannot_be_read_for_another_reason_is_not_thrown_away(two, monkeypa
         with pytest.raises(UserError, match="5 cannot be read: Permission denied"):
             store.load_newest({"params": TREE}, print)
         assert store.steps == [3, 5]
+
+
+def test_what_was_not_all_written_does_not_count(folder, monkeypatch):
+    """On a full disk Orbax may call a checkpoint written that has no metadata."""
+    from orbax.checkpoint import v1 as ocp
+
+    written = ocp.save_checkpointables_async
+
+    def without_metadata(path, trees, **options):
+        return written(path, trees)
+
+    monkeypatch.setattr("twostage_jax.checkpoint.ocp.save_checkpointables_async", without_metadata)
+    store = Store(folder)
+    store.save(5, {"params": NEWER}, {})
+    with pytest.raises(UserError, match="5: not all of it was written; .*stage/3 is whole"):
+        store.wait()
+    assert store.steps == [3]
 
 
 def test_what_a_killed_process_has_left_is_removed(folder):

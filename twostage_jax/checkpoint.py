@@ -10,11 +10,13 @@ killed at any moment, and the newest whole checkpoint is still there.
 """
 
 import contextlib
+import copy
 import errno
 import hashlib
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +30,8 @@ from twostage_jax.folder import is_whole, sealed
 from twostage_jax.stage import array_bytes, tree_differences, tree_leaves, tree_signature
 
 KEPT = 2  # the newest, and one to fall back to
-# Orbax waits for folders that are made in the background by the wall's clock, which may jump.
-HERE = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+# Orbax measures its patience by the wall's clock, which may jump: by less than thirty years.
+PATIENT = ocp.options.AsyncOptions(timeout_secs=10**9, create_directories_asynchronously=False)
 UNFINISHED, GONE = ".orbax-checkpoint-tmp", ".gone"
 # What keeps a file from being read that says nothing about what is in it.
 TRANSIENT = tuple(
@@ -66,6 +68,8 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._pending: Any = None
+        if sys.unraisablehook is not _unraisable:
+            sys.unraisablehook = _unraisable
 
     @property
     def steps(self) -> list[int]:
@@ -90,9 +94,10 @@ class Store:
         # A copy, because the next step of the training takes the buffers over.
         trees = {name: jax.tree.map(np.array, jax.device_get(tree)) for name, tree in trees.items()}
         table = {name: describe(tree) for name, tree in trees.items()}
-        record: Any = sealed({"step": step, "leaves": table, "facts": dict(facts)})
+        # Orbax turns it into text in the background, when the caller's facts may have grown.
+        record: Any = copy.deepcopy(sealed({"step": step, "leaves": table, "facts": dict(facts)}))
         path = str(self.path(step).absolute())  # Orbax takes no relative one
-        with self._written(step), ocp.Context(async_options=HERE):
+        with self._written(step), ocp.Context(async_options=PATIENT):
             response = ocp.save_checkpointables_async(path, trees, custom_metadata=record)
         self._pending = step, response
 
@@ -107,10 +112,18 @@ class Store:
         (step, response), self._pending = self._pending, None
         with self._written(step):
             response.result()
-        if not self.path(step).is_dir():
-            raise RuntimeError(f"Orbax did not write step {step} of {self._folder}")
+            self._check_written(step)
         for old in self.steps[:-KEPT]:
             self.retire(old)
+
+    def _check_written(self, step: int) -> None:
+        """Remove a checkpoint that Orbax calls written without its metadata, on a full disk."""
+        try:
+            self._record(step, "the checkpoint")
+        except Damaged as error:
+            with contextlib.suppress(OSError):
+                self.retire(step)
+            raise OSError("not all of it was written; the disk may be full") from error
 
     def retire(self, step: int) -> None:
         """Remove a checkpoint, so that it is there whole or not at all."""
@@ -201,8 +214,7 @@ class Store:
     def _written(self, step: int) -> Iterator[None]:
         """Turn whatever Orbax and TensorStore raise when they cannot write into one sentence."""
         try:
-            with _silent():
-                yield
+            yield
         except Exception as error:
             for path in self._folder.glob(f"{step}{UNFINISHED}*"):
                 shutil.rmtree(path, ignore_errors=True)  # it may be what fills the disk
@@ -224,12 +236,22 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    # Orbax logs pages about what fails; the cause stays with the error.
-    logging.disable(logging.CRITICAL)
+    """Keep Orbax from logging pages about what fails; the cause stays with the error."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    nothing = logging.Filter("nothing")
+    for logger in loggers:
+        logger.addFilter(nothing)
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        for logger in loggers:
+            logger.removeFilter(nothing)
+
+
+def _unraisable(unraisable: Any, before: Any = sys.unraisablehook) -> None:
+    # TensorStore reports to Orbax's event loop, which is gone when one of many writes has failed.
+    if not (unraisable.object is None and str(unraisable.exc_value) == "Event loop is closed"):
+        before(unraisable)
 
 
 @contextlib.contextmanager
@@ -249,7 +271,8 @@ def open_store(folder: Path) -> Iterator[Store]:
     """The checkpoints in `folder`, which is made if it is not there; all are written at the end."""
     store = Store(folder)
     store.clean()
-    try:
-        yield store
-    finally:
-        store.wait()
+    with _silent():
+        try:
+            yield store
+        finally:
+            store.wait()
