@@ -106,7 +106,7 @@ def together(
     def fit_together(state: TrainState, epochs: int, sums: Any, wanted: Any) -> Iterator[Moment]:
         return fit_members(members, state, data, hyper, keys, epochs, sums, wanted)
 
-    data_of_keys = jax.random.key_data(jax.random.clone(keys))
+    data_of_keys = jax.random.key_data(keys)
     return Training(members.epoch.steps, zero_sums(members), data_of_keys, names, fit_together)
 
 
