@@ -4,6 +4,7 @@ A target takes bytes that stand for what a stranger gives and returns, or raises
 anything else is a finding. Each begins from the seeds beside it, which are valid.
 """
 
+import contextlib
 import gzip
 import importlib
 import io
@@ -21,6 +22,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from twostage_jax import cli, folder
 from twostage_jax import config as configs
+from twostage_jax.runs import read_config, shape_of_images
+from twostage_jax.show import show_result
 from twostage_jax.sources import load
 from twostage_jax.sources.prepared import read_prepared
 from twostage_jax.terminal import Terminal
@@ -226,13 +229,25 @@ def manifest_target(work: Path, run: Path) -> Target:
         name = names[(data[0] if data else 0) % len(names)]
         (work / "run" / name).write_bytes(data[1:])
         try:
-            for each in names:
-                folder.read_json(work / "run", each)
+            _seal(work / "run", name, data[1:])
+            read_config(work / "run")
+            shape_of_images(work / "run", folder.read_json(work / "run", folder.MANIFEST))
             folder.chunks(work / "run")
+            record = folder.read_json(work / "run", folder.RESULT)
+            with folder.meant(work / "run" / folder.RESULT):
+                show_result(record, work, Terminal(quiet=True))
         finally:
             (work / "run" / name).write_bytes(valid[name])
 
     return Target(seeds, feed)
+
+
+def _seal(run: Path, name: str, data: bytes) -> None:
+    """A stranger can seal what they have written."""
+    with contextlib.suppress(ValueError, RecursionError):
+        values = json.loads(data)
+        if isinstance(values, dict):
+            folder.write_json(run, name, values)
 
 
 def metrics_target(work: Path, run: Path) -> Target:

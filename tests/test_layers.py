@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "twostage_jax"
 LEVELS = [
     {"errors", "compilation"},
-    {"sweep", "validate", "reading"},
+    {"bounds", "sweep", "validate", "reading"},
     {"folder"},
     {
         "stage",

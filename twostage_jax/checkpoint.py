@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from twostage_jax.bounds import check_expanded
 from twostage_jax.errors import Damaged, UserError
 from twostage_jax.folder import is_whole, sealed
 from twostage_jax.stage import array_bytes, tree_differences, tree_leaves, tree_signature
@@ -205,6 +206,10 @@ class Store:
         def placed(leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
+        announced = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(dict(expected)))
+        files = [path for path in self.path(step).rglob("*") if path.is_file()]
+        stored = sum(path.stat().st_size for path in files)
+        check_expanded(where, announced, stored, "train the stage again")
         with _readable(where):
             trees = jax.tree.map(placed, dict(expected))
             loaded = ocp.load_checkpointables(str(self.path(step).absolute()), trees)

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:  # a full disk or a folder without permission, too
         if "--debug" in argv:
             traceback.print_exc()
-        print(f"twostage: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"twostage: error: {UserError(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(_farewell(stop), end="", file=sys.stderr)

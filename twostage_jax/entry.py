@@ -24,7 +24,7 @@ from twostage_jax.errors import UserError
 from twostage_jax.members import make_roster
 from twostage_jax.networks import Nets, batch_spec
 from twostage_jax.programs import Placed
-from twostage_jax.runs import load_params, read_config
+from twostage_jax.runs import load_params, read_config, shape_of_images
 from twostage_jax.stage import Params
 from twostage_jax.terminal import Terminal
 
@@ -126,7 +126,9 @@ def describe(config: Config, dataset: Seen, placed: Mapping[str, Placed]) -> dic
     }
     if config.encoder_run:
         source = folders.read_json(Path(config.encoder_run), folders.MANIFEST)
-        manifest |= {"pretrain": source["pretrain"]}
+        with folders.meant(Path(config.encoder_run) / folders.MANIFEST):
+            known = ("objective", "epochs", "loss")
+            manifest |= {"pretrain": {name: source["pretrain"][name] for name in known}}
     return manifest
 
 
@@ -191,10 +193,10 @@ def load_pretrained(config: Config, nets: Nets, dataset: Seen) -> Params:
     """
     source = Path(str(config.encoder_run))
     manifest = folders.read_json(source, folders.MANIFEST)
-    expected = manifest["preprocessing"]["image"][1:]
-    if list(dataset.image_shape) != expected:
+    expected = shape_of_images(source, manifest)
+    if dataset.image_shape != expected:
         raise UserError(
-            f"the encoder of {source} takes images {expected} and {config.data} has "
+            f"the encoder of {source} takes images {list(expected)} and {config.data} has "
             f"{list(dataset.image_shape)}: give data of that shape"
         )
     stage = nets.pretrain()

@@ -1,11 +1,12 @@
 """The folder of a run: made once, written atomically, sealed, never overwritten."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,19 @@ SUMMED = (CONFIG, METRICS, MANIFEST, RESULT, "*.png", "predictions-*.npz")
 LOCK = "lock"
 PART = ".part"  # the end of the name of what is not yet whole
 SEAL = "sha256"
-REQUIRED = {
-    CONFIG: ("data", "pretrain", "head"),
-    MANIFEST: ("groups", "preprocessing", "classes", "data", "config", "versions", SEAL),
-    RESULT: (
-        "data", "pretrain", "head", "frozen", "validation", "test", "test_reads", "seconds"
-    ),
-}  # fmt: skip
+# What a file has at least, and of which type.
+REQUIRED: dict[str, dict[str, type]] = {
+    CONFIG: {"data": str, "pretrain": dict, "head": dict},
+    MANIFEST: {
+        **dict.fromkeys(("groups", "preprocessing", "config", "data", "versions", "machine"), dict),
+        **dict.fromkeys(("classes", "allowed"), list),
+        SEAL: str,
+    },
+    RESULT: {
+        **dict.fromkeys(("data", "pretrain", "head", "frozen", "validation", "test"), dict),
+        **{"seconds": dict, "test_reads": int},
+    },
+}
 
 
 def create(out: Path | None, name: str) -> Path:
@@ -112,7 +119,11 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         values = reading.read_json(path)
     except UserError as error:
         raise Damaged(f"{error}; restore it") from error
-    lacking = [key for key in REQUIRED[name] if not isinstance(values, dict) or key not in values]
+    lacking = [
+        key
+        for key, kind in REQUIRED[name].items()
+        if not isinstance(values, dict) or not isinstance(values.get(key), kind)
+    ]
     if lacking:
         raise Damaged(
             f"{path} is damaged, or of an older version: it lacks {', '.join(lacking)}; restore it"
@@ -120,6 +131,20 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if SEAL in REQUIRED[name] and not is_whole(values):
         raise Damaged(f"{path} is damaged: it has changed since it was written; restore it")
     return values
+
+
+@contextlib.contextmanager
+def meant(path: Path) -> Iterator[None]:
+    """Turn what a file leads to that is JSON, and whole, but not as we write it, into `Damaged`.
+
+    Seals find accidents; a stranger can seal anything.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(f"{path} does not hold what a run writes there: {error!r}") from error
 
 
 def chunks(folder: Path) -> dict[str, int]:

@@ -166,7 +166,8 @@ def _complete(
         with contextlib.suppress(Damaged):
             saved = saved or "predictions-test.npz" in folders.read_sums(folder)
         return None, reads, dataclasses.replace(config, save_predictions=saved)
-    show_result(done.record, folder, terminal)
+    with folders.meant(folder / folders.RESULT):
+        show_result(done.record, folder, terminal)
     return Result(folder, done.record, done.trained.params), reads, config
 
 

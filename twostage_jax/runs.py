@@ -18,6 +18,7 @@ from twostage_jax.networks import Nets, batch_spec, make_nets
 from twostage_jax.results import Trained
 from twostage_jax.sources import load, load_images
 from twostage_jax.stage import Params, Stage, digest
+from twostage_jax.validate import check_whole
 
 
 class Run(NamedTuple):
@@ -86,9 +87,11 @@ def load_params(
     params = Store(folder / name).load({"params": expected}).trees["params"]
     if name == "pretrain" and counts:
         params = jax.tree.map(lambda x: x[0], params)
-    groups = folders.read_json(folder, folders.MANIFEST).get("groups", {})
+    groups = folders.read_json(folder, folders.MANIFEST)["groups"]
     for group, tree in params.items():
-        if groups.get(group, {}).get("sha256") != digest(tree):
+        with folders.meant(folder / folders.MANIFEST):
+            known = groups.get(group, {}).get("sha256")
+        if known != digest(tree):
             raise Damaged(
                 f"{folder / name}: group {group} is not the one that manifest.json describes; the "
                 "run is damaged or unfinished"
@@ -117,11 +120,20 @@ def open_run(folder: Path, trust_code: bool = False) -> Run:
     folders.check_sums(folder)
     record = folders.read_json(folder, folders.RESULT)
     manifest = folders.read_json(folder, folders.MANIFEST)
-    image_shape = tuple(manifest["preprocessing"]["image"][1:])
+    image_shape = shape_of_images(folder, manifest)
     nets = make_nets(config, image_shape, len(manifest["classes"]))
     return Run(
         folder, config, manifest, record, _trained(folder, config, nets, record, image_shape)
     )
+
+
+def shape_of_images(folder: Path, manifest: Mapping[str, Any]) -> tuple[int, int, int]:
+    """`(H, W, C)` of the images that a run was trained on, as its manifest has it."""
+    with folders.meant(folder / folders.MANIFEST):
+        height, width, channels = manifest["preprocessing"]["image"][1:]
+        for size in (height, width, channels):
+            check_whole("the size of an image", size, 1)
+        return height, width, channels
 
 
 def _trained(folder: Path, config: Config, nets: Nets, record: Any, image_shape: Any) -> Trained:
@@ -133,7 +145,9 @@ def _trained(folder: Path, config: Config, nets: Nets, record: Any, image_shape:
     params = load_params(folder, "head", nets.classify(), image_shape, counts)
     if roster.alone:
         return Trained(nets, params)
-    return choose_members(nets, params, np.array(record["ensemble"]["rows"]), own)
+    with folders.meant(folder / folders.RESULT):
+        rows = np.array([range(len(roster.rows))[row] for row in record["ensemble"]["rows"]])
+    return choose_members(nets, params, rows, own)
 
 
 def choose_members(nets: Nets, params: Params, rows: np.ndarray, own_encoders: bool) -> Trained:

@@ -8,9 +8,9 @@ from typing import IO
 
 import numpy as np
 
+from twostage_jax.bounds import check_expanded
 from twostage_jax.data import Source, Split
 from twostage_jax.errors import UserError
-from twostage_jax.sources.bounds import check_expanded
 from twostage_jax.sources.gunzip import Gunzip
 
 FILES = {

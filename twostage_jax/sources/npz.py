@@ -8,9 +8,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from twostage_jax.bounds import MIB, check_expanded
 from twostage_jax.data import Source, Split
 from twostage_jax.errors import UserError
-from twostage_jax.sources.bounds import MIB, check_expanded
 
 KERAS = ("x_train", "y_train", "x_test", "y_test")
 PLAIN = ("image", "label")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from twostage_jax.bounds import check_expanded
 from twostage_jax.data import Split
 from twostage_jax.errors import UserError
-from twostage_jax.sources.bounds import check_expanded
 
 FORMATS = ("PNG", "JPEG")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}

@@ -12,8 +12,8 @@ from typing import IO, NamedTuple
 import google_crc32c
 from array_record.python import array_record_data_source
 
+from twostage_jax.bounds import check_expanded
 from twostage_jax.errors import UserError
-from twostage_jax.sources.bounds import check_expanded
 
 # Of Riegeli, which array_record writes: a file is a chain of chunks, cut by a block header at every
 # multiple of 64 KiB.
