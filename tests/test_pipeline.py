@@ -282,6 +282,9 @@ def test_a_config_with_a_hole_does_not_fall_back_to_defaults(done, tmp_path, pat
         inner = inner[parent]
     inner[name] = None
     (copy / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ts.UserError, match=f"has changed since the run was started: {path} "):
+        go(ts.Config(out=copy), resume=True)
+    (copy / "manifest.json").unlink()
     with pytest.raises(ts.UserError, match=f"damaged: it lacks {path}"):
         go(ts.Config(out=copy), resume=True)
 

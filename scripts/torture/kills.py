@@ -182,7 +182,7 @@ def _stopped(outcome: Any, signum: int, had: set[str], latency: float, twice: bo
     early = not had and "twostage_jax" not in outcome.err
     allowed = {128 + signum} | ({-signum} if early or twice else set())
     if folders.RESULT in had:
-        allowed |= {0}
+        allowed |= {0, -signum}  # the program is over, and Python on its way out
     if outcome.status not in allowed:
         wrong.append(f"exit status {outcome.status} after {signal.Signals(signum).name}")
     if "Traceback" in outcome.err and not early:
