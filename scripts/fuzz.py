@@ -139,10 +139,10 @@ def child(args: argparse.Namespace) -> None:
     """Feed one target, in this process, until its inputs or its seconds are spent."""
     if args.name in GUIDED:
         atheris: Any = importlib.import_module("atheris")
-        with atheris.instrument_imports(include=["twostage_jax", "fuzz_targets", "zipfile"]):
+        with atheris.instrument_imports(include=["twostage_jax", "fuzzing", "zipfile"]):
             import twostage_jax.sources.npz
             import twostage_jax.sources.prepared  # noqa: F401
-    import fuzz_targets
+    from fuzzing import targets as fuzz_targets
 
     work = Path(args.work)
     given = (
@@ -256,7 +256,7 @@ def main() -> int:
         parser.error("give --inputs or --seconds")
     if GUIDED & set(args.targets) and not _has_atheris():
         parser.error("atheris is not installed: pip install -e '.[fuzz]'")
-    import fuzz_targets
+    from fuzzing import targets as fuzz_targets
 
     out = Path(args.out).absolute()
     with tempfile.TemporaryDirectory() as made:

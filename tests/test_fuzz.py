@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from scripts import fuzz, fuzz_targets
+from scripts import fuzz
+from scripts.fuzzing import targets as fuzz_targets
 from twostage_jax.config import Config, from_dict
 from twostage_jax.errors import UserError, printable
 from twostage_jax.sources import idx, npz

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.fuzz_targets import png
+from scripts.fuzzing.targets import png
 from twostage_jax.errors import UserError
 from twostage_jax.sources.pictures import decode
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import twostage_jax as ts
-from scripts import fuzz_targets
+from scripts.fuzzing import targets as fuzz_targets
 from twostage_jax import cli
 from twostage_jax.runs import open_run
 from twostage_jax.sources.prepared import read_prepared

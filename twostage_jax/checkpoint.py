@@ -71,6 +71,7 @@ class Store:
         self._pending: Any = None
         if sys.unraisablehook is not _unraisable:
             sys.unraisablehook = _unraisable
+            logging.getLogger("asyncio").addFilter(_unretrieved)
 
     @property
     def steps(self) -> list[int]:
@@ -251,6 +252,11 @@ def _silent() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(nothing)
+
+
+def _unretrieved(record: logging.LogRecord) -> bool:
+    # Of many writes that fail the first is raised; the others show when they are collected.
+    return "OCDBT" not in f"{record.getMessage()} {record.exc_info}"
 
 
 def _unraisable(unraisable: Any, before: Any = sys.unraisablehook) -> None:

@@ -21,6 +21,7 @@ from twostage_jax.checkpoint import Store
 from twostage_jax.config import MEMBERS, Config, check, from_dict, overlay, to_dict
 from twostage_jax.data import Seen
 from twostage_jax.errors import UserError
+from twostage_jax.lock import held
 from twostage_jax.members import make_roster
 from twostage_jax.networks import Nets, batch_spec
 from twostage_jax.programs import Placed
@@ -39,6 +40,9 @@ def settle(
     if resume:
         config = _resumed(config, trust_code, allow_changed)
     elif config.out:
+        if (config.out / folders.LOCK).is_file():
+            with held(config.out, lambda text: None):  # who is at it says more than what is in it
+                pass
         folders.check_free(config.out)
     if pretrain_only and config.encoder_run:
         raise UserError(

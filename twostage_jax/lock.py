@@ -41,7 +41,7 @@ def held(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         ) from error
     try:
         if before:
-            say(f"taking over {folder} from {_who(before)}, which is gone")
+            say(f"the lock of {folder} is taken over from {_who(before)}, which is gone")
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(me).encode(), 0)

@@ -1,0 +1,1 @@
+"""What is fuzzed; `scripts/fuzz.py` is the way in."""
