@@ -36,35 +36,35 @@ FIELDS = st.sampled_from([*vars(Config()), "epochs", "widths", "learning_rate", 
 @pytest.mark.parametrize("name", READERS)
 def test_a_mutated_file_gives_a_result_or_one_sentence(name, tmp_path):
     target = fuzz_targets.TARGETS[name](tmp_path)
-    for seed in target.seeds:
-        tolerated(target, seed)
+    begun = {outcome(target, seed) for seed in target.seeds}
     source = random.Random(0)
-    for _ in range({"command": 25, "tfds": 400}.get(name, 200)):
-        tolerated(target, fuzz.mutate(source, target.seeds))
+    count = {"command": 25, "tfds": 400}.get(name, 200)
+    found = {outcome(target, fuzz.mutate(source, target.seeds)) for _ in range(count)}
+    if name == "command":  # some of whose seeds name files that are not there
+        assert "sentence" in found
+    else:
+        assert (begun, found) == ({"result"}, {"result", "sentence"})
 
 
 @pytest.mark.parametrize("name", READERS)
 @few
 @given(data=st.binary(max_size=200))
 def test_bytes_of_any_kind_give_one_sentence(name, data, tmp_path_factory):
-    tolerated(fuzz_targets.TARGETS[name](tmp_path_factory.getbasetemp()), data)
+    found = outcome(fuzz_targets.TARGETS[name](tmp_path_factory.getbasetemp()), data)
+    # Where the first byte names a file or a command, the others may make a valid one.
+    assert found == "sentence" or name in ("tfds", "command")
 
 
-def tolerated(target, data):
+def outcome(target, data):
+    """What an input leads to; any other exception fails the test."""
     try:
         target.feed(data)
     except UserError as error:
         assert str(error).isprintable()
+        return "sentence"
     except SystemExit as stop:  # after --help
         assert not stop.code
-
-
-def test_every_seed_is_valid(tmp_path):
-    for name in set(READERS) - {"command"}:
-        (tmp_path / name).mkdir()
-        target = fuzz_targets.TARGETS[name](tmp_path / name)
-        for seed in target.seeds:
-            target.feed(seed)
+    return "result"
 
 
 @few

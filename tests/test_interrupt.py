@@ -80,6 +80,16 @@ def test_a_second_signal_does_not_wait():
     assert seconds < 10
 
 
+def test_many_signals_end_the_process_once():
+    process = start(f"{READY}; time.sleep(60)")
+    for _ in range(50):
+        process.send_signal(signal.SIGTERM)
+    out, err, seconds = stop(process)
+    assert process.returncode == 143
+    assert (out, err) == ("unlocked\n", "stopped by SIGTERM, go on\n")
+    assert seconds < 10
+
+
 def test_what_has_children_to_end_gets_an_exception():
     process = start(f"\n        with raised():\n            {READY}; time.sleep(60)")
     out, _, _ = stop(process)

@@ -28,16 +28,19 @@ from orbax.checkpoint import v1 as ocp
 from twostage_jax.bounds import check_expanded
 from twostage_jax.errors import Damaged, UserError
 from twostage_jax.folder import is_whole, sealed
+from twostage_jax.reading import read_json
 from twostage_jax.stage import array_bytes, tree_differences, tree_leaves, tree_signature
 
 KEPT = 2  # the newest, and one to fall back to
 # Orbax measures its patience by the wall's clock, which may jump: by less than thirty years.
 PATIENT = ocp.options.AsyncOptions(timeout_secs=10**9, create_directories_asynchronously=False)
+METADATA = "_CHECKPOINT_METADATA"
 UNFINISHED, GONE = ".orbax-checkpoint-tmp", ".gone"
 # What keeps a file from being read that says nothing about what is in it.
 TRANSIENT = tuple(
     map(os.strerror, (errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO))
-) + (os.strerror(errno.EROFS),)
+)
+FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)))
 
 
 def describe(tree: Any) -> dict[str, dict[str, Any]]:
@@ -172,7 +175,7 @@ class Store:
     def load_newest(self, expected: Mapping[str, Any], say: Callable[[str], None]) -> Loaded | None:
         """The newest checkpoint that is whole, or None; `say` is told of each that is not.
 
-        Those are removed once there is something to go on from.
+        Those are removed: what is trained again takes their names.
 
         Raises:
             UserError: a whole checkpoint that does not fit.
@@ -195,8 +198,8 @@ class Store:
 
     def _record(self, step: int, where: str) -> dict[str, Any]:
         with _readable(where):
-            metadata: Any = ocp.checkpointables_metadata(str(self.path(step).absolute()))
-            record = dict(metadata.custom_metadata)
+            # Orbax's own reader looks at every array as well, which takes as long as a save.
+            record = dict(read_json(self.path(step) / METADATA)["custom_metadata"])
         if not is_whole(record) or record["step"] != step:
             raise Damaged(f"{where} is damaged: its metadata changed since it was saved")
         return record
@@ -234,7 +237,7 @@ class Store:
 def _reason(error: BaseException) -> str:
     """What the system says, out of the pages that TensorStore makes of it."""
     text = str(error)
-    for cause in (*TRANSIENT, *map(os.strerror, (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))):
+    for cause in (*TRANSIENT, *FULL):
         if cause in text:
             return cause
     return " ".join(text.split())[:200] or type(error).__name__

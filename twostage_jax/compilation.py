@@ -63,10 +63,15 @@ def use_cores(count: int) -> None:
     settings: Any = jax.config
     if chosen or settings.jax_num_cpu_devices > 0:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # Once jax is in use it says so, and what it has stays.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", min(count, cores or 1))
+        jax.config.update("jax_num_cpu_devices", min(count, cores()))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    allowed = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if allowed else os.cpu_count() or 1
 
 
 def compile_all(tree: Any) -> Any:

@@ -1,7 +1,6 @@
 """How a run begins: what earlier runs say of its config, and its folder."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from twostage_jax.changes import (
     versions,
 )
 from twostage_jax.checkpoint import Store
+from twostage_jax.compilation import cores
 from twostage_jax.config import MEMBERS, Config, check, from_dict, overlay, to_dict
 from twostage_jax.data import Seen
 from twostage_jax.errors import UserError
@@ -142,7 +142,6 @@ def enter(folder: Path, config: Config, manifest: dict[str, Any], terminal: Term
     Raises:
         UserError: a run on other data.
     """
-    folders.clean(folder)
     if (folder / folders.MANIFEST).is_file():
         manifest = _gone_on(folder, config, manifest, terminal)
     # The config first: a run is one from then on.
@@ -181,11 +180,10 @@ def _gone_on(
 
 def machine() -> dict[str, Any]:
     """What a run computes on, as far as its bits depend on it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
-        "cores": cores,
+        "cores": cores(),
     }
 
 

@@ -81,8 +81,9 @@ def check_run(folder: Path) -> None:
 
 def clean(folder: Path) -> None:
     """Remove what was being written when an earlier process on this folder ended."""
-    for path in folder.glob(f"*{PART}"):
-        path.unlink()
+    for pattern in (*SUMMED, SUMS):
+        for path in folder.glob(f"{pattern}{PART}"):
+            path.unlink()
 
 
 def checksum(values: Any) -> str:

@@ -55,18 +55,23 @@ def handled(farewell: Callable[[Interrupted], str]) -> Iterator[None]:
     once = threading.Lock()
 
     def leave(signum: int) -> None:
-        once.acquire()  # for good: both threads may come here
-        os.write(2, farewell(Interrupted(signum)).encode())
-        for act in reversed(_last):
-            act()
-        os._exit(128 + signum)
+        # Both threads may come here, and a further signal into the middle of it: one goes.
+        if not once.acquire(blocking=False):
+            return
+        try:
+            os.write(2, farewell(Interrupted(signum)).encode())
+            for act in reversed(_last):
+                act()
+        finally:
+            os._exit(128 + signum)
 
     def note(signum: int, frame: FrameType | None) -> None:
         if _pending or not (_deferring or _raising):
             leave(signum)
-        if not _deferring:
+        elif _deferring:
+            _pending.append(signum)
+        else:
             raise Interrupted(signum)
-        _pending.append(signum)
 
     before = {signum: signal.signal(signum, note) for signum in SIGNALS}
     reader, writer = os.pipe()

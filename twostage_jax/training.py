@@ -184,14 +184,18 @@ def train_stage(training: Training, state: TrainState, course: Course) -> Traine
                 if moment.state is None or not (moment.metrics or wanted()):
                     continue
                 stop, state = interrupted(), moment.state
+                # Once from the device, for the check and for the disk.
+                moment = moment._replace(state=jax.device_get(state))
                 broken = _check(training, moment, broken, store, course)
                 if moment.metrics:
                     records.append(_record(name, moment))
                     folders.append_metrics(course.folder, records[-1])
                     progress.epoch(records[-1])
                 # All steps of all members: it only ever grows.
-                trees = _checkpoint(state, moment.sums, training.key)
-                store.save(int(np.sum(state.step)), trees, {**course.facts, "records": records})
+                trees = _checkpoint(moment.state, moment.sums, training.key)
+                store.save(
+                    int(np.sum(moment.state.step)), trees, {**course.facts, "records": records}
+                )
                 clock.start()
                 if stop:
                     break  # leaving `deferred` raises
@@ -251,7 +255,7 @@ def _check(
         UserError: if none is left.
     """
     stage = course.name
-    found = find_broken(jax.device_get(moment.state), moment.metrics, training.count)
+    found = find_broken(moment.state, moment.metrics, training.count)
     broken = before | any_of(found, training.count)
     epoch = moment.epoch + (0 if moment.metrics else 1)
     if broken.all():
