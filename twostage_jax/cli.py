@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     0: done. 2: a mistake the user can mend, told in one line. 130, 143: interrupted, with the state
-    saved. Our own bugs are raised as they are.
+    saved. 141: nobody reads the output any more. Our own bugs are raised as they are.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _act(parse(argv))
     except BrokenPipeError:  # as in: twostage run --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 128 + signal.SIGPIPE
     except (UserError, OSError) as error:  # a full disk or a folder without permission, too
         if "--debug" in argv:
             traceback.print_exc()

@@ -261,7 +261,7 @@ def metrics_target(work: Path, run: Path) -> Target:
         path.write_bytes(data)
         assert folder.metrics_are(work / "run", records) == (data == valid)
         try:
-            folder.check_sums(work / "run")
+            sums.check(work / "run")
         finally:
             folder.write_metrics(work / "run", records)
             assert path.read_bytes() == valid
