@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from scripts import fuzz
 from scripts.fuzzing import targets as fuzz_targets
 from twostage_jax.config import Config, from_dict
-from twostage_jax.errors import UserError, printable
+from twostage_jax.errors import LONGEST, UserError, printable
 from twostage_jax.sources import idx, npz
 from twostage_jax.sources.records import read_array_records
 
@@ -116,11 +116,15 @@ def test_records_survive_an_array_record_file(records, tmp_path_factory):
 
 
 @few
-@given(text=st.text() | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl"])))
-def test_any_text_is_shown_printable(text):
+@given(
+    text=st.text() | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zs"])),
+    times=st.sampled_from([1, 10**2, 10**5]),
+)
+def test_any_text_is_shown_printable(text, times):
     assert printable(text).isprintable()
-    shown = str(UserError(text))
+    shown = str(UserError(text * times))
     assert shown.isprintable() and shown.encode("utf-8") is not None
+    assert len(shown) <= LONGEST
 
 
 def test_members_put_together_and_padding_are_read_as_gzip_does(tmp_path):

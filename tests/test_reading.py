@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from twostage_jax.errors import LONGEST, UserError, printable
-from twostage_jax.reading import read_json, read_text
+from twostage_jax.reading import open_regular, read_bytes, read_json, read_text
 
 
 def test_text_is_read_up_to_a_bound(tmp_path):
@@ -34,6 +34,29 @@ def test_a_device_without_end_is_refused_and_a_pipe_is_read(tmp_path):
     assert done.stdout == "hello\n"
 
 
+@pytest.mark.parametrize("read", [read_text, read_json, lambda *a, **k: read_bytes(*a, 9, **k)])
+def test_where_a_regular_file_is_demanded_nothing_else_is_read(tmp_path, read):
+    (tmp_path / "file").write_text("[1]")
+    (tmp_path / "link").symlink_to("file")
+    assert read(tmp_path / "file", regular=True) == read(tmp_path / "link", regular=True)
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it
+    for path, kind in ((tmp_path / "pipe", "pipe"), ("/dev/zero", "device"), (tmp_path, "direct")):
+        with pytest.raises(UserError, match=f"cannot read {path}: it is a {kind}"):
+            read(path, regular=True)
+    for name in ("nowhere", "a\0b", "x" * 300):
+        with pytest.raises(UserError, match="cannot read"):
+            read(tmp_path / name, regular=True)
+
+
+def test_what_is_refused_is_not_left_open(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(UserError):
+            open_regular(tmp_path / "pipe")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.parametrize("content", [b"\xff{}", b"{", b"[" * 200_000, b"", b"1" * 5000])
 def test_what_is_no_json_is_one_sentence(tmp_path, content):
     path = tmp_path / "a.json"
@@ -52,9 +75,22 @@ def test_messages_are_one_printable_line_of_bounded_length():
     nasty = "a\x1b[31mred\r\x07\u202eabc\udc80\t\x9b"
     text = str(UserError(f"the file {nasty} is\n  broken: {'x' * 10**6}!"))
     assert text.isprintable() and "\\x1b[31mred" in text and "is broken" in text
-    assert len(text) < 2 * LONGEST and text.endswith("x!")
+    assert len(text) <= LONGEST and text.endswith("x!")
     text.encode("utf-8")
     assert printable("Straße, 猫 and \\") == "Straße, 猫 and \\"
+
+
+@pytest.mark.parametrize("one", [" ", "\n", " \n", "x", "\U0010ffff", "\x1b", "\ud800", "\u2028"])
+def test_a_message_of_a_million_characters_is_one_line(one):
+    # White space alone took an hour as long as a regular expression looked for line ends in it.
+    text = str(UserError(f"the key {one * 10**6} is unknown"))
+    assert text.startswith("the key") and text.endswith("is unknown")
+    assert text.isprintable() and len(text) <= LONGEST
+
+
+def test_lines_are_joined_by_one_space():
+    assert str(UserError("one \n\n  two\r\nthree\n")) == "one two three"
+    assert str(UserError("a  name   of blanks")) == "a  name   of blanks"
 
 
 def test_tables_and_lines_show_names_as_they_are(capsys):

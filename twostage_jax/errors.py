@@ -1,7 +1,6 @@
 """Mistakes that a user can mend: one sentence that says what came, what would do, what next."""
 
 import difflib
-import re
 from collections.abc import Iterable
 
 LONGEST = 2000  # characters of one message; what a stranger's file says may be of any length
@@ -10,14 +9,16 @@ LONGEST = 2000  # characters of one message; what a stranger's file says may be 
 class UserError(ValueError):
     """A mistake in the input; the command line prints it as one line and exits with status 2.
 
-    The message is one printable line, whatever names of files and fields went into it.
+    The message is one printable line of at most `LONGEST` characters, whatever names of files and
+    fields went into it.
     """
 
     def __init__(self, message: object = "") -> None:
         # The lines of another library's message are joined; all else that would move a cursor is
         # escaped.
-        line = re.sub(r"\s*\n\s*", " ", str(message))
-        super().__init__(printable(shortened(line)))
+        lines = filter(None, map(str.strip, str(message).split("\n")))
+        # Shortened again, as one character may have become ten.
+        super().__init__(shortened(printable(shortened(" ".join(lines)))))
 
 
 def printable(text: str) -> str:

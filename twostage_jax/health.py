@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from twostage_jax.stage import TrainState, frozen_groups, tree_leaves
@@ -26,7 +27,8 @@ def find_broken(
     found = {f"its {name}": _broken(values, members) for name, values in (metrics or {}).items()}
     for path, leaf in tree_leaves({"params": state.params, "moments": state.opt_state}).items():
         group = next((part for part in path.split("/") if part in state.params), None)
-        if group in trained and np.issubdtype(leaf.dtype, np.inexact):
+        # Of jax, because to NumPy bfloat16 is no floating-point type.
+        if group in trained and jnp.issubdtype(leaf.dtype, jnp.inexact):
             what = f"group {group}"
             found[what] = found.get(what, False) | _broken(leaf, members)
     return {what: members for what, members in found.items() if members.any()}

@@ -1,20 +1,23 @@
 """One process at a time in a run's folder."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from twostage_jax.errors import UserError
 from twostage_jax.folder import LOCK
 from twostage_jax.interrupt import first
 
 NAME_TRIES = 50
+LONGEST = 4096  # bytes of the lock's file that are read
 
 
 @contextlib.contextmanager
@@ -30,7 +33,7 @@ def held(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
     Raises:
         UserError: where another process, or this one, is at it already; a folder that cannot be
-            written to.
+            written to; a lock that is a link, a pipe or anything else than a file.
     """
     path = folder / LOCK
     try:
@@ -42,9 +45,9 @@ def held(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     try:
         if before:
             say(f"the lock of {folder} is taken over from {_who(before)}, which is gone")
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
+        me = Holder(os.getpid(), socket.gethostname(), time.strftime("%F %T"))
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(me).encode(), 0)
+        os.pwrite(descriptor, json.dumps(me._asdict()).encode(), 0)
         with first(lambda: _remove(path)):
             yield
     finally:
@@ -58,10 +61,25 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _take(path: Path) -> tuple[int, Any]:
+def _open(path: Path) -> int:
+    """The lock's file, made where there is none; what a link leads to is not ours to overwrite."""
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # link, folder, socket
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    raise UserError(f"{path} is a link, a pipe or the like and no lock of ours: remove it")
+
+
+def _take(path: Path) -> tuple[int, "Holder | None"]:
     """The locked file, and who had it before without giving it back."""
     for left in range(NAME_TRIES, -1, -1):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = _open(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is(path, descriptor):
@@ -85,19 +103,36 @@ def _take(path: Path) -> tuple[int, Any]:
 
 def _is(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-def _read(descriptor: int) -> Any:
+class Holder(NamedTuple):
+    """Who has a lock: what its file says, as JSON.
+
+    Attributes:
+        pid: of the process.
+        host: it runs on.
+        since: local time it got the lock.
+    """
+
+    pid: int
+    host: str
+    since: str
+
+
+def _read(descriptor: int) -> Holder | None:
+    """Who has written the lock's file; None where it is empty, or says nothing of the kind."""
     try:
-        return json.loads(os.pread(descriptor, 4096, 0) or "null")
-    except ValueError:
-        return {}
+        holder = Holder(**json.loads(os.pread(descriptor, LONGEST, 0)))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    known = all(type(value) is kind for value, kind in zip(holder, (int, str, str), strict=True))
+    return holder if known else None
 
 
-def _who(holder: Any) -> str:
-    if not isinstance(holder, dict) or not holder:
+def _who(holder: Holder | None) -> str:
+    if holder is None:
         return "another process"
-    return f"process {holder.get('pid')} on {holder.get('host')} (since {holder.get('since')})"
+    return f"process {holder.pid} on {holder.host} (since {holder.since})"

@@ -1,8 +1,10 @@
 """Text and JSON files of whatever size and kind somebody gives, read up to a bound."""
 
 import json
+import os
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from twostage_jax.errors import UserError
 
@@ -11,14 +13,15 @@ TEXT_LIMIT = 64 * MIB
 _PIECE = MIB
 
 
-def read_text(path: Path | str, limit: int = TEXT_LIMIT) -> str:
-    """What a text file in UTF-8 holds; a pipe such as `<(command)` will do.
+def read_text(path: Path | str, limit: int = TEXT_LIMIT, *, regular: bool = False) -> str:
+    """What a text file in UTF-8 holds; a pipe such as `<(command)` will do unless `regular`.
 
     Raises:
-        UserError: more than `limit` bytes, a file that cannot be read, bytes that are no UTF-8.
+        UserError: more than `limit` bytes, a file that cannot be read, bytes that are no UTF-8;
+            with `regular` what is no regular file.
     """
     try:
-        content = read_bytes(path, limit)
+        content = read_bytes(path, limit, regular=regular)
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
@@ -26,14 +29,14 @@ def read_text(path: Path | str, limit: int = TEXT_LIMIT) -> str:
         ) from error
 
 
-def read_json(path: Path | str, limit: int = TEXT_LIMIT) -> Any:
+def read_json(path: Path | str, limit: int = TEXT_LIMIT, *, regular: bool = False) -> Any:
     """The one value that a JSON file holds.
 
     Raises:
         UserError: as `read_text`, and what is not JSON.
     """
     try:
-        return json.loads(read_text(path, limit))
+        return json.loads(read_text(path, limit, regular=regular))
     except UserError:
         raise
     except RecursionError as error:
@@ -42,20 +45,29 @@ def read_json(path: Path | str, limit: int = TEXT_LIMIT) -> Any:
         raise UserError(f"cannot read {path}: it is no JSON, {error}") from error
 
 
-def read_bytes(path: Path | str, limit: int) -> bytes:
+def read_bytes(path: Path | str, limit: int, *, regular: bool = False) -> bytes:
     """All bytes of a file, pipe or device, unless they are more than `limit`.
 
     They are read in pieces, because neither a pipe nor a device says how much is to come, and
     `read(n)` takes room for n bytes at once.
 
+    Args:
+        path: what to read.
+        limit: bytes.
+        regular: whether a pipe or device is refused, as it must be in a folder that a stranger may
+            have made: a pipe that nobody writes to is waited for without end.
+
     Raises:
-        UserError: more than `limit` bytes, or a file that cannot be read.
+        UserError: more than `limit` bytes, or a file that cannot be read; with `regular` what is no
+            regular file.
     """
     content = bytearray()
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path) if regular else open(path, "rb", buffering=0) as file:
             while len(content) <= limit and (piece := file.read(_PIECE)):
                 content += piece
+    except UserError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read {path}: {reason}; give a file that can be read") from error
@@ -65,3 +77,23 @@ def read_bytes(path: Path | str, limit: int) -> bytes:
             "right one"
         )
     return bytes(content)
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """A regular file, or a link to one, opened for reading its bytes.
+
+    It is looked at once it is open, so nobody can put something else in its place in between, and
+    opened without waiting for somebody at the other end of a pipe.
+
+    Raises:
+        UserError: a directory, pipe or device.
+        OSError: what is not there or cannot be opened.
+        ValueError: a zero byte in the path.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    kind = "directory" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
+    raise UserError(f"cannot read {path}: it is a {kind}; give a regular file")
