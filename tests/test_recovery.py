@@ -271,7 +271,8 @@ def test_the_same_data_in_another_order_are_refused(tmp_path):
         np.savez(tmp_path / f"{name}.npz", image=x[order], label=y[order])
     data = tmp_path / "data.npz"
     shutil.copy(tmp_path / "there.npz", data)
-    result = go(small(tmp_path / "run", data=f"npz:{data}"))
+    config = dataclasses.replace(small(tmp_path / "run"), data=f"npz:{data}")
+    result = go(config)
     shutil.copy(tmp_path / "moved.npz", data)
     with pytest.raises(ts.UserError, match="in another order"):
         judging.judge(open_run(result.folder), Terminal(quiet=True))
@@ -410,8 +411,12 @@ def test_a_kill_between_two_files_of_an_evaluation_leaves_a_whole_run(
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_sentence(complete, monkeypatch):
-    def refused(*args):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    really = os.open
+
+    def refused(path, *args, **options):
+        if os.path.basename(path) == "lock":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return really(path, *args, **options)
 
     monkeypatch.setattr("twostage_jax.lock.os.open", refused)
     opened = open_run(complete)
