@@ -1,6 +1,7 @@
 """Sources: what they give, and what each kind of broken input gets."""
 
 import gzip
+import os
 import struct
 
 import numpy as np
@@ -83,6 +84,13 @@ def test_idx_in_all_namings_gives_the_same(tmp_path, gz, dotted):
     assert dataset.image_shape == (5, 4, 1)
 
 
+def test_idx_beside_directories_of_the_same_names(tmp_path):
+    write_idx(tmp_path, dotted=True)
+    for name in NAMES["train"] + NAMES["test"]:  # as some archives unpack
+        (tmp_path / name).mkdir()
+    assert len(ts.load(f"idx:{tmp_path}", validation=0).train["label"]) == 60
+
+
 def test_idx_without_a_test_part_gets_one_cut(tmp_path):
     dataset = ts.load(f"idx:{write_idx(tmp_path, parts=('train',))}")
     assert len(dataset.test["label"]) == 12
@@ -126,6 +134,16 @@ def removed(name):
         write_idx(folder)
         (folder / name).unlink()
         return f"idx:{folder}"
+
+    return make
+
+
+def special(name, make_it, spec="idx:{}"):
+    def make(folder):
+        write_idx(folder)
+        (folder / name).unlink(missing_ok=True)
+        make_it(folder / name)
+        return spec.format(folder)
 
     return make
 
@@ -175,6 +193,17 @@ BROKEN = {
     "truncated gzip": (gzipped(lambda b: b[:-20]), "cannot read"),
     "no gzip": (gzipped(lambda b: b"plain text"), "Not a gzipped file"),
     "no file": (lambda folder: f"npz:{folder}/no.npz", "there is no file"),
+    "pipe in place of images": (special(NAMES["train"][0], os.mkfifo), "ubyte: it is a pipe"),
+    "pipe in place of labels": (special(NAMES["test"][1], os.mkfifo), "ubyte: it is a pipe"),
+    "device in place of labels": (
+        special(NAMES["train"][1], lambda path: os.symlink("/dev/zero", path)),
+        "ubyte: it is a device",
+    ),
+    "directory in place of labels": (special(NAMES["train"][1], os.mkdir), "has no train-labels"),
+    "archive is a pipe": (special("a.npz", os.mkfifo, "npz:{}/a.npz"), "a.npz: it is a pipe"),
+    "archive is a directory": (lambda folder: f"npz:{folder}", "it is a directory"),
+    "archive is a device": (lambda folder: "npz:/dev/zero", "zero: it is a device"),
+    "folder is a device": (lambda folder: "idx:/dev/zero", "there is no directory"),
     "no archive": (text_file, "cannot read"),
     "single array": (single_array, "holds a single array"),
     "array missing": (arrays(y_test=None), "lacks y_test"),

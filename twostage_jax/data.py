@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,10 @@ SPLIT_SEED = 0
 TEST_SHARE = 5
 VALIDATION_SHARE = 10
 VALIDATION_MOST = 5000
+# Confusions are K×K counts, of two parts in one `result.json`: at 2,000 classes 28 MB each as text,
+# and no more than 64 MiB are read of it.
+MOST_CLASSES = 2000
+PARTS = ("train", "validation", "test")
 
 
 class Source(NamedTuple):
@@ -46,6 +51,10 @@ class Seen:
         classes: the `K` class names.
         fingerprint: `sha256:…` of the examples of the source's parts, whatever their order and
             wherever validation is cut.
+        order: `sha256:…` of the examples of train, validation and test in the order they have
+            there; what is cut depends on the order in which the source gives them.
+        parts: `fingerprint` of `train`, `validation` and `test`, each by itself: whatever the order
+            in it.
     """
 
     name: str
@@ -53,6 +62,8 @@ class Seen:
     validation: Split
     classes: tuple[str, ...]
     fingerprint: str
+    order: str
+    parts: dict[str, str]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -103,12 +114,13 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
         validation: examples carved from train, class by class; by default a tenth, at most 5,000.
 
     Raises:
-        UserError: an empty part, a single class, parts that do not fit each other, or more
-            validation examples than there are.
+        UserError: an empty part, a single class or too many, parts that do not fit each other, or
+            more validation examples than there are.
     """
     _check(source)
-    classes = source.classes or _classes(source)
-    train, test = source.train, source.test
+    classes = _classes(source)
+    given = [_digested(part) for part in (source.train, source.test) if part is not None]
+    train, test = given[0], given[1] if len(given) == 2 else None
     if test is None:
         train, test = cut(train, max(1, len(train["label"]) // TEST_SHARE))
     count = len(train["label"])
@@ -120,8 +132,15 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
             f"examples: give a number from 0 to {count - 1}"
         )
     train, held_out = cut(train, validation)
-    parts = [source.train] if source.test is None else [source.train, source.test]
-    return Dataset(source.name, train, held_out, classes, fingerprint(parts), test)
+    parts = dict(zip(PARTS, (train, held_out, test), strict=True))
+    return Dataset(
+        name=source.name,
+        classes=classes,
+        fingerprint=fingerprint(given),
+        order=fingerprint(list(parts.values()), ordered=True),
+        parts={name: fingerprint([part]) for name, part in parts.items()},
+        **{name: {key: part[key] for key in ("image", "label")} for name, part in parts.items()},
+    )
 
 
 def cut(split: Split, count: int) -> tuple[Split, Split]:
@@ -158,20 +177,32 @@ def stratified(label: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.concatenate(picks))
 
 
-def fingerprint(parts: list[Split]) -> str:
+def fingerprint(parts: Sequence[Split], ordered: bool = False) -> str:
     """`sha256:…` over the parts: in each, its shape and the sorted digests of its examples.
 
-    TFDS shuffles what it prepares, so the order of examples is left out on purpose.
+    TFDS shuffles what it prepares, so the order of examples is left out on purpose, unless
+    `ordered`.
     """
     total = hashlib.sha256()
     for part in parts:
         total.update(str(part["image"].shape).encode())
-        digests = sorted(
-            hashlib.sha256(image.tobytes() + int(label).to_bytes(4, "little")).digest()
-            for image, label in zip(part["image"], part["label"], strict=True)
-        )
-        total.update(b"".join(digests))
+        digests = part["digest"] if "digest" in part else _digests(part)
+        total.update((digests if ordered else np.sort(digests)).tobytes())
     return f"sha256:{total.hexdigest()}"
+
+
+def _digested(part: Split) -> Split:
+    """A part with `digest`, which is cut with it: each example is hashed once, before any cut."""
+    return {**part, "digest": _digests(part)}
+
+
+def _digests(part: Split) -> np.ndarray:
+    """SHA-256 of each example, image and label, 32 bytes `[N]`."""
+    digests = [
+        hashlib.sha256(image.tobytes() + int(label).to_bytes(4, "little")).digest()
+        for image, label in zip(part["image"], part["label"], strict=True)
+    ]
+    return np.frombuffer(b"".join(digests), "S32")
 
 
 def duplicates(dataset: Dataset) -> dict[str, int]:
@@ -179,7 +210,7 @@ def duplicates(dataset: Dataset) -> dict[str, int]:
 
     Keys are `"train and test"` and so on; labels are not compared.
     """
-    parts = {name: getattr(dataset, name)["image"] for name in ("train", "validation", "test")}
+    parts = {name: getattr(dataset, name)["image"] for name in PARTS}
     keys = {name: [image.tobytes() for image in images] for name, images in parts.items()}
     pairs = [("train", "validation"), ("train", "test"), ("validation", "test")]
     return {
@@ -190,15 +221,20 @@ def duplicates(dataset: Dataset) -> dict[str, int]:
 
 def _classes(source: Source) -> tuple[str, ...]:
     present = np.unique(source.train["label"])
-    count = int(present[-1]) + 1
+    count = len(source.classes) or int(present[-1]) + 1
     # One stray label must not make a thousand classes; a subset has to be renumbered.
-    if 2 * len(present) < count:
+    if not source.classes and 2 * len(present) < count:
         raise UserError(
             f"{source.name} has label {count - 1}, out of range: only {len(present)} of the "
             f"classes 0 to {count - 1} have training examples; number the classes from 0 to "
             f"{len(present) - 1}"
         )
-    return tuple(str(k) for k in range(count))
+    if count > MOST_CLASSES:
+        raise UserError(
+            f"{source.name} has {count:,} classes, the most is {MOST_CLASSES:,}: their table of "
+            "confusions has a number for each pair; give a part of the set, or coarser classes"
+        )
+    return source.classes or tuple(str(k) for k in range(count))
 
 
 def _check(source: Source) -> None:

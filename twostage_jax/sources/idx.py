@@ -11,6 +11,7 @@ import numpy as np
 from twostage_jax.bounds import check_expanded
 from twostage_jax.data import Source, Split
 from twostage_jax.errors import UserError
+from twostage_jax.reading import open_regular
 from twostage_jax.sources.gunzip import Gunzip
 
 FILES = {
@@ -61,7 +62,8 @@ def _read_part(folder: Path, part: str) -> Split:
 def _find(folder: Path, name: str) -> Path | None:
     dotted = name.replace("-idx", ".idx")
     candidates = [folder / (base + end) for base in (name, dotted) for end in ("", ".gz")]
-    return next((path for path in candidates if path.is_file()), None)
+    # What unpacks each file into a directory of its name may leave the file beside it.
+    return next((path for path in candidates if path.exists() and not path.is_dir()), None)
 
 
 def read_array(path: Path, gzipped: bool | None = None) -> np.ndarray:
@@ -70,12 +72,12 @@ def read_array(path: Path, gzipped: bool | None = None) -> np.ndarray:
     Nothing is read or expanded before its header agrees with the size of the file.
 
     Raises:
-        UserError: a wrong magic number, a size that differs from the header, a broken gzip, more
-            bytes than a file of that size can honestly expand to.
+        UserError: no regular file, a wrong magic number, a size that differs from the header, a
+            broken gzip, more bytes than a file of that size can honestly expand to.
     """
     try:
         gzipped = path.suffix == ".gz" if gzipped is None else gzipped
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _read_array(Gunzip(file) if gzipped else file, path, gzipped)
     except UserError:
         raise

@@ -11,6 +11,7 @@ import numpy as np
 from twostage_jax.bounds import MIB, check_expanded
 from twostage_jax.data import Source, Split
 from twostage_jax.errors import UserError
+from twostage_jax.reading import open_regular
 
 KERAS = ("x_train", "y_train", "x_test", "y_test")
 PLAIN = ("image", "label")
@@ -39,13 +40,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of numbers named as Keras does, or `image` and `label`; nothing is unpickled.
 
     Raises:
-        UserError: a missing or broken file, missing arrays, more bytes than a file of that size can
-            honestly expand to.
+        UserError: a missing or broken file, a directory, pipe or device, missing arrays, more bytes
+            than a file of that size can honestly expand to.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"there is no file {path}: give npz:FILE with a NumPy archive")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _check_kind(file.read(8), path)
             with zipfile.ZipFile(_Sober(file)) as archive:
                 return _read_members(archive, path)
