@@ -1,5 +1,6 @@
 """What happens to runs, and what is left of them: the right result, or one sentence."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -7,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -181,6 +183,69 @@ def test_a_damaged_count_of_reads_is_not_believed(complete):
     assert open_run(complete).record["test_reads"] == 2
 
 
+def sealed_anew(folder, name, path, value):
+    """What somebody can do who knows how we seal."""
+    values = json.loads((folder / name).read_text())
+    *way, last = path.split("/")
+    inner = values
+    for key in way:
+        inner = inner[key]
+    inner[last] = value
+    sums.finish(folder, {name: folders.packed(name, values)})
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("manifest.json", "data", {}),
+        ("manifest.json", "data/parts", {"train": 1}),
+        ("manifest.json", "classes", [[1], [2]]),
+        ("manifest.json", "chunks", {"head": 0}),
+        ("manifest.json", "allowed", [1]),
+        ("manifest.json", "test_reads", True),
+        ("manifest.json", "config/head/epochs", "1"),
+        ("manifest.json", "config", []),
+        ("manifest.json", "groups", {"head": 3}),
+        ("manifest.json", "preprocessing", {"image": [1, 2]}),
+        ("result.json", "test/accuracy", 10**400),
+        ("result.json", "test", {"accuracy": []}),
+        ("result.json", "seconds", {"total": None}),
+    ],
+)
+def test_what_is_sealed_but_not_ours_is_one_sentence(complete, name, path, value):
+    sealed_anew(complete, name, path, value)
+    quiet = Terminal(quiet=True)
+    for attempt in (
+        lambda: judging.judge(open_run(complete), quiet, split="validation"),
+        lambda: go(ts.Config(out=complete), resume=True),
+        lambda: go(ts.Config(out=complete), resume=True, allow_changed=True),
+    ):
+        with contextlib.suppress(ts.UserError):
+            attempt()
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json", "result.json", "SHA256SUMS"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(complete, name):
+    (complete / name).unlink()
+    os.mkfifo(complete / name)
+    with pytest.raises(ts.UserError):
+        open_run(complete)
+
+
+@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl", "SHA256SUMS"])
+def test_a_file_that_cannot_be_written_is_named_and_nothing_is_lost(copy, done, monkeypatch, name):
+    def full(self, *args, really=Path.open, **options):
+        if self.name.removesuffix(".part") == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return really(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(ts.UserError, match=f"cannot write .*/{name}: No space left on device"):
+            go(ts.Config(out=copy), resume=True)
+    same(go(ts.Config(out=copy), resume=True), done)
+
+
 def test_a_run_that_was_killed_while_it_read_the_test_part_has_read_it(complete):
     (complete / "result.json").unlink()
     more = ts.Config(out=complete, head=ts.HeadConfig(epochs=3))
@@ -264,21 +329,34 @@ def test_other_data_are_refused(copy, monkeypatch):
         go(ts.Config(out=copy), resume=True)
 
 
-def test_the_same_data_in_another_order_are_refused(tmp_path):
-    digits = ts.load("digits")
-    x, y = digits.train["image"], digits.train["label"]
-    for name, order in (("there", slice(None)), ("moved", slice(None, None, -1))):
-        np.savez(tmp_path / f"{name}.npz", image=x[order], label=y[order])
-    data = tmp_path / "data.npz"
-    shutil.copy(tmp_path / "there.npz", data)
-    config = dataclasses.replace(small(tmp_path / "run"), data=f"npz:{data}")
-    result = go(config)
-    shutil.copy(tmp_path / "moved.npz", data)
-    with pytest.raises(ts.UserError, match="in another order"):
-        judging.judge(open_run(result.folder), Terminal(quiet=True))
-    (result.folder / "result.json").unlink()
+def test_the_data_of_a_run_are_known_in_any_place_and_only_in_their_order(tmp_path):
+    digits, quiet = ts.load("digits").train, Terminal(quiet=True)
+    for name, order in (("data", 1), ("copy", 1), ("turned", -1)):
+        arrays = {key: digits[key][::order] for key in ("image", "label")}
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    data, copy, turned = (tmp_path / f"{name}.npz" for name in ("data", "copy", "turned"))
+    run = go(dataclasses.replace(small(tmp_path / "run"), data=f"npz:{data}")).folder
+
+    # The copy is the run's own: its test part is counted, and nothing is measured where fitted.
+    judging.judge(open_run(run), quiet, data=f"npz:{copy}", save_predictions=True)
+    assert open_run(run).record["test_reads"] == 2
+    assert (run / "predictions-test.npz").exists()
+    with pytest.raises(ts.UserError, match="fitted on validation"):
+        more = {"data": f"npz:{copy}", "split": "validation", "coverage": 0.9}
+        judging.judge(open_run(run), quiet, **more)
+    with pytest.raises(ts.UserError, match="is the run's own data"):
+        judging.judge(open_run(run), quiet, ood=f"npz:{data}")
+    with pytest.raises(ts.UserError, match="--data-dir goes with mnist and tfds:NAME"):
+        judging.judge(open_run(run), quiet, ood="digits", data_dir=tmp_path)
+
+    with pytest.raises(ts.UserError, match="in another order, so others would be tested"):
+        judging.judge(open_run(run), quiet, data=f"npz:{turned}")
+    shutil.copy(turned, data)
+    with pytest.raises(ts.UserError, match="in another order, so others would be tested"):
+        judging.judge(open_run(run), quiet)
+    (run / "result.json").unlink()
     with pytest.raises(ts.UserError, match="in another order, so others would be trained on"):
-        go(ts.Config(out=result.folder), resume=True)
+        go(ts.Config(out=run), resume=True)
 
 
 def test_an_encoder_that_was_trained_again_is_refused(cut, tmp_path):
