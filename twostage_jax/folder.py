@@ -1,4 +1,4 @@
-"""The folder of a run: made once, written atomically, sealed, never overwritten."""
+"""The folder of a run: made once; each of its files is there whole or not at all, and sealed."""
 
 import contextlib
 import hashlib
