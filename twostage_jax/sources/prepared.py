@@ -5,17 +5,19 @@ TFDS imports whatever module `features.json` names, formats file names with what
 stranger, so the little there is to know is read here: what is not named here is never used.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tensorflow_datasets.proto import tf_example_pb2
 
-from twostage_jax.data import Source
+from twostage_jax.bounds import check_expanded
+from twostage_jax.data import MOST_CLASSES, Source
 from twostage_jax.errors import UserError
 from twostage_jax.reading import MIB, read_json, read_text
 from twostage_jax.sources.pictures import decode
 from twostage_jax.sources.records import read_array_records, read_tfrecord
+from twostage_jax.validate import shown
 
 FEATURES, INFO, LABELS = "features.json", "dataset_info.json", "label.labels.txt"
 _OF_TFDS = "tensorflow_datasets.core.features."
@@ -24,7 +26,8 @@ IMAGE = f"{_OF_TFDS}image_feature.Image"
 LABEL = f"{_OF_TFDS}class_label_feature.ClassLabel"
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _EXAMPLE: Any = vars(tf_example_pb2)["Example"]  # made by protobuf when it is imported
-MOST_CLASSES = 1_000_000
+LONGEST_NAME = 255  # of a file, in most file systems
+MOST_SHARDS = 2**16  # a file each; the largest sets of TFDS have some thousands
 SMALL = 16 * MIB  # of a text file that describes a set
 DAMAGED = "it is damaged, or written by another version of TFDS; prepare it again"
 
@@ -70,7 +73,7 @@ def read_features(folder: Path, name: str) -> Features:
         UserError: features that are no images and class labels, or a damaged file.
     """
     path = folder / FEATURES
-    top = read_json(path, SMALL)
+    top = read_json(path, SMALL, regular=True)
     of = _get(_get(top, "featuresDict", {}), "features", {})
     if not isinstance(of, dict) or _get(top, "pythonClassName") != DICT:
         raise UserError(f"{path} is not what TFDS 4.5 and later write: {DAMAGED}")
@@ -97,9 +100,10 @@ def _class_names(folder: Path, count: int) -> tuple[str, ...]:
     path = folder / LABELS
     if count > MOST_CLASSES:
         raise UserError(f"{folder} announces {count:,} classes: at most {MOST_CLASSES:,} are read")
-    if not path.is_file():
+    if not path.exists():
         return tuple(map(str, range(count)))
-    names = tuple(line.strip() for line in read_text(path, SMALL).split("\n") if line.strip())
+    lines = read_text(path, SMALL, regular=True).split("\n")
+    names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != count or len(set(names)) != count:
         raise UserError(
             f"{path} has {len(set(names))} different names and {FEATURES} {count} classes: they "
@@ -115,7 +119,7 @@ def read_info(folder: Path) -> tuple[str, dict[str, Part]]:
         UserError: a damaged file, a format that is not read, a name that leads out of `folder`.
     """
     path = folder / INFO
-    info = read_json(path, SMALL)
+    info = read_json(path, SMALL, regular=True)
     kind = _get(info, "fileFormat", "tfrecord")
     if kind not in ("array_record", "tfrecord"):
         raise UserError(
@@ -132,26 +136,44 @@ def read_info(folder: Path) -> tuple[str, dict[str, Part]]:
 def _part(folder: Path, info: Any, kind: str, split: Any) -> Part:
     path = folder / INFO
     found = _get(split, "shardLengths", [])
-    lengths = tuple(_whole(x, 0, path) for x in (found if isinstance(found, list) else []))
+    found = found if isinstance(found, list) else []
+    if len(found) > MOST_SHARDS:
+        raise UserError(f"{path} has {len(found):,} files, the most is {MOST_SHARDS:,}: {DAMAGED}")
+    lengths = tuple(_whole(x, 0, path) for x in found)
     if not sum(lengths):
         raise UserError(f"the {split['name']} part of {folder} is empty: it needs examples")
-    digits = max(5, len(str(len(lengths))))
-    template = str(_get(split, "filepathTemplate", "") or TEMPLATE)
-    # Not `format`, which would look up attributes of what it is given.
-    fixed = {
-        "DATASET": str(_get(info, "name", "")),
-        "SPLIT": split["name"],
-        "FILEFORMAT": kind,
-        "NUM_SHARDS": f"{len(lengths):0{digits}}",
-    }
-    paths = []
-    for index in range(len(lengths)):
-        number, text = f"{index:0{digits}}", template
-        own = {"SHARD_INDEX": number, "SHARD_X_OF_Y": f"{number}-of-{fixed['NUM_SHARDS']}"}
-        for key, value in (fixed | own).items():
-            text = text.replace(f"{{{key}}}", value)
-        paths.append(_inside(folder, text))
+    fixed = {"DATASET": _get(info, "name", ""), "SPLIT": split["name"], "FILEFORMAT": kind}
+    template = _get(split, "filepathTemplate", "") or TEMPLATE
+    # A dict, which keeps the order and each name once.
+    paths = dict.fromkeys(_files(folder, template, fixed, len(lengths)))
+    if len(paths) != len(lengths):
+        raise UserError(f"{path} names {len(lengths):,} files and some of them twice: {DAMAGED}")
     return Part(tuple(paths), lengths)
+
+
+def _files(folder: Path, template: Any, fixed: Mapping[str, Any], count: int) -> Iterator[Path]:
+    """The files of a split, whose names the folder's own description makes up.
+
+    Each name in braces may become a long text, so what is expanded is short and so is the result.
+    """
+    for text in (template, *fixed.values()):
+        if not isinstance(text, str) or len(text) > LONGEST_NAME:
+            raise UserError(
+                f"{folder / INFO} has {shown(text)} in the names of its files, and text of at most "
+                f"{LONGEST_NAME} characters is expected: {DAMAGED}"
+            )
+    digits = max(5, len(str(count)))
+    for index in range(count):
+        number, total, text = f"{index:0{digits}}", f"{count:0{digits}}", template
+        own = {
+            "SHARD_INDEX": number,
+            "NUM_SHARDS": total,
+            "SHARD_X_OF_Y": f"{number}-of-{total}",
+        }
+        # Not `format`, which would look up attributes of what it is given.
+        for key, value in {**fixed, **own}.items():
+            text = text.replace(f"{{{key}}}", value)
+        yield _inside(folder, text)
 
 
 def _inside(folder: Path, text: str) -> Path:
@@ -168,18 +190,20 @@ def _inside(folder: Path, text: str) -> Path:
 
 
 def _records(part: Part, kind: str) -> Iterator[bytes]:
+    packed, expanded = sum(path.stat().st_size for path in part.paths), 0
     for path, length in zip(part.paths, part.lengths, strict=True):
         if kind == "array_record":
-            yield from read_array_records(path, length)
-            continue
-        found = 0
-        for record in read_tfrecord(path):
-            found += 1
-            yield record
-        if found != length:
+            found = read_array_records(path, length)
+        else:
+            found = list(read_tfrecord(path))
+        if len(found) != length:
             raise UserError(
-                f"{path} has {found:,} records and {length:,} are announced: prepare it again"
+                f"{path} has {len(found):,} records and {length:,} are announced: prepare it again"
             )
+        # Each file was held to its own size, of which many small ones would make much.
+        expanded += sum(map(len, found))
+        check_expanded(path.parent, expanded, packed, "prepare it as tfrecord")
+        yield from found
 
 
 def _example(record: bytes, folder: Path) -> tuple[bytes, int]:

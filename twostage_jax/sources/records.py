@@ -14,6 +14,7 @@ from array_record.python import array_record_data_source
 
 from twostage_jax.bounds import check_expanded
 from twostage_jax.errors import UserError
+from twostage_jax.reading import open_regular
 
 # Of Riegeli, which array_record writes: a file is a chain of chunks, cut by a block header at every
 # multiple of 64 KiB.
@@ -36,9 +37,10 @@ def read_array_records(path: Path, count: int) -> Sequence[bytes]:
     expanded = sum(chunk.expanded + 8 * chunk.records for chunk in chunks)
     check_expanded(path, expanded, size, "prepare it as tfrecord, which is not compressed")
     # Behind the examples, one chunk points to all of theirs and one to it.
-    *examples, index, _ = [chunk for chunk in chunks if chunk.kind == SIMPLE] or [None, None]
-    found = sum(chunk.records for chunk in examples if chunk)
-    if found != count or not index or index.records != len(examples) + 1:
+    simple = [chunk for chunk in chunks if chunk.kind == SIMPLE]
+    examples, index = simple[:-2], simple[-2:]
+    found = sum(chunk.records for chunk in examples)
+    if found != count or len(index) < 2 or index[0].records != len(examples) + 1:
         raise UserError(f"{path} has {found:,} records and {count:,} are announced: {AGAIN}")
     if not count:
         return []
@@ -64,7 +66,7 @@ class Chunk(NamedTuple):
 def _chunks(path: Path) -> Iterator[Chunk]:
     """The headers of all chunks of a Riegeli file, which must end where the last one does."""
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = 0
         while start < size:
             header, end = _read_across(file, start)
@@ -118,7 +120,8 @@ def read_tfrecord(path: Path) -> Iterator[bytes]:
     Raises:
         UserError: a truncated or damaged file.
     """
-    content = memoryview(path.read_bytes())
+    with open_regular(path) as file:
+        content = memoryview(file.read())
     start = 0
     while start < len(content):
         header, check = content[start : start + 8], content[start + 8 : start + 12]

@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from tensorflow_datasets.core.utils import error_utils
 from twostage_jax.data import Source
 from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.interrupt import raised
-from twostage_jax.reading import read_text
+from twostage_jax.reading import MIB, open_regular, read_json, read_text
 from twostage_jax.sources import idx
 from twostage_jax.sources.prepared import read_prepared
 
@@ -73,6 +74,9 @@ def _check_features(features: Any, name: str) -> None:
 
 def _prepared(name: str, root: Path) -> Path | None:
     """The folder of `name` below `root`, where there is one that TFDS has prepared."""
+    metadata = root / re.split("[/:]", name)[0] / ".config" / "metadata.json"
+    if metadata.exists():  # TFDS would wait for a pipe
+        read_json(metadata, MIB, regular=True)
     try:
         with error_utils.record_error_context():
             found = read_only_builder._find_builder_dir(name, data_dir=str(root))
@@ -130,7 +134,10 @@ def _prepare(builder: Any, name: str, root: Path) -> None:
     infos = checksums.get_all_url_infos() if prefix else builder.url_infos or {}
     files = {url: info.filename for url, info in infos.items() if url.startswith(prefix or "")}
     manual = _manual_folder(root, [file for file in files.values() if file])
-    absent = [url for url, file in files.items() if not file or not (manual / file).exists()]
+    there = {url: manual / file for url, file in files.items() if file and (manual / file).exists()}
+    for path in there.values():
+        open_regular(path).close()  # TFDS would wait for a pipe
+    absent = [url for url in files if url not in there]
     _check_network(name, root, absent)
     config = tfds.download.DownloadConfig(
         manual_dir=manual, try_download_gcs=False, force_checksums_validation=bool(prefix)
@@ -154,7 +161,8 @@ def _manual_folder(root: Path, files: Sequence[str]) -> Path:
 
 def _check_network(name: str, root: Path, urls: Sequence[str]) -> None:
     # TFDS retries for minutes before it gives up; we ask once, in the time a user will wait.
-    infos = [read_text(path) for path in (root / "downloads").rglob("*.INFO.json")]
+    found = (root / "downloads").rglob("*.INFO.json")
+    infos = [read_text(path, regular=True) for path in found]
     missing = [url for url in urls if not any(url in info for info in infos)]
     if not missing or _reachable(missing[0]):
         return
