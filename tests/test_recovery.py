@@ -94,7 +94,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_gone_on_from(copy, do
 
 def test_without_any_whole_checkpoint_the_stage_starts_again(copy, done):
     for path in (copy / "head").iterdir():
-        (path / "_CHECKPOINT_METADATA").unlink()
+        (path / "checkpoint.json").unlink()
     result, notices = said(ts.Config(out=copy), resume=True)
     assert notices[-1] == "stage head starts again: no checkpoint is whole"
     same(result, done)
@@ -130,7 +130,7 @@ def test_predictions_that_are_lost_are_written_again(tmp_path):
 def test_a_damaged_checkpoint_of_a_complete_run_is_an_error_unless_it_is_resumed(complete, done):
     step, largest = newest(complete, "head")
     largest.unlink()
-    with pytest.raises(Damaged, match=f"head/{step} cannot be read"):
+    with pytest.raises(Damaged, match=f"head/{step} is damaged: params/.* is missing"):
         open_run(complete)
     same(go(ts.Config(out=complete), resume=True), done)
 
