@@ -25,6 +25,7 @@ LEVELS = [
         "terminal",
         "placement",
         "plots",
+        "record",
         "sums",
     },
     {

@@ -96,10 +96,57 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_gone_on_from(copy, do
 
 def test_without_any_whole_checkpoint_the_stage_starts_again(copy, done):
     for path in (copy / "head").iterdir():
-        (path / "_CHECKPOINT_METADATA").unlink()
+        (path / "checkpoint.json").unlink()
     result, notices = said(ts.Config(out=copy), resume=True)
     assert notices[-1] == "stage head starts again: no checkpoint is whole"
     same(result, done)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: facts.pop("records"),
+        lambda facts: facts.update(records=[1]),
+        lambda facts: facts["records"][0].pop("loss"),
+        lambda facts: facts["records"][0].update(loss=float("nan")),
+        lambda facts: facts["records"][0].update(loss=10**400),
+        lambda facts: facts["records"][0].update(epoch=2),
+        lambda facts: facts["records"][0].update(stage=None),
+        lambda facts: facts["records"][0].update(members={"loss": [0.5]}),
+        lambda facts: facts["records"][0].update(members=[]),
+    ],
+)
+def test_records_that_no_run_writes_are_damage_even_if_they_are_sealed(copy, done, change):
+    step, _ = newest(copy, "head")
+    path = copy / "head" / str(step) / "checkpoint.json"
+    record = json.loads(path.read_text())
+    change(record["facts"])
+    path.write_text(json.dumps(folders.sealed(record)))
+    result, notices = said(ts.Config(out=copy), resume=True)
+    assert f"head/{step}/checkpoint.json does not hold what a run" in notices[0]
+    same(result, done)
+
+
+def test_a_machine_in_trouble_loses_no_checkpoint(copy, done, monkeypatch):
+    def refused(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr("twostage_jax.checkpoint.ocp.load_checkpointables", refused)
+    before = sorted(copy.rglob("*"))
+    with pytest.raises(ts.UserError, match="cannot be read: RESOURCE_EXHAUSTED") as error:
+        go(ts.Config(out=copy), resume=True)
+    assert not isinstance(error.value, Damaged)
+    monkeypatch.undo()
+    assert sorted(copy.rglob("*")) == before
+    same(go(ts.Config(out=copy), resume=True), done)
+
+
+def test_the_checkpoints_of_a_complete_run_that_are_lost_are_made_again(complete, done):
+    for path in (complete / "head").iterdir():
+        shutil.rmtree(path)
+    with pytest.raises(Damaged, match="head has no whole checkpoint"):
+        open_run(complete)
+    same(go(ts.Config(out=complete), resume=True), done)
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense\n", b'{"stage": "pretrain", "epoch": 7}\n'])
@@ -264,7 +311,7 @@ def test_a_complete_run_without_its_head_is_trained_again(complete, done, emptie
 def test_a_damaged_checkpoint_of_a_complete_run_is_an_error_unless_it_is_resumed(complete, done):
     step, largest = newest(complete, "head")
     largest.unlink()
-    with pytest.raises(Damaged, match=f"head/{step} cannot be read"):
+    with pytest.raises(Damaged, match=f"head/{step} is damaged: params/.* is missing"):
         open_run(complete)
     same(go(ts.Config(out=complete), resume=True), done)
 
