@@ -28,6 +28,7 @@ from twostage_jax.programs import Placed
 from twostage_jax.runs import load_params, read_config, shape_of_images
 from twostage_jax.stage import Params
 from twostage_jax.terminal import Terminal
+from twostage_jax.validate import check_out
 
 
 def settle(
@@ -35,6 +36,7 @@ def settle(
 ) -> Config:
     """`config` with what earlier runs say about it, before any data is read."""
     check(config)
+    check_out(config.out or Path())
     if config.encoder_run:
         config = _on_encoder_of(config, trust_code)
     if resume:

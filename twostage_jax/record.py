@@ -19,7 +19,7 @@ from typing import Any
 
 from twostage_jax.errors import Damaged, UserError
 from twostage_jax.folder import is_whole, sealed
-from twostage_jax.reading import read_bytes
+from twostage_jax.reading import as_json, read_bytes
 
 RECORD = "checkpoint.json"
 # The figures of all members and epochs are in it: 20 bytes each, so 200 million of them.
@@ -61,7 +61,7 @@ def read(folder: Path, where: str, types: Mapping[str, type]) -> dict[str, Any]:
             raise Damaged(f"{where} is damaged: {RECORD} is missing")
         content = read_bytes(folder / RECORD, LIMIT)
         try:
-            values = json.loads(content)
+            values = as_json(content)
             whole = (
                 isinstance(values, dict)
                 and is_whole(values)

@@ -148,8 +148,10 @@ def _trained(folder: Path, config: Config, nets: Nets, record: Any, image_shape:
         return Trained(nets, params)
     with folders.meant(folder / folders.RESULT):
         rows = record["ensemble"]["rows"]
-        if not rows or not all(type(row) is int and 0 <= row < len(roster.rows) for row in rows):
-            raise ValueError(f"rows {rows}")
+        if not rows or any(type(row) is not int for row in rows) or rows != sorted(set(rows)):
+            raise ValueError("the rows of the ensemble are not some of the members in order")
+        if not 0 <= rows[0] <= rows[-1] < len(roster.rows):
+            raise ValueError(f"rows {rows[0]} to {rows[-1]} of {len(roster.rows)}")
     return choose_members(nets, params, np.array(rows), own)
 
 
