@@ -9,7 +9,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -49,10 +49,55 @@ def test_a_mutated_file_gives_a_result_or_one_sentence(name, tmp_path):
 @pytest.mark.parametrize("name", READERS)
 @few
 @given(data=st.binary(max_size=200))
+@example(data=b"\x02one\ntwo\nthree")
+@example(data=b"\x06one\ntwo\ntwo")
+@example(data=b"--help")
+@example(data=b"digits")
 def test_bytes_of_any_kind_give_one_sentence(name, data, tmp_path_factory):
     found = outcome(fuzz_targets.TARGETS[name](tmp_path_factory.getbasetemp()), data)
-    # Where the first byte names a file or a command, the others may make a valid one.
-    assert found == "sentence" or name in ("tfds", "command")
+    valid = {"tfds": three_names, "command": asks_for_help}.get(name, lambda data: False)
+    assert found == ("result" if valid(data) else "sentence")
+
+
+def three_names(data):
+    """Whether the first byte names a file of class names and the others are three of them."""
+    if not data or data[0] % 10 not in (2, 6):  # of 8 files and two parts of a record
+        return False
+    try:
+        lines = [line.strip() for line in data[1:].decode().split("\n")]
+    except UnicodeDecodeError:
+        return False
+    names = [line for line in lines if line]
+    return len(names) == len(set(names)) == 3
+
+
+def asks_for_help(data):
+    """The only valid command without the name of one; names do not come about by chance."""
+    return data.strip(b"\n").split(b"\n")[0] in (b"-h", b"--help")
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("run", "result"),
+        ("run --members 3", "result"),
+        ("run --help", "result"),
+        ("data digits", "result"),
+        ("evaluate run", "result"),
+        ("data", "sentence"),
+        ("data digit", "sentence"),
+        ("head", "sentence"),
+        ("evaluate run --coverage 2", "sentence"),
+        ("run --members 0", "sentence"),
+        ("run --member 3", "sentence"),
+        ("run \udcff", "sentence"),
+        ("rum", "sentence"),
+        ("--version", "sentence"),
+    ],
+)
+def test_commands_are_valid_or_get_one_sentence(argv, expected, tmp_path):
+    data = "\n".join(argv.split()).encode("utf-8", "surrogateescape")
+    assert outcome(fuzz_targets.TARGETS["command"](tmp_path), data) == expected
 
 
 def outcome(target, data):
