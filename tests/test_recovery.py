@@ -121,7 +121,7 @@ def test_records_that_no_run_writes_are_damage_even_if_they_are_sealed(copy, don
     change(record["facts"])
     path.write_text(json.dumps(folders.sealed(record)))
     result, notices = said(ts.Config(out=copy), resume=True)
-    assert "head/%d/checkpoint.json does not hold what a run" % step in notices[0]
+    assert f"head/{step}/checkpoint.json does not hold what a run" in notices[0]
     same(result, done)
 
 
