@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -323,6 +324,7 @@ def test_what_is_no_checkpoint_blocks_nothing(folder):
     with open_store(folder) as store:
         assert store.steps == [3]
         assert store.load_newest(BOTH, print).step == 3
+        (folder / "3.gone").write_text("")
         for step in (5, 8, 900):
             store.save(step, BOTH, {})
     assert Store(folder).steps == [8, 900]
@@ -411,3 +413,29 @@ def test_describe_gives_shape_dtype_and_hash_by_path():
     assert table["a/b"]["dtype"] == "float32"
     # sha256 of eight zero bytes
     assert table["a/b"]["sha256"].startswith("af5570f5a1810b7a")
+
+
+FULL = """
+import gc, resource, sys
+import numpy as np
+from pathlib import Path
+from twostage_jax.checkpoint import open_store
+noise = np.random.default_rng(0).standard_normal((20, 60_000), np.float32)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # for this process the disk is full
+try:
+    with open_store(Path(sys.argv[1])) as store:
+        store.save(0, {"params": {str(n): row for n, row in enumerate(noise)}}, {})
+except ValueError as error:
+    print(error)
+gc.collect()
+"""
+
+
+def test_many_writes_that_fail_are_one_sentence(tmp_path):
+    """Whatever Orbax, TensorStore and asyncio have to say of each of them."""
+    argv = [sys.executable, "-c", FULL, str(tmp_path / "stage")]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.startswith("cannot write the checkpoint") and done.stdout.count("\n") == 1
+    assert os.strerror(errno.EFBIG) in done.stdout
+    assert not Store(tmp_path / "stage").steps
