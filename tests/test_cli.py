@@ -13,6 +13,10 @@ import pytest
 
 from tests.test_sources import BROKEN
 from twostage_jax import cli
+from twostage_jax.config import Config
+from twostage_jax.errors import UserError
+from twostage_jax.pipeline import run
+from twostage_jax.terminal import Terminal
 
 TINY = ["--pretrain.epochs", "1", "--head.epochs", "1", "--pretrain.widths", "16", "8"]
 
@@ -110,7 +114,45 @@ def test_a_pipe_that_closes_early_makes_no_noise():
         stdout=writer,
         stderr=subprocess.PIPE,
     )
-    assert (done.returncode, done.stderr) == (1, b"")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize(
+    ("redirected", "status", "said"),
+    [
+        (">/dev/full", 2, "twostage: error: cannot print to standard output: No space left on dev"),
+        (">&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+    ],
+)
+def test_where_the_output_goes_decides_nothing_but_the_status(redirected, status, said):
+    line = f"{sys.executable} -m twostage_jax data digits {redirected}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.startswith(said) and done.stderr.count("\n") == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("out", "expected"),
+    [
+        ("a[1]", r"because of \[ \] in it"),
+        ("a\\b", r"because of \\ in it"),
+        ("gs:/bucket", "because of gs: in it"),
+        ("a\0b", "because of \\\\x00 in it"),
+        ("a\udcff", "not UTF-8"),
+        ("x" * 256, "has a name of 256 bytes"),
+    ],
+)
+def test_a_folder_that_orbax_cannot_write_to_is_refused(tmp_path, out, expected):
+    with pytest.raises(UserError, match=expected):
+        run(Config(data="digits", out=tmp_path / out), terminal=Terminal(quiet=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_to_is_said(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    argv = ("run", "--out", str(tmp_path / "run"), *TINY, "--compile-cache")
+    assert "give --compile-cache a folder that" in mistake(capsys, *argv, f"{tmp_path}/file")
 
 
 def test_what_the_system_refuses_is_one_line_too(tmp_path, capsys, monkeypatch):

@@ -20,6 +20,16 @@ def test_text_is_read_up_to_a_bound(tmp_path):
         read_text(path, limit=8)
 
 
+@pytest.mark.parametrize("text", ["NaN", "[-Infinity]", '{"a": 1e999}', "1e-999", "1" * 5000])
+def test_a_number_is_finite(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    if text == "1e-999":
+        assert read_json(tmp_path / "a.json") == 0.0
+        return
+    with pytest.raises(UserError, match="it is no JSON"):
+        read_json(tmp_path / "a.json")
+
+
 def test_a_device_without_end_is_refused_and_a_pipe_is_read(tmp_path):
     with pytest.raises(UserError, match="more than 67,108,864 bytes"):
         read_text("/dev/zero")

@@ -15,6 +15,12 @@ from twostage_jax.errors import UserError, printable
 PHASES = ("import", "data", "compile", "pretrain", "encode", "head", "evaluate")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Raise what rich would make an exit with status 1 of."""
+        raise BrokenPipeError
+
+
 class Terminal:
     """Prints to standard output unless `quiet`, and keeps the seconds of each phase.
 
@@ -24,7 +30,7 @@ class Terminal:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet, highlight=False)
+        self.console = _Console(quiet=quiet, highlight=False)
         # Rather lines that a narrow terminal breaks than figures that a table cuts off.
         self.console.width = max(self.console.width, 80)
         self.notices: list[str] = []
