@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from twostage_jax.bench.members import EPOCHS, make_rows, note, ratios
+from twostage_jax.bench import harness
+from twostage_jax.bench.members import EPOCHS, MEMBERS, make_rows, note, ratios
 from twostage_jax.cli import main
 
 
@@ -54,13 +55,16 @@ def test_a_further_member_costs_what_it_adds_to_the_peak():
     assert note(rows, row, measured("full", 4, 1.0, 5.6e8)) == {"member_bytes": 2e7}
 
 
-def test_a_benchmark_of_heads_from_end_to_end(tmp_path, capsys):
+def test_a_benchmark_of_heads_from_end_to_end(tmp_path, monkeypatch):
+    # The rate itself is measured in the benchmark of one run; here it is only written.
+    monkeypatch.setattr(harness, "matrix_rate", lambda setting: {"rate": 1e9, "device": "cpu"})
+    monkeypatch.setitem(MEMBERS, "order", (4,))
     out = tmp_path / "bench"
-    flags = ["--members", "--data", "digits", "--rows", "heads-1", "order-64"]
+    flags = ["--members", "--data", "digits", "--rows", "heads-1", "order-4"]
     assert main(["bench", *flags, "--epochs", "2", "--repeats", "1", "--out", str(out)]) == 0
     written = json.loads((out / "bench.json").read_text())
-    assert [row["repetitions"][0]["members"] for row in written["rows"]] == [1, 64]
-    assert "64 heads on one encoder in one order / 1" in (out / "bench.md").read_text()
+    assert [row["repetitions"][0]["members"] for row in written["rows"]] == [1, 4]
+    assert "4 heads on one encoder in one order / 1" in (out / "bench.md").read_text()
 
 
 def test_members_and_parity_are_two_benchmarks(capsys):

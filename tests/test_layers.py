@@ -25,6 +25,8 @@ LEVELS = [
         "terminal",
         "placement",
         "plots",
+        "record",
+        "sums",
     },
     {
         "sources",

@@ -1,5 +1,6 @@
 """What happens to runs, and what is left of them: the right result, or one sentence."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -7,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 import twostage_jax as ts
 from tests.interruption import stopped_after
 from tests.test_pipeline import go, metrics_of, small, without_times
-from twostage_jax import changes, checkpoint, judging, training
+from twostage_jax import changes, checkpoint, evaluation, judging, sums, training
 from twostage_jax import folder as folders
 from twostage_jax.errors import Damaged
 from twostage_jax.interrupt import Interrupted
@@ -94,10 +96,57 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_gone_on_from(copy, do
 
 def test_without_any_whole_checkpoint_the_stage_starts_again(copy, done):
     for path in (copy / "head").iterdir():
-        (path / "_CHECKPOINT_METADATA").unlink()
+        (path / "checkpoint.json").unlink()
     result, notices = said(ts.Config(out=copy), resume=True)
     assert notices[-1] == "stage head starts again: no checkpoint is whole"
     same(result, done)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: facts.pop("records"),
+        lambda facts: facts.update(records=[1]),
+        lambda facts: facts["records"][0].pop("loss"),
+        lambda facts: facts["records"][0].update(loss=float("nan")),
+        lambda facts: facts["records"][0].update(loss=10**400),
+        lambda facts: facts["records"][0].update(epoch=2),
+        lambda facts: facts["records"][0].update(stage=None),
+        lambda facts: facts["records"][0].update(members={"loss": [0.5]}),
+        lambda facts: facts["records"][0].update(members=[]),
+    ],
+)
+def test_records_that_no_run_writes_are_damage_even_if_they_are_sealed(copy, done, change):
+    step, _ = newest(copy, "head")
+    path = copy / "head" / str(step) / "checkpoint.json"
+    record = json.loads(path.read_text())
+    change(record["facts"])
+    path.write_text(json.dumps(folders.sealed(record)))
+    result, notices = said(ts.Config(out=copy), resume=True)
+    assert f"head/{step}/checkpoint.json does not hold what a run" in notices[0]
+    same(result, done)
+
+
+def test_a_machine_in_trouble_loses_no_checkpoint(copy, done, monkeypatch):
+    def refused(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr("twostage_jax.checkpoint.ocp.load_checkpointables", refused)
+    before = sorted(copy.rglob("*"))
+    with pytest.raises(ts.UserError, match="cannot be read: RESOURCE_EXHAUSTED") as error:
+        go(ts.Config(out=copy), resume=True)
+    assert not isinstance(error.value, Damaged)
+    monkeypatch.undo()
+    assert sorted(copy.rglob("*")) == before
+    same(go(ts.Config(out=copy), resume=True), done)
+
+
+def test_the_checkpoints_of_a_complete_run_that_are_lost_are_made_again(complete, done):
+    for path in (complete / "head").iterdir():
+        shutil.rmtree(path)
+    with pytest.raises(Damaged, match="head has no whole checkpoint"):
+        open_run(complete)
+    same(go(ts.Config(out=complete), resume=True), done)
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense\n", b'{"stage": "pretrain", "epoch": 7}\n'])
@@ -117,20 +166,152 @@ def test_a_complete_run_with_a_damaged_file_is_made_whole(complete, done, name):
     open_run(complete)
 
 
-def test_predictions_that_are_lost_are_written_again(tmp_path):
-    folder = go(small(tmp_path / "run", save_predictions=True)).folder
-    path = folder / "predictions-test.npz"
-    whole = path.read_bytes()
+@pytest.fixture(scope="module")
+def saving(tmp_path_factory):
+    """A complete run with its predictions and, by `twostage evaluate`, those of its train part."""
+    folder = go(small(tmp_path_factory.mktemp("runs") / "saving", save_predictions=True)).folder
+    judging.judge(open_run(folder), Terminal(quiet=True), split="train", save_predictions=True)
+    return folder
+
+
+@pytest.fixture
+def saved(saving, tmp_path):
+    return shutil.copytree(saving, tmp_path / "saved")
+
+
+def drop(path):
     path.unlink()
-    open_run(folder)  # which does not need them
-    go(ts.Config(out=folder), resume=True)
+
+
+def flip_in_the_middle(path):
+    flip(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [drop, flip_in_the_middle])
+def test_predictions_that_are_lost_are_written_again(saved, damage):
+    path = saved / "predictions-test.npz"
+    whole = path.read_bytes()
+    damage(path)
+    open_run(saved)  # which does not need them
+    _, notices = said(ts.Config(out=saved), resume=True)
+    assert "predictions-test.npz is " in notices[0]
     assert path.read_bytes() == whole
+    assert not list(sums.broken(saved))
+    assert open_run(saved).record["test_reads"] == 1
+
+
+@pytest.mark.parametrize("damage", [drop, flip_in_the_middle])
+def test_damaged_files_of_an_evaluation_are_never_taken_for_whole(saved, damage):
+    path = saved / "predictions-train.npz"
+    damage(path)
+    judging.judge(open_run(saved), Terminal(quiet=True))  # writes the checksums
+    damaged = damage is not drop
+    assert [name for name, _ in sums.broken(saved)] == [path.name] * damaged
+    _, notices = said(ts.Config(out=saved), resume=True)
+    assert len(notices) == damaged and all("it is removed" in line for line in notices)
+    assert not path.exists() and not list(sums.broken(saved))
+
+
+def test_a_resumed_run_saves_what_it_was_asked_to_save(tmp_path, saving):
+    config = small(tmp_path / "run", save_predictions=True)
+    with stopped_after(2 * 13 + 5), pytest.raises(Interrupted):
+        go(config)
+    go(ts.Config(out=config.out), resume=True)
+    for name in ("predictions-validation.npz", "predictions-test.npz"):
+        assert (config.out / name).read_bytes() == (saving / name).read_bytes()
+    go(ts.Config(out=config.out, save_predictions=True), resume=True)
+
+
+def test_a_damaged_count_of_reads_is_not_believed(complete):
+    judging.count_read(open_run(complete), Terminal(quiet=True))
+    result = complete / "result.json"
+    result.write_text(result.read_text().replace('"test_reads": 2', '"test_reads": 1'))
+    go(ts.Config(out=complete), resume=True)
+    assert open_run(complete).record["test_reads"] == 2
+
+
+def sealed_anew(folder, name, path, value):
+    """What somebody can do who knows how we seal."""
+    values = json.loads((folder / name).read_text())
+    *way, last = path.split("/")
+    inner = values
+    for key in way:
+        inner = inner[key]
+    inner[last] = value
+    sums.finish(folder, {name: folders.packed(name, values)})
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("manifest.json", "data", {}),
+        ("manifest.json", "data/parts", {"train": 1}),
+        ("manifest.json", "classes", [[1], [2]]),
+        ("manifest.json", "chunks", {"head": 0}),
+        ("manifest.json", "allowed", [1]),
+        ("manifest.json", "test_reads", True),
+        ("manifest.json", "config/head/epochs", "1"),
+        ("manifest.json", "config", []),
+        ("manifest.json", "groups", {"head": 3}),
+        ("manifest.json", "preprocessing", {"image": [1, 2]}),
+        ("result.json", "test/accuracy", 10**400),
+        ("result.json", "test", {"accuracy": []}),
+        ("result.json", "seconds", {"total": None}),
+    ],
+)
+def test_what_is_sealed_but_not_ours_is_one_sentence(complete, name, path, value):
+    sealed_anew(complete, name, path, value)
+    quiet = Terminal(quiet=True)
+    for attempt in (
+        lambda: judging.judge(open_run(complete), quiet, split="validation"),
+        lambda: go(ts.Config(out=complete), resume=True),
+        lambda: go(ts.Config(out=complete), resume=True, allow_changed=True),
+    ):
+        with contextlib.suppress(ts.UserError):
+            attempt()
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json", "result.json", "SHA256SUMS"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(complete, name):
+    (complete / name).unlink()
+    os.mkfifo(complete / name)
+    with pytest.raises(ts.UserError):
+        open_run(complete)
+
+
+@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl", "SHA256SUMS"])
+def test_a_file_that_cannot_be_written_is_named_and_nothing_is_lost(copy, done, monkeypatch, name):
+    def full(self, *args, really=Path.open, **options):
+        if self.name.removesuffix(".part") == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return really(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(ts.UserError, match=f"cannot write .*/{name}: No space left on device"):
+            go(ts.Config(out=copy), resume=True)
+    same(go(ts.Config(out=copy), resume=True), done)
+
+
+def test_a_run_that_was_killed_while_it_read_the_test_part_has_read_it(complete):
+    (complete / "result.json").unlink()
+    more = ts.Config(out=complete, head=ts.HeadConfig(epochs=3))
+    with pytest.raises(ts.UserError, match="head.epochs 2 -> 3; resume it without head.epochs"):
+        go(more, resume=True, allow_changed=True)
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_complete_run_without_its_head_is_trained_again(complete, done, emptied):
+    shutil.rmtree(complete / "head")
+    if emptied:
+        (complete / "head").mkdir()
+    same(go(ts.Config(out=complete), resume=True), done)
 
 
 def test_a_damaged_checkpoint_of_a_complete_run_is_an_error_unless_it_is_resumed(complete, done):
     step, largest = newest(complete, "head")
     largest.unlink()
-    with pytest.raises(Damaged, match=f"head/{step} cannot be read"):
+    with pytest.raises(Damaged, match=f"head/{step} is damaged: params/.* is missing"):
         open_run(complete)
     same(go(ts.Config(out=complete), resume=True), done)
 
@@ -195,6 +376,57 @@ def test_other_data_are_refused(copy, monkeypatch):
         go(ts.Config(out=copy), resume=True)
 
 
+def test_the_data_of_a_run_are_known_in_any_place_and_only_in_their_order(tmp_path):
+    digits, quiet = ts.load("digits").train, Terminal(quiet=True)
+    for name, order in (("data", 1), ("copy", 1), ("turned", -1)):
+        arrays = {key: digits[key][::order] for key in ("image", "label")}
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    data, copy, turned = (tmp_path / f"{name}.npz" for name in ("data", "copy", "turned"))
+    run = go(dataclasses.replace(small(tmp_path / "run"), data=f"npz:{data}")).folder
+
+    # The copy is the run's own: its test part is counted, and nothing is measured where fitted.
+    judging.judge(open_run(run), quiet, data=f"npz:{copy}", save_predictions=True)
+    assert open_run(run).record["test_reads"] == 2
+    assert (run / "predictions-test.npz").exists()
+    with pytest.raises(ts.UserError, match="fitted on validation"):
+        more = {"data": f"npz:{copy}", "split": "validation", "coverage": 0.9}
+        judging.judge(open_run(run), quiet, **more)
+    with pytest.raises(ts.UserError, match="is the run's own data"):
+        judging.judge(open_run(run), quiet, ood=f"npz:{data}")
+    with pytest.raises(ts.UserError, match="--data-dir goes with mnist and tfds:NAME"):
+        judging.judge(open_run(run), quiet, ood="digits", data_dir=tmp_path)
+
+    with pytest.raises(ts.UserError, match="in another order, so others would be tested"):
+        judging.judge(open_run(run), quiet, data=f"npz:{turned}")
+    shutil.copy(turned, data)
+    with pytest.raises(ts.UserError, match="in another order, so others would be tested"):
+        judging.judge(open_run(run), quiet)
+    (run / "result.json").unlink()
+    with pytest.raises(ts.UserError, match="in another order, so others would be trained on"):
+        go(ts.Config(out=run), resume=True)
+
+
+def test_an_encoder_that_was_trained_again_is_refused(cut, tmp_path):
+    first = go(small(tmp_path / "first"), pretrain_only=True).folder
+    head = ts.Config(encoder_run=str(first), out=tmp_path / "head", head=ts.HeadConfig(epochs=1))
+    with stopped_after(5), pytest.raises(Interrupted):
+        go(head)
+    shutil.rmtree(first)
+    go(small(first, seed=1), pretrain_only=True)
+    with pytest.raises(ts.UserError, match="has another encoder than when"):
+        go(ts.Config(out=tmp_path / "head"), resume=True)
+
+
+def test_another_mesh_is_said_and_kept(members, tmp_path):
+    config = small(tmp_path / "run", members=2)
+    with stopped_after(10), pytest.raises(Interrupted):
+        go(config)
+    _, notices = said(ts.Config(out=config.out, members_per_chunk=1), resume=True)
+    assert "(members_per_chunk None -> 1)" in notices[0]
+    manifest = folders.read_json(config.out, "manifest.json")
+    assert manifest["allowed"] == ["members_per_chunk None -> 1"]
+
+
 def test_another_machine_is_said_to_change_bits(copy, monkeypatch):
     machine = {"device": "TPU v9", "devices": 8, "cores": 2}
     monkeypatch.setattr("twostage_jax.entry.machine", lambda: machine)
@@ -244,9 +476,8 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(copy, done, monkeypatch):
 def test_two_runs_in_one_folder_are_one_too_many(copy, tmp_path):
     said = []
     with held(copy, said.append):
-        for config, options in ((ts.Config(out=copy), {"resume": True}),):
-            with pytest.raises(ts.UserError, match=f"in use by process {os.getpid()} on "):
-                go(config, **options)
+        with pytest.raises(ts.UserError, match=f"in use by process {os.getpid()} on "):
+            go(ts.Config(out=copy), resume=True)
     assert not said and not (copy / "lock").exists()
     new = tmp_path / "new"
     new.mkdir()
@@ -281,35 +512,50 @@ def test_nothing_is_left_over_where_a_process_was_killed(complete):
     assert not (complete / "result.json.part").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "step"), [("manifest.json", 0), ("SHA256SUMS", 1), ("result.json", 2)]
-)
-def test_a_kill_between_two_files_at_the_end_leaves_a_whole_run(complete, monkeypatch, name, step):
-    write, count = folders.write_text, 0
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+def test_a_kill_between_two_files_of_an_evaluation_leaves_a_whole_run(
+    complete, monkeypatch, written
+):
+    """Checksums, manifest, result, checksums: what was killed may have looked, so it counts."""
+    write, count = folders.write_bytes, 0
 
-    def killed(path, text):
+    def killed(path, content):
         nonlocal count
         count += 1
-        if count > step:
+        if count > written:
             raise KeyboardInterrupt
-        write(path, text)
+        write(path, content)
 
-    monkeypatch.setattr(folders, "write_text", killed)
+    monkeypatch.setattr("twostage_jax.sums.write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         judging.count_read(open_run(complete), Terminal(quiet=True))
     monkeypatch.undo()
-    assert open_run(complete).record["test_reads"] == (2 if step == 2 else 1)
+    assert open_run(complete).record["test_reads"] == (2 if written == 3 else 1)
+    judging.count_read(open_run(complete), Terminal(quiet=True))
+    assert open_run(complete).record["test_reads"] == (3 if written >= 2 else 2)
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_sentence(complete, monkeypatch):
-    def refused(*args):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    really = os.open
+
+    def refused(path, *args, **options):
+        if os.path.basename(path) == "lock":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return really(path, *args, **options)
 
     monkeypatch.setattr("twostage_jax.lock.os.open", refused)
     opened = open_run(complete)
     with pytest.raises(ts.UserError, match="cannot write in .*: Read-only file system; make it"):
         judging.judge(opened, Terminal(quiet=True))
     judging.judge(opened, Terminal(quiet=True), split="validation")
+
+
+def test_outputs_that_are_too_large_to_be_scored_are_one_sentence(tmp_path):
+    """The parameters stay finite, what they give does not."""
+    settings = ts.HeadConfig(widths=(8,), learning_rate=1e30, epochs=1, batch_size=10**5)
+    with pytest.raises(ts.UserError, match="stage head diverged; try a smaller --head.learning-r"):
+        go(small(tmp_path / "run", head=settings))
+    assert folders.read_json(tmp_path / "run", "manifest.json")["test_reads"] == 0
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "head"])
@@ -381,9 +627,11 @@ def test_nothing_but_the_evaluation_unlocks_the_test_part(members, tmp_path, mon
     def refused(self):
         raise AssertionError("the test part was read")
 
+    drawn = []
+    monkeypatch.setattr(evaluation, "plot_sweep", drawn.append)
     monkeypatch.setattr(data.Lockbox, "unlock", refused)
     config = small(tmp_path / "run", sweep=("head.learning-rate=1e-3,1e-2",))
     with pytest.raises(AssertionError, match="was read"):
         go(config)
-    assert (tmp_path / "run" / "sweep.png").exists()  # the choice was made
+    assert len(drawn) == 1  # the choice was made
     assert not (tmp_path / "run" / "result.json").exists()

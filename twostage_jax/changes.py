@@ -82,7 +82,7 @@ def check_changes(
     Args:
         folder: of the run.
         changes: of config and versions.
-        begun: stages that have checkpoints, and `result` where there is one.
+        begun: stages that have checkpoints, and `test` where the test part has been read.
         allow: whether the user wants what can be allowed.
 
     Raises:
@@ -106,4 +106,4 @@ def check_changes(
 def _may(name: str, old: Any, new: Any, begun: Sequence[str]) -> bool:
     if name == "pretrain.epochs":
         return "head" not in begun and new > old
-    return name in PACKAGES or (name == "head.epochs" and "result" not in begun and new > old)
+    return name in PACKAGES or (name == "head.epochs" and "test" not in begun and new > old)

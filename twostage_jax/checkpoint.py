@@ -1,23 +1,23 @@
 """Checkpoints of a stage: Orbax stores, we verify.
 
-Orbax notices neither a flipped bit nor a changed dtype, so a table of shape, dtype and sha256 of
-every leaf travels with each checkpoint and is held against what is expected and what is loaded. The
-table and the facts beside it are sealed by a checksum of their own.
+Orbax notices neither a flipped bit nor a changed dtype. So a sealed record is written into each
+checkpoint: shape, dtype and sha256 of every leaf, sha256 of every file, and the caller's facts. It
+is held against what is expected, what is on disk and what is loaded.
 
 A checkpoint is never written over: a new one is written beside the older ones under another name,
-renamed when it is whole, and only then is the oldest one renamed and removed. So a process may be
-killed at any moment, and the newest whole checkpoint is still there.
+renamed when it is whole with its record, and only then is the oldest one renamed and removed. So a
+process may be killed at any moment, and the newest whole checkpoint is still there.
 """
 
 import contextlib
-import copy
-import errno
 import hashlib
+import json
 import logging
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +25,9 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from twostage_jax import record as records
 from twostage_jax.bounds import check_expanded
 from twostage_jax.errors import Damaged, UserError
-from twostage_jax.folder import is_whole, sealed
 from twostage_jax.reading import read_json
 from twostage_jax.stage import array_bytes, tree_differences, tree_leaves, tree_signature
 
@@ -35,12 +35,8 @@ KEPT = 2  # the newest, and one to fall back to
 # Orbax measures its patience by the wall's clock, which may jump: by less than thirty years.
 PATIENT = ocp.options.AsyncOptions(timeout_secs=10**9, create_directories_asynchronously=False)
 METADATA = "_CHECKPOINT_METADATA"
-UNFINISHED, GONE = ".orbax-checkpoint-tmp", ".gone"
-# What keeps a file from being read that says nothing about what is in it.
-TRANSIENT = tuple(
-    map(os.strerror, (errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO))
-)
-FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)))
+NEW, GONE = ".new", ".gone"  # what is being written, and removed
+UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax adds to the name until it is done
 
 
 def describe(tree: Any) -> dict[str, dict[str, Any]]:
@@ -71,40 +67,43 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._pending: Any = None
-        if sys.unraisablehook is not _unraisable:
-            sys.unraisablehook = _unraisable
-            logging.getLogger("asyncio").addFilter(_unretrieved)
+        self._writer = ThreadPoolExecutor(1)
+        self._pending: tuple[int, Future[None]] | None = None
 
     @property
     def steps(self) -> list[int]:
         """Steps of the checkpoints on disk, ascending; that they are whole shows when loaded."""
         if not self._folder.is_dir():
             return []
-        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
+        return sorted(
+            int(path.name)
+            for path in self._folder.iterdir()
+            if _is_step(path.name) and path.is_dir()
+        )
 
     def clean(self) -> None:
         """Make the folder, and remove what a process has left there that was killed."""
         self._folder.mkdir(exist_ok=True)
         for path in self._folder.iterdir():
-            if UNFINISHED in path.name or path.name.endswith(GONE):
-                shutil.rmtree(path)
+            step, dot, kind = path.name.partition(".")
+            mine = dot + kind in (NEW, GONE) or (dot + kind).startswith(NEW + UNFINISHED)
+            if _is_step(step) and mine:
+                records.remove(path)
 
     def save(self, step: int, trees: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Begin to write trees of arrays, by name, and JSON facts, while the caller goes on.
 
         The checkpoint counts once all of it is on disk, at the latest after `wait`.
+
+        Raises:
+            UserError: what kept the one before it from being written.
         """
         self.wait()
         # A copy, because the next step of the training takes the buffers over.
         trees = {name: jax.tree.map(np.array, jax.device_get(tree)) for name, tree in trees.items()}
-        table = {name: describe(tree) for name, tree in trees.items()}
-        # Orbax turns it into text in the background, when the caller's facts may have grown.
-        record: Any = copy.deepcopy(sealed({"step": step, "leaves": table, "facts": dict(facts)}))
-        path = str(self.path(step).absolute())  # Orbax takes no relative one
-        with self._written(step), ocp.Context(async_options=PATIENT):
-            response = ocp.save_checkpointables_async(path, trees, custom_metadata=record)
-        self._pending = step, response
+        text = json.dumps(dict(facts))  # now: the caller's facts may grow while it is written
+        with self._written(step):
+            self._pending = step, self._writer.submit(self._write, step, trees, text)
 
     def wait(self) -> None:
         """Return when what was given to `save` is on disk.
@@ -114,27 +113,39 @@ class Store:
         """
         if self._pending is None:
             return
-        (step, response), self._pending = self._pending, None
+        (step, written), self._pending = self._pending, None
         with self._written(step):
-            response.result()
-            self._check_written(step)
+            written.result()
+
+    def _write(self, step: int, trees: Mapping[str, Any], facts: str) -> None:
+        """Write a checkpoint beside the others, let it count, and remove those that are too many.
+
+        Raises:
+            Exception: whatever Orbax, TensorStore and the system make of a disk.
+        """
+        new = self.path(step).with_name(f"{step}{NEW}")
+        records.remove(new)
+        # Orbax takes no relative path.
+        with _late_words_unheard(), _quiet(), ocp.Context(async_options=PATIENT):
+            ocp.save_checkpointables_async(str(new.absolute()), dict(trees)).result()
+        try:
+            read_json(new / METADATA)
+        except UserError as error:  # on a full disk Orbax may call this written
+            raise OSError("not all of it was written; the disk may be full") from error
+        table = {name: describe(tree) for name, tree in trees.items()}
+        records.write(new, {"step": step, "leaves": table, "facts": json.loads(facts)})
+        if os.path.lexists(self.path(step)):  # no checkpoint, or one that the caller gives again
+            self.retire(step)
+        os.rename(new, self.path(step))
         for old in self.steps[:-KEPT]:
             self.retire(old)
-
-    def _check_written(self, step: int) -> None:
-        """Remove a checkpoint that Orbax calls written without its metadata, on a full disk."""
-        try:
-            self._record(step, "the checkpoint")
-        except Damaged as error:
-            with contextlib.suppress(OSError):
-                self.retire(step)
-            raise OSError("not all of it was written; the disk may be full") from error
 
     def retire(self, step: int) -> None:
         """Remove a checkpoint, so that it is there whole or not at all."""
         gone = self.path(step).with_name(f"{step}{GONE}")
+        records.remove(gone)
         os.rename(self.path(step), gone)
-        shutil.rmtree(gone)
+        records.remove(gone)
 
     def load(self, expected: Mapping[str, Any], step: int | None = None) -> Loaded:
         """The trees of a checkpoint that `expected` names and gives the structure of.
@@ -144,14 +155,14 @@ class Store:
             step: of the checkpoint, by default the newest.
 
         Raises:
-            UserError: where there is no checkpoint; every missing, unexpected, misshaped or wrongly
-                typed leaf.
-            Damaged: every array whose sha256 is not the one it was saved with; files that cannot be
-                read.
+            UserError: every missing, unexpected, misshaped or wrongly typed leaf; what keeps a
+                checkpoint from being read that is as it was saved, or that nothing is known of.
+            Damaged: where there is no checkpoint; files that are missing or not as they were saved,
+                and arrays.
         """
         self.wait()
         if step is None and not self.steps:
-            raise UserError(f"{self._folder} has no whole checkpoint: run the stage again")
+            raise Damaged(f"{self._folder} has no whole checkpoint: run the stage again")
         step = self.steps[-1] if step is None else step
         where = f"the checkpoint {self.path(step)}"
         record = self._record(step, where)
@@ -161,6 +172,8 @@ class Store:
             problems += [f"{name}/{problem}" for problem in wrong]
         if problems:
             raise UserError(f"{where} does not fit: {'; '.join(problems)}")
+        wanted = lambda name: "/" not in name or name.split("/")[0] in expected  # noqa: E731
+        records.check_files(self.path(step), where, record["files"], wanted)
         loaded = self._read(step, expected, where)
         damaged = [
             f"{name}/{path}"
@@ -172,19 +185,34 @@ class Store:
             raise Damaged(f"{where} is damaged: {', '.join(damaged)} changed since it was saved")
         return Loaded(step, loaded, record["facts"])
 
-    def load_newest(self, expected: Mapping[str, Any], say: Callable[[str], None]) -> Loaded | None:
-        """The newest checkpoint that is whole, or None; `say` is told of each that is not.
+    def load_newest(
+        self,
+        expected: Mapping[str, Any],
+        say: Callable[[str], None],
+        known: Callable[[Mapping[str, Any]], bool] = lambda facts: True,
+    ) -> Loaded | None:
+        """The newest checkpoint that is whole, or None.
 
-        Those are removed: what is trained again takes their names.
+        Those that are known to be damaged are removed: what is trained again takes their names.
+
+        Args:
+            expected: as for `load`.
+            say: is told of each that is damaged.
+            known: whether facts are what the caller saves; what is not counts as damaged.
 
         Raises:
-            UserError: a whole checkpoint that does not fit.
+            UserError: a whole checkpoint that does not fit; one that cannot be read, and may be
+                whole. Then all are left in place.
         """
         damaged, found = [], None
         for step in reversed(self.steps):
             try:
-                found = self.load(expected, step)
-                break
+                loaded = self.load(expected, step)
+                if known(loaded.facts):
+                    found = loaded
+                    break
+                path = self.path(step) / records.RECORD
+                raise Damaged(f"{path} does not hold what a run writes there")
             except Damaged as error:
                 damaged.append(step)
                 say(f"{error}; falling back to an older one")
@@ -197,11 +225,9 @@ class Store:
         return self._folder / str(step)
 
     def _record(self, step: int, where: str) -> dict[str, Any]:
-        with _readable(where):
-            # Orbax's own reader looks at every array as well, which takes as long as a save.
-            record = dict(read_json(self.path(step) / METADATA)["custom_metadata"])
-        if not is_whole(record) or record["step"] != step:
-            raise Damaged(f"{where} is damaged: its metadata changed since it was saved")
+        record = records.read(self.path(step), where, {"step": int, "leaves": dict, "facts": dict})
+        if record["step"] != step or not all(map(_is_table, record["leaves"].values())):
+            raise Damaged(f"{where} is damaged: {records.RECORD} is not that of step {step}")
         return record
 
     def _read(self, step: int, expected: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -211,10 +237,10 @@ class Store:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
         announced = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(dict(expected)))
-        files = [path for path in self.path(step).rglob("*") if path.is_file()]
-        stored = sum(path.stat().st_size for path in files)
-        check_expanded(where, announced, stored, "train the stage again")
-        with _readable(where):
+        with records.readable(where), _quiet():
+            files = records.files_below(self.path(step)).values()
+            stored = sum(path.stat().st_size for path in files)
+            check_expanded(where, announced, stored, "train the stage again")
             trees = jax.tree.map(placed, dict(expected))
             loaded = ocp.load_checkpointables(str(self.path(step).absolute()), trees)
             return {name: loaded[name] for name in expected}
@@ -225,59 +251,70 @@ class Store:
         try:
             yield
         except Exception as error:
-            for path in self._folder.glob(f"{step}{UNFINISHED}*"):
+            for path in self._folder.glob(f"{step}{NEW}*"):
                 shutil.rmtree(path, ignore_errors=True)  # it may be what fills the disk
             older = f"; {self.path(self.steps[-1])} is whole" if self.steps else ""
+            if isinstance(error, UserError):
+                raise
             raise UserError(
-                f"cannot write the checkpoint {self.path(step)}: {_reason(error)}{older}; make "
-                "room, then go on with --resume"
+                f"cannot write the checkpoint {self.path(step)}: {records.reason(error)}{older}; "
+                "make room, then go on with --resume"
             ) from error
 
 
-def _reason(error: BaseException) -> str:
-    """What the system says, out of the pages that TensorStore makes of it."""
-    text = str(error)
-    for cause in (*TRANSIENT, *FULL):
-        if cause in text:
-            return cause
-    return " ".join(text.split())[:200] or type(error).__name__
+def _is_step(name: str) -> bool:
+    """Whether a checkpoint may be called so: 7, and neither 007 nor another script's digits."""
+    return name.isdecimal() and name == str(int(name))
+
+
+def _is_table(table: Any) -> bool:
+    """Whether it is what `describe` makes, as far as anything depends on it."""
+    return isinstance(table, dict) and all(
+        isinstance(leaf, dict) and {"shape", "dtype"} <= leaf.keys() for leaf in table.values()
+    )
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep Orbax from logging pages about what fails; the cause stays with the error."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    nothing = logging.Filter("nothing")
-    for logger in loggers:
-        logger.addFilter(nothing)
+def _quiet() -> Iterator[None]:
+    """Keep Orbax from logging pages about what fails; the cause stays with the error.
+
+    Others log as before, in other threads too.
+    """
+
+    def by_others(record: logging.LogRecord) -> bool:
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+    def retrieved(record: logging.LogRecord) -> bool:
+        # Of many writes that fail the first is raised; the others show when they are collected.
+        return "OCDBT" not in f"{record.getMessage()} {record.exc_info}"
+
+    filters = {"absl": by_others, "asyncio": retrieved}
+    for name, each in filters.items():
+        logging.getLogger(name).addFilter(each)
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.removeFilter(nothing)
-
-
-def _unretrieved(record: logging.LogRecord) -> bool:
-    # Of many writes that fail the first is raised; the others show when they are collected.
-    return "OCDBT" not in f"{record.getMessage()} {record.exc_info}"
-
-
-def _unraisable(unraisable: Any, before: Any = sys.unraisablehook) -> None:
-    # TensorStore reports to Orbax's event loop, which is gone when one of many writes has failed.
-    if not (unraisable.object is None and str(unraisable.exc_value) == "Event loop is closed"):
-        before(unraisable)
+        for name, each in filters.items():
+            logging.getLogger(name).removeFilter(each)
 
 
 @contextlib.contextmanager
-def _readable(where: str) -> Iterator[None]:
-    try:
-        with _silent():
-            yield
-    # Whatever it is that Orbax makes of a file that is not what it was.
-    except Exception as error:
-        if (reason := _reason(error)) in TRANSIENT:
-            raise UserError(f"{where} cannot be read: {reason}") from error
-        raise Damaged(f"{where} cannot be read: it is damaged or not whole") from error
+def _late_words_unheard() -> Iterator[None]:
+    """Keep Python from printing what comes of the other writes when one of many has failed.
+
+    TensorStore reports each of them to Orbax's event loop, which is gone by then, even after the
+    error has been raised here. So after a failure this stays; nothing else is kept from anybody.
+    """
+    before = sys.unraisablehook
+
+    def unraisable(found: Any) -> None:
+        if not (found.object is None and str(found.exc_value) == "Event loop is closed"):
+            before(found)
+
+    sys.unraisablehook = unraisable
+    yield
+    if sys.unraisablehook is unraisable:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager
@@ -285,8 +322,7 @@ def open_store(folder: Path) -> Iterator[Store]:
     """The checkpoints in `folder`, which is made if it is not there; all are written at the end."""
     store = Store(folder)
     store.clean()
-    with _silent():
-        try:
-            yield store
-        finally:
-            store.wait()
+    try:
+        yield store
+    finally:
+        store.wait()

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -34,15 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     0: done. 2: a mistake the user can mend, told in one line. 130, 143: interrupted, with the state
-    saved. Our own bugs are raised as they are.
+    saved. 141: nobody reads the output any more. Our own bugs are raised as they are.
     """
     argv = sys.argv[1:] if argv is None else argv
+    _open_standard_streams()
+    # A cache of programs that cannot be read or written costs time, and jax a warning for each.
+    warnings.filterwarnings("ignore", message="Error .* persistent compilation cache entry")
     try:
         with handled(_farewell):
             _act(parse(argv))
     except BrokenPipeError:  # as in: twostage run --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 128 + signal.SIGPIPE
     except (UserError, OSError) as error:  # a full disk or a folder without permission, too
         if "--debug" in argv:
             traceback.print_exc()
@@ -52,6 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_farewell(stop), end="", file=sys.stderr)
         return 128 + stop.signum
     return 0
+
+
+def _open_standard_streams() -> None:
+    """Keep our files from becoming standard output where that was closed, as by `>&-`."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def _farewell(stop: Interrupted) -> str:
@@ -124,9 +137,8 @@ def _train(command: Any) -> None:
     config = _config(command)
     terminal = Terminal()
     with terminal.phase("import", "importing jax"):
-        from twostage_jax.compilation import keep_compiled
         from twostage_jax.pipeline import run
-    keep_compiled(command.compile_cache)
+    _keep_compiled(command, terminal)
     run(
         config,
         resume=command.resume,
@@ -136,6 +148,21 @@ def _train(command: Any) -> None:
         checkpoint_every=command.checkpoint_every,
         terminal=terminal,
     )
+
+
+def _keep_compiled(command: Any, terminal: Terminal) -> None:
+    from twostage_jax.compilation import keep_compiled
+
+    try:
+        keep_compiled(command.compile_cache)
+    except OSError as error:
+        if command.compile_cache:
+            raise UserError(
+                f"cannot keep compiled programs in {command.compile_cache}: {error.strerror}; give "
+                "--compile-cache a folder that can be written to, or off"
+            ) from error
+        keep_compiled("off")
+        terminal.notice(f"no compiled program is kept for the next start: {error}")
 
 
 def _config(command: Any) -> Config:
@@ -180,10 +207,9 @@ def _evaluate(command: Evaluate) -> None:
         raise UserError("--ood compares with the run's own data: leave out --data")
     terminal = Terminal()
     with terminal.phase("import", "importing jax"):
-        from twostage_jax.compilation import keep_compiled
         from twostage_jax.judging import judge
         from twostage_jax.runs import open_run
-    keep_compiled(command.compile_cache)
+    _keep_compiled(command, terminal)
     run = open_run(command.run, command.trust_code)
     names = ("split", "data", "data_dir", "ood", "coverage", "save_predictions")
     judge(run, terminal, **{name: getattr(command, name) for name in names})

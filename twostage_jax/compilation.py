@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -114,13 +115,21 @@ def keep_compiled(folder: str | Path | None = None) -> Path | None:
     Returns:
         Where they are kept; None for `off`, or where jax was told not to keep any
         (`JAX_ENABLE_COMPILATION_CACHE=false`).
+
+    Raises:
+        OSError: a folder that cannot be made or written to; jax's own is not looked at.
     """
     settings: Any = jax.config
     if folder == "off":
         jax.config.update("jax_enable_compilation_cache", False)
     if not settings.jax_enable_compilation_cache:
         return None
-    chosen = folder or settings.jax_compilation_cache_dir or cache_folder()
+    told = None if folder else settings.jax_compilation_cache_dir
+    chosen = told or folder or cache_folder()
+    if not told:
+        Path(chosen).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=chosen):
+            pass
     jax.config.update("jax_compilation_cache_dir", str(chosen))
     # A run is many small programs; each costs more to compile than to read.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

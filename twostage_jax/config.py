@@ -139,7 +139,7 @@ class CommonConfig(_ListsAsTuples):
     data: Annotated[str, flag("SPEC", "default: digits")] = UNSET
     """digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
     out: Annotated[Path | None, flag("DIR", "default: runs/DATA-TIME")] = None
-    """folder of the run; nothing in it is ever overwritten"""
+    """folder of the run; it must be new or empty"""
     seed: Annotated[int, flag("INT", "default: 0")] = UNSET
     """of initial values and shuffling"""
     validation: Annotated[int, flag("INT", "default: a tenth, at most 5000")] = UNSET

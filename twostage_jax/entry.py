@@ -28,6 +28,7 @@ from twostage_jax.programs import Placed
 from twostage_jax.runs import load_params, read_config, shape_of_images
 from twostage_jax.stage import Params
 from twostage_jax.terminal import Terminal
+from twostage_jax.validate import check_out
 
 
 def settle(
@@ -35,6 +36,7 @@ def settle(
 ) -> Config:
     """`config` with what earlier runs say about it, before any data is read."""
     check(config)
+    check_out(config.out or Path())
     if config.encoder_run:
         config = _on_encoder_of(config, trust_code)
     if resume:
@@ -95,9 +97,11 @@ def _resumed(config: Config, trust_code: bool, allow_changed: bool) -> Config:
         # A mesh makes members of what was an ordinary training, whose checkpoints look different.
         changes["mesh"] = (stored.mesh, merged.mesh)
     begun = [name for name in ("pretrain", "head") if Store(folder / name).steps]
-    begun += ["result"] if (folder / folders.RESULT).is_file() else []
-    check_changes(folder, changes, begun, allow_changed)
-    return merged
+    begun += ["test"] if manifest and manifest["test_reads"] else []
+    with folders.meant(folder / folders.MANIFEST):
+        check_changes(folder, changes, begun, allow_changed)
+    predictions = config.save_predictions or bool(manifest and manifest["save_predictions"])
+    return dataclasses.replace(merged, save_predictions=predictions)
 
 
 def resumed_folder(config: Config) -> Path:
@@ -122,17 +126,27 @@ def describe(config: Config, dataset: Seen, placed: Mapping[str, Placed]) -> dic
             "formula": "(x / 255 - 0.5) / 0.5",
         },
         "classes": list(dataset.classes),
-        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "data": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "order": dataset.order,
+            "parts": dataset.parts,
+        },
         "chunks": {name: each.placement.chunk for name, each in placed.items()},
         "versions": versions(),
         "machine": machine(),
         "allowed": [],
+        "save_predictions": config.save_predictions,
+        "test_reads": 0,
     }
     if config.encoder_run:
         source = folders.read_json(Path(config.encoder_run), folders.MANIFEST)
         with folders.meant(Path(config.encoder_run) / folders.MANIFEST):
             known = ("objective", "epochs", "loss")
-            manifest |= {"pretrain": {name: source["pretrain"][name] for name in known}}
+            manifest |= {
+                "pretrain": {name: source["pretrain"][name] for name in known},
+                "encoder": source["groups"]["encoder"]["sha256"],
+            }
     return manifest
 
 
@@ -154,28 +168,49 @@ def _gone_on(
 ) -> dict[str, Any]:
     """The manifest of a run that goes on, with what is new in it."""
     stored = folders.read_json(folder, folders.MANIFEST)
-    if stored["data"] != fresh["data"]:
-        raise UserError(
-            f"{folder} was started on {stored['data']['name']} {stored['data']['fingerprint']} and "
-            f"{config.data} is now {fresh['data']['fingerprint']}: start a new run in a new --out"
-        )
-    if stored["machine"] != fresh["machine"]:
-        moved = listed(differences(stored["machine"], fresh["machine"]))
+    _check_given(folder, config, stored, fresh)
+    moved = differences(stored["machine"], fresh["machine"])
+    with folders.meant(folder / folders.MANIFEST):
+        placing = {name: stored["config"][name] for name in PLACING}
+    moved |= differences(placing, {name: fresh["config"][name] for name in PLACING})
+    if moved:
         terminal.notice(
-            f"{folder} goes on where it did not begin ({moved}): the result agrees with that of an "
-            f"uninterrupted run to about {TOLERANCE:g}, not bit for bit"
+            f"{folder} goes on where it did not begin ({listed(moved)}): the result agrees with "
+            f"that of an uninterrupted run to about {TOLERANCE:g}, not bit for bit"
         )
-    placing = {name: stored["config"][name] for name in PLACING}
     fresh = {**fresh, "config": fresh["config"] | placing}
     changed = differences(stored["versions"], fresh["versions"])
     changed |= differences(stored["config"], fresh["config"])
-    allowed = [f"{name} {old} -> {new}" for name, (old, new) in changed.items()]
-    kept = ("config", "versions", "machine")
+    allowed = [f"{name} {old} -> {new}" for name, (old, new) in (moved | changed).items()]
+    kept = ("config", "versions", "machine", "save_predictions")
     return {
         **stored,
         **{name: fresh[name] for name in kept},
         "allowed": [*stored["allowed"], *allowed],
     }
+
+
+def _check_given(
+    folder: Path, config: Config, stored: Mapping[str, Any], fresh: Mapping[str, Any]
+) -> None:
+    """Raise `UserError` where a run would go on with other data or another encoder."""
+    was, now = stored["data"], fresh["data"]
+    if was["fingerprint"] != now["fingerprint"]:
+        raise UserError(
+            f"{folder} was started on {was['name']} {was['fingerprint']} and {config.data} is now "
+            f"{now['fingerprint']}: start a new run in a new --out"
+        )
+    if was["order"] != now["order"]:
+        raise UserError(
+            f"{config.data} has the examples that {folder} was started on in another order, so "
+            "others would be trained on and tested: put them back in order, or start a new run in "
+            "a new --out"
+        )
+    if stored.get("encoder") != fresh.get("encoder"):
+        raise UserError(
+            f"{config.encoder_run} has another encoder than when {folder} was started: start a new "
+            "run in a new --out"
+        )
 
 
 def machine() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,8 @@ from twostage_jax.programs import Job
 from twostage_jax.results import (
     Trained,
     member_scores,
+    predictions,
     probabilities,
-    save,
     score,
     summary,
     uncertain,
@@ -28,6 +29,8 @@ from twostage_jax.stage import Params
 from twostage_jax.sweep import grid
 
 SWEEP_PLOT = "sweep.png"
+SAVED = ("predictions-validation.npz", "predictions-test.npz")  # with --save-predictions
+SMALLER = "try a smaller --head.learning-rate"
 
 
 class Outcome(NamedTuple):
@@ -48,22 +51,64 @@ class Outcome(NamedTuple):
     records: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def evaluate_run(job: Job, outcome: Outcome, lockbox: Lockbox) -> tuple[dict[str, Any], Params]:
-    """What goes into `result.json`, and the parameters that it is of; reads the test part, once."""
-    params = outcome.params
+class Evaluated(NamedTuple):
+    """What a run comes to.
+
+    Attributes:
+        record: what `result.json` is to hold.
+        params: groups `encoder` and `head` that it is of.
+        files: what other files are to hold, by name.
+    """
+
+    record: dict[str, Any]
+    params: Params
+    files: dict[str, bytes]
+
+
+def evaluate_run(job: Job, outcome: Outcome, lockbox: Lockbox) -> Evaluated:
+    """Choose on validation, then measure on test, which is read once.
+
+    Raises:
+        UserError: where nothing has come out that can be scored.
+    """
+    params, files = outcome.params, {}
     with job.terminal.phase("evaluate", "evaluating"):
         everybody = _everybody(job, params)
         held_out = everybody.logits(job.setting.dataset.validation["image"])
+        finite = _scorable(job, held_out, outcome.finite)
         more: dict[str, Any] = {}
         rows, chosen = np.arange(1), everybody
         if not job.setting.roster.alone:
-            sweep, rows, diverged = _choose(job, held_out, outcome.finite)
-            more = {"ensemble": describe_rows(job.setting.roster, rows, diverged), **sweep}
+            sweep, rows = _choose(job, held_out, finite)
+            more = {"ensemble": describe_rows(job.setting.roster, rows, finite), **sweep}
             chosen = choose_members(everybody.nets, everybody.params, rows, everybody.own_encoders)
+            if sweep and len(job.setting.dataset.validation["label"]):
+                files[SWEEP_PLOT] = plot_sweep(sweep["sweep"])
         record = _common(job, rows, outcome, lockbox.count) | more
-        record |= _measure(job, chosen, held_out[rows], lockbox)
-    record["seconds"] = job.terminal.seconds
-    return record, {name: chosen.params[name] for name in ("encoder", "head")}
+        measured, saved = _measure(job, chosen, held_out[rows], lockbox)
+    record |= measured | {"seconds": job.terminal.seconds}
+    groups = {name: chosen.params[name] for name in ("encoder", "head")}
+    return Evaluated(record, groups, files | saved)
+
+
+def _scorable(job: Job, held_out: np.ndarray, finite: np.ndarray) -> np.ndarray:
+    """Which rows have finite scores on validation, bool `[R]`.
+
+    Finite parameters can be so large that nothing they give is.
+
+    Raises:
+        UserError: if there is none.
+    """
+    finite = finite & np.isfinite(held_out).all((1, 2))
+    if len(label := job.setting.dataset.validation["label"]):
+        finite &= np.isfinite(np.array(member_scores(held_out, label)["nll"], float))
+    if not finite.any():
+        raise UserError(f"{_who(job)} diverged; {SMALLER}")
+    return finite
+
+
+def _who(job: Job) -> str:
+    return "stage head" if job.setting.roster.alone else "all members"
 
 
 def _everybody(job: Job, params: Params) -> Trained:
@@ -75,18 +120,14 @@ def _everybody(job: Job, params: Params) -> Trained:
 
 def _choose(
     job: Job, held_out: np.ndarray, finite: np.ndarray
-) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """The sweep's record, the rows of the chosen point that are finite, and all that are not.
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The sweep's record, and the rows of the chosen point that are finite.
 
     The point with the highest mean accuracy on validation is chosen, the one with the lowest mean
     NLL among equals. A point of which no member is finite cannot be.
     """
     roster, label = job.setting.roster, job.setting.dataset.validation["label"]
-    # Finite parameters can be so large that nothing they give is.
-    finite = finite & np.isfinite(held_out).all((1, 2))
     everybody = member_scores(held_out, label)
-    if len(label):
-        finite &= np.isfinite(np.array(everybody["nll"], float))
     fields = swept(job.setting.config)
     points = []
     for number, values in enumerate(grid(fields)):
@@ -94,10 +135,7 @@ def _choose(
         known = len(rows) and len(label)
         scores = {n: [x[i] for i in rows] for n, x in everybody.items()} if known else None
         points.append({"values": values, "members": len(rows), "validation": scores})
-    diverged = np.flatnonzero(~finite)
     usable = [number for number, point in enumerate(points) if point["members"]]
-    if not usable:
-        raise UserError("all members diverged; try a smaller --head.learning-rate")
 
     def merit(number: int) -> tuple[float, float]:
         scores = points[number]["validation"]
@@ -106,39 +144,47 @@ def _choose(
     best = max(usable, key=merit) if len(points) > 1 else 0
     rows = np.array([i for i, r in enumerate(roster.rows) if r.point == best and finite[i]])
     if not fields:
-        return {}, rows, diverged
+        return {}, rows
     record = {
         "fields": {name: list(values) for name, values in fields.items()},
         "points": points,
         "chosen": best,
         "chosen_by": "highest mean accuracy of the members on validation, then lowest mean nll",
     }
-    if len(label):
-        plot_sweep(record, job.folder / SWEEP_PLOT)
-    return {"sweep": record}, rows, diverged
+    return {"sweep": record}, rows
 
 
-def describe_rows(roster: Roster, rows: np.ndarray, diverged: np.ndarray) -> dict[str, Any]:
+def describe_rows(roster: Roster, rows: np.ndarray, finite: np.ndarray) -> dict[str, Any]:
     """Who is in the ensemble, and who diverged."""
     return {
         "rows": [int(i) for i in rows],
         "seeds": [roster.rows[i].seed for i in rows],
         "encoders": len({roster.rows[i].encoder for i in rows}),
-        "diverged": [roster.rows[i].name for i in diverged],
+        "diverged": [roster.rows[i].name for i in np.flatnonzero(~finite)],
     }
 
 
-def _measure(job: Job, chosen: Trained, held_out: np.ndarray, lockbox: Lockbox) -> dict[str, Any]:
-    """Scores of what was chosen on validation and test; the one place that reads the test part."""
+def _measure(
+    job: Job, chosen: Trained, held_out: np.ndarray, lockbox: Lockbox
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Scores of what was chosen on validation and test, and files; all that reads the test part.
+
+    Raises:
+        UserError: scores on test that are not finite.
+    """
+    reads = _count_read(job.folder)
     validation, test = job.setting.dataset.validation, lockbox.unlock()
     logits = chosen.logits(test["image"])
+    each = member_scores(logits, test["label"])
+    if not np.isfinite(np.array(each["nll"], float)).all():
+        raise UserError(f"the outputs of stage head on test are not finite; {SMALLER}")
     found: dict[str, Any] = {
         "validation": score(chosen, validation, held_out),
         "test": score(chosen, test, logits),
-        "test_reads": lockbox.reads,
+        "test_reads": reads,
     }
     if not job.setting.roster.alone:
-        found["member_test"] = member_scores(logits, test["label"])
+        found["member_test"] = each
         found["member_validation"] = member_scores(held_out, validation["label"])
         found["summary"] = summary(found["member_test"], found["test"])
     some = len(validation["label"]) > 0
@@ -146,11 +192,23 @@ def _measure(job: Job, chosen: Trained, held_out: np.ndarray, lockbox: Lockbox) 
         (probabilities(held_out), validation["label"]) if some else None,
         (probabilities(logits), test["label"]),
     )
+    files = {}
     if job.setting.config.save_predictions:
-        for part, split, values in (("validation", validation, held_out), ("test", test, logits)):
-            path = job.folder / f"predictions-{part}.npz"
-            save(path, values, split["label"], job.setting.config.members == 1)
-    return found
+        one = job.setting.config.members == 1
+        for name, part, values in zip(SAVED, (validation, test), (held_out, logits), strict=True):
+            files[name] = predictions(values, part["label"], one)
+    return found, files
+
+
+def _count_read(folder: Path) -> int:
+    """Note in the manifest that the test part is read, before it is; how often that now was.
+
+    A run that is taken up here measures the same again, which is no further look at it.
+    """
+    manifest = folders.read_json(folder, folders.MANIFEST)
+    reads = max(1, manifest["test_reads"])
+    folders.write_json(folder, folders.MANIFEST, {**manifest, "test_reads": reads})
+    return reads
 
 
 def _common(job: Job, rows: np.ndarray, outcome: Outcome, tested: int) -> dict[str, Any]:

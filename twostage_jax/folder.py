@@ -1,4 +1,4 @@
-"""The folder of a run: made once, written atomically, sealed, never overwritten."""
+"""The folder of a run: made once; each of its files is there whole or not at all, and sealed."""
 
 import contextlib
 import hashlib
@@ -15,16 +15,25 @@ from twostage_jax.errors import Damaged, UserError
 
 CONFIG, METRICS, MANIFEST, RESULT = "config.json", "metrics.jsonl", "manifest.json", "result.json"
 SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
-SUMMED = (CONFIG, METRICS, MANIFEST, RESULT, "*.png", "predictions-*.npz")
+OUTPUTS = ("*.png", "predictions-*.npz")
 LOCK = "lock"
 PART = ".part"  # the end of the name of what is not yet whole
 SEAL = "sha256"
-# What a file has at least, and of which type.
-REQUIRED: dict[str, dict[str, type]] = {
+# What code that expects our own values does with others.
+MEANT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+# What a file has at least, and of which type: `[str]` is a list, `{str: int}` has any names.
+REQUIRED: dict[str, dict[str, Any]] = {
     CONFIG: {"data": str, "pretrain": dict, "head": dict},
     MANIFEST: {
-        **dict.fromkeys(("groups", "preprocessing", "config", "data", "versions", "machine"), dict),
-        **dict.fromkeys(("classes", "allowed"), list),
+        **dict.fromkeys(("groups", "versions", "machine"), dict),
+        "config": {"data": str, "pretrain": dict, "head": dict},
+        "preprocessing": {"image": list},
+        "classes": [str],
+        "data": {"name": str, "fingerprint": str, "order": str, "parts": {str: str}},
+        "chunks": {str: int},
+        "allowed": [str],
+        "save_predictions": bool,
+        "test_reads": int,
         SEAL: str,
     },
     RESULT: {
@@ -81,9 +90,17 @@ def check_run(folder: Path) -> None:
 
 def clean(folder: Path) -> None:
     """Remove what was being written when an earlier process on this folder ended."""
-    for pattern in (*SUMMED, SUMS):
+    for pattern in (CONFIG, METRICS, MANIFEST, RESULT, SUMS, *OUTPUTS):
         for path in folder.glob(f"{pattern}{PART}"):
             path.unlink()
+
+
+def remove_output(folder: Path, name: str) -> None:
+    """Remove a picture or predictions from a run's folder; nothing else, whatever it is called."""
+    for pattern in OUTPUTS:
+        for path in folder.glob(pattern):
+            if path.name == name:
+                path.unlink()
 
 
 def checksum(values: Any) -> str:
@@ -117,21 +134,33 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         what = "is no run" if not (folder / CONFIG).is_file() else f"has no {name}"
         raise UserError(f"{folder} {what}: give the folder that a run printed at its end")
     try:
-        values = reading.read_json(path)
+        values = reading.read_json(path, regular=True)
     except UserError as error:
         raise Damaged(f"{error}; restore it") from error
-    lacking = [
-        key
-        for key, kind in REQUIRED[name].items()
-        if not isinstance(values, dict) or not isinstance(values.get(key), kind)
-    ]
+    with meant(path):  # nested too deep to be written again, for one
+        required = REQUIRED[name].items()
+        shaped = isinstance(values, dict)
+        lacking = [key for key, kind in required if not (shaped and _fits(values.get(key), kind))]
+        whole = lacking or SEAL not in REQUIRED[name] or is_whole(values)
     if lacking:
         raise Damaged(
             f"{path} is damaged, or of an older version: it lacks {', '.join(lacking)}; restore it"
         )
-    if SEAL in REQUIRED[name] and not is_whole(values):
+    if not whole:
         raise Damaged(f"{path} is damaged: it has changed since it was written; restore it")
     return values
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value of a JSON file is what `REQUIRED` says."""
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_fits(each, kind[0]) for each in value)
+    if isinstance(kind, dict):
+        expected = dict.fromkeys(value, kind[str]) if str in kind and value else kind
+        return isinstance(value, dict) and all(
+            name is str or _fits(value.get(name), each) for name, each in expected.items()
+        )
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 @contextlib.contextmanager
@@ -144,117 +173,80 @@ def meant(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except MEANT as error:
         raise Damaged(f"{path} does not hold what a run writes there: {error!r}") from error
 
 
 def chunks(folder: Path) -> dict[str, int]:
     """How many members of each stage of a run train at a time; nothing if it had none."""
-    return read_json(folder, MANIFEST).get("chunks", {}) if (folder / MANIFEST).is_file() else {}
+    if not (folder / MANIFEST).is_file():
+        return {}
+    found = read_json(folder, MANIFEST)["chunks"]
+    if any(count < 1 for count in found.values()):
+        raise Damaged(f"{folder / MANIFEST} does not hold what a run writes there: chunks {found}")
+    return found
 
 
 def write_json(folder: Path, name: str, values: Mapping[str, Any]) -> None:
     """Write a JSON file so that it is either there whole or not at all."""
-    if SEAL in REQUIRED.get(name, ()):
-        values = sealed(values)
-    write_text(folder / name, as_text(values))
+    write_bytes(folder / name, packed(name, values))
 
 
-def as_text(values: Mapping[str, Any]) -> str:
-    """JSON as our files have it."""
-    return json.dumps(values, indent=1, allow_nan=False) + "\n"
+def packed(name: str, values: Mapping[str, Any]) -> bytes:
+    """What the JSON file `name` has to hold; `values` are sealed where that belongs to it."""
+    values = sealed(values) if SEAL in REQUIRED.get(name, ()) else values
+    return (json.dumps(values, indent=1, allow_nan=False) + "\n").encode()
 
 
-def finish(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write `result.json`, and before it the checksums of all files; the run is then complete.
-
-    It may be there already: whatever the moment at which the process is killed, the file that is
-    there is one of those that the checksums know.
-    """
-    text = as_text(result)
-    now = _sums(folder)
-    known = [line for line in now if line.endswith(f"  {RESULT}")]
-    rest = [line for line in now if line not in known]
-    new = f"{hashlib.sha256(text.encode()).hexdigest()}  {RESULT}"
-    write_text(folder / SUMS, "\n".join([*rest, *known, new, ""]))
-    write_text(folder / RESULT, text)
-    write_text(folder / SUMS, "\n".join([*rest, new, ""]))
-
-
-def _sums(folder: Path) -> list[str]:
-    """A line for each file of a run that is not Orbax's: its sha256, two spaces, its name."""
-    paths = sorted(path for pattern in SUMMED for path in folder.glob(pattern))
-    return [f"{_digest(path)}  {path.name}" for path in paths]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_sums(folder: Path) -> dict[str, set[str]]:
-    """`{name: sha256s, any of which will do}` of the files of a complete run.
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it is either there whole or not at all, on the disk too.
 
     Raises:
-        Damaged: if it cannot be read.
+        UserError: a full disk, a folder that is gone or that cannot be written to.
     """
-    try:
-        lines = reading.read_text(folder / SUMS).splitlines()
-    except UserError as error:
-        raise Damaged(f"{error}; without it nothing tells whether {folder} is whole") from error
-    known: dict[str, set[str]] = {}
-    for line in lines:
-        digest, _, name = line.partition("  ")
-        known.setdefault(name, set()).add(digest)
-    return known
-
-
-def check_sums(folder: Path, everything: bool = False) -> None:
-    """Hold the files of a complete run against their checksums.
-
-    Args:
-        folder: of the run.
-        everything: pictures and predictions, too, which somebody may have removed.
-
-    Raises:
-        Damaged: for the first file that is not what it was when the run was complete.
-    """
-    known, needed = read_sums(folder), (CONFIG, METRICS, MANIFEST, RESULT)
-    for name in {*needed, *known} if everything else needed:
-        if name not in known or "/" in name or not (folder / name).is_file():
-            raise Damaged(f"{folder / name} is missing, or is not in {SUMS}")
-        if _digest(folder / name) not in known[name]:
-            raise Damaged(f"{folder / name} is damaged: it is not what {SUMS} says")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is either there whole or not at all, on the disk too."""
     part = path.with_name(path.name + PART)
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with _written(path):
+        # A link in a stranger's folder must not lead us to another file.
+        part.unlink(missing_ok=True)
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.with_name(path.name + PART).unlink(missing_ok=True)
+        kept = "what it held before is whole" if path.is_file() else "nothing else is lost"
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; {kept}: make room, or make the "
+            "folder writable, and go on"
+        ) from error
 
 
 def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
     """Add one line to `metrics.jsonl`."""
-    with (folder / METRICS).open("a") as file:
+    with _written(folder / METRICS), (folder / METRICS).open("a") as file:
         file.write(_line(record))
 
 
-def metrics_are(folder: Path, records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether `metrics.jsonl` holds these records and nothing else."""
-    path, expected = folder / METRICS, "".join(map(_line, records)).encode()
-    if not path.is_file() or path.stat().st_size != len(expected):
-        return not records and not path.exists()
-    return path.read_bytes() == expected
+def as_metrics(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """What `metrics.jsonl` holds where these are its records."""
+    return "".join(map(_line, records)).encode()
 
 
 def write_metrics(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Make `metrics.jsonl` hold these records and nothing else."""
-    if not metrics_are(folder, records):
-        write_text(folder / METRICS, "".join(map(_line, records)))
+    path, expected = folder / METRICS, as_metrics(records)
+    if not path.exists() and not records:
+        return
+    if not path.is_file() or path.stat().st_size != len(expected) or path.read_bytes() != expected:
+        write_bytes(path, expected)
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -6,23 +6,23 @@ from typing import Any
 import numpy as np
 
 from twostage_jax import folder as folders
-from twostage_jax import uncertainty
+from twostage_jax import sums, uncertainty
 from twostage_jax.data import Dataset, Split
 from twostage_jax.errors import UserError
 from twostage_jax.lock import held
 from twostage_jax.results import (
     COVERAGE,
     Trained,
+    as_npz,
     detect,
     member_scores,
+    predictions,
     probabilities,
-    save,
-    save_arrays,
     score,
     summary,
     uncertain,
 )
-from twostage_jax.runs import Run, other_images, run_dataset
+from twostage_jax.runs import Run, is_own, other_images, run_dataset
 from twostage_jax.show import (
     show_classes,
     show_detection,
@@ -64,9 +64,9 @@ def judge(
             validation is too small for, or one on the part it is fitted on.
     """
     check_coverage(coverage)
-    fitted_on = _fitted_on(data, split, coverage)
     with terminal.phase("data", "reading data"):
         dataset, own, outside = _read(run, data, ood, data_dir)
+    fitted_on = _fitted_on(dataset is own, split, coverage)
     trained, part = run.trained, _part(run, dataset, split, terminal)
     with terminal.phase("evaluate", "evaluating"):
         logits = trained.logits(part["image"])
@@ -89,27 +89,30 @@ def _part(run: Run, dataset: Dataset, split: str, terminal: Terminal) -> Split:
         raise UserError(f"the {split} part of {dataset.name} is empty: choose another --split")
     if split != "test":
         return getattr(seen, split)
-    if dataset.fingerprint == run.manifest["data"]["fingerprint"]:
+    if is_own(run, dataset):
         count_read(run, terminal)
     return lockbox.unlock()
 
 
 def count_read(run: Run, terminal: Terminal) -> None:
-    """Count in `result.json` that the run's test part is read again, before it is.
+    """Count in manifest and result that the run's test part is read again, before it is.
 
     Raises:
         UserError: where that cannot be written.
     """
     with held(run.folder, terminal.notice):
-        record = folders.read_json(run.folder, folders.RESULT)
-        record["test_reads"] += 1
-        folders.finish(run.folder, record)
-    run.record["test_reads"] = record["test_reads"]
+        files = {}
+        reads = folders.read_json(run.folder, folders.MANIFEST)["test_reads"] + 1
+        for name in (folders.MANIFEST, folders.RESULT):
+            values = folders.read_json(run.folder, name) | {"test_reads": reads}
+            files[name] = folders.packed(name, values)
+        sums.finish(run.folder, files)
+    run.record["test_reads"] = reads
 
 
-def _fitted_on(data: str | None, split: str, coverage: float | None) -> bool:
+def _fitted_on(own: bool, split: str, coverage: float | None) -> bool:
     """Whether it is the part that temperature and prediction sets are fitted on."""
-    fitted_on = data is None and split == "validation"
+    fitted_on = own and split == "validation"
     if fitted_on and coverage is not None:
         raise UserError(
             "prediction sets are fitted on validation: leave out --coverage or --split validation"
@@ -121,10 +124,16 @@ def _read(
     run: Run, data: str | None, ood: str | None, data_dir: Path | None
 ) -> tuple[Dataset, Dataset, Any]:
     """What is evaluated, the run's own data, and images to be told from them, or None."""
+    if ood == run.config.data:
+        raise UserError(f"{ood} is the run's own data: give another source to --ood")
+    if data_dir and not any(map(takes_data_dir, (data or run.config.data, ood))):
+        raise UserError(
+            "--data-dir goes with mnist and tfds:NAME, and neither is read: leave it out"
+        )
     # With --ood the folder belongs to whichever source lies in one.
     own_dir = None if ood and not takes_data_dir(run.config.data) else data_dir
     dataset = run_dataset(run, data, own_dir)
-    own = dataset if data is None else run_dataset(run)
+    own = dataset if is_own(run, dataset) else run_dataset(run)
     if ood is None:
         return dataset, own, None
     return dataset, own, other_images(run, ood, data_dir if takes_data_dir(ood) else None)
@@ -158,15 +167,14 @@ def _save(
 ) -> None:
     """Write predictions, and scores of both sources where there are two, and their checksums."""
     with held(run.folder, terminal.notice):
-        save(run.folder / f"predictions-{name}.npz", logits, label, run.config.members == 1)
+        files = {f"predictions-{name}.npz": predictions(logits, label, run.config.members == 1)}
         if found is not None:
-            save_arrays(run.folder / "predictions-ood.npz", found)
-        folders.finish(run.folder, folders.read_json(run.folder, folders.RESULT))
+            files["predictions-ood.npz"] = as_npz(found)
+        sums.finish(run.folder, files)
 
 
 def _name(run: Run, dataset: Dataset, split: str) -> str:
-    own = dataset.fingerprint == run.manifest["data"]["fingerprint"]
-    return split if own else f"{folders.as_name(dataset.name)}-{split}"
+    return split if is_own(run, dataset) else f"{folders.as_name(dataset.name)}-{split}"
 
 
 def _show(

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from twostage_jax import folder as folders
+from twostage_jax import sums
 from twostage_jax.changes import identity
 from twostage_jax.chunks import Members, start_members
 from twostage_jax.compilation import use_cores
@@ -23,7 +24,7 @@ from twostage_jax.data import Lockbox
 from twostage_jax.encoding import encode_in_calls
 from twostage_jax.entry import describe, enter, load_pretrained, resumed_folder, settle
 from twostage_jax.errors import Damaged, UserError
-from twostage_jax.evaluation import Outcome, evaluate_run
+from twostage_jax.evaluation import SAVED, SWEEP_PLOT, Outcome, evaluate_run
 from twostage_jax.interrupt import resumable
 from twostage_jax.lock import held
 from twostage_jax.members import (
@@ -96,20 +97,20 @@ def run(
     """
     terminal = terminal or Terminal()
     check_above_zero("--checkpoint-every", checkpoint_every)
+    onward = _onward(config, pretrain_only, trust_code)
     with contextlib.ExitStack() as stack:
         if resume:
-            _claim(stack, resumed_folder(config), config, pretrain_only, trust_code, terminal)
+            _claim(stack, resumed_folder(config), onward, terminal)
         config = settle(config, resume, pretrain_only, trust_code, allow_changed)
-        done, reads, config = _complete(config, resume, trust_code, terminal)
-        if done:
+        if resume and (done := _complete(config, trust_code, terminal)):
             return done
         setting, lockbox, pretrained, encode_when = _prepare(config, resume, terminal)
-        config, lockbox.reads = setting.config, reads
+        config = setting.config
         names = [*([] if pretrained else ["pretrain"]), *([] if pretrain_only else ["head"])]
         placed = place_stages(setting, names)
         folder = folders.create(config.out, setting.dataset.name)
         if not resume:
-            _claim(stack, folder, config, pretrain_only, trust_code, terminal)
+            _claim(stack, folder, onward, terminal)
             folders.check_free(folder)
         enter(folder, config, describe(config, setting.dataset, placed), terminal)
         show_data(setting.dataset, lockbox.count, config, terminal)
@@ -120,55 +121,64 @@ def run(
         return _run(job, lockbox, pretrained, pretrain_only)
 
 
-def _claim(
-    stack: contextlib.ExitStack,
-    folder: Path,
-    config: Config,
-    pretrain_only: bool,
-    trust_code: bool,
-    terminal: Terminal,
-) -> None:
+def _onward(config: Config, pretrain_only: bool, trust_code: bool) -> list[str]:
+    """The command that resumes a run; the folder is to be added."""
+    words = ["twostage", "pretrain" if pretrain_only else "run", "--resume"]
+    words += ["--trust-code"] if trust_code or imported_names(config) else []
+    return [*words, "--out"]
+
+
+def _claim(stack: contextlib.ExitStack, folder: Path, onward: list[str], to: Terminal) -> None:
     """Lock a run's folder for this process, tidy it, and know how the run is resumed."""
-    stack.enter_context(held(folder, terminal.notice))
+    stack.enter_context(held(folder, to.notice))
     folders.clean(folder)
-    command = f"twostage {'pretrain' if pretrain_only else 'run'} --resume --out "
-    command += shlex.quote(str(folder))
-    command += " --trust-code" if trust_code or imported_names(config) else ""
-    command += " --save-predictions" if config.save_predictions else ""
-    stack.enter_context(resumable(command))
+    stack.enter_context(resumable(shlex.join([*onward, str(folder)])))
 
 
-def _complete(
-    config: Config, resume: bool, trust_code: bool, terminal: Terminal
-) -> tuple[Result | None, int, Config]:
+def _complete(config: Config, trust_code: bool, terminal: Terminal) -> Result | None:
     """The result of a run that has nothing left to do, shown again.
 
     None where it has, and where something in the folder is damaged: then what is whole is where the
-    run goes on. Also how often the test part had been read before it was measured, and the config
-    with what the run has to write again.
+    run goes on.
     """
-    if not resume or not (resumed_folder(config) / folders.RESULT).is_file():
-        return None, 0, config
-    folder, reads = resumed_folder(config), 0
-    if config.save_predictions:
+    folder = resumed_folder(config)
+    if not (folder / folders.RESULT).is_file():
+        return None
+    manifest = folders.read_json(folder, folders.MANIFEST)
+    if config.save_predictions and not manifest["save_predictions"]:
         raise UserError(
             f"{folder} is complete: write its predictions with twostage evaluate {folder} "
             "--save-predictions"
         )
     try:
-        # The same test again, to the same result, is no further look at it.
-        reads = folders.read_json(folder, folders.RESULT)["test_reads"] - 1
         done = open_run(folder, trust_code)
-        folders.check_sums(folder, everything=True)
+        _check_rest(folder, config, terminal)
     except Damaged as error:
         terminal.notice(f"{error}: the run goes on from what is whole, to the same result")
-        saved = any(folder.glob("predictions-*"))
-        with contextlib.suppress(Damaged):
-            saved = saved or "predictions-test.npz" in folders.read_sums(folder)
-        return None, reads, dataclasses.replace(config, save_predictions=saved)
+        return None
     with folders.meant(folder / folders.RESULT):
         show_result(done.record, folder, terminal)
-    return Result(folder, done.record, done.trained.params), reads, config
+    return Result(folder, done.record, done.trained.params)
+
+
+def _check_rest(folder: Path, config: Config, terminal: Terminal) -> None:
+    """Hold pictures and predictions against their checksums.
+
+    Raises:
+        Damaged: where one is damaged that the run writes itself. What only `twostage evaluate` can
+            write again is removed.
+    """
+    own = (*sums.ALWAYS, SWEEP_PLOT, *(SAVED if config.save_predictions else ()))
+    others = []
+    for name, why in sums.broken(folder):
+        if name in own:
+            raise Damaged(why)
+        others.append(name)
+        terminal.notice(f"{why}; it is removed, and twostage evaluate --save-predictions makes it")
+    for name in others:
+        folders.remove_output(folder, name)
+    if others:
+        sums.finish(folder, {})
 
 
 def _prepare(config: Config, resume: bool, terminal: Terminal) -> tuple[Setting, Lockbox, Any, str]:
@@ -229,8 +239,16 @@ def _run(job: Job, lockbox: Lockbox, given: Params | None, pretrain_only: bool) 
     groups = {**pretrained, **params} if roster.alone else params
     finite = finite[roster.encoder_of] & second.finite
     outcome = Outcome(groups, finite, manifest["pretrain"], frozen, records)
-    record, chosen = evaluate_run(job, outcome, lockbox)
-    folders.finish(folder, record)
+    record, chosen, files = evaluate_run(job, outcome, lockbox)
+    manifest |= {"frozen": frozen, "test_reads": record["test_reads"]}
+    files[folders.METRICS] = folders.as_metrics([*records["pretrain"], *records["head"]])
+    for name, values in (
+        (folders.CONFIG, manifest["config"]),
+        (folders.MANIFEST, manifest),
+        (folders.RESULT, record),
+    ):
+        files[name] = folders.packed(name, values)
+    sums.finish(folder, files)
     show_result(record, folder, job.terminal)
     return Result(folder, record, chosen)
 

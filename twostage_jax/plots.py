@@ -1,21 +1,23 @@
-"""Pictures: records in, files out."""
+"""Pictures: records in, PNG files out."""
 
+import io
 import itertools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-def plot_sweep(record: Mapping[str, Any], path: Path) -> None:
+def plot_sweep(record: Mapping[str, Any]) -> bytes:
     """The grid of a sweep: accuracy on validation by the first field, a line per other values.
 
     Dots are members, lines go through their means, the ring is the point that was chosen.
 
     Args:
         record: `sweep` of a `result.json`.
-        path: of the PNG file.
+
+    Returns:
+        A PNG file.
     """
     # Half a second to import, and only used here.
     from matplotlib.figure import Figure
@@ -45,6 +47,6 @@ def plot_sweep(record: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel(name)
     axes.set_ylabel("accuracy on validation")
     axes.legend()
-    part = path.with_name(path.name + ".part")  # there whole or not at all
-    figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
-    part.replace(path)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=150, format="png", metadata={"Software": None})
+    return file.getvalue()

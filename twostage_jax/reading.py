@@ -1,6 +1,7 @@
 """Text and JSON files of whatever size and kind somebody gives, read up to a bound."""
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -36,13 +37,30 @@ def read_json(path: Path | str, limit: int = TEXT_LIMIT, *, regular: bool = Fals
         UserError: as `read_text`, and what is not JSON.
     """
     try:
-        return json.loads(read_text(path, limit, regular=regular))
+        return as_json(read_text(path, limit, regular=regular))
     except UserError:
         raise
     except RecursionError as error:
         raise UserError(f"cannot read {path}: it is nested too deep to be one of ours") from error
     except ValueError as error:
         raise UserError(f"cannot read {path}: it is no JSON, {error}") from error
+
+
+def as_json(text: str | bytes) -> Any:
+    """The one value that a text in JSON has; all its numbers are finite.
+
+    Raises:
+        ValueError: what is not JSON, `NaN` and `1e999` included, which Python would read.
+        RecursionError: what is nested too deep.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return number
 
 
 def read_bytes(path: Path | str, limit: int, *, regular: bool = False) -> bytes:

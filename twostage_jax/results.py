@@ -1,7 +1,7 @@
 """What a trained classifier, or an ensemble of them, is worth: predictions, and figures of them."""
 
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,6 @@ import numpy as np
 
 from twostage_jax import uncertainty
 from twostage_jax.encoding import encode, predict_members
-from twostage_jax.folder import PART
 from twostage_jax.metrics import per_class_accuracy, score_sums, scores
 from twostage_jax.networks import Nets
 from twostage_jax.placement import Placement, make_mesh
@@ -225,23 +224,22 @@ def detect(
     return table, found
 
 
-def save(path: Path, logits: np.ndarray, label: np.ndarray, alone: bool) -> None:
-    """Write an npz file: `probability` float32 `[N, K]`, or `[M, N, K]`; `label`, `index` `[N]`."""
+def predictions(logits: np.ndarray, label: np.ndarray, alone: bool) -> bytes:
+    """An npz file: `probability` float32 `[N, K]`, or `[M, N, K]`; `label`, `index` `[N]`."""
     probability = probabilities(logits)
     arrays = {
         "probability": probability[0] if alone else probability,
         "label": np.int32(label),
         "index": np.arange(len(label), dtype=np.int32),
     }
-    save_arrays(path, arrays)
+    return as_npz(arrays)
 
 
-def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write an npz file so that it is either there whole or not at all."""
-    part = path.with_name(path.name + PART)
-    with part.open("wb") as file:
-        np.savez(file, **arrays)
-    part.replace(path)
+def as_npz(arrays: Mapping[str, Any]) -> bytes:
+    """An npz file of some arrays."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
 
 
 def plain(value: Any) -> int | float:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from twostage_jax import folder as folders
+from twostage_jax import sums
 from twostage_jax.changes import check_unchanged
 from twostage_jax.checkpoint import Store, describe
 from twostage_jax.config import Config, from_dict, unresolved
@@ -78,7 +79,7 @@ def load_params(
         UserError: leaves that are missing, unexpected, misshaped, wrongly typed or damaged.
     """
     if not (folder / name).is_dir():
-        raise UserError(f"{folder} has no stage {name}: give a run that has finished it")
+        raise Damaged(f"{folder} has no stage {name}: give a run that has finished it")
     expected = jax.eval_shape(stage.init, jax.random.key(0), batch_spec(image_shape))
     for group, count in (counts or {}).items():
         expected[group] = jax.tree.map(
@@ -117,7 +118,7 @@ def open_run(folder: Path, trust_code: bool = False) -> Run:
         raise UserError(
             f"{folder} is not complete: finish it with twostage run --resume --out {folder}"
         )
-    folders.check_sums(folder)
+    sums.check(folder)
     record = folders.read_json(folder, folders.RESULT)
     manifest = folders.read_json(folder, folders.MANIFEST)
     image_shape = shape_of_images(folder, manifest)
@@ -146,8 +147,12 @@ def _trained(folder: Path, config: Config, nets: Nets, record: Any, image_shape:
     if roster.alone:
         return Trained(nets, params)
     with folders.meant(folder / folders.RESULT):
-        rows = np.array([range(len(roster.rows))[row] for row in record["ensemble"]["rows"]])
-    return choose_members(nets, params, rows, own)
+        rows = record["ensemble"]["rows"]
+        if not rows or any(type(row) is not int for row in rows) or rows != sorted(set(rows)):
+            raise ValueError("the rows of the ensemble are not some of the members in order")
+        if not 0 <= rows[0] <= rows[-1] < len(roster.rows):
+            raise ValueError(f"rows {rows[0]} to {rows[-1]} of {len(roster.rows)}")
+    return choose_members(nets, params, np.array(rows), own)
 
 
 def choose_members(nets: Nets, params: Params, rows: np.ndarray, own_encoders: bool) -> Trained:
@@ -167,13 +172,17 @@ def run_dataset(run: Run, spec: str | None = None, data_dir: Path | None = None)
     config = run.config
     if spec is None:
         dataset = load(config.data, config.validation, data_dir or config.data_dir)
-        if dataset.fingerprint != run.manifest["data"]["fingerprint"]:
+        if not is_own(run, dataset):
             raise UserError(
                 f"{config.data} has changed since {run.folder} was made: its fingerprint is "
                 f"{dataset.fingerprint}; name it with --data to evaluate on it all the same"
             )
         return dataset
     dataset = load(spec, None, data_dir)
+    if dataset.fingerprint == run.manifest["data"]["fingerprint"]:
+        # The run's own, wherever it lies; validation is the one that it had.
+        dataset = load(spec, config.validation, data_dir)
+        is_own(run, dataset)
     _check_images(run, spec, dataset.image_shape)
     found, expected = len(dataset.classes), len(run.manifest["classes"])
     if found > expected:
@@ -182,6 +191,23 @@ def run_dataset(run: Run, spec: str | None = None, data_dir: Path | None = None)
             "that kind"
         )
     return dataset
+
+
+def is_own(run: Run, dataset: Dataset) -> bool:
+    """Whether these are the data of the run.
+
+    Raises:
+        UserError: its examples, but others of them are validation or test.
+    """
+    own = run.manifest["data"]
+    if dataset.fingerprint != own["fingerprint"]:
+        return False
+    if dataset.parts != own["parts"]:
+        raise UserError(
+            f"{dataset.name} has the examples of {run.folder} in another order, so others would be "
+            "tested: give them in the order in which it had them"
+        )
+    return True
 
 
 def other_images(run: Run, spec: str, data_dir: Path | None = None) -> np.ndarray:

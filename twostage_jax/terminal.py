@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from twostage_jax.errors import printable
+from twostage_jax.errors import UserError, printable
 
 PHASES = ("import", "data", "compile", "pretrain", "encode", "head", "evaluate")
 
@@ -40,7 +40,7 @@ class Terminal:
     def line(self, text: str = "") -> None:
         """Print lines as they are, however long; what else a terminal would obey is escaped."""
         shown = "\n".join(map(printable, text.split("\n")))
-        self.console.print(shown, markup=False, soft_wrap=True)
+        self._print(shown, markup=False, soft_wrap=True)
 
     def notice(self, text: str) -> None:
         """Print what has to be known of how a run went, and keep it."""
@@ -56,7 +56,17 @@ class Terminal:
         for row in rows:
             texts = (value if isinstance(value, str) else f"{value:,}" for value in row)
             table.add_row(*map(_plain, texts))
-        self.console.print(table)
+        self._print(table)
+
+    def _print(self, what: Any, **options: Any) -> None:
+        try:
+            self.console.print(what, **options)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(
+                f"cannot print to standard output: {error.strerror}; send it elsewhere"
+            ) from error
 
     @contextlib.contextmanager
     def phase(self, name: str, text: str) -> Iterator[None]:

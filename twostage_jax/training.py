@@ -224,7 +224,9 @@ def _take_up(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The newest checkpoint that is whole, or `start`, saved as number 0; and its records."""
     some, facts = bool(store.steps), course.facts
-    loaded = store.load_newest(start, course.terminal.notice)
+    members = np.shape(start["training"]["step"])
+    known = lambda facts: _are_records(facts.get("records"), members)  # noqa: E731
+    loaded = store.load_newest(start, course.terminal.notice, known)
     if loaded is None:
         if some:
             course.terminal.notice(f"stage {course.name} starts again: no checkpoint is whole")
@@ -239,6 +241,35 @@ def _take_up(
             "a new run in a new --out"
         )
     return loaded.trees, list(loaded.facts["records"])
+
+
+def _are_records(records: Any, members: tuple[int, ...]) -> bool:
+    """Whether records of the first epochs are such as `_record` makes; `members` is `()` or `(M,)`.
+
+    Seals find accidents; a stranger can seal anything.
+    """
+
+    def figure(x: Any) -> bool:
+        finite = type(x) is float and math.isfinite(x)
+        return x is None or finite or (type(x) is int and abs(x) < 2**63)
+
+    def figures(each: Any) -> bool:
+        return isinstance(each, list) and (len(each),) == members and all(map(figure, each))
+
+    def is_record(record: Any, epoch: int) -> bool:
+        if not isinstance(record, dict) or not {"stage", "loss", "seconds"} <= record.keys():
+            return False
+        own = record.get("members", {})
+        rest = [record[name] for name in record if name not in ("stage", "members")]
+        return (
+            record.get("epoch") == epoch
+            and isinstance(record["stage"], str)
+            and all(map(figure, rest))
+            and isinstance(own, dict)
+            and all(map(figures, own.values()))
+        )
+
+    return isinstance(records, list) and all(map(is_record, records, range(1, len(records) + 1)))
 
 
 def _checkpoint(state: TrainState, sums: Mapping[str, Any], key: Any) -> dict[str, Any]:

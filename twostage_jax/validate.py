@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from twostage_jax.errors import UserError, did_you_mean, shortened
@@ -38,6 +39,28 @@ def check_spec(spec: Any, with_data_dir: bool = False) -> None:
     if with_data_dir and not takes_data_dir(spec):
         raise UserError(
             f"--data-dir goes with mnist and tfds:NAME, not with {spec!r}: leave it out"
+        )
+
+
+def check_out(folder: Path) -> None:
+    """Raise `UserError` where Orbax could not write a run's checkpoints.
+
+    It takes some characters for a pattern, and a name such as `gs:` for a bucket.
+    """
+    try:
+        parts = [part.encode() for part in folder.absolute().parts]
+    except UnicodeEncodeError as error:
+        raise UserError(f"the folder {folder} has bytes that are not UTF-8: rename it") from error
+    odd = sorted(set(str(folder.absolute())) & set("[]*?\\\0"))
+    if odd or b"gs:" in parts:
+        raise UserError(
+            f"no checkpoint can be written to {folder.absolute()}, because of "
+            f"{' '.join(odd) or 'gs:'} in it: give an --out without"
+        )
+    if max(map(len, parts)) > 255:
+        raise UserError(
+            f"{folder} has a name of {max(map(len, parts))} bytes, the most is 255: give a shorter "
+            "--out"
         )
 
 

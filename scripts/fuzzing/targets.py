@@ -20,12 +20,13 @@ import numpy as np
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from twostage_jax import cli, folder
+from twostage_jax import cli, folder, sums
 from twostage_jax import config as configs
 from twostage_jax.runs import read_config, shape_of_images
 from twostage_jax.show import show_result
 from twostage_jax.sources import load
 from twostage_jax.sources.prepared import read_prepared
+from twostage_jax.stage import digest
 from twostage_jax.terminal import Terminal
 
 array_record: Any = importlib.import_module("array_record.python.array_record_module")
@@ -39,12 +40,10 @@ class Target(NamedTuple):
     Attributes:
         seeds: valid inputs.
         feed: takes one input.
-        guided: whether coverage of Python code guides the inputs; readers in C++ give none.
     """
 
     seeds: list[bytes]
     feed: Callable[[bytes], Any]
-    guided: bool = True
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -174,7 +173,7 @@ def tfds_target(work: Path) -> Target:
         finally:
             path.write_bytes(valid[path])
 
-    return Target(seeds, feed, guided=False)
+    return Target(seeds, feed)
 
 
 def config_target(work: Path) -> Target:
@@ -219,35 +218,45 @@ def command_target(work: Path) -> Target:
 
 
 def manifest_target(work: Path, run: Path) -> Target:
-    """The first byte says which JSON file of a run it is."""
+    """The first byte says which JSON file of a run it is, and whether a stranger sealed it.
+
+    What then still opens is evaluated, on validation.
+    """
+    from twostage_jax.judging import judge
+    from twostage_jax.runs import open_run
+
     names = (folder.MANIFEST, folder.RESULT, folder.CONFIG)
     shutil.copytree(run, work / "run")
-    valid = {name: (run / name).read_bytes() for name in names}
-    seeds = [bytes([index]) + valid[name] for index, name in enumerate(names)]
+    valid = {path: path.read_bytes() for path in (work / "run").iterdir() if path.is_file()}
+    seeds = [bytes([n]) + valid[work / "run" / names[n % 3]] for n in range(2 * len(names))]
 
     def feed(data: bytes) -> None:
-        name = names[(data[0] if data else 0) % len(names)]
+        first = data[0] if data else 0
+        name = names[first % len(names)]
         (work / "run" / name).write_bytes(data[1:])
         try:
-            _seal(work / "run", name, data[1:])
+            if first // len(names) % 2:
+                _seal(work / "run", name, data[1:])
             read_config(work / "run")
             shape_of_images(work / "run", folder.read_json(work / "run", folder.MANIFEST))
             folder.chunks(work / "run")
-            record = folder.read_json(work / "run", folder.RESULT)
+            opened = open_run(work / "run")
+            judge(opened, Terminal(quiet=True), split="validation")
             with folder.meant(work / "run" / folder.RESULT):
-                show_result(record, work, Terminal(quiet=True))
+                show_result(opened.record, work, Terminal(quiet=True))
         finally:
-            (work / "run" / name).write_bytes(valid[name])
+            for path, content in valid.items():
+                path.write_bytes(content)
 
     return Target(seeds, feed)
 
 
 def _seal(run: Path, name: str, data: bytes) -> None:
-    """A stranger can seal what they have written."""
+    """A stranger can seal what they have written, and compute its checksum."""
     with contextlib.suppress(ValueError, RecursionError):
         values = json.loads(data)
         if isinstance(values, dict):
-            folder.write_json(run, name, values)
+            sums.finish(run, {name: folder.packed(name, values)})
 
 
 def metrics_target(work: Path, run: Path) -> Target:
@@ -259,9 +268,9 @@ def metrics_target(work: Path, run: Path) -> Target:
     def feed(data: bytes) -> None:
         path = work / "run" / folder.METRICS
         path.write_bytes(data)
-        assert folder.metrics_are(work / "run", records) == (data == valid)
         try:
-            folder.check_sums(work / "run")
+            sums.check(work / "run")
+            assert data == valid
         finally:
             folder.write_metrics(work / "run", records)
             assert path.read_bytes() == valid
@@ -279,15 +288,17 @@ def run_target(work: Path, run: Path) -> Target:
     valid = [path.read_bytes() for path in names]
     seeds = [bytes([index]) + content for index, content in enumerate(valid)]
 
+    whole = digest(open_run(run).trained.params)
+
     def feed(data: bytes) -> None:
         own = work / "run"
         shutil.rmtree(own, ignore_errors=True)
         shutil.copytree(run, own)
         which = (data[0] if data else 0) % len(names)
         (own / names[which].relative_to(run)).write_bytes(data[1:])
-        open_run(own)
+        assert digest(open_run(own).trained.params) == whole
 
-    return Target(seeds, feed, guided=False)
+    return Target(seeds, feed)
 
 
 def make_run(out: Path) -> Path:

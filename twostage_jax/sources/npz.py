@@ -205,7 +205,8 @@ def as_labels(label: np.ndarray, where: str) -> np.ndarray:
     if not np.array_equal(label, np.floor(label)):
         odd = label[label != np.floor(label)][0]
         raise UserError(f"{where} has label {odd}: labels must be whole numbers from 0")
-    if label.size and not 0 <= label.min() <= label.max() < 2**31:
+    # As Python's numbers: 2**31 is more than a float16 can be.
+    if label.size and not 0 <= label.min().item() <= label.max().item() < 2**31:
         odd = label.min() if label.min() < 0 else label.max()
         raise UserError(f"{where} has label {odd}, out of range: labels must be 0 to K-1")
     return label.astype(np.int32)
