@@ -152,6 +152,10 @@ def test_an_array_record_without_its_index_is_one_sentence(tmp_path):
         found.append(str(error.value))
     # Where a chunk ends: at its start, after the signature, three records and the two of the index.
     assert sum(" and 3 are announced" in line for line in found) == 6
+    for end in (0, 64, 130):  # no chunk, the signature, one record and nothing behind it
+        path.write_bytes(content[:end])
+        with pytest.raises(ts.UserError, match="has 0 records and 0 are announced, or no index"):
+            read_array_records(path, 0)
 
 
 def test_a_plain_idx_file_is_as_long_as_it_says_before_it_is_read(tmp_path):

@@ -41,7 +41,9 @@ def read_array_records(path: Path, count: int) -> Sequence[bytes]:
     examples, index = simple[:-2], simple[-2:]
     found = sum(chunk.records for chunk in examples)
     if found != count or len(index) < 2 or index[0].records != len(examples) + 1:
-        raise UserError(f"{path} has {found:,} records and {count:,} are announced: {AGAIN}")
+        raise UserError(
+            f"{path} has {found:,} records and {count:,} are announced, or no index: {AGAIN}"
+        )
     if not count:
         return []
     try:
