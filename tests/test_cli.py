@@ -18,7 +18,9 @@ from twostage_jax.errors import UserError
 from twostage_jax.pipeline import run
 from twostage_jax.terminal import Terminal
 
-TINY = ["--pretrain.epochs", "1", "--head.epochs", "1", "--pretrain.widths", "16", "8"]
+# The shapes of the runs in test_pipeline, whose programs are compiled already.
+PRETRAIN = ["--pretrain.widths", "16", "8", "--pretrain.batch-size", "100"]
+HEAD = ["--head.widths", "8", "--head.batch-size", "100", "--head.epochs", "1"]
 
 
 def mistake(capsys, *argv):
@@ -193,10 +195,11 @@ def test_data_shows_what_is_in_a_source(tmp_path, capsys):
 
 def test_two_processes_give_bit_for_bit_what_run_gives(tmp_path):
     whole, first, second = (str(tmp_path / name) for name in ("whole", "first", "second"))
-    out = finish("run", "--out", whole, *TINY)
+    pretrain = ["--pretrain.epochs", "1", *PRETRAIN]
+    out = finish("run", "--out", whole, *pretrain, *HEAD)
     assert "pretrain  epoch 1/1" in out and "frozen" in out and out.rstrip().endswith(whole)
-    finish("pretrain", "--out", first, *TINY[:2], *TINY[4:])
-    finish("head", "--from", first, "--out", second, *TINY[2:4])
+    finish("pretrain", "--out", first, *pretrain)
+    finish("head", "--from", first, "--out", second, *HEAD)
     results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("whole", "second")]
     for result in results:
         del result["seconds"]
@@ -217,7 +220,7 @@ def test_two_processes_give_bit_for_bit_what_run_gives(tmp_path):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_state_and_says_how_to_resume(signum, tmp_path):
     run, whole = tmp_path / "run", tmp_path / "whole"
-    argv = [*TINY[:1], "20", *TINY[2:]]
+    argv = ["--pretrain.epochs", "20", *PRETRAIN, *HEAD]
     process = command("run", "--out", str(run), *argv)
     metrics = run / "metrics.jsonl"
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):

@@ -19,8 +19,9 @@ FEATURES = jax.ShapeDtypeStruct((1000, 250), np.float32)  # 1 MB
 
 
 def go(out, encode):
-    head = HeadConfig(epochs=2, encode=encode)
-    pretrain = ts.PretrainConfig(epochs=1)
+    # The shapes of the runs in test_pipeline, whose programs are compiled already.
+    head = HeadConfig(widths=(8,), epochs=2, batch_size=100, encode=encode)
+    pretrain = ts.PretrainConfig(widths=(16, 8), epochs=1, batch_size=100)
     config = ts.Config(data="digits", out=out, pretrain=pretrain, head=head)
     return ts.run(config, terminal=Terminal(quiet=True))
 

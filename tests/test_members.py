@@ -1,6 +1,7 @@
 """Ensembles and sweeps: members are the runs alone, whatever they are placed on."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -21,6 +22,8 @@ from twostage_jax.stage import make_init
 from twostage_jax.sweep import grid, parse_sweep
 from twostage_jax.terminal import Terminal
 
+pytestmark = pytest.mark.xdist_group("members")
+
 
 @pytest.fixture(autouse=True)
 def _keys_of_members_are_sliced_for_each_chunk():
@@ -34,6 +37,17 @@ SHORT = {"pretrain": PretrainConfig(epochs=2), "head": HeadConfig(epochs=2)}
 
 def go(out, **given):
     return ts.run(ts.Config(out=out, **{**SHORT, **given}), terminal=Terminal(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """An ordinary run, to evaluate."""
+    return go(tmp_path_factory.mktemp("runs") / "done").folder
+
+
+@pytest.fixture
+def run(done, tmp_path):
+    return shutil.copytree(done, tmp_path / "run")
 
 
 def probability(result):
@@ -109,17 +123,16 @@ def test_ensembles_in_chunks_are_vmap(split):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_a_run_can_be_told_from_another_source(tmp_path, capsys):
-    go(tmp_path / "run")
+def test_a_run_can_be_told_from_another_source(run, tmp_path, capsys):
     data, random = ts.load("digits"), np.random.RandomState(0)
     noise = random.randint(0, 255, (60, *data.image_shape)).astype(np.uint8)
     np.savez(tmp_path / "ood.npz", image=noise, label=np.zeros(60, int))  # of a single class
     flags = ["--ood", f"npz:{tmp_path / 'ood.npz'}", "--coverage", "0.9", "--save-predictions"]
-    assert cli.main(["evaluate", str(tmp_path / "run"), *flags]) == 0
+    assert cli.main(["evaluate", str(run), *flags]) == 0
     assert "mahalanobis" in capsys.readouterr().out
-    saved = np.load(tmp_path / "run" / "predictions-ood.npz")
+    saved = np.load(run / "predictions-ood.npz")
     assert saved["inside_energy"].shape == (359,) and saved["outside_energy"].shape == (60,)
-    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    record = json.loads((run / "result.json").read_text())
     assert record["uncertainty"]["temperature"] > 0
 
 
@@ -131,11 +144,10 @@ def mistake(capsys, *argv):
     return err
 
 
-def test_evaluate_refuses_what_it_cannot_do(tmp_path, capsys):
-    go(tmp_path / "run")
+def test_evaluate_refuses_what_it_cannot_do(run, tmp_path, capsys):
     small = np.zeros((10, 4, 4, 1), np.uint8)
     np.savez(tmp_path / "small.npz", image=small, label=np.arange(10))
-    evaluate = ("evaluate", tmp_path / "run")
+    evaluate = ("evaluate", run)
     said = mistake(capsys, *evaluate, "--ood", f"npz:{tmp_path / 'small.npz'}")
     assert "images [4, 4, 1]" in said and "takes images [8, 8, 1]" in said
     for coverage in ("0", "1", "1.5", "nan"):
@@ -215,9 +227,8 @@ def test_what_a_sweep_reports_is_of_the_point_that_was_chosen(tmp_path):
     assert noisy["data"]["noise"] == pytest.approx(0.3)
 
 
-def test_nothing_fitted_is_measured_on_validation(tmp_path, capsys):
-    go(tmp_path / "run")
-    evaluate = ("evaluate", str(tmp_path / "run"), "--split", "validation")
+def test_nothing_fitted_is_measured_on_validation(run, tmp_path, capsys):
+    evaluate = ("evaluate", str(run), "--split", "validation")
     assert cli.main(evaluate) == 0
     said = capsys.readouterr().out
     assert "temperature" not in said and "covered by sets" not in said

@@ -19,6 +19,8 @@ from twostage_jax.runs import open_run
 from twostage_jax.stage import tree_leaves
 from twostage_jax.terminal import Terminal
 
+pytestmark = pytest.mark.xdist_group("runs")
+
 KEYS = {
     "schema", "data", "pretrain", "head", "frozen", "validation", "test", "members", "seconds",
     "environment",
@@ -352,6 +354,7 @@ def test_a_frozen_encoder_that_moves_fails_the_run(tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.xdist_group("mnist")
 def test_the_blog_recipe_on_mnist_reaches_its_figures(mnist, tmp_path):
     # Five seeds measured 97.16 ± 0.18 % and 0.0236 ± 0.0009; this is one, with room.
     result = go(ts.Config(data=f"idx:{mnist}", out=tmp_path / "run"))

@@ -11,6 +11,8 @@ import twostage_jax as ts
 from twostage_jax.sources import tfds
 from twostage_jax.sources.records import read_array_records, read_tfrecord
 
+pytestmark = pytest.mark.xdist_group("tfds")
+
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
