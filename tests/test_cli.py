@@ -153,7 +153,7 @@ def test_a_folder_that_orbax_cannot_write_to_is_refused(tmp_path, out, expected)
 
 def test_a_cache_that_cannot_be_written_to_is_said(tmp_path, capsys):
     (tmp_path / "file").touch()
-    argv = ("run", "--out", str(tmp_path / "run"), *TINY, "--compile-cache")
+    argv = ("run", "--out", str(tmp_path / "run"), "--compile-cache")
     assert "give --compile-cache a folder that" in mistake(capsys, *argv, f"{tmp_path}/file")
 
 
