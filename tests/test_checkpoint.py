@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from twostage_jax import record
 from twostage_jax.checkpoint import Store, describe, open_store
@@ -339,6 +340,29 @@ def test_a_link_to_a_damaged_checkpoint_is_removed_and_not_what_it_leads_to(fold
         assert store.load_newest(BOTH, print).step == 3
     assert [path.name for path in folder.iterdir()] == ["3"]
     assert (tmp_path / "elsewhere" / "checkpoint.json").is_file()
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_folder_that_is_renamed_is_not_made_again(tmp_path, monkeypatch, early):
+    """Before a save begins, or while Orbax is at it, which makes folders that are missing."""
+    run, moved, save = tmp_path / "run", tmp_path / "moved", ocp.save_checkpointables_async
+    run.mkdir()
+
+    def moving(*args, **options):
+        run.rename(moved)
+        return save(*args, **options)
+
+    with pytest.raises(UserError, match="run/head was renamed or removed"):  # noqa: SIM117
+        with open_store(run / "head") as store:
+            store.save(1, {"params": TREE}, {})
+            store.wait()
+            if early:
+                run.rename(moved)
+            else:
+                monkeypatch.setattr(ocp, "save_checkpointables_async", moving)
+            store.save(2, {"params": TREE}, {})
+    assert not run.exists()
+    assert Store(moved / "head").load({"params": TREE}).step == 1
 
 
 def test_a_checkpoint_does_not_count_before_its_record_is_written(folder, monkeypatch):

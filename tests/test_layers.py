@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "twostage_jax"
 LEVELS = [
-    {"errors", "compilation"},
+    {"errors", "compilation", "quiet"},
     {"bounds", "sweep", "validate", "reading"},
     {"folder"},
     {

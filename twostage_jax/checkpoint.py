@@ -12,10 +12,8 @@ process may be killed at any moment, and the newest whole checkpoint is still th
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +26,7 @@ from orbax.checkpoint import v1 as ocp
 from twostage_jax import record as records
 from twostage_jax.bounds import check_expanded
 from twostage_jax.errors import Damaged, UserError
+from twostage_jax.quiet import late_words_unheard, quiet
 from twostage_jax.reading import read_json
 from twostage_jax.stage import array_bytes, tree_differences, tree_leaves, tree_signature
 
@@ -69,6 +68,7 @@ class Store:
         self._folder = folder
         self._writer = ThreadPoolExecutor(1)
         self._pending: tuple[int, Future[None]] | None = None
+        self._place: os.stat_result | None = None
 
     @property
     def steps(self) -> list[int]:
@@ -84,6 +84,7 @@ class Store:
     def clean(self) -> None:
         """Make the folder, and remove what a process has left there that was killed."""
         self._folder.mkdir(exist_ok=True)
+        self._place = self._folder.stat()
         for path in self._folder.iterdir():
             step, dot, kind = path.name.partition(".")
             mine = dot + kind in (NEW, GONE) or (dot + kind).startswith(NEW + UNFINISHED)
@@ -124,10 +125,12 @@ class Store:
             Exception: whatever Orbax, TensorStore and the system make of a disk.
         """
         new = self.path(step).with_name(f"{step}{NEW}")
+        self._check_place(new)
         records.remove(new)
         # Orbax takes no relative path.
-        with _late_words_unheard(), _quiet(), ocp.Context(async_options=PATIENT):
+        with late_words_unheard(), quiet(), ocp.Context(async_options=PATIENT):
             ocp.save_checkpointables_async(str(new.absolute()), dict(trees)).result()
+        self._check_place(new)
         try:
             read_json(new / METADATA)
         except UserError as error:  # on a full disk Orbax may call this written
@@ -139,6 +142,26 @@ class Store:
         os.rename(new, self.path(step))
         for old in self.steps[:-KEPT]:
             self.retire(old)
+
+    def _check_place(self, new: Path) -> None:
+        """Raise `UserError` where the folder is not the one that `clean` has found.
+
+        Orbax makes folders that are missing, so a run whose folder was renamed would go on in two;
+        what it has made is removed.
+        """
+        try:
+            same = self._place is None or os.path.samestat(self._place, self._folder.stat())
+        except FileNotFoundError:
+            same = False
+        if not same:
+            records.remove(new)
+            for made in (self._folder, self._folder.parent):
+                with contextlib.suppress(OSError):  # not empty, so not its own
+                    made.rmdir()
+            raise UserError(
+                f"{self._folder} was renamed or removed while checkpoints were written to it: put "
+                "it back, then go on with --resume"
+            )
 
     def retire(self, step: int) -> None:
         """Remove a checkpoint, so that it is there whole or not at all."""
@@ -237,7 +260,7 @@ class Store:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
         announced = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(dict(expected)))
-        with records.readable(where), _quiet():
+        with records.readable(where), quiet():
             files = records.files_below(self.path(step)).values()
             stored = sum(path.stat().st_size for path in files)
             check_expanded(where, announced, stored, "train the stage again")
@@ -272,49 +295,6 @@ def _is_table(table: Any) -> bool:
     return isinstance(table, dict) and all(
         isinstance(leaf, dict) and {"shape", "dtype"} <= leaf.keys() for leaf in table.values()
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Orbax from logging pages about what fails; the cause stays with the error.
-
-    Others log as before, in other threads too.
-    """
-
-    def by_others(record: logging.LogRecord) -> bool:
-        return f"{os.sep}orbax{os.sep}" not in record.pathname
-
-    def retrieved(record: logging.LogRecord) -> bool:
-        # Of many writes that fail the first is raised; the others show when they are collected.
-        return "OCDBT" not in f"{record.getMessage()} {record.exc_info}"
-
-    filters = {"absl": by_others, "asyncio": retrieved}
-    for name, each in filters.items():
-        logging.getLogger(name).addFilter(each)
-    try:
-        yield
-    finally:
-        for name, each in filters.items():
-            logging.getLogger(name).removeFilter(each)
-
-
-@contextlib.contextmanager
-def _late_words_unheard() -> Iterator[None]:
-    """Keep Python from printing what comes of the other writes when one of many has failed.
-
-    TensorStore reports each of them to Orbax's event loop, which is gone by then, even after the
-    error has been raised here. So after a failure this stays; nothing else is kept from anybody.
-    """
-    before = sys.unraisablehook
-
-    def unraisable(found: Any) -> None:
-        if not (found.object is None and str(found.exc_value) == "Event loop is closed"):
-            before(found)
-
-    sys.unraisablehook = unraisable
-    yield
-    if sys.unraisablehook is unraisable:
-        sys.unraisablehook = before
 
 
 @contextlib.contextmanager
