@@ -88,21 +88,18 @@ class Dataset(Seen):
 
 
 class Lockbox:
-    """The test part, which nothing can reach before it is unlocked, and each time is counted.
+    """The test part, which nothing can reach before it is unlocked.
 
     Attributes:
         count: number of test examples.
-        reads: how often the test part was read.
     """
 
-    def __init__(self, test: Split, reads: int = 0) -> None:
+    def __init__(self, test: Split) -> None:
         self._test = test
         self.count = len(test["label"])
-        self.reads = reads
 
     def unlock(self) -> Split:
-        """The test part."""
-        self.reads += 1
+        """The test part; who reads it has counted that before."""
         return self._test
 
 
