@@ -2,7 +2,16 @@
 
 import sys
 
-from twostage_jax.cli import main
+from twostage_jax.interrupt import handled
+
+
+def main() -> int:
+    """The command line; signals are heard while it is imported, too."""
+    with handled():
+        from twostage_jax import cli
+
+        return cli.main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,7 +20,7 @@ from twostage_jax.commands import COMMANDS, Bench, Data, Evaluate, Head, Pretrai
 from twostage_jax.config import Config, check, from_dict, overlay, to_dict
 from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.folder import CONFIG
-from twostage_jax.interrupt import Interrupted, handled, raised
+from twostage_jax.interrupt import Interrupted, farewell, handled, raised
 from twostage_jax.reading import read_json
 from twostage_jax.terminal import Terminal
 from twostage_jax.validate import check_coverage, check_spec, check_whole
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A cache of programs that cannot be read or written costs time, and jax a warning for each.
     warnings.filterwarnings("ignore", message="Error .* persistent compilation cache entry")
     try:
-        with handled(_farewell):
+        with handled():
             _act(parse(argv))
     except BrokenPipeError:  # as in: twostage run --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"twostage: error: {UserError(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(_farewell(stop), end="", file=sys.stderr)
+        print(farewell(stop), end="", file=sys.stderr)
         return 128 + stop.signum
     return 0
 
@@ -65,12 +65,6 @@ def _open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-
-
-def _farewell(stop: Interrupted) -> str:
-    """What an interrupted command prints at its end."""
-    then = f"resume with: {stop.resume}" if stop.resume else "nothing was begun: run it again"
-    return f"twostage: stopped by {stop}\n{then}\n"
 
 
 def parse(argv: Sequence[str]) -> Any:

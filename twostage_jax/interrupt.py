@@ -42,14 +42,20 @@ _resume: list[str] = []
 _last: list[Callable[[], None]] = []
 
 
+def farewell(stop: Interrupted) -> str:
+    """What an interrupted command prints at its end."""
+    then = f"resume with: {stop.resume}" if stop.resume else "nothing was begun: run it again"
+    return f"twostage: stopped by {stop}\n{then}\n"
+
+
 @contextlib.contextmanager
-def handled(farewell: Callable[[Interrupted], str]) -> Iterator[None]:
+def handled(words: Callable[[Interrupted], str] = farewell) -> Iterator[None]:
     """Let SIGINT and SIGTERM end the process with 128 + their number within the block.
 
     A second one ends it at once. Only the main thread can use it.
 
     Args:
-        farewell: what is printed to standard error then.
+        words: what is printed to standard error then.
     """
 
     once = threading.Lock()
@@ -59,7 +65,7 @@ def handled(farewell: Callable[[Interrupted], str]) -> Iterator[None]:
         if not once.acquire(blocking=False):
             return
         try:
-            os.write(2, farewell(Interrupted(signum)).encode())
+            os.write(2, words(Interrupted(signum)).encode())
             for act in reversed(_last):
                 act()
         finally:

@@ -55,7 +55,11 @@ def names(folder: Path) -> set[str]:
     """Names in a run's folder and in those of its stages: what leftovers would add to."""
     found = {path.name for path in folder.iterdir()}
     for stage in STAGES:
-        found |= {f"{stage}/{path.name}" for path in (folder / stage).glob("*")}
+        inside = {path.name for path in (folder / stage).glob("*")}
+        # A signal makes a checkpoint in the middle of an epoch, which then is the older of the two.
+        *older, _ = sorted(map(int, filter(str.isdecimal, inside))) or [-1]
+        found |= {f"{stage}/{name}" for name in inside - set(map(str, older))}
+        found |= {f"{stage}/older {number}" for number, _ in enumerate(older)}
     return found
 
 

@@ -179,7 +179,7 @@ def stop(session: Session, index: int, base: Path) -> Record:
 def _stopped(outcome: Any, signum: int, had: set[str], latency: float, twice: bool) -> list[str]:
     wrong = []
     # Before Python has reached the program, the signal ends it as it ends any other.
-    early = not had and "twostage_jax" not in outcome.err
+    early = not had and "twostage_jax/cli" not in outcome.err
     allowed = {128 + signum} | ({-signum} if early or twice else set())
     if folders.RESULT in had:
         allowed |= {0, -signum}  # the program is over, and Python on its way out
