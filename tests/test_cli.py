@@ -76,7 +76,7 @@ def finish(*argv):
         ("run --resume --out /nowhere", "/nowhere is no run"),
         ("run --config /nowhere/config.json", "cannot read /nowhere/config.json"),
         ("run --preset blog --config a.json", "leave one of them out"),
-        ("head", "Missing from twostage head: --from RUN"),
+        ("head", "head needs the run whose encoder it uses: give --from RUN"),
         ("head --from /nowhere", "/nowhere is no run"),
         ("head --from /nowhere --pretrain.epochs 3", "options: --pretrain.epochs 3; see"),
         ("evaluate", "Missing from twostage evaluate: RUN"),

@@ -298,16 +298,26 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_is_lost(copy, done, 
 def test_a_run_that_was_killed_while_it_read_the_test_part_has_read_it(complete):
     (complete / "result.json").unlink()
     more = ts.Config(out=complete, head=ts.HeadConfig(epochs=3))
-    with pytest.raises(ts.UserError, match="head.epochs 2 -> 3; resume it without head.epochs"):
+    with pytest.raises(
+        ts.UserError, match="head.epochs 2 -> 3; resume it without head.epochs, because the test"
+    ):
         go(more, resume=True, allow_changed=True)
 
 
-@pytest.mark.parametrize("emptied", [False, True])
-def test_a_complete_run_without_its_head_is_trained_again(complete, done, emptied):
-    shutil.rmtree(complete / "head")
-    if emptied:
-        (complete / "head").mkdir()
-    same(go(ts.Config(out=complete), resume=True), done)
+@pytest.mark.parametrize("stage", ["pretrain", "head"])
+@pytest.mark.parametrize("what", ["gone", "emptied", "damaged"])
+def test_a_complete_run_with_a_lost_stage_is_made_whole(complete, done, stage, what):
+    if what == "damaged":
+        _, largest = newest(complete, stage)
+        flip(largest, largest.stat().st_size // 2)
+    else:
+        shutil.rmtree(complete / stage)
+        if what == "emptied":
+            (complete / stage).mkdir()
+    result, notices = said(ts.Config(out=complete), resume=True)
+    assert stage in notices[0] and "goes on from what is whole" in notices[0]
+    same(result, done)
+    assert not said(ts.Config(out=complete), resume=True)[1]
 
 
 def test_a_damaged_checkpoint_of_a_complete_run_is_an_error_unless_it_is_resumed(complete, done):
@@ -383,7 +393,12 @@ def test_the_data_of_a_run_are_known_in_any_place_and_only_in_their_order(tmp_pa
     for name, order in (("data", 1), ("copy", 1), ("turned", -1)):
         arrays = {key: digits[key][::order] for key in ("image", "label")}
         np.savez(tmp_path / f"{name}.npz", **arrays)
-    data, copy, turned = (tmp_path / f"{name}.npz" for name in ("data", "copy", "turned"))
+    data, copy, turned, more = (
+        tmp_path / f"{name}.npz" for name in ("data", "copy", "turned", "more")
+    )
+    own = ts.load(f"npz:{data}")
+    more_of_it = {"x_train": own.train["image"], "y_train": own.train["label"]}
+    np.savez(more, **more_of_it, x_test=own.test["image"], y_test=own.test["label"])
     run = go(dataclasses.replace(small(tmp_path / "run"), data=f"npz:{data}")).folder
 
     # The copy is the run's own: its test part is counted, and nothing is measured where fitted.
@@ -391,12 +406,16 @@ def test_the_data_of_a_run_are_known_in_any_place_and_only_in_their_order(tmp_pa
     assert open_run(run).record["test_reads"] == 2
     assert (run / "predictions-test.npz").exists()
     with pytest.raises(ts.UserError, match="fitted on validation"):
-        more = {"data": f"npz:{copy}", "split": "validation", "coverage": 0.9}
-        judging.judge(open_run(run), quiet, **more)
+        where = {"data": f"npz:{copy}", "split": "validation", "coverage": 0.9}
+        judging.judge(open_run(run), quiet, **where)
     with pytest.raises(ts.UserError, match="is the run's own data"):
         judging.judge(open_run(run), quiet, ood=f"npz:{data}")
     with pytest.raises(ts.UserError, match="--data-dir goes with mnist and tfds:NAME"):
         judging.judge(open_run(run), quiet, ood="digits", data_dir=tmp_path)
+
+    # The same test part in another source is the same test.
+    judging.judge(open_run(run), quiet, data=f"npz:{more}")
+    assert open_run(run).record["test_reads"] == 3
 
     with pytest.raises(ts.UserError, match="in another order, so others would be tested"):
         judging.judge(open_run(run), quiet, data=f"npz:{turned}")
@@ -406,6 +425,35 @@ def test_the_data_of_a_run_are_known_in_any_place_and_only_in_their_order(tmp_pa
     (run / "result.json").unlink()
     with pytest.raises(ts.UserError, match="in another order, so others would be trained on"):
         go(ts.Config(out=run), resume=True)
+
+
+def test_a_run_goes_on_where_its_data_have_moved(tmp_path, monkeypatch):
+    digits = ts.load("digits").train
+    np.savez(tmp_path / "data.npz", **digits)
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(small(tmp_path / "run"), data="npz:data.npz")
+    whole = go(dataclasses.replace(config, out=tmp_path / "whole"))
+    with stopped_after(2 * 11 + 5), pytest.raises(Interrupted):
+        go(config)
+    assert folders.read_json(config.out, "config.json")["data"] == f"npz:{tmp_path}/data.npz"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data.npz").rename(tmp_path / "elsewhere" / "data.npz")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = go(ts.Config(out=config.out, data="npz:data.npz"), resume=True)
+    same(result, whole)
+    judging.judge(open_run(config.out), Terminal(quiet=True), split="validation")
+
+
+def test_stage_2_alone_is_resumed_with_and_without_the_run_it_came_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    go(small(tmp_path / "first"), pretrain_only=True)
+    settings = ts.HeadConfig(epochs=3)
+    whole = go(ts.Config(encoder_run="first", out=tmp_path / "whole", head=settings))
+    for name, given in (("one", None), ("other", "first")):
+        config = ts.Config(encoder_run="first", out=tmp_path / name, head=settings)
+        with stopped_after(5), pytest.raises(Interrupted):
+            go(config)
+        same(go(ts.Config(encoder_run=given, out=config.out), resume=True), whole)
 
 
 def test_an_encoder_that_was_trained_again_is_refused(cut, tmp_path):

@@ -11,6 +11,8 @@ from twostage_jax.errors import Damaged, UserError
 PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Where members are placed does not decide what they become.
 PLACING = ("mesh", "members_per_chunk")
+# Nor where the data lie what they are, which their fingerprint and order say.
+LYING = ("data", "data_dir")
 EPOCHS = ("pretrain.epochs", "head.epochs")
 TOLERANCE = 1e-5
 
@@ -49,10 +51,10 @@ def listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
 def identity(config: Mapping[str, Any], fingerprint: str) -> dict[str, str]:
     """What every checkpoint of a run says it belongs to.
 
-    Neither the number of epochs nor the placement is part of it: what was trained before is the
-    same whatever they are.
+    Neither the number of epochs nor any place is part of it: what was trained before is the same
+    whatever they are.
     """
-    kept = {n: x for n, x in flat(config).items() if n not in (*PLACING, *EPOCHS)}
+    kept = {n: x for n, x in flat(config).items() if n not in (*PLACING, *LYING, *EPOCHS)}
     return {"config": folders.checksum(kept), "data": fingerprint}
 
 
@@ -90,20 +92,29 @@ def check_changes(
     """
     if not changes:
         return
-    fixed = {name: each for name, each in changes.items() if not _may(name, *each, begun)}
+    fixed = {name: why for name, each in changes.items() if (why := _fixed(name, *each, begun))}
     if fixed:
+        reasons = " and ".join(filter(None, dict.fromkeys(map(str.strip, fixed.values()))))
         raise UserError(
             f"{folder} was started with other settings: {listed(changes)}; resume it without "
-            f"{', '.join(fixed)}, or start a new run in a new --out"
+            f"{', '.join(fixed)}{f', because {reasons}' if reasons else ''}, or start a new run in "
+            "a new --out"
         )
     if not allow:
         raise UserError(
             f"{folder} was started with other settings: {listed(changes)}; --allow-changed goes on "
-            "all the same, and the result is then not that of an uninterrupted run"
+            "all the same, and the result may then not be that of an uninterrupted run"
         )
 
 
-def _may(name: str, old: Any, new: Any, begun: Sequence[str]) -> bool:
+def _fixed(name: str, old: Any, new: Any, begun: Sequence[str]) -> str:
+    """Why a difference cannot be allowed, a space where that needs no reason; empty if it can."""
+    if name in PACKAGES:
+        return ""
+    if name not in EPOCHS:
+        return " "
+    if new < old:
+        return "epochs that were trained stay"
     if name == "pretrain.epochs":
-        return "head" not in begun and new > old
-    return name in PACKAGES or (name == "head.epochs" and "test" not in begun and new > old)
+        return "stage 2 has begun" if "head" in begun else ""
+    return "the test part has been read" if "test" in begun else ""

@@ -184,9 +184,7 @@ class Store:
                 and arrays.
         """
         self.wait()
-        if step is None and not self.steps:
-            raise Damaged(f"{self._folder} has no whole checkpoint: run the stage again")
-        step = self.steps[-1] if step is None else step
+        step = self._newest() if step is None else step
         where = f"the checkpoint {self.path(step)}"
         record = self._record(step, where)
         recorded, problems = record["leaves"], []
@@ -207,6 +205,18 @@ class Store:
         if damaged:
             raise Damaged(f"{where} is damaged: {', '.join(damaged)} changed since it was saved")
         return Loaded(step, loaded, record["facts"])
+
+    def check(self) -> None:
+        """Hold the files of the newest checkpoint against what was recorded of them.
+
+        Raises:
+            UserError: what keeps them from being read.
+            Damaged: where one is missing or not as it was saved, or there is no checkpoint.
+        """
+        step = self._newest()
+        where = f"the checkpoint {self.path(step)}"
+        record = self._record(step, where)
+        records.check_files(self.path(step), where, record["files"], lambda name: True)
 
     def load_newest(
         self,
@@ -242,6 +252,11 @@ class Store:
         for step in damaged:
             self.retire(step)
         return found
+
+    def _newest(self) -> int:
+        if not self.steps:
+            raise Damaged(f"{self._folder} has no whole checkpoint: run the stage again")
+        return self.steps[-1]
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""

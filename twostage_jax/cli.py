@@ -18,7 +18,7 @@ import tyro
 from twostage_jax.changes import check_unchanged
 from twostage_jax.commands import COMMANDS, Bench, Data, Evaluate, Head, Pretrain
 from twostage_jax.config import Config, check, from_dict, overlay, to_dict
-from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.errors import Damaged, UserError, did_you_mean
 from twostage_jax.folder import CONFIG
 from twostage_jax.interrupt import Interrupted, farewell, handled, raised
 from twostage_jax.reading import read_json
@@ -170,7 +170,11 @@ def _config(command: Any) -> Config:
     }
     config = Config(**given)
     if isinstance(command, Head):
-        config = dataclasses.replace(config, encoder_run=str(command.from_))
+        if not (command.from_ or command.resume):
+            raise UserError("head needs the run whose encoder it uses: give --from RUN")
+        config = dataclasses.replace(
+            config, encoder_run=str(command.from_) if command.from_ else None
+        )
     elif command.config:
         if command.preset:
             raise UserError("--preset and --config both give a recipe: leave one of them out")
@@ -204,7 +208,10 @@ def _evaluate(command: Evaluate) -> None:
         from twostage_jax.judging import judge
         from twostage_jax.runs import open_run
     _keep_compiled(command, terminal)
-    run = open_run(command.run, command.trust_code)
+    try:
+        run = open_run(command.run, command.trust_code)
+    except Damaged as error:
+        raise UserError(f"{error}; twostage run --resume --out {command.run} mends it") from error
     names = ("split", "data", "data_dir", "ood", "coverage", "save_predictions")
     judge(run, terminal, **{name: getattr(command, name) for name in names})
 

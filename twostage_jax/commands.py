@@ -64,8 +64,8 @@ class Pretrain(_FromPreset, CommonConfig):
 class Head(_Training, MembersConfig):
     """Stage 2 alone, on the encoder of an earlier run; what is not given is as in that run."""
 
-    from_: Annotated[Path, tyro.conf.arg(name="from", metavar="RUN")]
-    """folder of the run whose encoder is used"""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
+    """folder of the run whose encoder is used; with --resume it is known"""
     head: HeadConfig = field(default_factory=HeadConfig)
 
 

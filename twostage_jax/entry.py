@@ -9,6 +9,7 @@ import jax
 
 from twostage_jax import folder as folders
 from twostage_jax.changes import (
+    LYING,
     PLACING,
     TOLERANCE,
     check_changes,
@@ -28,7 +29,7 @@ from twostage_jax.programs import Placed
 from twostage_jax.runs import load_params, read_config, shape_of_images
 from twostage_jax.stage import Params
 from twostage_jax.terminal import Terminal
-from twostage_jax.validate import check_out
+from twostage_jax.validate import absolute, check_out
 
 
 def settle(
@@ -37,11 +38,12 @@ def settle(
     """`config` with what earlier runs say about it, before any data is read."""
     check(config)
     check_out(config.out or Path())
-    if config.encoder_run:
-        config = _on_encoder_of(config, trust_code)
+    config = dataclasses.replace(config, data=absolute(config.data))
     if resume:
-        config = _resumed(config, trust_code, allow_changed)
-    elif config.out:
+        config = _resumed(_at_root(config, trust_code), trust_code, allow_changed)
+    elif config.encoder_run:
+        config = _on_encoder_of(config, trust_code)
+    if config.out and not resume:
         if (config.out / folders.LOCK).is_file():
             with held(config.out, lambda text: None):  # who is at it says more than what is in it
                 pass
@@ -68,12 +70,20 @@ def _on_encoder_of(config: Config, trust_code: bool) -> Config:
     values |= dict.fromkeys(("sweep", "mesh", "members_per_chunk"))
     if config.data not in (None, base.data):
         values |= {"validation": None, "data_dir": None}
-    # The run may have taken its encoder from another one itself.
-    values["encoder_run"] = base.encoder_run or str(source.absolute())
+    values["encoder_run"] = _at_root(config, trust_code).encoder_run
     merged = overlay(dataclasses.replace(config, encoder_run=None), values)
     if merged.pretrain != base.pretrain:
         raise UserError(f"stage 1 is the one of {source}: leave the --pretrain flags out")
     return merged
+
+
+def _at_root(config: Config, trust_code: bool) -> Config:
+    """`config` on the run that has trained its encoder; what it names may have taken it over."""
+    if not config.encoder_run:
+        return config
+    source = Path(config.encoder_run)
+    root = read_config(source, trust_code).encoder_run or str(source.absolute())
+    return dataclasses.replace(config, encoder_run=root)
 
 
 def _resumed(config: Config, trust_code: bool, allow_changed: bool) -> Config:
@@ -91,7 +101,7 @@ def _resumed(config: Config, trust_code: bool, allow_changed: bool) -> Config:
     merged = overlay(config, to_dict(stored))
     started = manifest["config"] if manifest else to_dict(stored)
     changed = differences(started, to_dict(merged))
-    changes |= {name: each for name, each in changed.items() if name not in PLACING}
+    changes |= {name: each for name, each in changed.items() if name not in (*PLACING, *LYING)}
     rosters = make_roster(stored), make_roster(merged)
     if len({(one.alone, one.stacked("pretrain")) for one in rosters}) > 1:
         # A mesh makes members of what was an ordinary training, whose checkpoints look different.

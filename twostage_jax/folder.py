@@ -133,10 +133,12 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         what = "is no run" if not (folder / CONFIG).is_file() else f"has no {name}"
         raise UserError(f"{folder} {what}: give the folder that a run printed at its end")
+    known = name == CONFIG and (folder / MANIFEST).is_file()
+    restore = "remove it, and --resume puts it back" if known else "restore it"
     try:
         values = reading.read_json(path, regular=True)
     except UserError as error:
-        raise Damaged(f"{error}; restore it") from error
+        raise Damaged(f"{error}; {restore}") from error
     with meant(path):  # nested too deep to be written again, for one
         required = REQUIRED[name].items()
         shaped = isinstance(values, dict)
@@ -144,10 +146,10 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         whole = lacking or SEAL not in REQUIRED[name] or is_whole(values)
     if lacking:
         raise Damaged(
-            f"{path} is damaged, or of an older version: it lacks {', '.join(lacking)}; restore it"
+            f"{path} is damaged, or of an older version: it lacks {', '.join(lacking)}; {restore}"
         )
     if not whole:
-        raise Damaged(f"{path} is damaged: it has changed since it was written; restore it")
+        raise Damaged(f"{path} is damaged: it has changed since it was written; {restore}")
     return values
 
 

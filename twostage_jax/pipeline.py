@@ -17,6 +17,7 @@ import numpy as np
 from twostage_jax import folder as folders
 from twostage_jax import sums
 from twostage_jax.changes import identity
+from twostage_jax.checkpoint import Store
 from twostage_jax.chunks import Members, start_members
 from twostage_jax.compilation import use_cores
 from twostage_jax.config import Config, check, imported_names, resolve, to_dict
@@ -113,6 +114,7 @@ def run(
             _claim(stack, folder, onward, terminal)
             folders.check_free(folder)
         enter(folder, config, describe(config, setting.dataset, placed), terminal)
+        terminal.line(f"run in {folder}")
         show_data(setting.dataset, lockbox.count, config, terminal)
         show_plan(placed, None if pretrain_only else encode_when, terminal)
         with terminal.phase("compile", "compiling"):
@@ -152,6 +154,8 @@ def _complete(config: Config, trust_code: bool, terminal: Terminal) -> Result | 
         )
     try:
         done = open_run(folder, trust_code)
+        for name in ("head",) if config.encoder_run else ("pretrain", "head"):
+            Store(folder / name).check()
         _check_rest(folder, config, terminal)
     except Damaged as error:
         terminal.notice(f"{error}: the run goes on from what is whole, to the same result")

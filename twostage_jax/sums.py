@@ -82,7 +82,7 @@ def broken(folder: Path) -> Iterator[tuple[str, str]]:
         if name not in known or not _there(folder, name):
             yield name, f"{folder / name} is missing, or is not in {SUMS}"
         elif _digest(folder / name) not in known[name]:
-            yield name, f"{folder / name} is damaged: it is not what {SUMS} says"
+            yield name, f"{folder / name} and {SUMS} do not agree: one is damaged"
 
 
 def _there(folder: Path, name: str) -> bool:

@@ -23,6 +23,12 @@ def takes_data_dir(spec: Any) -> bool:
     return str(spec).partition(":")[0] in ("mnist", "tfds")
 
 
+def absolute(spec: str | None) -> str | None:
+    """A source with the path in it made absolute, so that it is found from everywhere."""
+    kind, colon, rest = str(spec).partition(":")
+    return f"{kind}{colon}{Path(rest).absolute()}" if kind in ("idx", "npz") and rest else spec
+
+
 def check_spec(spec: Any, with_data_dir: bool = False) -> None:
     """Raise `UserError` where `spec` names no kind of source; nothing is read."""
     kind, colon, rest = str(spec).partition(":")

@@ -40,7 +40,7 @@ def _read_part(folder: Path, part: str) -> Split:
     missing = [name for name, path in paths.items() if path is None]
     if missing:
         raise UserError(
-            f"{folder} has no {' and no '.join(missing)}: put it there, plain or with .gz"
+            f"{folder} has no {' and no '.join(missing)}: put them there, plain or with .gz"
         )
     image, label = (read_array(path) for path in paths.values() if path)
     if image.ndim not in (3, 4) or label.ndim != 1:
