@@ -329,7 +329,7 @@ def test_a_changed_hand_over_is_refused(done, tmp_path):
     folders.write_json(copy, "manifest.json", manifest)
     with pytest.raises(ts.UserError, match="group encoder is not the one"):
         go(ts.Config(encoder_run=str(copy), out=tmp_path / "run"))
-    with pytest.raises(ts.UserError, match="manifest.json is damaged"):
+    with pytest.raises(ts.UserError, match="manifest.json and SHA256SUMS do not agree"):
         open_run(copy)
 
 

@@ -196,7 +196,7 @@ def test_predictions_that_are_lost_are_written_again(saved, damage):
     damage(path)
     open_run(saved)  # which does not need them
     _, notices = said(ts.Config(out=saved), resume=True)
-    assert "predictions-test.npz is " in notices[0]
+    assert "predictions-test.npz " in notices[0]
     assert path.read_bytes() == whole
     assert not list(sums.broken(saved))
     assert open_run(saved).record["test_reads"] == 1
