@@ -116,7 +116,8 @@ def open_run(folder: Path, trust_code: bool = False) -> Run:
     config = read_config(folder, trust_code)
     if not (folder / folders.RESULT).is_file():
         raise UserError(
-            f"{folder} is not complete: finish it with twostage run --resume --out {folder}"
+            f"{folder} is not complete, it has no {folders.RESULT}: finish it with twostage run "
+            f"--resume --out {folder}"
         )
     sums.check(folder)
     record = folders.read_json(folder, folders.RESULT)
