@@ -19,8 +19,6 @@ from twostage_jax.runs import open_run
 from twostage_jax.stage import tree_leaves
 from twostage_jax.terminal import Terminal
 
-pytestmark = pytest.mark.xdist_group("runs")
-
 KEYS = {
     "schema", "data", "pretrain", "head", "frozen", "validation", "test", "members", "seconds",
     "environment",
@@ -132,7 +130,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(done, tmp_path, moments):
     assert interruption.value.resume == f"twostage run --resume --out {config.out}"
     with pytest.raises(ts.UserError, match="holds a run already"):
         go(config)
-    with pytest.raises(ts.UserError, match="not complete: finish it with"):
+    with pytest.raises(ts.UserError, match="not complete, it has no result.json: finish it with"):
         open_run(config.out)
     resumed = go(ts.Config(out=config.out), resume=True)
     assert ts.digest(resumed.params) == ts.digest(done.params)

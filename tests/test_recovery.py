@@ -27,8 +27,6 @@ from twostage_jax.pipeline import run
 from twostage_jax.runs import open_run
 from twostage_jax.terminal import Terminal
 
-pytestmark = pytest.mark.xdist_group("runs")
-
 
 @pytest.fixture
 def members():
