@@ -19,6 +19,7 @@ from twostage_jax import record
 from twostage_jax.checkpoint import Store, describe, open_store
 from twostage_jax.errors import Damaged, UserError
 from twostage_jax.folder import sealed
+from twostage_jax.quiet import quiet
 from twostage_jax.stage import digest
 
 TREE = {"encoder": {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.array([-0.0])}}
@@ -241,7 +242,7 @@ TROUBLE = [
 
 
 @pytest.mark.parametrize(("error", "reason"), TROUBLE, ids=lambda x: str(x)[:20])
-@pytest.mark.parametrize("name", ["checkpoint.ocp.load_checkpointables", "record._digest"])
+@pytest.mark.parametrize("name", ["checkpoint.ocp.load_checkpointables", "record.digest_of_file"])
 def test_trouble_is_no_damage_whatever_it_is(two, monkeypatch, name, error, reason):
     """Files that are as they were saved are never thrown away because they cannot be loaded."""
 
@@ -398,9 +399,10 @@ def test_records_of_many_members_are_read_back(folder, monkeypatch):
     assert store.steps == [3, 5]
 
 
-def test_nothing_is_kept_from_others_while_training(tmp_path, caplog):
+def test_nothing_is_kept_from_others_while_training(tmp_path, caplog, monkeypatch):
     """Not even while a checkpoint is written, in another thread."""
     before = sys.unraisablehook
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
     with open_store(tmp_path / "stage") as store, caplog.at_level(logging.INFO):
         for step in range(3):
             store.save(step, BOTH, {})
@@ -414,6 +416,19 @@ def test_nothing_is_kept_from_others_while_training(tmp_path, caplog):
     assert [line for line in said if line.startswith("step")] == [
         f"step {step}" for step in range(3) for _ in range(2)
     ]
+
+
+def test_what_comes_late_of_a_failure_is_unheard(monkeypatch, caplog):
+    """asyncio speaks of a write when it is collected, which may be long after it failed."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    late = logging.getLogger("asyncio")
+    monkeypatch.setattr(late, "filters", [])
+    with pytest.raises(OSError), quiet():
+        raise OSError
+    late.error("Future exception was never retrieved: no room in OCDBT")
+    late.error("another")
+    assert [line.getMessage() for line in caplog.records] == ["another"]
+    assert not logging.getLogger("absl").filters
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):

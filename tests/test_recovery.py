@@ -1,7 +1,6 @@
 """What happens to runs, and what is left of them: the right result, or one sentence."""
 
 import ast
-import contextlib
 import dataclasses
 import errno
 import json
@@ -196,7 +195,7 @@ def test_predictions_that_are_lost_are_written_again(saved, damage):
     _, notices = said(ts.Config(out=saved), resume=True)
     assert "predictions-test.npz " in notices[0]
     assert path.read_bytes() == whole
-    assert not list(sums.broken(saved))
+    assert not list(sums.broken_outputs(saved))
     assert open_run(saved).record["test_reads"] == 1
 
 
@@ -206,10 +205,10 @@ def test_damaged_files_of_an_evaluation_are_never_taken_for_whole(saved, damage)
     damage(path)
     judging.judge(open_run(saved), Terminal(quiet=True))  # writes the checksums
     damaged = damage is not drop
-    assert [name for name, _ in sums.broken(saved)] == [path.name] * damaged
+    assert [name for name, _ in sums.broken_outputs(saved)] == [path.name] * damaged
     _, notices = said(ts.Config(out=saved), resume=True)
     assert len(notices) == damaged and all("it is removed" in line for line in notices)
-    assert not path.exists() and not list(sums.broken(saved))
+    assert not path.exists() and not list(sums.broken_outputs(saved))
 
 
 def test_a_resumed_run_saves_what_it_was_asked_to_save(tmp_path, saving):
@@ -242,32 +241,50 @@ def sealed_anew(folder, name, path, value):
 
 
 @pytest.mark.parametrize(
-    ("name", "path", "value"),
+    ("path", "value", "said"),
     [
-        ("manifest.json", "data", {}),
-        ("manifest.json", "data/parts", {"train": 1}),
-        ("manifest.json", "classes", [[1], [2]]),
-        ("manifest.json", "chunks", {"head": 0}),
-        ("manifest.json", "allowed", [1]),
-        ("manifest.json", "test_reads", True),
-        ("manifest.json", "config/head/epochs", "1"),
-        ("manifest.json", "config", []),
-        ("manifest.json", "groups", {"head": 3}),
-        ("manifest.json", "preprocessing", {"image": [1, 2]}),
-        ("result.json", "test/accuracy", 10**400),
-        ("result.json", "test", {"accuracy": []}),
-        ("result.json", "seconds", {"total": None}),
+        ("data", {}, "lacks data;"),
+        ("data/parts", {"train": 1}, "lacks data;"),
+        ("classes", [[1], [2]], "lacks classes;"),
+        ("allowed", [1], "lacks allowed;"),
+        ("test_reads", True, "lacks test_reads;"),
+        ("config", [], "lacks config;"),
+        ("config/head/epochs", "1", "config.json has changed since the run was started"),
+        ("groups", {"head": 3}, "group encoder is not the one that manifest.json describes"),
+        ("preprocessing", {"image": [1, 2]}, "does not hold what a run writes there"),
     ],
 )
-def test_what_is_sealed_but_not_ours_is_one_sentence(complete, name, path, value):
-    sealed_anew(complete, name, path, value)
+def test_a_manifest_that_is_sealed_but_not_ours_is_refused_or_mended(
+    complete, done, path, value, said
+):
+    sealed_anew(complete, "manifest.json", path, value)
+    with pytest.raises(ts.UserError, match=said):
+        judging.judge(open_run(complete), Terminal(quiet=True), split="validation")
+    if path in ("groups", "preprocessing"):  # which follow from the checkpoints and the data
+        same(go(ts.Config(out=complete), resume=True), done)
+        open_run(complete)
+        return
+    with pytest.raises(ts.UserError):
+        go(ts.Config(out=complete), resume=True, allow_changed=True)
+
+
+def test_chunks_of_no_members_are_refused(copy):
+    sealed_anew(copy, "manifest.json", "chunks", {"head": 0})
+    with pytest.raises(Damaged, match="manifest.json does not hold what a run writes there"):
+        go(ts.Config(out=copy), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("test/accuracy", 10**400), ("test", {"accuracy": []}), ("seconds", {"total": None})],
+)
+def test_a_result_that_is_sealed_but_not_ours_is_refused_where_it_is_shown(complete, path, value):
     quiet = Terminal(quiet=True)
-    for attempt in (
-        lambda: judging.judge(open_run(complete), quiet, split="validation"),
-        lambda: go(ts.Config(out=complete), resume=True, allow_changed=True),
-    ):
-        with contextlib.suppress(ts.UserError):
-            attempt()
+    whole = judging.judge(open_run(complete), quiet, split="validation")
+    sealed_anew(complete, "result.json", path, value)
+    assert judging.judge(open_run(complete), quiet, split="validation") == whole
+    with pytest.raises(Damaged, match="result.json does not hold what a run writes there"):
+        go(ts.Config(out=complete), resume=True)
 
 
 @pytest.mark.parametrize("name", ["config.json", "manifest.json", "result.json", "SHA256SUMS"])
@@ -385,7 +402,7 @@ def test_other_data_are_refused(copy, monkeypatch):
         go(ts.Config(out=copy), resume=True)
 
 
-def test_the_data_of_a_run_are_known_in_any_place_and_only_in_their_order(tmp_path):
+def test_the_data_of_a_run_are_known_in_any_place_and_only_in_their_order(tmp_path, monkeypatch):
     digits, quiet = ts.load("digits").train, Terminal(quiet=True)
     for name, order in (("data", 1), ("copy", 1), ("turned", -1)):
         arrays = {key: digits[key][::order] for key in ("image", "label")}
@@ -405,8 +422,10 @@ def test_the_data_of_a_run_are_known_in_any_place_and_only_in_their_order(tmp_pa
     with pytest.raises(ts.UserError, match="fitted on validation"):
         where = {"data": f"npz:{copy}", "split": "validation", "coverage": 0.9}
         judging.judge(open_run(run), quiet, **where)
-    with pytest.raises(ts.UserError, match="is the run's own data"):
-        judging.judge(open_run(run), quiet, ood=f"npz:{data}")
+    monkeypatch.chdir(tmp_path)
+    for name in (f"npz:{data}", "npz:data.npz"):
+        with pytest.raises(ts.UserError, match="is the run's own data"):
+            judging.judge(open_run(run), quiet, ood=name)
     with pytest.raises(ts.UserError, match="--data-dir goes with mnist and tfds:NAME"):
         judging.judge(open_run(run), quiet, ood="digits", data_dir=tmp_path)
 

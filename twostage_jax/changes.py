@@ -92,9 +92,10 @@ def check_changes(
     """
     if not changes:
         return
-    fixed = {name: why for name, each in changes.items() if (why := _fixed(name, *each, begun))}
+    found = {name: _fixed(name, *each, begun) for name, each in changes.items()}
+    fixed = {name: why for name, why in found.items() if why is not None}
     if fixed:
-        reasons = " and ".join(filter(None, dict.fromkeys(map(str.strip, fixed.values()))))
+        reasons = " and ".join(filter(None, dict.fromkeys(fixed.values())))
         raise UserError(
             f"{folder} was started with other settings: {listed(changes)}; resume it without "
             f"{', '.join(fixed)}{f', because {reasons}' if reasons else ''}, or start a new run in "
@@ -107,14 +108,14 @@ def check_changes(
         )
 
 
-def _fixed(name: str, old: Any, new: Any, begun: Sequence[str]) -> str:
-    """Why a difference cannot be allowed, a space where that needs no reason; empty if it can."""
+def _fixed(name: str, old: Any, new: Any, begun: Sequence[str]) -> str | None:
+    """Why a difference cannot be allowed, empty where that needs no reason; None if it can."""
     if name in PACKAGES:
-        return ""
+        return None
     if name not in EPOCHS:
-        return " "
+        return ""
     if new < old:
         return "epochs that were trained stay"
     if name == "pretrain.epochs":
-        return "stage 2 has begun" if "head" in begun else ""
-    return "the test part has been read" if "test" in begun else ""
+        return "stage 2 has begun" if "head" in begun else None
+    return "the test part has been read" if "test" in begun else None

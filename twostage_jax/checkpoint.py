@@ -26,7 +26,7 @@ from orbax.checkpoint import v1 as ocp
 from twostage_jax import record as records
 from twostage_jax.bounds import check_expanded
 from twostage_jax.errors import Damaged, UserError
-from twostage_jax.quiet import late_words_unheard, quiet
+from twostage_jax.quiet import quiet
 from twostage_jax.reading import read_json
 from twostage_jax.stage import array_bytes, tree_differences, tree_leaves, tree_signature
 
@@ -118,6 +118,15 @@ class Store:
         with self._written(step):
             written.result()
 
+    def close(self) -> None:
+        """Return when all is on disk, and end the thread that writes.
+
+        Raises:
+            UserError: as `wait`.
+        """
+        with self._writer:
+            self.wait()
+
     def _write(self, step: int, trees: Mapping[str, Any], facts: str) -> None:
         """Write a checkpoint beside the others, let it count, and remove those that are too many.
 
@@ -128,7 +137,7 @@ class Store:
         self._check_place(new)
         records.remove(new)
         # Orbax takes no relative path.
-        with late_words_unheard(), quiet(), ocp.Context(async_options=PATIENT):
+        with quiet(), ocp.Context(async_options=PATIENT):
             ocp.save_checkpointables_async(str(new.absolute()), dict(trees)).result()
         self._check_place(new)
         try:
@@ -320,4 +329,4 @@ def open_store(folder: Path) -> Iterator[Store]:
     try:
         yield store
     finally:
-        store.wait()
+        store.close()

@@ -192,7 +192,7 @@ def _gone_on(
     changed = differences(stored["versions"], fresh["versions"])
     changed |= differences(stored["config"], fresh["config"])
     allowed = [f"{name} {old} -> {new}" for name, (old, new) in (moved | changed).items()]
-    kept = ("config", "versions", "machine", "save_predictions")
+    kept = ("config", "versions", "machine", "save_predictions", "preprocessing", "classes")
     return {
         **stored,
         **{name: fresh[name] for name in kept},

@@ -75,24 +75,28 @@ def evaluate_run(job: Job, outcome: Outcome, lockbox: Lockbox) -> Evaluated:
     with job.terminal.phase("evaluate", "evaluating"):
         everybody = _everybody(job, params)
         held_out = everybody.logits(job.setting.dataset.validation["image"])
-        finite = _scorable(job, held_out, outcome.finite)
+        each = member_scores(held_out, job.setting.dataset.validation["label"])
+        finite = _scorable(job, held_out, each, outcome.finite)
         more: dict[str, Any] = {}
         rows, chosen = np.arange(1), everybody
         if not job.setting.roster.alone:
-            sweep, rows = _choose(job, held_out, finite)
+            sweep, rows = _choose(job, each, finite)
             more = {"ensemble": describe_rows(job.setting.roster, rows, finite), **sweep}
             chosen = choose_members(everybody.nets, everybody.params, rows, everybody.own_encoders)
             if sweep and len(job.setting.dataset.validation["label"]):
                 files[SWEEP_PLOT] = plot_sweep(sweep["sweep"])
         record = _common(job, rows, outcome, lockbox.count) | more
-        measured, saved = _measure(job, chosen, held_out[rows], lockbox)
+        of_rows = {name: [values[row] for row in rows] for name, values in each.items()}
+        measured, saved = _measure(job, chosen, held_out[rows], of_rows, lockbox)
     record |= measured | {"seconds": job.terminal.seconds}
     groups = {name: chosen.params[name] for name in ("encoder", "head")}
     return Evaluated(record, groups, files | saved)
 
 
-def _scorable(job: Job, held_out: np.ndarray, finite: np.ndarray) -> np.ndarray:
-    """Which rows have finite scores on validation, bool `[R]`.
+def _scorable(
+    job: Job, held_out: np.ndarray, each: Mapping[str, Any], finite: np.ndarray
+) -> np.ndarray:
+    """Which rows have finite logits and scores on validation, bool `[R]`.
 
     Finite parameters can be so large that nothing they give is.
 
@@ -100,15 +104,12 @@ def _scorable(job: Job, held_out: np.ndarray, finite: np.ndarray) -> np.ndarray:
         UserError: if there is none.
     """
     finite = finite & np.isfinite(held_out).all((1, 2))
-    if len(label := job.setting.dataset.validation["label"]):
-        finite &= np.isfinite(np.array(member_scores(held_out, label)["nll"], float))
+    if held_out.shape[1]:
+        finite &= np.isfinite(np.array(each["nll"], float))
     if not finite.any():
-        raise UserError(f"{_who(job)} diverged; {SMALLER}")
+        who = "stage head" if job.setting.roster.alone else "all members"
+        raise UserError(f"{who} diverged; {SMALLER}")
     return finite
-
-
-def _who(job: Job) -> str:
-    return "stage head" if job.setting.roster.alone else "all members"
 
 
 def _everybody(job: Job, params: Params) -> Trained:
@@ -119,7 +120,7 @@ def _everybody(job: Job, params: Params) -> Trained:
 
 
 def _choose(
-    job: Job, held_out: np.ndarray, finite: np.ndarray
+    job: Job, everybody: Mapping[str, Any], finite: np.ndarray
 ) -> tuple[dict[str, Any], np.ndarray]:
     """The sweep's record, and the rows of the chosen point that are finite.
 
@@ -127,7 +128,6 @@ def _choose(
     NLL among equals. A point of which no member is finite cannot be.
     """
     roster, label = job.setting.roster, job.setting.dataset.validation["label"]
-    everybody = member_scores(held_out, label)
     fields = swept(job.setting.config)
     points = []
     for number, values in enumerate(grid(fields)):
@@ -165,7 +165,7 @@ def describe_rows(roster: Roster, rows: np.ndarray, finite: np.ndarray) -> dict[
 
 
 def _measure(
-    job: Job, chosen: Trained, held_out: np.ndarray, lockbox: Lockbox
+    job: Job, chosen: Trained, held_out: np.ndarray, each: Mapping[str, Any], lockbox: Lockbox
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Scores of what was chosen on validation and test, and files; all that reads the test part.
 
@@ -175,8 +175,8 @@ def _measure(
     reads = _count_read(job.folder)
     validation, test = job.setting.dataset.validation, lockbox.unlock()
     logits = chosen.logits(test["image"])
-    each = member_scores(logits, test["label"])
-    if not np.isfinite(np.array(each["nll"], float)).all():
+    on_test = member_scores(logits, test["label"])
+    if not np.isfinite(np.array(on_test["nll"], float)).all():
         raise UserError(f"the outputs of stage head on test are not finite; {SMALLER}")
     found: dict[str, Any] = {
         "validation": score(chosen, validation, held_out),
@@ -184,8 +184,7 @@ def _measure(
         "test_reads": reads,
     }
     if not job.setting.roster.alone:
-        found["member_test"] = each
-        found["member_validation"] = member_scores(held_out, validation["label"])
+        found["member_test"], found["member_validation"] = on_test, each
         found["summary"] = summary(found["member_test"], found["test"])
     some = len(validation["label"]) > 0
     found["uncertainty"] = uncertain(

@@ -32,7 +32,7 @@ from twostage_jax.show import (
     times_read,
 )
 from twostage_jax.terminal import Terminal
-from twostage_jax.validate import check_coverage, takes_data_dir
+from twostage_jax.validate import absolute, check_coverage, takes_data_dir
 
 
 def judge(
@@ -125,7 +125,7 @@ def _read(
     run: Run, data: str | None, ood: str | None, data_dir: Path | None
 ) -> tuple[Dataset, Dataset, Any]:
     """What is evaluated, the run's own data, and images to be told from them, or None."""
-    if ood == run.config.data:
+    if absolute(ood) == run.config.data:
         raise UserError(f"{ood} is the run's own data: give another source to --ood")
     if data_dir and not any(map(takes_data_dir, (data or run.config.data, ood))):
         raise UserError(

@@ -172,9 +172,9 @@ def _check_rest(folder: Path, config: Config, terminal: Terminal) -> None:
         Damaged: where one is damaged that the run writes itself. What only `twostage evaluate` can
             write again is removed.
     """
-    own = (*sums.ALWAYS, SWEEP_PLOT, *(SAVED if config.save_predictions else ()))
+    own = (SWEEP_PLOT, *(SAVED if config.save_predictions else ()))
     others = []
-    for name, why in sums.broken(folder):
+    for name, why in sums.broken_outputs(folder):
         if name in own:
             raise Damaged(why)
         others.append(name)
@@ -239,7 +239,6 @@ def _run(job: Job, lockbox: Lockbox, given: Params | None, pretrain_only: bool) 
         raise RuntimeError(f"the frozen encoder changed in stage 2: {before} became {after}")
     frozen = {"groups": ["encoder"], "before": before, "after": after, "unchanged": True}
     manifest["groups"] |= describe_groups(params)
-    folders.write_json(folder, folders.MANIFEST, manifest | {"frozen": frozen})
     groups = {**pretrained, **params} if roster.alone else params
     finite = finite[roster.encoder_of] & second.finite
     outcome = Outcome(groups, finite, manifest["pretrain"], frozen, records)

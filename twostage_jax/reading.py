@@ -1,5 +1,6 @@
 """Text and JSON files of whatever size and kind somebody gives, read up to a bound."""
 
+import hashlib
 import json
 import math
 import os
@@ -95,6 +96,16 @@ def read_bytes(path: Path | str, limit: int, *, regular: bool = False) -> bytes:
             "right one"
         )
     return bytes(content)
+
+
+def digest_of_file(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits, read in pieces.
+
+    Raises:
+        OSError: what cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_regular(path: Path | str) -> BinaryIO:

@@ -7,7 +7,6 @@ damaged; whatever else fails says nothing about the files.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from typing import Any
 
 from twostage_jax.errors import Damaged, UserError
 from twostage_jax.folder import is_whole, sealed
-from twostage_jax.reading import as_json, read_bytes
+from twostage_jax.reading import as_json, digest_of_file, read_bytes
 
 RECORD = "checkpoint.json"
 # The figures of all members and epochs are in it: 20 bytes each, so 200 million of them.
@@ -33,7 +32,7 @@ def write(folder: Path, values: Mapping[str, Any]) -> None:
         OSError: what kept it from being written.
         UserError: more bytes than `read` takes.
     """
-    files = {name: _digest(path) for name, path in files_below(folder).items()}
+    files = {name: digest_of_file(path) for name, path in files_below(folder).items()}
     text = json.dumps(sealed({**values, "files": files}))
     if len(text) > LIMIT:
         raise UserError(
@@ -88,7 +87,7 @@ def check_files(
         damaged = [
             f"{name} {'changed since it was saved' if name in there else 'is missing'}"
             for name, digest in recorded.items()
-            if wanted(name) and (name not in there or _digest(there[name]) != digest)
+            if wanted(name) and (name not in there or digest_of_file(there[name]) != digest)
         ]
     if damaged:
         raise Damaged(f"{where} is damaged: {', '.join(damaged)}")
@@ -152,8 +151,3 @@ def _is_file(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,12 +8,10 @@ import jax
 import numpy as np
 
 from twostage_jax.config import Config
-from twostage_jax.data import Dataset, Seen, duplicates
+from twostage_jax.data import PARTS, Dataset, Seen, duplicates
 from twostage_jax.memory import Need
 from twostage_jax.placement import Placement
 from twostage_jax.terminal import Terminal
-
-PARTS = ("train", "validation", "test")
 
 
 def show_data(dataset: Seen, tested: int, config: Config, terminal: Terminal) -> None:

@@ -2,12 +2,12 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from twostage_jax import reading
 from twostage_jax.errors import Damaged, UserError
 from twostage_jax.folder import CONFIG, MANIFEST, METRICS, RESULT, SUMS, write_bytes
+from twostage_jax.reading import digest_of_file, read_text
 
 ALWAYS = (CONFIG, METRICS, MANIFEST, RESULT)
 
@@ -50,7 +50,7 @@ def read(folder: Path) -> dict[str, set[str]]:
         Damaged: if it cannot be read.
     """
     try:
-        lines = reading.read_text(folder / SUMS, regular=True).splitlines()
+        lines = read_text(folder / SUMS, regular=True).splitlines()
     except UserError as error:
         raise Damaged(f"{error}; without it nothing tells whether {folder} is whole") from error
     known: dict[str, set[str]] = {}
@@ -66,30 +66,30 @@ def check(folder: Path) -> None:
     Raises:
         Damaged: for the first file that is not what it was when the run was complete.
     """
-    for name, why in broken(folder):
-        if name in ALWAYS:
-            raise Damaged(why)
+    for _, why in _broken(folder, read(folder), ALWAYS):
+        raise Damaged(why)
 
 
-def broken(folder: Path) -> Iterator[tuple[str, str]]:
-    """Names of files that are not what they were, and what is wrong with each.
+def broken_outputs(folder: Path) -> Iterator[tuple[str, str]]:
+    """Names of pictures and predictions that are not what they were, and what is wrong with each.
 
     Raises:
         Damaged: if the checksums cannot be read.
     """
     known = read(folder)
-    for name in (*ALWAYS, *sorted(known.keys() - set(ALWAYS))):
+    yield from _broken(folder, known, sorted(known.keys() - set(ALWAYS)))
+
+
+def _broken(
+    folder: Path, known: Mapping[str, set[str]], names: Iterable[str]
+) -> Iterator[tuple[str, str]]:
+    for name in names:
         if name not in known or not _there(folder, name):
             yield name, f"{folder / name} is missing, or is not in {SUMS}"
-        elif _digest(folder / name) not in known[name]:
+        elif digest_of_file(folder / name) not in known[name]:
             yield name, f"{folder / name} and {SUMS} do not agree: one is damaged"
 
 
 def _there(folder: Path, name: str) -> bool:
     # A stranger's list must not lead elsewhere.
     return "/" not in name and (folder / name).is_file()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
