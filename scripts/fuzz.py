@@ -140,8 +140,8 @@ def child(args: argparse.Namespace) -> None:
     if args.name in GUIDED:
         atheris: Any = importlib.import_module("atheris")
         with atheris.instrument_imports(include=["twostage_jax", "fuzzing", "zipfile"]):
-            import twostage_jax.sources.npz
-            import twostage_jax.sources.prepared  # noqa: F401
+            import twostage_jax.data.npz
+            import twostage_jax.data.tfds.prepared  # noqa: F401
     from fuzzing import targets as fuzz_targets
 
     work = Path(args.work)

@@ -4,8 +4,10 @@ import contextlib
 from functools import partial
 from unittest import mock
 
-from twostage_jax import chunks, engine, training
-from twostage_jax.interrupt import Interrupted
+from twostage_jax.engine import loop as engine
+from twostage_jax.engine import members as chunks
+from twostage_jax.runs import train as training
+from twostage_jax.signals import Interrupted
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from twostage_jax.bench.roofline import operations
 from twostage_jax.bench.rows import ROWS, Row, chosen_rows
 from twostage_jax.cli import main
 from twostage_jax.errors import UserError
-from twostage_jax.terminal import Terminal
+from twostage_jax.show.terminal import Terminal
 
 
 def measured(**changes):

@@ -100,7 +100,7 @@ def test_pytorch_s_members_take_the_steps_they_take_alone():
 def test_pytorch_s_programs_learn(mode, share, tmp_path):
     pytest.importorskip("torch")
     from twostage_jax.bench import torch_members
-    from twostage_jax.sources import load
+    from twostage_jax.data.sources import load
 
     data = load("digits", 0)
     path = tmp_path / "data.npz"

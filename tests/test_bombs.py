@@ -16,8 +16,8 @@ from PIL import Image
 
 import twostage_jax as ts
 from scripts.fuzzing import targets as fuzz_targets
-from twostage_jax.sources.prepared import read_prepared
-from twostage_jax.sources.records import read_array_records
+from twostage_jax.data.tfds.prepared import read_prepared
+from twostage_jax.data.tfds.records import read_array_records
 
 MIB = 2**20
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from twostage_jax import record
-from twostage_jax.checkpoint import Store, describe, open_store
-from twostage_jax.errors import Damaged, UserError
-from twostage_jax.folder import sealed
-from twostage_jax.quiet import quiet
-from twostage_jax.stage import digest
+from twostage_jax.errors import Corrupted, UserError
+from twostage_jax.store import sealed as record
+from twostage_jax.store.checkpoint import Store, describe, open_store
+from twostage_jax.store.layout import sealed
+from twostage_jax.store.orbax import quiet
+from twostage_jax.trees import digest
 
 TREE = {"encoder": {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.array([-0.0])}}
 BOTH = {"params": TREE, "training": {"step": jnp.int32(3)}}
@@ -86,7 +86,7 @@ def test_every_leaf_that_does_not_fit_is_listed(folder):
         "params/encoder/b has dtype float32, expected int32",
     ):
         assert phrase in str(error.value)
-    assert not isinstance(error.value, Damaged)
+    assert not isinstance(error.value, Corrupted)
     with pytest.raises(UserError, match="encoder/w is unexpected"):
         Store(folder).load({"params": {"encoder": {"b": jnp.ones(1)}}})
 
@@ -101,7 +101,7 @@ def test_a_changed_array_is_named(folder, monkeypatch):
         return loaded
 
     monkeypatch.setattr(store, "_read", flipped)
-    with pytest.raises(Damaged, match=r"stage/3 is damaged: params/encoder/w changed"):
+    with pytest.raises(Corrupted, match=r"stage/3 is damaged: params/encoder/w changed"):
         store.load({"params": TREE})
 
 
@@ -115,12 +115,12 @@ def test_no_flipped_bit_on_disk_goes_unnoticed(folder):
         path.write_bytes(broken)
         try:
             assert digest(Store(folder).load({"params": TREE}).trees["params"]) == digest(TREE)
-        except Damaged as error:
+        except Corrupted as error:
             outcomes.add(str(error).partition("/3 ")[2])
     name = path.relative_to(folder / "3")
     assert outcomes == {f"is damaged: {name} changed since it was saved"}
     path.write_bytes(b"")
-    with pytest.raises(Damaged, match=f"is damaged: {name} changed"):
+    with pytest.raises(Corrupted, match=f"is damaged: {name} changed"):
         Store(folder).load({"params": TREE})
 
 
@@ -209,7 +209,7 @@ def test_no_flipped_bit_of_the_record_goes_unnoticed(folder):
         path.write_bytes(broken)
         try:
             loaded = Store(folder).load({"params": TREE})
-        except Damaged:
+        except Corrupted:
             continue
         assert digest(loaded.trees["params"]) == digest(TREE)
         assert loaded.facts == {"records": [1]}
@@ -217,7 +217,7 @@ def test_no_flipped_bit_of_the_record_goes_unnoticed(folder):
 
 def test_a_checkpoint_under_another_number_is_not_taken(folder):
     (folder / "3").rename(folder / "4")
-    with pytest.raises(Damaged, match="checkpoint.json is not that of step 4"):
+    with pytest.raises(Corrupted, match="checkpoint.json is not that of step 4"):
         Store(folder).load({"params": TREE})
 
 
@@ -242,18 +242,18 @@ TROUBLE = [
 
 
 @pytest.mark.parametrize(("error", "reason"), TROUBLE, ids=lambda x: str(x)[:20])
-@pytest.mark.parametrize("name", ["checkpoint.ocp.load_checkpointables", "record.digest_of_file"])
+@pytest.mark.parametrize("name", ["checkpoint.ocp.load_checkpointables", "sealed.digest_of_file"])
 def test_trouble_is_no_damage_whatever_it_is(two, monkeypatch, name, error, reason):
     """Files that are as they were saved are never thrown away because they cannot be loaded."""
 
     def refused(*args):
         raise error
 
-    monkeypatch.setattr(f"twostage_jax.{name}", refused)
+    monkeypatch.setattr(f"twostage_jax.store.{name}", refused)
     with open_store(two) as store:
         with pytest.raises(UserError, match=f"5 cannot be read: {reason}.*nothing was remo") as why:
             store.load_newest(BOTH, print)
-        assert not isinstance(why.value, Damaged)
+        assert not isinstance(why.value, Corrupted)
         assert store.steps == [3, 5]
     monkeypatch.undo()
     assert Store(two).load(BOTH).step == 5
@@ -277,7 +277,7 @@ def test_a_folder_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(two, 
 def test_only_what_is_asked_for_has_to_be_whole(folder):
     largest(folder, 3, "training").write_bytes(b"")
     assert digest(Store(folder).load({"params": TREE}).trees["params"]) == digest(TREE)
-    with pytest.raises(Damaged):
+    with pytest.raises(Corrupted):
         Store(folder).load(BOTH)
 
 
@@ -295,7 +295,9 @@ def test_what_was_not_all_written_does_not_count(folder, monkeypatch):
             self.response.result()
             (self.path / "_CHECKPOINT_METADATA").unlink()
 
-    monkeypatch.setattr("twostage_jax.checkpoint.ocp.save_checkpointables_async", WithoutMetadata)
+    monkeypatch.setattr(
+        "twostage_jax.store.checkpoint.ocp.save_checkpointables_async", WithoutMetadata
+    )
     store = Store(folder)
     store.save(5, {"params": NEWER}, {})
     with pytest.raises(UserError, match="5: not all of it was written; .*stage/3 is whole"):
@@ -373,7 +375,7 @@ def test_a_checkpoint_does_not_count_before_its_record_is_written(folder, monkey
         assert Store(folder).steps == [3]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("twostage_jax.record.write", killed)
+    monkeypatch.setattr("twostage_jax.store.sealed.write", killed)
     store = Store(folder)
     store.save(5, BOTH, {})
     with pytest.raises(KeyboardInterrupt):
@@ -435,7 +437,7 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
     with open_store(tmp_path / "stage") as store:
         assert store.steps == []
         assert store.load_newest({"params": TREE}, print) is None
-    with pytest.raises(Damaged, match="no whole checkpoint"):
+    with pytest.raises(Corrupted, match="no whole checkpoint"):
         Store(tmp_path / "nowhere").load({"params": TREE})
 
 
@@ -458,7 +460,7 @@ FULL = """
 import gc, resource, sys
 import numpy as np
 from pathlib import Path
-from twostage_jax.checkpoint import open_store
+from twostage_jax.store.checkpoint import open_store
 noise = np.random.default_rng(0).standard_normal((20, 60_000), np.float32)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # for this process the disk is full
 try:

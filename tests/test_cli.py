@@ -13,10 +13,10 @@ import pytest
 
 from tests.test_sources import BROKEN
 from twostage_jax import cli
-from twostage_jax.config import Config
+from twostage_jax.config.schema import Config
 from twostage_jax.errors import UserError
-from twostage_jax.pipeline import run
-from twostage_jax.terminal import Terminal
+from twostage_jax.runs.run import run
+from twostage_jax.show.terminal import Terminal
 
 # The shapes of the runs in test_pipeline, whose programs are compiled already.
 PRETRAIN = ["--pretrain.widths", "16", "8", "--pretrain.batch-size", "100"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from twostage_jax.config import (
+from twostage_jax.config.schema import (
     PRESETS,
     Config,
     HeadConfig,

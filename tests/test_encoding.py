@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import twostage_jax as ts
-from twostage_jax.config import HeadConfig, from_dict, to_dict
-from twostage_jax.encoding import choose_encoding
-from twostage_jax.terminal import Terminal
+from twostage_jax.config.schema import HeadConfig, from_dict, to_dict
+from twostage_jax.engine.passes import choose_encoding
+from twostage_jax.show.terminal import Terminal
 
 FEATURES = jax.ShapeDtypeStruct((1000, 250), np.float32)  # 1 MB
 
@@ -65,7 +65,7 @@ def test_a_config_from_before_there_was_a_choice_means_the_loop():
     ],
 )
 def test_the_rule_and_its_reason(monkeypatch, wanted, free, once):
-    monkeypatch.setattr("twostage_jax.encoding.free_bytes", lambda: free)
+    monkeypatch.setattr("twostage_jax.engine.passes.free_bytes", lambda: free)
     chosen, why = choose_encoding(wanted, FEATURES)
     assert chosen is once
     assert ("once" if once else "in every step") in why
@@ -78,7 +78,7 @@ def test_another_way_to_encode_is_refused():
 
 CODE = """
 import sys, jax
-from twostage_jax.compilation import keep_compiled
+from twostage_jax.engine.compile import keep_compiled
 print(keep_compiled(*sys.argv[1:]))
 jax.jit(lambda x: x * 3 + 1)(2.0)
 """

@@ -8,10 +8,11 @@ import pytest
 import scipy.stats
 
 import twostage_jax as ts
-from twostage_jax import compilation
-from twostage_jax.compilation import compile_all
-from twostage_jax.engine import fit, lower_epoch, make_epoch, permutation, shuffle
-from twostage_jax.stage import make_init
+from twostage_jax.engine import compile as compilation
+from twostage_jax.engine.compile import compile_all
+from twostage_jax.engine.epoch import make_epoch, permutation, shuffle
+from twostage_jax.engine.loop import fit, lower_epoch
+from twostage_jax.engine.state import make_init
 
 ENCODER, DECODER, HEAD = ts.MLP((8, 5)), ts.MLP((8, 16)), ts.MLP((6, 3))
 STAGES = {

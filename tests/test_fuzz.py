@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as hnp
 
 from scripts import fuzz
 from scripts.fuzzing import targets as fuzz_targets
-from twostage_jax.config import Config, from_dict
+from twostage_jax.config.schema import Config, from_dict
+from twostage_jax.data import idx, npz
+from twostage_jax.data.tfds.records import read_array_records
 from twostage_jax.errors import LONGEST, UserError, printable
-from twostage_jax.sources import idx, npz
-from twostage_jax.sources.records import read_array_records
 
 FIXED = {"derandomize": True, "deadline": None, "database": None}
 few = settings(max_examples=60, suppress_health_check=list(HealthCheck), **FIXED)

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from twostage_jax.health import find_broken
-from twostage_jax.stage import TrainState
+from twostage_jax.engine.health import find_broken
+from twostage_jax.engine.state import TrainState
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16, jnp.bfloat16, jnp.float8_e4m3fn])

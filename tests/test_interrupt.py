@@ -9,7 +9,14 @@ import pytest
 
 PROGRAM = """
 import hashlib, os, sys, time
-from twostage_jax.interrupt import Interrupted, deferred, first, handled, raised, resumable
+from twostage_jax.signals import (
+    Interrupted,
+    deferred,
+    handled,
+    interrupt_as_exception,
+    resumable,
+    run_before_exit,
+)
 
 def farewell(stop):
     return f"stopped by {{stop}}, {{stop.resume}}\\n"
@@ -91,6 +98,8 @@ def test_many_signals_end_the_process_once():
 
 
 def test_what_has_children_to_end_gets_an_exception():
-    process = start(f"\n        with raised():\n            {READY}; time.sleep(60)")
+    process = start(
+        f"\n        with interrupt_as_exception():\n            {READY}; time.sleep(60)"
+    )
     out, _, _ = stop(process)
     assert (process.returncode, out) == (143, "raised go on\n")

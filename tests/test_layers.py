@@ -121,7 +121,7 @@ def test_parsing_the_command_line_does_not_import_jax():
 
 def test_the_core_needs_neither_tensorflow_nor_torch():
     code = (
-        "import sys, twostage_jax as ts\nfrom twostage_jax.sources import tfds\n"
+        "import sys, twostage_jax as ts\nfrom twostage_jax.data.tfds import prepare as tfds\n"
         "[getattr(ts, name) for name in ts.__all__]\n"
         "print([m for m in ('tensorflow', 'torch', 'sklearn') if m in sys.modules])"
     )

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from twostage_jax import lock
 from twostage_jax.errors import UserError
-from twostage_jax.lock import held
+from twostage_jax.store import lock
+from twostage_jax.store.lock import locked
 
 OURS = {"pid": 12, "host": "there", "since": "2024-01-01 00:00:00"}
 NOT_OURS = [
@@ -28,7 +28,7 @@ NOT_OURS = [
 def test_who_had_the_lock_before_is_named(tmp_path):
     (tmp_path / "lock").write_text(json.dumps(OURS))
     said = []
-    with held(tmp_path, said.append):
+    with locked(tmp_path, said.append):
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
     (line,) = said
     assert "taken over from process 12 on there (since 2024-01-01 00:00:00)" in line
@@ -40,10 +40,10 @@ def test_a_file_that_does_not_say_who_is_unknown(content, tmp_path, monkeypatch)
     monkeypatch.setattr(lock, "NAME_TRIES", 2)
     (tmp_path / "lock").write_bytes(content)
     said = []
-    with held(tmp_path, said.append):
+    with locked(tmp_path, said.append):
         (tmp_path / "lock").write_bytes(content)  # as if another version held it
         with pytest.raises(UserError, match="in use by another process"):
-            with held(tmp_path, said.append):
+            with locked(tmp_path, said.append):
                 raise AssertionError("two have the lock")
     assert not said
 
@@ -56,7 +56,7 @@ def test_a_link_is_not_followed(there, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "lock").symlink_to(target)
     with pytest.raises(UserError, match=r"run/lock is a link.*: remove it"):
-        with held(tmp_path / "run", print):
+        with locked(tmp_path / "run", print):
             raise AssertionError("the lock was taken")
     assert target.exists() == there and (not there or target.read_text() == "mine")
     assert (tmp_path / "run" / "lock").is_symlink()
@@ -66,6 +66,6 @@ def test_a_link_is_not_followed(there, tmp_path):
 def test_what_is_no_file_is_no_lock(make, tmp_path):
     make(tmp_path / "lock")
     with pytest.raises(UserError, match=r"lock is a link, a pipe or the like"):
-        with held(tmp_path, print):
+        with locked(tmp_path, print):
             raise AssertionError("the lock was taken")
     assert (tmp_path / "lock").exists()

@@ -9,18 +9,22 @@ import pytest
 
 import twostage_jax as ts
 from tests.interruption import stopped_after
-from twostage_jax import cli, memory, pipeline, programs
-from twostage_jax.chunks import Axes, lower_members
-from twostage_jax.compilation import compile_all
-from twostage_jax.config import HeadConfig, PretrainConfig
-from twostage_jax.interrupt import Interrupted
-from twostage_jax.members import flip_labels
-from twostage_jax.memory import Need, choose_chunk, estimate, shapes_of
-from twostage_jax.placement import Placement, make_mesh
-from twostage_jax.results import uncertain
-from twostage_jax.stage import make_init
-from twostage_jax.sweep import grid, parse_sweep
-from twostage_jax.terminal import Terminal
+from twostage_jax import cli
+from twostage_jax.config.schema import HeadConfig, PretrainConfig
+from twostage_jax.config.sweep import grid, parse_sweep
+from twostage_jax.data.labels import flip_labels
+from twostage_jax.engine import memory
+from twostage_jax.engine.compile import compile_all
+from twostage_jax.engine.members import Axes, lower_members
+from twostage_jax.engine.memory import Need, choose_chunk, estimate
+from twostage_jax.engine.placement import Placement, make_mesh
+from twostage_jax.engine.state import make_init
+from twostage_jax.runs import programs
+from twostage_jax.runs import run as pipeline
+from twostage_jax.scores.figures import uncertain
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.signals import Interrupted
+from twostage_jax.trees import shapes_of
 
 pytestmark = pytest.mark.xdist_group("members")
 

@@ -16,10 +16,10 @@ MESHES = """
 import functools, json, re
 import jax, numpy as np
 import twostage_jax as ts
-from twostage_jax.chunks import Axes, fit_members, lower_members, start_members
-from twostage_jax.compilation import compile_all
-from twostage_jax.members import stage_key
-from twostage_jax.placement import Placement, make_mesh, put_everywhere
+from twostage_jax.engine.members import Axes, fit_members, lower_members, start_members
+from twostage_jax.engine.compile import compile_all
+from twostage_jax.runs.trials import stage_key
+from twostage_jax.engine.placement import Placement, make_mesh, put_everywhere
 import jax.numpy as jnp
 
 random = np.random.RandomState(0)
@@ -131,8 +131,8 @@ import contextlib, sys
 from pathlib import Path
 import twostage_jax as ts
 from tests.interruption import stopped_after
-from twostage_jax.interrupt import Interrupted
-from twostage_jax.terminal import Terminal
+from twostage_jax.signals import Interrupted
+from twostage_jax.show.terminal import Terminal
 
 stage = dict(epochs=2, batch_size=100)
 parts = dict(

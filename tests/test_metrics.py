@@ -7,8 +7,8 @@ import pytest
 import sklearn.metrics
 
 import twostage_jax as ts
-from twostage_jax.metrics import per_class_accuracy, score_sums, scores
-from twostage_jax.scoring import sum_scores
+from twostage_jax.engine.passes import sum_scores
+from twostage_jax.scores.metrics import per_class_accuracy, score_sums, scores
 
 
 def identity(params, image):

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twostage_jax.data import PARTS, Source, make_dataset
+from twostage_jax.data import npz
+from twostage_jax.data.dataset import PARTS, Source, make_dataset
 from twostage_jax.errors import UserError
-from twostage_jax.sources import npz
 
 fixed = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 

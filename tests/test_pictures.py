@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from scripts.fuzzing.targets import png
+from twostage_jax.data.images import decode
 from twostage_jax.errors import UserError
-from twostage_jax.sources.pictures import decode
 
 GREY = np.arange(20, dtype=np.uint8).reshape(5, 4)
 COLOUR = np.arange(60, dtype=np.uint8).reshape(5, 4, 3)

@@ -12,12 +12,12 @@ from flax import linen as nn
 
 import twostage_jax as ts
 from tests.interruption import stopped_after
-from twostage_jax import folder as folders
-from twostage_jax.interrupt import Interrupted
-from twostage_jax.pipeline import run
-from twostage_jax.runs import open_run
-from twostage_jax.stage import tree_leaves
-from twostage_jax.terminal import Terminal
+from twostage_jax.runs.open import open_run
+from twostage_jax.runs.run import run
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.signals import Interrupted
+from twostage_jax.store import layout as folders
+from twostage_jax.trees import tree_leaves
 
 KEYS = {
     "schema", "data", "pretrain", "head", "frozen", "validation", "test", "members", "seconds",
@@ -108,7 +108,7 @@ def test_pretrain_then_head_equals_run_bit_for_bit(done, tmp_path):
 
 
 def test_the_config_repeats_the_run_bit_for_bit(done, tmp_path):
-    from twostage_jax.config import from_dict
+    from twostage_jax.config.schema import from_dict
 
     values = json.loads((done.folder / "config.json").read_text())
     again = go(dataclasses.replace(from_dict(values, "config.json"), out=tmp_path / "again"))
@@ -140,7 +140,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(done, tmp_path, moments):
 
 def test_lines_beyond_the_checkpoint_are_written_again(done, tmp_path, monkeypatch):
     """Killed between the line of an epoch and its checkpoint: the line must not stay twice."""
-    from twostage_jax import checkpoint
+    from twostage_jax.store import checkpoint
 
     config, save = small(tmp_path / "run"), checkpoint.Store.save
 
@@ -290,7 +290,7 @@ def test_a_config_with_a_hole_does_not_fall_back_to_defaults(done, tmp_path, pat
 
 
 def test_evaluation_takes_only_data_that_fits(done, tmp_path):
-    from twostage_jax.runs import run_dataset
+    from twostage_jax.runs.open import run_dataset
 
     opened = open_run(done.folder)
     assert run_dataset(opened).fingerprint == opened.manifest["data"]["fingerprint"]
@@ -342,7 +342,7 @@ def test_a_damaged_file_of_a_run_is_named(done, tmp_path, name, content):
 
 
 def test_a_frozen_encoder_that_moves_fails_the_run(tmp_path, monkeypatch):
-    from twostage_jax import programs
+    from twostage_jax.runs import programs
 
     monkeypatch.setattr(programs, "freeze", lambda tx, *groups: tx)
     config = small(tmp_path / "run")

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from twostage_jax.errors import LONGEST, UserError, printable
-from twostage_jax.reading import open_regular, read_bytes, read_json, read_text
+from twostage_jax.files import open_regular, read_bytes, read_json, read_text
 
 
 def test_text_is_read_up_to_a_bound(tmp_path):
@@ -104,7 +104,7 @@ def test_lines_are_joined_by_one_space():
 
 
 def test_tables_and_lines_show_names_as_they_are(capsys):
-    from twostage_jax.terminal import Terminal
+    from twostage_jax.show.terminal import Terminal
 
     terminal = Terminal()
     terminal.table("a [bold]title", ("class", "count"), [("\x1b[2J[/red]", 1), ("[link=x]", 2)])

@@ -17,14 +17,19 @@ import pytest
 import twostage_jax as ts
 from tests.interruption import stopped_after
 from tests.test_pipeline import go, metrics_of, small, without_times
-from twostage_jax import changes, checkpoint, evaluation, judging, sums, training
-from twostage_jax import folder as folders
-from twostage_jax.errors import Damaged
-from twostage_jax.interrupt import Interrupted
-from twostage_jax.lock import held
-from twostage_jax.pipeline import run
-from twostage_jax.runs import open_run
-from twostage_jax.terminal import Terminal
+from twostage_jax.errors import Corrupted
+from twostage_jax.runs import evaluate as judging
+from twostage_jax.runs import finish as evaluation
+from twostage_jax.runs import resume as changes
+from twostage_jax.runs import train as training
+from twostage_jax.runs.open import open_run
+from twostage_jax.runs.run import run
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.signals import Interrupted
+from twostage_jax.store import checkpoint
+from twostage_jax.store import checksums as sums
+from twostage_jax.store import layout as folders
+from twostage_jax.store.lock import locked
 
 
 @pytest.fixture
@@ -130,11 +135,11 @@ def test_a_machine_in_trouble_loses_no_checkpoint(copy, done, monkeypatch):
     def refused(*args):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr("twostage_jax.checkpoint.ocp.load_checkpointables", refused)
+    monkeypatch.setattr("twostage_jax.store.checkpoint.ocp.load_checkpointables", refused)
     before = sorted(copy.rglob("*"))
     with pytest.raises(ts.UserError, match="cannot be read: RESOURCE_EXHAUSTED") as error:
         go(ts.Config(out=copy), resume=True)
-    assert not isinstance(error.value, Damaged)
+    assert not isinstance(error.value, Corrupted)
     monkeypatch.undo()
     assert sorted(copy.rglob("*")) == before
     same(go(ts.Config(out=copy), resume=True), done)
@@ -143,7 +148,7 @@ def test_a_machine_in_trouble_loses_no_checkpoint(copy, done, monkeypatch):
 def test_the_checkpoints_of_a_complete_run_that_are_lost_are_made_again(complete, done):
     for path in (complete / "head").iterdir():
         shutil.rmtree(path)
-    with pytest.raises(Damaged, match="head has no whole checkpoint"):
+    with pytest.raises(Corrupted, match="head has no whole checkpoint"):
         open_run(complete)
     same(go(ts.Config(out=complete), resume=True), done)
 
@@ -157,7 +162,7 @@ def test_the_metrics_are_what_the_checkpoints_say(copy, done, content):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "SHA256SUMS"])
 def test_a_complete_run_with_a_damaged_file_is_made_whole(complete, done, name):
     flip(complete / name, 100)
-    with pytest.raises(Damaged, match=f"{complete}/"):
+    with pytest.raises(Corrupted, match=f"{complete}/"):
         open_run(complete)
     result, notices = said(ts.Config(out=complete), resume=True)
     assert "the run goes on from what is whole" in notices[0]
@@ -270,7 +275,7 @@ def test_a_manifest_that_is_sealed_but_not_ours_is_refused_or_mended(
 
 def test_chunks_of_no_members_are_refused(copy):
     sealed_anew(copy, "manifest.json", "chunks", {"head": 0})
-    with pytest.raises(Damaged, match="manifest.json does not hold what a run writes there"):
+    with pytest.raises(Corrupted, match="manifest.json does not hold what a run writes there"):
         go(ts.Config(out=copy), resume=True)
 
 
@@ -283,7 +288,7 @@ def test_a_result_that_is_sealed_but_not_ours_is_refused_where_it_is_shown(compl
     whole = judging.judge(open_run(complete), quiet, split="validation")
     sealed_anew(complete, "result.json", path, value)
     assert judging.judge(open_run(complete), quiet, split="validation") == whole
-    with pytest.raises(Damaged, match="result.json does not hold what a run writes there"):
+    with pytest.raises(Corrupted, match="result.json does not hold what a run writes there"):
         go(ts.Config(out=complete), resume=True)
 
 
@@ -337,7 +342,7 @@ def test_a_complete_run_with_a_lost_stage_is_made_whole(complete, done, stage, w
 def test_a_damaged_checkpoint_of_a_complete_run_is_an_error_unless_it_is_resumed(complete, done):
     step, largest = newest(complete, "head")
     largest.unlink()
-    with pytest.raises(Damaged, match=f"head/{step} is damaged: params/.* is missing"):
+    with pytest.raises(Corrupted, match=f"head/{step} is damaged: params/.* is missing"):
         open_run(complete)
     same(go(ts.Config(out=complete), resume=True), done)
 
@@ -346,9 +351,9 @@ def test_a_lost_config_is_put_back_and_a_changed_one_is_refused(copy, done):
     config = copy / "config.json"
     whole = config.read_text()
     config.write_text(whole.replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(Damaged, match="config.json has changed since .*: seed 0 -> 1"):
+    with pytest.raises(Corrupted, match="config.json has changed since .*: seed 0 -> 1"):
         go(ts.Config(out=copy), resume=True)
-    with pytest.raises(Damaged, match="config.json has changed"):
+    with pytest.raises(Corrupted, match="config.json has changed"):
         go(ts.Config(encoder_run=str(copy), out=copy.with_name("head")))
     config.unlink()
     same(go(ts.Config(out=copy), resume=True), done)
@@ -386,7 +391,7 @@ def test_stage_1_keeps_its_epochs_once_stage_2_has_begun(copy):
 
 def test_other_versions_have_to_be_allowed(copy, monkeypatch):
     versions = changes.versions()
-    monkeypatch.setattr("twostage_jax.entry.versions", lambda: {**versions, "jax": "0.9.0"})
+    monkeypatch.setattr("twostage_jax.runs.prepare.versions", lambda: {**versions, "jax": "0.9.0"})
     with pytest.raises(ts.UserError, match=f"jax {versions['jax']} -> 0.9.0; --allow-changed"):
         go(ts.Config(out=copy), resume=True)
     go(ts.Config(out=copy), resume=True, allow_changed=True)
@@ -394,7 +399,7 @@ def test_other_versions_have_to_be_allowed(copy, monkeypatch):
 
 
 def test_other_data_are_refused(copy, monkeypatch):
-    from twostage_jax import pipeline
+    from twostage_jax.runs import run as pipeline
 
     other = dataclasses.replace(ts.load("digits"), fingerprint="sha256:other")
     monkeypatch.setattr(pipeline, "load", lambda *args: other)
@@ -495,7 +500,7 @@ def test_another_mesh_is_said_and_kept(members, tmp_path):
 
 def test_another_machine_is_said_to_change_bits(copy, monkeypatch):
     machine = {"device": "TPU v9", "devices": 8, "cores": 2}
-    monkeypatch.setattr("twostage_jax.entry.machine", lambda: machine)
+    monkeypatch.setattr("twostage_jax.runs.prepare.machine", lambda: machine)
     _, notices = said(ts.Config(out=copy), resume=True)
     assert "-> TPU v9" in notices[0] and "to about 1e-05, not bit for bit" in notices[0]
 
@@ -531,7 +536,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(copy, done, monkeypatch):
     def full(*args, **options):
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device [OS error 28: ENOSPC]")
 
-    monkeypatch.setattr("twostage_jax.checkpoint.ocp.save_checkpointables_async", full)
+    monkeypatch.setattr("twostage_jax.store.checkpoint.ocp.save_checkpointables_async", full)
     with pytest.raises(ts.UserError, match="No space left on device; .*head/.* is whole; make roo"):
         go(ts.Config(out=copy), resume=True)
     monkeypatch.undo()
@@ -541,20 +546,20 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(copy, done, monkeypatch):
 
 def test_two_runs_in_one_folder_are_one_too_many(copy, tmp_path):
     said = []
-    with held(copy, said.append):
+    with locked(copy, said.append):
         with pytest.raises(ts.UserError, match=f"in use by process {os.getpid()} on "):
             go(ts.Config(out=copy), resume=True)
     assert not said and not (copy / "lock").exists()
     new = tmp_path / "new"
     new.mkdir()
-    with held(new, said.append), pytest.raises(ts.UserError, match="in use by process"):
+    with locked(new, said.append), pytest.raises(ts.UserError, match="in use by process"):
         go(small(new))
 
 
 def test_the_lock_of_a_process_that_is_gone_is_taken_over(copy, done):
     code = (
-        "import os, sys; from pathlib import Path; from twostage_jax.lock import held\n"
-        "with held(Path(sys.argv[1]), print): os.kill(os.getpid(), 9)"
+        "import os, sys; from pathlib import Path; from twostage_jax.lock import locked\n"
+        "with locked(Path(sys.argv[1]), print): os.kill(os.getpid(), 9)"
     )
     killed = subprocess.Popen([sys.executable, "-c", code, str(copy)])
     assert killed.wait() == -9
@@ -592,7 +597,7 @@ def test_a_kill_between_two_files_of_an_evaluation_leaves_a_whole_run(
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr("twostage_jax.sums.write_bytes", killed)
+    monkeypatch.setattr("twostage_jax.store.checksums.write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         judging.count_read(open_run(complete), Terminal(quiet=True))
     monkeypatch.undo()
@@ -609,7 +614,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(complete, monkeypatc
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return really(path, *args, **options)
 
-    monkeypatch.setattr("twostage_jax.lock.os.open", refused)
+    monkeypatch.setattr("twostage_jax.store.lock.os.open", refused)
     opened = open_run(complete)
     with pytest.raises(ts.UserError, match="cannot write in .*: Read-only file system; make it"):
         judging.judge(opened, Terminal(quiet=True))
@@ -654,8 +659,8 @@ def test_one_member_that_diverges_is_named_and_the_others_go_on(members, tmp_pat
 
 
 def test_moments_that_overflow_count_as_diverged():
-    from twostage_jax.health import any_of, find_broken
-    from twostage_jax.stage import TrainState
+    from twostage_jax.engine.health import any_of, find_broken
+    from twostage_jax.engine.state import TrainState
 
     params = {"encoder": {"w": np.full((2, 3), np.nan)}, "head": {"w": np.ones((2, 3))}}
     moments = {"mu": {"head": {"w": np.ones((2, 3))}}, "nu": {"head": {"w": np.ones((2, 3))}}}
@@ -698,7 +703,7 @@ def test_a_run_reads_the_test_part_once_and_evaluations_are_counted(complete):
 
 def test_nothing_but_the_evaluation_unlocks_the_test_part(members, tmp_path, monkeypatch):
     """Whatever is chosen has been chosen by then."""
-    from twostage_jax import data
+    from twostage_jax.data import dataset as data
 
     def refused(self):
         raise AssertionError("the test part was read")

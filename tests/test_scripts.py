@@ -13,7 +13,7 @@ import pytest
 
 import twostage_jax as ts
 from tests.test_sources import NAMES, idx_bytes
-from twostage_jax.terminal import Terminal
+from twostage_jax.show.terminal import Terminal
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

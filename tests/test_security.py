@@ -14,8 +14,8 @@ import pytest
 import twostage_jax as ts
 from scripts.fuzzing import targets as fuzz_targets
 from twostage_jax import cli
-from twostage_jax.runs import open_run
-from twostage_jax.sources.prepared import read_prepared
+from twostage_jax.data.tfds.prepared import read_prepared
+from twostage_jax.runs.open import open_run
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for name in ("twostage_jax", "scripts") for path in (ROOT / name).rglob("*.py")]
@@ -203,7 +203,7 @@ def test_resources_that_nobody_has_are_refused(argv, tmp_path, capsys):
 
 
 def test_states_of_all_members_must_fit_on_the_host():
-    from twostage_jax.memory import Need, check_fits
+    from twostage_jax.engine.memory import Need, check_fits
 
     check_fits("head", Need(1000, 2000, 0), 1000, alone=False)
     with pytest.raises(ts.UserError, match="1,000,000 trainings need .* are free: take fewer"):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import twostage_jax as ts
-from twostage_jax.data import Source, duplicates, fingerprint, make_dataset, stratified
+from twostage_jax.data.dataset import Source, duplicates, fingerprint, make_dataset
+from twostage_jax.data.split import stratified
 
 NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import twostage_jax as ts
-from twostage_jax.stage import frozen_groups, group_sizes
+from twostage_jax.engine.state import group_sizes
+from twostage_jax.stages.freezing import frozen_groups
 
 PARAMS = {"encoder": {"w": jnp.array([1.0, -0.0])}, "head": {"w": jnp.array([2.0])}}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import twostage_jax as ts
-from twostage_jax.sources import tfds
-from twostage_jax.sources.records import read_array_records, read_tfrecord
+from twostage_jax.data.tfds import prepare as tfds
+from twostage_jax.data.tfds.records import read_array_records, read_tfrecord
 
 pytestmark = pytest.mark.xdist_group("tfds")
 

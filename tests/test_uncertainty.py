@@ -9,7 +9,7 @@ import sklearn.covariance
 import sklearn.metrics
 
 import twostage_jax as ts
-from twostage_jax import uncertainty
+from twostage_jax.scores import uncertainty
 
 HALF = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
 LABEL = np.array([0, 1, 1])

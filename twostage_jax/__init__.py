@@ -9,48 +9,46 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twostage_jax.compilation import compiler_options, keep_compiled
-    from twostage_jax.config import Config, HeadConfig, PretrainConfig
-    from twostage_jax.data import Dataset
-    from twostage_jax.encoding import encode
-    from twostage_jax.engine import make_train
-    from twostage_jax.ensembles import ensemble
+    from twostage_jax.config.schema import Config, HeadConfig, PretrainConfig
+    from twostage_jax.data.dataset import Dataset
+    from twostage_jax.data.sources import load
+    from twostage_jax.engine.compile import compiler_options, keep_compiled
+    from twostage_jax.engine.passes import encode, evaluate, reconstruction
+    from twostage_jax.engine.state import TrainState, init_state
+    from twostage_jax.engine.train import make_train
+    from twostage_jax.engine.vmap import ensemble
     from twostage_jax.errors import UserError
-    from twostage_jax.head import classifier, make_logits
-    from twostage_jax.nets import MLP, Identity, mirror
-    from twostage_jax.optimiser import adam
-    from twostage_jax.pipeline import Result, run
-    from twostage_jax.pretrain import autoencoder, make_decode, placeholder
-    from twostage_jax.scoring import evaluate, reconstruction
-    from twostage_jax.sources import load
-    from twostage_jax.stage import (
-        Stage,
-        TrainState,
-        as_batch,
-        as_image,
-        digest,
-        freeze,
-        init_state,
-    )
-    from twostage_jax.torch_names import from_torch_state_dict, torch_state_dict
+    from twostage_jax.runs.run import Result, run
+    from twostage_jax.stages.freezing import freeze
+    from twostage_jax.stages.heads.trained import classifier, make_logits
+    from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
+    from twostage_jax.stages.optimiser import adam
+    from twostage_jax.stages.pretrain.placeholder import placeholder
+    from twostage_jax.stages.pretrain.reconstruction import autoencoder, make_decode
+    from twostage_jax.stages.stage import Stage, as_batch, as_image
+    from twostage_jax.stages.torch_names import from_torch_state_dict, torch_state_dict
+    from twostage_jax.trees import digest
 
 _HOME = {
-    "compilation": ("compiler_options", "keep_compiled"),
-    "config": ("Config", "HeadConfig", "PretrainConfig"),
-    "data": ("Dataset",),
-    "engine": ("make_train",),
-    "ensembles": ("ensemble",),
-    "scoring": ("evaluate", "reconstruction"),
-    "encoding": ("encode",),
+    "config.schema": ("Config", "HeadConfig", "PretrainConfig"),
+    "data.dataset": ("Dataset",),
+    "data.sources": ("load",),
+    "engine.compile": ("compiler_options", "keep_compiled"),
+    "engine.passes": ("encode", "evaluate", "reconstruction"),
+    "engine.state": ("TrainState", "init_state"),
+    "engine.train": ("make_train",),
+    "engine.vmap": ("ensemble",),
     "errors": ("UserError",),
-    "head": ("classifier", "make_logits"),
-    "nets": ("MLP", "Identity", "mirror"),
-    "optimiser": ("adam",),
-    "pipeline": ("Result", "run"),
-    "pretrain": ("autoencoder", "make_decode", "placeholder"),
-    "sources": ("load",),
-    "torch_names": ("from_torch_state_dict", "torch_state_dict"),
-    "stage": ("Stage", "TrainState", "as_batch", "as_image", "digest", "freeze", "init_state"),
+    "runs.run": ("Result", "run"),
+    "stages.freezing": ("freeze",),
+    "stages.heads.trained": ("classifier", "make_logits"),
+    "stages.nets.mlp": ("MLP", "Identity", "mirror"),
+    "stages.optimiser": ("adam",),
+    "stages.pretrain.placeholder": ("placeholder",),
+    "stages.pretrain.reconstruction": ("autoencoder", "make_decode"),
+    "stages.stage": ("Stage", "as_batch", "as_image"),
+    "stages.torch_names": ("from_torch_state_dict", "torch_state_dict"),
+    "trees": ("digest",),
 }
 __all__ = sorted(name for names in _HOME.values() for name in names)  # pyright: ignore
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from twostage_jax.interrupt import handled
+from twostage_jax.signals import handled
 
 
 def main() -> int:

@@ -15,15 +15,16 @@ from typing import Any
 
 import tyro
 
-from twostage_jax.changes import check_unchanged
-from twostage_jax.commands import COMMANDS, Bench, Data, Evaluate, Head, Pretrain
-from twostage_jax.config import Config, check, from_dict, overlay, to_dict
-from twostage_jax.errors import Damaged, UserError, did_you_mean
-from twostage_jax.folder import CONFIG
-from twostage_jax.interrupt import Interrupted, farewell, handled, raised
-from twostage_jax.reading import read_json
-from twostage_jax.terminal import Terminal
-from twostage_jax.validate import check_coverage, check_spec, check_whole
+from twostage_jax.config.commands import COMMANDS, Bench, Data, Evaluate, Head, Pretrain
+from twostage_jax.config.fields import check_coverage, check_whole
+from twostage_jax.config.schema import Config, check, from_dict, overlay, to_dict
+from twostage_jax.data.spec import check_spec
+from twostage_jax.errors import Corrupted, UserError, did_you_mean
+from twostage_jax.files import read_json
+from twostage_jax.runs.resume import check_unchanged
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.signals import Interrupted, farewell, handled, interrupt_as_exception
+from twostage_jax.store.layout import CONFIG
 
 DESCRIPTION = (
     "Two-stage training in JAX: pretrain an encoder on images without labels, freeze it, train a "
@@ -121,7 +122,7 @@ def _act(command: Any) -> None:
     elif isinstance(command, Evaluate):
         _evaluate(command)
     elif isinstance(command, Bench):
-        with raised():  # what it measures runs in processes of its own
+        with interrupt_as_exception():  # what it measures runs in processes of its own
             _bench(command)
     else:
         _train(command)
@@ -131,7 +132,7 @@ def _train(command: Any) -> None:
     config = _config(command)
     terminal = Terminal()
     with terminal.phase("import", "importing jax"):
-        from twostage_jax.pipeline import run
+        from twostage_jax.runs.run import run
     _keep_compiled(command, terminal)
     run(
         config,
@@ -145,7 +146,7 @@ def _train(command: Any) -> None:
 
 
 def _keep_compiled(command: Any, terminal: Terminal) -> None:
-    from twostage_jax.compilation import keep_compiled
+    from twostage_jax.engine.compile import keep_compiled
 
     try:
         keep_compiled(command.compile_cache)
@@ -205,12 +206,12 @@ def _evaluate(command: Evaluate) -> None:
         raise UserError("--ood compares with the run's own data: leave out --data")
     terminal = Terminal()
     with terminal.phase("import", "importing jax"):
-        from twostage_jax.judging import judge
-        from twostage_jax.runs import open_run
+        from twostage_jax.runs.evaluate import judge
+        from twostage_jax.runs.open import open_run
     _keep_compiled(command, terminal)
     try:
         run = open_run(command.run, command.trust_code)
-    except Damaged as error:
+    except Corrupted as error:
         raise UserError(f"{error}; twostage run --resume --out {command.run} mends it") from error
     names = ("split", "data", "data_dir", "ood", "coverage", "save_predictions")
     judge(run, terminal, **{name: getattr(command, name) for name in names})
@@ -218,8 +219,8 @@ def _evaluate(command: Evaluate) -> None:
 
 def _show_data(command: Data) -> None:
     check_spec(command.spec)
-    from twostage_jax.show import show_dataset
-    from twostage_jax.sources import load
+    from twostage_jax.data.sources import load
+    from twostage_jax.show.tables import show_dataset
 
     terminal = Terminal()
     with terminal.phase("data", "reading data"):

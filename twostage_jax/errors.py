@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 LONGEST = 2000  # characters of one message; what a stranger's file says may be of any length
 
@@ -42,7 +43,7 @@ def shortened(text: str, most: int = LONGEST) -> str:
     return f"{text[:half]} ... {text[-half:]}"
 
 
-class Damaged(UserError):
+class Corrupted(UserError):
     """What is on disk is not what was written there."""
 
 
@@ -54,3 +55,11 @@ def did_you_mean(name: str, valid: Iterable[str], limit: int = 12) -> str:
     hint = f"did you mean {near[0]!r}? " if near else ""
     more = f", and {len(names) - limit} more" if len(names) > limit else ""
     return f"{hint}It can be {', '.join(names[:limit])}{more}"
+
+
+def shown(value: Any) -> str:
+    """`repr`, of whatever a file of JSON or a caller may give."""
+    try:
+        return shortened(repr(value), 200)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes
+        return f"a {type(value).__name__} that is too large"

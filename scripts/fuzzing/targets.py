@@ -20,14 +20,16 @@ import numpy as np
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from twostage_jax import cli, folder, sums
-from twostage_jax import config as configs
-from twostage_jax.runs import read_config, shape_of_images
-from twostage_jax.show import show_result
-from twostage_jax.sources import load
-from twostage_jax.sources.prepared import read_prepared
-from twostage_jax.stage import digest
-from twostage_jax.terminal import Terminal
+from twostage_jax import cli
+from twostage_jax.config import schema as configs
+from twostage_jax.data.sources import load
+from twostage_jax.data.tfds.prepared import read_prepared
+from twostage_jax.runs.open import read_config, shape_of_images
+from twostage_jax.show.tables import show_result
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.store import checksums as sums
+from twostage_jax.store import layout as folder
+from twostage_jax.trees import digest
 
 array_record: Any = importlib.import_module("array_record.python.array_record_module")
 IMAGE = np.arange(12 * 5 * 4, dtype=np.uint8).reshape(12, 5, 4)
@@ -222,8 +224,8 @@ def manifest_target(work: Path, run: Path) -> Target:
 
     What then still opens is evaluated, on validation.
     """
-    from twostage_jax.judging import judge
-    from twostage_jax.runs import open_run
+    from twostage_jax.runs.evaluate import judge
+    from twostage_jax.runs.open import open_run
 
     names = (folder.MANIFEST, folder.RESULT, folder.CONFIG)
     shutil.copytree(run, work / "run")
@@ -280,7 +282,7 @@ def metrics_target(work: Path, run: Path) -> Target:
 
 def run_target(work: Path, run: Path) -> Target:
     """The first byte says which file of a run's folder it is, checkpoints included."""
-    from twostage_jax.runs import open_run
+    from twostage_jax.runs.open import open_run
 
     # Checkpoints name their arrays by random numbers: in the order of size, then.
     found = [path for path in run.rglob("*") if path.is_file() and path.stat().st_size]
@@ -303,7 +305,7 @@ def run_target(work: Path, run: Path) -> Target:
 
 def make_run(out: Path) -> Path:
     """The smallest run there is, for the targets that read one."""
-    from twostage_jax.pipeline import run
+    from twostage_jax.runs.run import run
 
     stage: dict[str, Any] = {"epochs": 1, "widths": (4,), "batch_size": 512}
     settings = configs.PretrainConfig(**stage), configs.HeadConfig(**stage)

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from twostage_jax import folder as folders
 from twostage_jax.bench.figures import COLUMNS, Column, ratios, share, table
 from twostage_jax.bench.roofline import operations
 from twostage_jax.bench.rows import Row, Setting, chosen_rows, matrix_rate, with_threads
-from twostage_jax.data import Dataset
+from twostage_jax.data.dataset import Dataset
+from twostage_jax.data.sources import load
 from twostage_jax.errors import UserError
-from twostage_jax.sources import load
-from twostage_jax.terminal import Terminal
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.store import layout as folders
 
 PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "torch", "numpy")
 QUICK = {"repeats": 1, "epochs": 2}

@@ -25,7 +25,7 @@ from twostage_jax.bench.rows import (
     tuned_threads,
     twostage,
 )
-from twostage_jax.terminal import Terminal
+from twostage_jax.show.terminal import Terminal
 
 MEMBERS = {"full": (1, 4, 16, 64), "heads": (1, 16, 64, 256, 1024), "order": (64,)}
 QUICK = {"full": (1, 4), "heads": (1, 16, 64), "order": (64,)}

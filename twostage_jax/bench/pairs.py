@@ -8,17 +8,21 @@ import jax
 import numpy as np
 import optax
 
-from twostage_jax.compilation import compile_all, compiler_options
-from twostage_jax.data import Dataset
-from twostage_jax.encoding import encode
-from twostage_jax.engine import lower_epoch, make_epoch, make_train
-from twostage_jax.head import classifier, make_logits
-from twostage_jax.nets import MLP, Identity, mirror
-from twostage_jax.optimiser import adam
-from twostage_jax.pretrain import autoencoder, placeholder
-from twostage_jax.scoring import evaluate
-from twostage_jax.stage import Params, Stage, TrainState, freeze, init_state
-from twostage_jax.torch_names import torch_state_dict
+from twostage_jax.data.dataset import Dataset
+from twostage_jax.engine.compile import compile_all, compiler_options
+from twostage_jax.engine.epoch import make_epoch
+from twostage_jax.engine.loop import lower_epoch
+from twostage_jax.engine.passes import encode, evaluate
+from twostage_jax.engine.state import TrainState, init_state
+from twostage_jax.engine.train import make_train
+from twostage_jax.stages.freezing import freeze
+from twostage_jax.stages.heads.trained import classifier, make_logits
+from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
+from twostage_jax.stages.optimiser import adam
+from twostage_jax.stages.pretrain.placeholder import placeholder
+from twostage_jax.stages.pretrain.reconstruction import autoencoder
+from twostage_jax.stages.stage import Params, Stage
+from twostage_jax.stages.torch_names import torch_state_dict
 
 BATCH, RATE = 32, 0.001
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from twostage_jax import folder as folders
 from twostage_jax.bench.harness import default_data
 from twostage_jax.bench.pairs import (
     RATE,
@@ -26,14 +25,18 @@ from twostage_jax.bench.pairs import (
     train_ours,
     train_torch,
 )
-from twostage_jax.data import Dataset
+from twostage_jax.data.dataset import Dataset
+from twostage_jax.data.sources import load
+from twostage_jax.engine.state import TrainState, init_state
 from twostage_jax.errors import UserError
-from twostage_jax.head import make_logits
-from twostage_jax.optimiser import adam
-from twostage_jax.sources import load
-from twostage_jax.stage import Params, TrainState, as_image, digest, freeze, init_state
-from twostage_jax.terminal import Terminal
-from twostage_jax.torch_names import from_torch_state_dict, torch_state_dict
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.stages.freezing import freeze
+from twostage_jax.stages.heads.trained import make_logits
+from twostage_jax.stages.optimiser import adam
+from twostage_jax.stages.stage import Params, as_image
+from twostage_jax.stages.torch_names import from_torch_state_dict, torch_state_dict
+from twostage_jax.store import layout as folders
+from twostage_jax.trees import digest
 
 STEPS, FIRST_STEPS = 200, 20
 LOSS, PARAMETERS, LOGITS = 1e-5, 1e-4, 1e-5

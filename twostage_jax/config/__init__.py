@@ -1,0 +1,1 @@
+"""Fields, presets and commands, without jax."""

@@ -1,0 +1,1 @@
+"""TensorFlow Datasets, read without TensorFlow."""

@@ -1,0 +1,1 @@
+"""Training and applying a stage, without configs, folders or a screen."""

@@ -1,0 +1,1 @@
+"""The two-stage story: from a config to a result."""

@@ -1,0 +1,1 @@
+"""Functions that return a `Stage` or a `Head`, and the Linen modules they use."""

@@ -1,0 +1,1 @@
+"""Linen encoders, decoders and heads."""

@@ -1,0 +1,1 @@
+"""A run's folder: atomic files, checksums, checkpoints."""
