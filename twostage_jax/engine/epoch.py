@@ -1,14 +1,14 @@
-"""One engine for every stage: epochs as compiled loops, and the loop on the host around them.
+"""One epoch in pure functions.
 
 The data set lives on the device as uint8 and is normalised inside the step. An epoch is a shuffled
-order, a loop over its full batches, and one step of its own size for the examples left over, so no
-example is dropped and no loss has to know about padding. Keys are derived, never carried: epoch e
+order, a loop over its full batches, and one step of its own size for the examples left over. So no
+example is dropped, and no loss has to know about padding. Keys are derived, never carried: epoch e
 of a stage uses `fold_in(key, e)`, so nothing random is in the state.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +17,25 @@ import optax
 
 from twostage_jax.engine.state import TrainState
 from twostage_jax.stages.freezing import frozen_groups
-from twostage_jax.stages.stage import Key, Metrics, Params, Stage, as_batch
+from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage, as_batch
+from twostage_jax.trees import PyTree
+
+Bound = int | jax.Array
 
 
 class Epoch(NamedTuple):
-    """One epoch in pure functions, for a state and data of given shapes.
+    """One epoch for a state and data of given shapes.
 
     Attributes:
-        steps: number of steps, the one for the remainder included.
+        steps: number of steps, including the one for the remainder.
         full: number of full batches.
-        zeros: what the sums of the metrics start from, on the host.
-        shuffle: `(key, number) -> (order int32 [N], key)`: which example comes when in the epoch of
+        zeros: initial sums of the metrics, on the host.
+        shuffle: `(key, number) -> (order int32 [N], key)`: order of the examples in the epoch of
             that number, and the key of that epoch.
-        advance: `(state, sums, data, order, key, start, stop) -> (state, sums)`, the full batches
-            from `start` to `stop`. Bounds may be Python integers or traced.
-        finish: `(state, sums, data, order, key) -> (state, metrics)`, the remainder, then the means
-            over all examples.
+        advance: `(state, sums, data, order, key, start, stop) -> (state, sums)`: trains on the full
+            batches from `start` to `stop`. Bounds may be Python integers or traced.
+        finish: `(state, sums, data, order, key) -> (state, metrics)`: trains on the remainder, then
+            returns means over all examples.
     """
 
     steps: int
@@ -45,11 +48,12 @@ class Epoch(NamedTuple):
 
 def make_step(
     stage: Stage, tx: optax.GradientTransformation
-) -> Callable[[TrainState, Key, Any], tuple[TrainState, Metrics]]:
-    """`(state, key, examples) -> (state, metrics)`: one update on `examples` as they are."""
+) -> Callable[[TrainState, Key, Batch], tuple[TrainState, Metrics]]:
+    """Return `(state, key, examples) -> (state, metrics)`: one update on these examples."""
 
-    def step(state: TrainState, key: Key, examples: Any) -> tuple[TrainState, Metrics]:
-        batch, frozen = as_batch(examples), frozen_groups(state.opt_state)
+    def step(state: TrainState, key: Key, examples: Batch) -> tuple[TrainState, Metrics]:
+        batch = as_batch(examples)
+        frozen = frozen_groups(state.opt_state)
         fixed = {name: state.params[name] for name in frozen}
         trained = {name: group for name, group in state.params.items() if name not in frozen}
 
@@ -57,36 +61,37 @@ def make_step(
             return stage.loss({**trained, **fixed}, key, batch)
 
         (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
-        # The optimiser wants the whole tree; these zeros are never computed.
+        # The optimiser expects the whole tree; XLA never computes these zeros.
         gradients = {**gradients, **jax.tree.map(jnp.zeros_like, fixed)}
-        updates: Any
+        updates: PyTree
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         # Frozen groups are left out of the addition: -0.0 + 0.0 would flip a bit.
-        moved: Any = optax.apply_updates(trained, {name: updates[name] for name in trained})
+        moved: PyTree = optax.apply_updates(trained, {name: updates[name] for name in trained})
         params = {**fixed, **moved}
         return TrainState(params, opt_state, state.step + 1), {**metrics, "loss": value}
 
     return step
 
 
-def shuffle(key: Key, number: Any, count: int) -> tuple[jax.Array, Key]:
-    """The order of `count` examples in the epoch of that number, and the key of that epoch."""
+def shuffle(key: Key, number: Bound, count: int) -> tuple[jax.Array, Key]:
+    """Return the order of `count` examples in epoch `number`, and the key of that epoch."""
     key = jax.random.fold_in(key, number)
     return permutation(jax.random.fold_in(key, 0), count), key
 
 
 def permutation(key: Key, count: int) -> jax.Array:
-    """A random order of `count` examples, int32 `[count]`.
+    """Return a random order of `count` examples, int32 `[count]`.
 
-    A radix sort: each round sorts words with random bits above the place of the example. XLA sorts
-    plain words eight times faster on the CPU than the pairs of `jax.random.permutation`. The order
-    is by twice as many random bits as a place has, so that half a pair is tied on average.
+    A radix sort: each round sorts words that have random bits above the index of the example. XLA
+    sorts plain words eight times faster on the CPU than the pairs of `jax.random.permutation`. The
+    order depends on twice as many random bits as an index has, so on average half a pair is tied.
     """
     low = max(1, (count - 1).bit_length())
     rounds = -(-2 * low // (32 - low))
-    order = place = jnp.arange(count, dtype=jnp.uint32)
+    index = jnp.arange(count, dtype=jnp.uint32)
+    order = index
     for bits in jax.random.bits(key, (rounds, count)):
-        order = order[jax.lax.sort(bits >> low << low | place) & (1 << low) - 1]
+        order = order[jax.lax.sort(bits >> low << low | index) & (1 << low) - 1]
     return order.astype(jnp.int32)
 
 
@@ -95,21 +100,30 @@ def make_epoch(
     tx: optax.GradientTransformation,
     batch_size: int,
     state: TrainState,
-    data: Mapping[str, Any],
-    constrain: Callable[[Any], Any] = lambda examples: examples,
+    data: Mapping[str, PyTree],
+    constrain: Callable[[Batch], Batch] = lambda examples: examples,
 ) -> Epoch:
-    """The pure functions of one epoch over `data` in batches of `batch_size`.
+    """Return the pure functions of one epoch over `data` in batches of `batch_size`.
 
-    Of `state` and `data` only shapes and types are used: `jax.ShapeDtypeStruct`s will do.
-    `constrain` lays the examples of a batch out over devices.
+    Args:
+        stage: stage to train.
+        tx: its optimiser.
+        batch_size: examples in a step.
+        state: training state, or its shapes; only shapes and types are used.
+        data: examples by name, or their shapes; only shapes and types are used.
+        constrain: places the examples of a batch on devices.
+
+    Raises:
+        ValueError: batches below 1, or no examples.
     """
-    size = len(data["label"])
+    size = len(data["image"])
     if min(batch_size, size) < 1:
         raise ValueError(f"batch_size {batch_size} and count {size} must be at least 1")
     full, remainder = divmod(size, batch_size)
-    steps, step = full + bool(remainder), jax.jit(make_step(stage, tx))  # traced once
+    steps = full + bool(remainder)
+    step = jax.jit(make_step(stage, tx))  # traced once for both uses
 
-    def train_on(state: TrainState, sums: Metrics, data: Any, key: Key, rows: jax.Array) -> Any:
+    def train_on(state: TrainState, sums: Metrics, data: Batch, key: Key, rows: jax.Array):
         key = jax.random.fold_in(key, 1 + state.step % steps)
         state, metrics = step(state, key, constrain({name: data[name][rows] for name in data}))
         count = jnp.asarray(metrics.get("count", len(rows)), jnp.float32)
@@ -117,9 +131,9 @@ def make_epoch(
         return state, {name: sums[name] + count * metrics[name] for name in sums}
 
     def advance(state, sums, data, order, key, start, stop):
-        def body(index: Any, carry: tuple[TrainState, Metrics]) -> Any:
-            rows = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
+        def body(index: jax.Array, carry: tuple[TrainState, Metrics]):
             state, sums = carry
+            rows = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
             return train_on(state, sums, data, key, rows)
 
         # With fewer examples than a batch there is no loop: the remainder is the whole epoch.
@@ -131,12 +145,16 @@ def make_epoch(
         examples = jnp.where(sums["count"] == 0, 1.0, sums["count"])
         return state, {name: sums[name] / examples for name in sums if name != "count"}
 
-    def first_step(state: TrainState, data: Any) -> Any:
+    def first_step(state: TrainState, data: Batch):
         return step(state, jax.random.key(0), {name: x[:batch_size] for name, x in data.items()})
 
     _, metrics = jax.eval_shape(first_step, state, dict(data))
-    metrics["count"] = jax.ShapeDtypeStruct((), np.float32)
+    return Epoch(steps, full, _zeros(metrics), partial(shuffle, count=size), advance, finish)
+
+
+def _zeros(metrics: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    """Return sums of no example for metrics of these shapes; at least float32."""
     zeros = {
         name: np.zeros(x.shape, jnp.promote_types(x.dtype, "f4")) for name, x in metrics.items()
     }
-    return Epoch(steps, full, zeros, partial(shuffle, count=size), advance, finish)
+    return zeros | {"count": np.zeros((), np.float32)}

@@ -1,69 +1,46 @@
-"""One engine for every stage: epochs as compiled loops, and the loop on the host around them.
+"""The host loop around compiled epochs: short calls to the device, with a chance to stop between.
 
-The data set lives on the device as uint8 and is normalised inside the step. An epoch is a shuffled
-order, a loop over its full batches, and one step of its own size for the examples left over, so no
-example is dropped and no loss has to know about padding. Keys are derived, never carried: epoch e
-of a stage uses `fold_in(key, e)`, so nothing random is in the state.
+The states of all members live on the host and go to the devices a chunk at a time, one epoch after
+the other, so that a chunk may be as small as the cache likes. If there is one chunk, its state
+stays on the devices. Each member's position is in its own state, so a training that was cut
+anywhere continues from there.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from twostage_jax.engine.compile import compiler_options, donated
-from twostage_jax.engine.epoch import Epoch, shuffle
+from twostage_jax.engine.epoch import Epoch
+from twostage_jax.engine.members import Numbers, StagePrograms, TrialData, repeat
+from twostage_jax.engine.placement import Placement, axis_map, padded, put, put_everywhere, take
 from twostage_jax.engine.state import TrainState
-from twostage_jax.engine.train import check_order
 from twostage_jax.stages.stage import Key, Metrics
+from twostage_jax.trees import PyTree
 
 
-class Moment(NamedTuple):
-    """Where a training stands between two calls to the device.
+class Progress(NamedTuple):
+    """Position of a training between two calls to the device.
 
     Attributes:
-        state: the training state; its buffers are given up when the next moment is asked for.
-        sums: what the metrics of the unfinished epoch have added up to; zeros between epochs.
-        epoch: epochs completed.
-        progress: the same with the part of the epoch that is being trained.
-        metrics: on the host, for the epoch that has just been completed; None within one.
-        seconds: time this epoch has taken so far, in this process.
+        state: training state. From `fit` it is on the device, and its buffers are given up when the
+            next position is asked for. From `fit_trials` it is on the host, or None if unwanted.
+        sums: sums of the metrics of the unfinished epoch; zeros between epochs.
+        epoch: completed epochs.
+        fraction: completed epochs, including the part of the epoch in progress.
+        metrics: on the host, for the epoch that has just been completed; None within an epoch.
+        seconds: time spent on this epoch so far, in this process.
     """
 
-    state: TrainState
+    state: TrainState | None
     sums: Metrics
     epoch: int
-    progress: float
+    fraction: float
     metrics: dict[str, np.ndarray] | None
     seconds: float
-
-
-def lower_epoch(epoch: Epoch, state: TrainState, data: Mapping[str, Any]) -> Epoch:
-    """`epoch` lowered for `compile_all`; states and sums given to it may be donated."""
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    order = jax.ShapeDtypeStruct((len(data["label"]),), jnp.int32)
-    on = (state, epoch.zeros, dict(data), order, key)
-    advance = jax.jit(
-        epoch.advance, donate_argnums=donated(0, 1), compiler_options=compiler_options()
-    )
-    finish = jax.jit(epoch.finish, donate_argnums=donated(0), compiler_options=compiler_options())
-    return epoch._replace(
-        shuffle=_lower_shuffle(len(data["label"]), bool(jax.config.read("jax_enable_x64"))),
-        advance=advance.lower(*on, count, count),
-        finish=finish.lower(*on),
-    )
-
-
-@cache
-def _lower_shuffle(count: int, double: bool) -> jax.stages.Lowered:
-    """One object for both stages, which is compiled once; `double`: whether jax has float64."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.jit(partial(shuffle, count=count)).lower(key, jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def fit(
@@ -72,59 +49,222 @@ def fit(
     data: Mapping[str, jax.Array],
     key: Key,
     epochs: int,
-    sums: Mapping[str, Any] | None = None,
-    order: Any = None,
+    sums: Metrics,
+    put: Callable[[PyTree], PyTree],
     seconds_per_call: float = 0.5,
-    put: Callable[[Any], Any] = jax.device_put,
-) -> Iterator[Moment]:
+) -> Iterator[Progress]:
     """Train until `epochs` are complete, in calls of about `seconds_per_call`, and yield between.
 
-    Where an epoch is cut does not change a bit: calls of any length run the same compiled loop.
+    The position at which an epoch is cut does not change a bit: calls of any length run the same
+    compiled loop.
 
     Args:
-        epoch: of `lower_epoch`, compiled.
-        state: where to start, the middle of an epoch too; it stays the caller's.
+        epoch: compiled functions of an epoch.
+        state: initial state, possibly within an epoch; it stays the caller's.
         data: the split, on the device.
-        key: of the stage.
-        epochs: how many shall be complete in the end.
+        key: key of the stage.
+        epochs: number of epochs that are complete at the end.
         sums: metrics of the unfinished epoch.
-        order: int32 `[epochs, N]`, in place of a shuffle; another shape is a `ValueError`.
-        seconds_per_call: how long the host may have to wait for the device.
-        put: brings what the host has to the device, or to all of them.
+        put: moves arrays from the host to the devices.
+        seconds_per_call: longest time that the host should wait for the device.
     """
-    check_order(order, epochs, len(data["label"]))
-    copy = partial(jax.device_put, may_alias=False)  # what is given to a compiled call is gone
-    state, totals = copy(state), copy(put(sums or epoch.zeros))
+    # Compiled calls may take over the buffers of their arguments.
+    copy = partial(jax.device_put, may_alias=False)
+    state = copy(state)
+    totals = copy(sums)
     done, start = divmod(int(np.max(jax.device_get(state.step))), epoch.steps)
-    begin = partial(_start_epoch, epoch, key, order, put)
-    length, current = 1, begin(done) if done < epochs else None
+    length = 1
+    current = _start_epoch(epoch, key, put, done) if done < epochs else None
     while current:
         began = time.perf_counter()
         # Sorting takes a while, so the next order is made while this epoch trains.
-        upcoming = begin(done + 1) if done + 1 < epochs else None
+        upcoming = _start_epoch(epoch, key, put, done + 1) if done + 1 < epochs else None
         while start < epoch.full:
-            called, stop = time.perf_counter(), min(epoch.full, start + length)
+            called = time.perf_counter()
+            stop = min(epoch.full, start + length)
             bounds = put((np.int32(start), np.int32(stop)))
             state, totals = epoch.advance(state, totals, data, *current, *bounds)
-            rate = (stop - start) / (_wait(totals) - called)
-            # At most twice as many steps as were just seen to be quick enough.
-            length, start = max(1, min(2 * length, int(rate * seconds_per_call))), stop
+            jax.block_until_ready(totals)
+            rate = (stop - start) / (time.perf_counter() - called)
+            # At most twice as many steps as the call that was just measured.
+            length = max(1, min(2 * length, int(rate * seconds_per_call)))
+            start = stop
             if start < epoch.steps:
-                progress = done + start / epoch.steps
-                yield Moment(state, totals, done, progress, None, time.perf_counter() - began)
+                fraction = done + start / epoch.steps
+                yield Progress(state, totals, done, fraction, None, time.perf_counter() - began)
         state, means = epoch.finish(state, totals, data, *current)
         metrics = jax.device_get(means)
-        totals, done, start, current = copy(put(epoch.zeros)), done + 1, 0, upcoming
-        yield Moment(state, totals, done, done, metrics, time.perf_counter() - began)
+        totals = copy(put(epoch.zeros))
+        done += 1
+        start = 0
+        current = upcoming
+        yield Progress(state, totals, done, done, metrics, time.perf_counter() - began)
 
 
-def _wait(values: Any) -> float:
-    """The time at which the device is done with `values`."""
-    jax.block_until_ready(values)
-    return time.perf_counter()
+def _start_epoch(
+    epoch: Epoch, key: Key, put: Callable[[PyTree], PyTree], number: int
+) -> tuple[jax.Array, Key]:
+    """Return the order of epoch `number`, and its key."""
+    return epoch.shuffle(key, put(np.int32(number)))
 
 
-def _start_epoch(epoch: Epoch, key: Key, order: Any, put: Any, number: int) -> tuple[Any, Key]:
-    """The order of the epoch of that number, and its key."""
-    rows, key = epoch.shuffle(key, put(np.int32(number)))
-    return (rows if order is None else put(np.int32(order[number]))), key
+def fit_trials(
+    programs: StagePrograms,
+    state: TrainState,
+    data: TrialData,
+    numbers: Numbers,
+    keys: Key,
+    epochs: int,
+    sums: Mapping[str, np.ndarray],
+    wanted: Callable[[], bool] = lambda: True,
+    fit: Callable[..., Iterator[Progress]] = fit,
+) -> Iterator[Progress]:
+    """Train all members until `epochs` are complete, a chunk at a time.
+
+    Args:
+        programs: compiled.
+        state: states of all members, on the host.
+        data: examples of all members.
+        numbers: swept numbers, `[M]` each.
+        keys: keys of the stage, `[M]`.
+        epochs: number of epochs that are complete at the end.
+        sums: metrics of the unfinished epoch, `[M]` each; of members that finished it, its means.
+        wanted: True if the caller wants the state within an epoch; if not, it is None there.
+        fit: the loop that trains a chunk.
+
+    Yields:
+        `Progress` on the host, metrics `[M]` each. Its arrays are overwritten later.
+    """
+    state = _host_copy(state)
+    sums = _host_copy(dict(sums))
+    chunks = _Chunks(programs, data, numbers, keys, fit)
+    steps = programs.epoch.steps
+    number = int(state.step.min()) // steps
+    while number < epochs:
+        began = time.perf_counter()
+        end = (number + 1) * steps
+        behind = [p for p in _pieces(programs.placement, state.step) if state.step[p[0]] < end]
+        # A chunk of all members stays on the devices to the end; several take turns each epoch.
+        resident = len(behind[0]) == len(state.step)
+        target = epochs if resident else number + 1
+        ahead = 0 if resident else int((state.step >= end).sum())
+        for piece in behind:
+            for progress in chunks.train(piece, state, sums, target):
+                complete = progress.metrics is not None
+                current = complete or wanted()
+                if current:
+                    _write_back(programs, state, sums, piece, progress)
+                number = progress.epoch
+                seconds = progress.seconds if resident else time.perf_counter() - began
+                if complete and piece is behind[-1]:
+                    metrics = _take_means(sums)
+                    yield Progress(state, sums, number, number, metrics, seconds)
+                elif not complete:
+                    part = (progress.fraction - number) * len(piece) + ahead
+                    fraction = number + min(1.0, part / len(state.step))
+                    shown = state if current else None
+                    yield Progress(shown, sums, number, fraction, None, seconds)
+            ahead += len(piece)
+
+
+def _take_means(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the means of the epoch that all members have finished, and set the sums to zero."""
+    means = {name: sums[name].copy() for name in sums if name != "count"}
+    for values in sums.values():
+        values.fill(0)
+    return means
+
+
+def _pieces(placement: Placement, step: np.ndarray) -> list[np.ndarray]:
+    """Return the members that train together; members at different steps are separated.
+
+    Steps differ after a training was cut with chunks of another size.
+    """
+    pieces = []
+    for piece in placement.pieces:
+        pieces += [piece[step[piece] == value] for value in np.unique(step[piece])]
+    return pieces
+
+
+class _Chunks:
+    """Everything that the chunks of one stage share on the devices."""
+
+    def __init__(
+        self, programs: StagePrograms, data: TrialData, numbers: Numbers, keys: Key, fit: Callable
+    ) -> None:
+        self._programs = programs
+        self._data = data
+        self._numbers = dict(numbers)
+        self._keys = keys
+        self._fit = fit
+        self._shared = {
+            name: put_everywhere(programs.placement, values) for name, values in data.shared.items()
+        }
+        self._first_key = put(programs.placement, None, keys[0])
+        self._placed: dict[bytes, dict[str, jax.Array]] = {}
+
+    def train(
+        self,
+        piece: np.ndarray,
+        state: TrainState,
+        sums: Mapping[str, np.ndarray],
+        epochs: int,
+    ) -> Iterator[Progress]:
+        """Train the members of a chunk until `epochs` are complete; yields their progress."""
+        placement, axes, _, epoch = self._programs
+        all_axes = (axes.state, 0, 0, 0)
+        members = (state, dict(sums), self._keys, self._numbers)
+        chunk = put(placement, all_axes, take(padded(placement, piece), all_axes, members))
+        chunk_state, totals, keys, numbers = chunk
+        epoch = epoch._replace(
+            zeros=repeat(epoch.zeros, placement.width),
+            shuffle=partial(epoch.shuffle, self._first_key),
+            advance=partial(epoch.advance, numbers),
+            finish=partial(epoch.finish, numbers),
+        )
+        bring = partial(_put_by_rank, placement)
+        return self._fit(epoch, chunk_state, self._examples(piece), keys, epochs, totals, bring)
+
+    def _examples(self, piece: np.ndarray) -> dict[str, jax.Array]:
+        """Return the examples of a chunk, on the devices; kept for the next epoch."""
+        name = piece.tobytes()
+        if name not in self._placed:
+            placement = self._programs.placement
+            members = padded(placement, piece)
+            own = {name: rows(members) for name, rows in self._data.per_trial.items()}
+            self._placed[name] = {**self._shared, **put(placement, 0, own)}
+        return self._placed[name]
+
+
+def _host_copy(tree: PyTree) -> PyTree:
+    """Return a copy on the host that may be written to."""
+    return jax.tree.map(np.array, jax.device_get(tree))
+
+
+def _write_back(
+    programs: StagePrograms,
+    state: TrainState,
+    sums: Mapping[str, np.ndarray],
+    piece: np.ndarray,
+    progress: Progress,
+) -> None:
+    """Copy the members of a chunk to their places among all members, arrays of the host."""
+
+    def below(axis: int | None, whole: PyTree, part: PyTree) -> None:
+        if axis is None:
+            return
+        for target, values in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
+            target[piece] = values[: len(piece)]
+
+    axis_map(below, programs.axes.state, state, jax.device_get(progress.state))
+    values = jax.device_get(progress.sums)
+    if progress.metrics is not None:
+        # A member that has finished the epoch keeps its means here, as sums over one example.
+        values = {**progress.metrics, "count": np.ones(programs.placement.width)}
+    axis_map(below, 0, dict(sums), values)
+
+
+def _put_by_rank(placement: Placement, tree: PyTree) -> PyTree:
+    """Move scalars to every device, and split arrays `[M]`."""
+    axes = jax.tree.map(lambda leaf: 0 if np.ndim(leaf) else None, tree)
+    return put(placement, axes, tree)

@@ -1,14 +1,11 @@
-"""Many trainings in one program: `vmap` of what trains one, plus placement.
+"""Many trainings in one program: `vmap` of the functions that train one, plus placement.
 
-All members live on the host and go to the devices a chunk at a time, one epoch after the other, so
-that a chunk may be as small as the cache likes. Where each member stands is in its own state; a
-training that is cut anywhere is taken up from there.
+A single training is a list of one.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,301 +14,206 @@ import optax
 
 from twostage_jax.engine.compile import compiler_options, donated, options_for_once
 from twostage_jax.engine.epoch import Epoch, make_epoch, shuffle
-from twostage_jax.engine.loop import Moment, fit
 from twostage_jax.engine.placement import (
     Placement,
     abstract,
     constrain,
-    put,
+    map_chunks,
     spread,
     take,
-    tree_map,
 )
 from twostage_jax.engine.state import TrainState, make_init
-from twostage_jax.stages.stage import Key, Stage
+from twostage_jax.stages.stage import Batch, Key, Params, Stage
+from twostage_jax.trees import PyTree
 
-Hyper = Mapping[str, Any]
-Recipe = Callable[[Hyper], tuple[Stage, optax.GradientTransformation]]
+Numbers = Mapping[str, PyTree]
+Recipe = Callable[[Numbers], tuple[Stage, optax.GradientTransformation]]
 
 
 class Axes(NamedTuple):
-    """What members have of their own (0) and what they share (None), as `jax.vmap` takes it.
+    """Member axes (0) of a stage, and what its members share (None), as `jax.vmap` takes it.
 
     Attributes:
-        state: of a `TrainState`.
-        data: of a split.
-        order: 0 where each member has its own order of examples.
+        state: axes of a `TrainState`.
+        data: axes of the examples, by name.
+        order: 0 if each member has its own order of examples.
     """
 
-    state: Any = 0
-    data: Any = None
+    state: PyTree
+    data: dict[str, int | None]
     order: int | None = 0
 
 
-class Members(NamedTuple):
-    """The programs of one stage for many members.
+class TrialData(NamedTuple):
+    """Examples of all trials, on the host.
 
     Attributes:
-        placement: how they are spread.
-        axes: what they share.
-        init: `(hyper, key, batch, pretrained groups) -> state`, of the members of a chunk.
-        epoch: of the engine, with `hyper` before the arguments of `advance` and `finish`.
+        shared: arrays that all trials train on, by name.
+        per_trial: functions of trial numbers `[P]` that return arrays `[P, ...]`, by name.
+    """
+
+    shared: Mapping[str, np.ndarray]
+    per_trial: Mapping[str, Callable[[np.ndarray], np.ndarray]]
+
+    def rows(self, trials: np.ndarray) -> dict[str, np.ndarray]:
+        """Return all arrays for some trials; shared ones without a trial axis."""
+        return {**self.shared, **{name: f(trials) for name, f in self.per_trial.items()}}
+
+
+class StagePrograms(NamedTuple):
+    """The programs of one stage for the members of a chunk.
+
+    Attributes:
+        placement: members on devices.
+        axes: what members share.
+        init: `(numbers, key, batch, pretrained groups) -> state`.
+        epoch: functions of an epoch, with `numbers` before the arguments of `advance` and `finish`
+            and the key of member 0 before those of `shuffle`.
     """
 
     placement: Placement
     axes: Axes
-    init: Any
+    init: Callable[..., TrainState]
     epoch: Epoch
 
+    @property
+    def zeros(self) -> dict[str, np.ndarray]:
+        """Initial sums of the metrics of all members."""
+        return repeat(self.epoch.zeros, self.placement.members)
 
-def lower_members(
+
+def lower_stage(
     recipe: Recipe,
-    hyper: Hyper,
-    batch: Mapping[str, Any],
-    pretrained: Mapping[str, Any],
-    data: Mapping[str, Any],
+    numbers: Numbers,
+    batch: Batch,
+    pretrained: Params,
+    data: Mapping[str, PyTree],
     batch_size: int,
     axes: Axes,
     placement: Placement,
-) -> Members:
-    """The programs of a stage for the members of a chunk, lowered for `compile_all`.
+) -> StagePrograms:
+    """Lower the programs of a stage for the members of a chunk, for `compile_all`.
 
     Args:
-        recipe: `hyper -> (stage, optimiser)` of one member.
-        hyper: the swept scalars of one member, any values.
+        recipe: `numbers -> (stage, optimiser)` of one member.
+        numbers: swept numbers of one member, any values.
         batch: a few examples, for `stage.init`.
-        pretrained: shapes of the groups of one member that are taken over.
-        data: shapes of what one member is trained on.
+        pretrained: shapes of the groups of one member that come from another stage.
+        data: shapes of the examples of one member.
         batch_size: examples in a step.
         axes: what members share.
-        placement: how they are spread.
+        placement: members on devices.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
 
-    def start(hyper: Hyper, key: Key, batch: Any, pretrained: Any) -> TrainState:
-        return make_init(*recipe(hyper))(key, batch, pretrained)
+    def start(numbers: Numbers, key: Key, batch: Batch, pretrained: Params) -> TrainState:
+        stage, tx = recipe(numbers)
+        return make_init(stage, tx)(key, batch, pretrained)
 
-    groups = axes.state.params if isinstance(axes.state, TrainState) else {}
-    own = {name: groups[name] for name in pretrained}
-    begun = (hyper, key, dict(batch), dict(pretrained))
+    init_axes = _init_axes(axes, pretrained)
+    arguments = (dict(numbers), key, dict(batch), dict(pretrained))
     init = jax.jit(
-        spread(start, placement, (0, 0, None, own), axes.state),
-        compiler_options=options_for_once(),
-    ).lower(*abstract(placement, (0, 0, None, own), begun))
-    state = jax.eval_shape(start, *begun)
-    return Members(
-        placement, axes, init, _lower(recipe, hyper, state, data, batch_size, placement, axes)
+        spread(start, placement, init_axes, axes.state), compiler_options=options_for_once()
     )
+    lowered = init.lower(*abstract(placement, init_axes, arguments))
+    state = jax.eval_shape(start, *arguments)
+    epoch = _lower_epoch(recipe, numbers, state, data, batch_size, axes, placement)
+    return StagePrograms(placement, axes, lowered, epoch)
 
 
-def _lower(
+def _init_axes(axes: Axes, pretrained: Params) -> tuple[PyTree, ...]:
+    """Return axes of `(numbers, key, batch, pretrained groups)`."""
+    return (0, 0, None, {name: axes.state.params[name] for name in pretrained})
+
+
+def _lower_epoch(
     recipe: Recipe,
-    hyper: Hyper,
+    numbers: Numbers,
     state: TrainState,
-    data: Any,
+    data: Mapping[str, PyTree],
     batch_size: int,
-    placement: Placement,
     axes: Axes,
+    placement: Placement,
 ) -> Epoch:
-    alone = make_epoch(*recipe(hyper), batch_size, state, data)
-    lay = constrain(placement, batch_size)
+    place = constrain(placement, batch_size)
+    shapes = make_epoch(*recipe(numbers), batch_size, state, data)
 
-    def advance(hyper, state, sums, data, *rest):
-        epoch = make_epoch(*recipe(hyper), batch_size, state, data, lay)
+    def advance(numbers, state, sums, data, *rest):
+        epoch = make_epoch(*recipe(numbers), batch_size, state, data, place)
         return epoch.advance(state, sums, data, *rest)
 
-    def finish(hyper, state, sums, data, *rest):
-        epoch = make_epoch(*recipe(hyper), batch_size, state, data, lay)
+    def finish(numbers, state, sums, data, *rest):
+        epoch = make_epoch(*recipe(numbers), batch_size, state, data, place)
         return epoch.finish(state, sums, data, *rest)
 
-    size = len(data["label"])
+    size = len(data["image"])
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    key, order = jax.eval_shape(lambda: shuffle(jax.random.key(0), 0, size)[::-1])
-    on = (hyper, state, alone.zeros, dict(data), order, key)
-    of = (0, axes.state, 0, axes.data, axes.order, 0)
-    lower = partial(jax.jit, donate_argnums=donated(1, 2), compiler_options=compiler_options())
-    return alone._replace(
-        shuffle=_lower_shuffle(size, placement, axes.order),
-        advance=lower(spread(advance, placement, (*of, None, None), (axes.state, 0))).lower(
-            *abstract(placement, (*of, None, None), (*on, count, count))
+    order, key = jax.eval_shape(lambda: shuffle(jax.random.key(0), 0, size))
+    arguments = (dict(numbers), state, shapes.zeros, dict(data), order, key)
+    in_axes = (0, axes.state, 0, axes.data, axes.order, 0)
+    out_axes = (axes.state, 0)
+    compiled = partial(jax.jit, compiler_options=compiler_options())
+    advance_axes = (*in_axes, None, None)
+    lowered_advance = compiled(
+        spread(advance, placement, advance_axes, out_axes), donate_argnums=donated(1, 2)
+    ).lower(*abstract(placement, advance_axes, (*arguments, count, count)))
+    # The means have one entry less than the sums, so the buffers of the sums cannot be reused.
+    lowered_finish = compiled(
+        spread(finish, placement, in_axes, out_axes), donate_argnums=donated(1)
+    ).lower(*abstract(placement, in_axes, arguments))
+    return shapes._replace(
+        shuffle=_lower_shuffle(
+            size, placement, axes.order, bool(jax.config.read("jax_enable_x64"))
         ),
-        # Of the sums the means are smaller by the count, so their buffers cannot be taken over.
-        finish=lower(
-            spread(finish, placement, of, (axes.state, 0)), donate_argnums=donated(1)
-        ).lower(*abstract(placement, of, on)),
+        advance=lowered_advance,
+        finish=lowered_finish,
     )
 
 
 @cache
-def _lower_shuffle(size: int, placement: Placement, axis: int | None) -> jax.stages.Lowered:
-    """`(first, key, number) -> (order, key)`; `first`'s order if it is shared."""
+def _lower_shuffle(
+    size: int, placement: Placement, axis: int | None, double: bool
+) -> jax.stages.Lowered:
+    """Lower `(first, key, number) -> (order, key)`; the order is that of `first` if it is shared.
+
+    Both stages get one object, so `compile_all` compiles it once. `double` is in the signature
+    because the program depends on it: True if jax uses float64.
+    """
     key = jax.eval_shape(lambda: jax.random.key(0))
     number = jax.ShapeDtypeStruct((), jnp.int32)
 
-    def both(first: Key, key: Key, number: jax.Array) -> tuple[jax.Array, Key]:
-        order, own = shuffle(key, number, size)
-        return (order if axis == 0 else shuffle(first, number, size)[0]), own
+    def shuffle_members(first: Key, key: Key, number: jax.Array) -> tuple[jax.Array, Key]:
+        order, epoch_key = shuffle(key, number, size)
+        if axis is None:
+            order, _ = shuffle(first, number, size)
+        return order, epoch_key
 
-    of = (None, 0, None)
-    spreaded = jax.jit(spread(both, placement, of, (axis, 0)))
-    return spreaded.lower(*abstract(placement, of, (key, key, number)))
+    in_axes = (None, 0, None)
+    program = jax.jit(spread(shuffle_members, placement, in_axes, (axis, 0)))
+    return program.lower(*abstract(placement, in_axes, (key, key, number)))
 
 
-def start_members(
-    members: Members, hyper: Hyper, keys: Key, batch: Mapping[str, Any], pretrained: Any
-) -> Any:
-    """The states of all members before their first step, on the host.
+def start_states(
+    programs: StagePrograms, numbers: Numbers, keys: Key, batch: Batch, pretrained: Params
+) -> TrainState:
+    """Return the states of all members before their first step, on the host.
 
     Args:
-        members: compiled.
-        hyper: swept scalars `[M]` each.
+        programs: compiled.
+        numbers: swept numbers, `[M]` each.
         keys: `[M]`.
         batch: a few examples.
         pretrained: groups, `[M, ...]` where members have their own.
     """
-    placement, axes = members.placement, members.axes
-    groups = axes.state.params if isinstance(axes.state, TrainState) else {}
-    of = (0, 0, None, {name: groups[name] for name in pretrained})
-    parts = []
-    for piece in placement.pieces:
-        begun = take(placement, piece, of, (dict(hyper), keys, dict(batch), pretrained))
-        state = members.init(*put(placement, of, begun))
-        parts.append(first_members(len(piece), axes.state, state))
-    return join_members(axes.state, parts)
+    axes = _init_axes(programs.axes, pretrained)
+    arguments = (dict(numbers), keys, dict(batch), pretrained)
+
+    def rows(members: np.ndarray) -> PyTree:
+        return take(members, axes, arguments)
+
+    return map_chunks(programs.init, programs.placement, axes, rows, programs.axes.state)
 
 
-def fit_members(
-    members: Members,
-    state: Any,
-    data: Callable[[np.ndarray], Any],
-    hyper: Hyper,
-    keys: Key,
-    epochs: int,
-    sums: dict[str, Any],
-    wanted: Callable[[], bool] = lambda: True,
-) -> Iterator[Moment]:
-    """Train all members until `epochs` are complete, a chunk at a time; see `engine.fit`.
-
-    Args:
-        members: compiled.
-        state: of all members.
-        data: the split for a piece of members, on the devices.
-        hyper: swept scalars `[M]` each.
-        keys: of the stage, `[M]`.
-        epochs: how many shall be complete in the end.
-        sums: metrics of the unfinished epoch, `[M]` each; its means, of members that finished it.
-        wanted: whether the state is wanted in the middle of an epoch too; if not, it is None there.
-
-    Yields:
-        `Moment`s with everything on the host, metrics `[M]` each. The arrays are written to later.
-    """
-    state, sums = _copy((state, sums))
-    placement, steps = members.placement, members.epoch.steps
-    for number in range(int(state.step.min()) // steps, epochs):
-        began, end = time.perf_counter(), (number + 1) * steps
-        for piece in _pieces(placement, state.step):
-            if state.step[piece[0]] >= end:
-                continue
-            for moment in _fit_piece(members, piece, state, data(piece), hyper, keys, end, sums):
-                asked = moment.metrics is not None or wanted()
-                if asked:
-                    # Who has finished the epoch keeps its means there, as sums over one example.
-                    means = {**(moment.metrics or {}), "count": np.ones(placement.width)}
-                    _write(members.axes.state, state, piece, moment.state)
-                    _write(0, sums, piece, means if moment.metrics else moment.sums)
-                if moment.metrics is None:
-                    part = (moment.progress - number) * len(piece) + (state.step >= end).sum()
-                    progress = number + min(1.0, part / len(state.step))
-                    now: Any = state if asked else None
-                    seconds = time.perf_counter() - began
-                    yield Moment(now, sums, number, progress, None, seconds)
-        metrics = {name: sums[name].copy() for name in sums if name != "count"}
-        jax.tree.map(lambda values: values.fill(0), sums)
-        seconds = time.perf_counter() - began
-        yield Moment(state, sums, number + 1, number + 1, metrics, seconds)
-
-
-def _pieces(placement: Placement, step: np.ndarray) -> list[np.ndarray]:
-    """The members that train at a time; those that stand at different steps go apart.
-
-    They do in a training that was cut with chunks of another size.
-    """
-    return [
-        piece[step[piece] == one] for piece in placement.pieces for one in np.unique(step[piece])
-    ]
-
-
-def _fit_piece(
-    members: Members,
-    piece: np.ndarray,
-    state: TrainState,
-    data: Any,
-    hyper: Hyper,
-    keys: Key,
-    end: int,
-    sums: Mapping[str, Any],
-) -> Iterator[Moment]:
-    """The engine's loop on one piece, to the end of an epoch."""
-    placement, axes, epoch = members.placement, members.axes, members.epoch
-    of = (axes.state, 0, 0, 0)
-    taken = take(placement, piece, of, (state, dict(sums), keys, dict(hyper)))
-    state, totals, own, scalars = put(placement, of, taken)
-    first = put(placement, None, keys[0])
-    zeros = {name: np.stack([zero] * placement.width) for name, zero in epoch.zeros.items()}
-    yield from fit(
-        epoch._replace(
-            zeros=zeros,
-            shuffle=partial(epoch.shuffle, first),
-            advance=partial(epoch.advance, scalars),
-            finish=partial(epoch.finish, scalars),
-        ),
-        state,
-        data,
-        own,
-        end // epoch.steps,
-        totals,
-        put=partial(_put_by_rank, placement),
-    )
-
-
-def _copy(tree: Any) -> Any:
-    """On the host, and nobody else's."""
-    return jax.tree.map(np.array, jax.device_get(tree))
-
-
-def zero_sums(members: Members) -> dict[str, np.ndarray]:
-    """What the sums of the metrics of all members start from."""
-    count = members.placement.members
-    return {name: np.stack([zero] * count) for name, zero in members.epoch.zeros.items()}
-
-
-def _write(axes: Any, whole: Any, piece: np.ndarray, part: Any) -> None:
-    """Put the members of a chunk back into their places among all, which are arrays of the host."""
-
-    def below(axis: Any, into: Any, values: Any) -> None:
-        if axis is not None:
-            jax.tree.map(lambda x, y: x.__setitem__(piece, y[: len(piece)]), into, values)
-
-    jax.tree.map(below, axes, whole, jax.device_get(part), is_leaf=lambda axis: axis is None)
-
-
-def _put_by_rank(placement: Placement, tree: Any) -> Any:
-    """Scalars go to every device, what is `[M]` is split."""
-    axes = jax.tree.map(lambda leaf: 0 if np.ndim(leaf) else None, tree)
-    return put(placement, axes, tree)
-
-
-def first_members(count: int, axes: Any, tree: Any) -> Any:
-    """The first members of a tree, on the host."""
-    return tree_map(lambda leaf: leaf[:count], axes, jax.device_get(tree))
-
-
-def join_members(axes: Any, parts: Sequence[Any]) -> Any:
-    """Pieces of members put together, as arrays of the host that may be written to."""
-
-    def below(axis: Any, *pieces: Any) -> Any:
-        if axis is None:
-            return pieces[0]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
-
-    return jax.tree.map(below, axes, *parts, is_leaf=lambda axis: axis is None)
+def repeat(zeros: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """Return the sums of `count` members."""
+    return {name: np.stack([zero] * count) for name, zero in zeros.items()}

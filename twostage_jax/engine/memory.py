@@ -1,74 +1,33 @@
-"""Where members live: devices along the axes of a mesh, and members that train at a time.
-
-A function of one member is spread over a member axis: split over the devices along the mesh's axis
-`member`, vmapped on each of them. No device ever needs another's members, so the compiled program
-has no communication along that axis.
-
-`axes` are prefixes of trees as `jax.vmap` takes them: 0 where each member has its own, None where
-all share one.
-"""
+"""Memory that members need on a device, before anything is compiled, and how many of them fit."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from twostage_jax.engine.compile import donated
+from twostage_jax.engine.placement import axis_map
 from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import UserError
 from twostage_jax.stages.freezing import frozen_groups
-from twostage_jax.stages.stage import Stage, as_batch
-from twostage_jax.trees import size_of
-
-
-def free_bytes() -> int | None:
-    """Memory that the first device has left; None where nobody says."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    return host_bytes()
-
-
-def host_bytes() -> int | None:
-    """Memory that the host has left, within the limit of its container; None where nobody says."""
-    rooms = [room for room in (_available(), _container()) if room is not None]
-    return min(rooms, default=None)
-
-
-def _available() -> int | None:
-    """What the system can give, its caches included; None but on Linux."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
-
-
-def _container() -> int | None:
-    """What a container's limit leaves; None where there is none."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((folder / f"memory.{x}").read_text() for x in ("max", "current"))
-        return int(limit) - int(used)
-    except (OSError, ValueError):  # "max"
-        return None
-
+from twostage_jax.stages.stage import Params, Stage, as_batch
+from twostage_jax.trees import PyTree, size_of
 
 # On the CPU a member is fastest while its state stays in a core's cache: full pipelines one at a
 # time, the blog's heads nineteen. Measured, see docs/ensembles.md.
 CACHE = 2 * 2**20
-# What the allocator and other programs of a run may take.
+# The allocator and other programs of a run take the rest.
 USABLE = 0.8
 
 
 class Need(NamedTuple):
-    """Bytes.
+    """Bytes that members need.
 
     Attributes:
         state: parameters and moments of one member.
-        member: what one member needs while it trains, `state` included.
-        common: what all members of a device share.
+        member: everything that one member needs while it trains, including `state`.
+        common: arrays that all members of a device share.
     """
 
     state: int
@@ -77,16 +36,22 @@ class Need(NamedTuple):
 
 
 def estimate(
-    stage: Stage, state: TrainState, data: Mapping[str, Any], batch_size: int, axes: Any
+    stage: Stage,
+    state: TrainState,
+    data: Mapping[str, PyTree],
+    batch_size: int,
+    state_axes: PyTree,
+    data_axes: PyTree,
 ) -> Need:
-    """What training needs: parameters, moments, gradients, activations, batch, order and data.
+    """Estimate parameters, moments, gradients, activations, batch, order and data.
 
     Args:
-        stage: what is trained.
+        stage: stage to train.
         state: shapes of one member.
-        data: shapes of one split.
+        data: shapes of the examples of one member.
         batch_size: examples in a step.
-        axes: `chunks.Axes`, what members share.
+        state_axes: groups of the state that members have of their own.
+        data_axes: arrays of the data that members have of their own.
     """
     frozen = frozen_groups(state.opt_state)
     trained = {name: group for name, group in state.params.items() if name not in frozen}
@@ -96,45 +61,43 @@ def estimate(
     }
     batch = jax.eval_shape(as_batch, examples)
 
-    def residuals(trained: Any, fixed: Any, batch: Any) -> Any:
-        def loss(trained: Any) -> Any:
+    def residuals(trained: Params, fixed: Params, batch: Mapping[str, jax.Array]) -> PyTree:
+        def loss(trained: Params) -> jax.Array:
             return stage.loss({**trained, **fixed}, jax.random.key(0), batch)[0]
 
         return jax.vjp(loss, trained)[1]
 
     kept = size_of(jax.eval_shape(residuals, trained, fixed, batch))
-    # The backward pass holds on to the weights too, which are there already.
+    # The backward pass also keeps the weights, which are counted already.
     activations = max(0, kept - size_of((trained, fixed)))
-    own_state = size_of(state) - shared_size(axes.state, state)
-    own_data = size_of(dict(data)) - shared_size(axes.data, dict(data))
-    order = 4 * len(data["label"])
-    # Where nothing is donated, the loop gives back another state than it was given.
+    shared_state = shared_size(state_axes, state)
+    shared_data = shared_size(data_axes, dict(data))
+    own_state = size_of(state) - shared_state
+    own_data = size_of(dict(data)) - shared_data
+    order = 4 * len(data["image"])
+    # Without donation the loop returns another state than the one it was given.
     states = own_state if donated(0) else 2 * own_state
     member = states + own_data + size_of(trained) + activations + size_of(batch) + order
-    common = shared_size(axes.state, state) + shared_size(axes.data, dict(data))
-    return Need(own_state, member, common)
+    return Need(own_state, member, shared_state + shared_data)
 
 
-def shared_size(axes: Any, tree: Any) -> int:
-    """Bytes of what has no member axis."""
-
-    def below(axis: Any, part: Any) -> int:
-        return size_of(part) if axis is None else 0
-
-    return sum(jax.tree.leaves(jax.tree.map(below, axes, tree, is_leaf=lambda axis: axis is None)))
+def shared_size(axes: PyTree, tree: PyTree) -> int:
+    """Return the bytes of all arrays without a member axis."""
+    sizes = axis_map(lambda axis, part: size_of(part) if axis is None else 0, axes, tree)
+    return sum(jax.tree.leaves(sizes))
 
 
-def choose_chunk(need: Need, members: int, devices: int, given: int | None = None) -> int:
-    """How many members train at a time on so many devices along `member`.
+def choose_chunk(need: Need, members: int, devices: int, requested: int | None = None) -> int:
+    """Return the number of members that train together on so many devices along `member`.
 
     Args:
-        need: of the stage.
-        members: how many there are.
-        devices: along the axis `member`.
-        given: what the user wants, instead of what fits.
+        need: memory that one member of the stage needs.
+        members: number of members.
+        devices: devices along the axis `member`.
+        requested: number that the user asks for, instead of all that fit.
 
     Raises:
-        UserError: members that do not fit, with how many would.
+        UserError: if the members do not fit, with the number that would.
     """
     free = free_bytes()
     sharing = devices if jax.default_backend() == "cpu" else 1  # these have one memory
@@ -142,16 +105,16 @@ def choose_chunk(need: Need, members: int, devices: int, given: int | None = Non
     fitting = members if room is None else max(0, room // max(1, need.member)) * devices
     if fitting < 1:
         raise UserError(
-            f"one member needs {_mb(need.member)} and what all share {_mb(need.common)}, and a "
-            f"device has {_mb((free or 0) // sharing)} free: take a smaller batch, encoder or data"
+            f"one member needs {_mb(need.member)} and shared arrays {_mb(need.common)}, but a "
+            f"device has {_mb((free or 0) // sharing)} free: use a smaller batch, encoder or data"
         )
-    if given is not None and min(given, members) > fitting:
+    if requested is not None and min(requested, members) > fitting:
         raise UserError(
-            f"{given} members at a time need {_mb(given * need.member + need.common)} and "
-            f"{_mb(free or 0)} are free: at most --members-per-chunk {fitting} would fit"
+            f"{requested} members together need {_mb(requested * need.member + need.common)}, but "
+            f"{_mb(free or 0)} are free: use --members-per-chunk {fitting} or less"
         )
-    if given is not None:
-        return min(given, members)
+    if requested is not None:
+        return min(requested, members)
     lanes = max(1, CACHE // max(1, need.state)) if jax.default_backend() == "cpu" else fitting
     most = min(fitting, lanes * devices, members)
     # Chunks of one size, or the last one would compute copies.
@@ -159,27 +122,50 @@ def choose_chunk(need: Need, members: int, devices: int, given: int | None = Non
     return min(fitting, -(-members // (chunks * devices)) * devices, members)
 
 
-def check_fits(name: str, need: Need, trainings: int, alone: bool) -> None:
-    """Raise `UserError` where a stage does not fit into memory; nothing is compiled for that.
-
-    The states of all trainings lie on the host, and one training goes to a device.
-    """
-    free, host = free_bytes(), host_bytes()
-    if host is not None and trainings * need.state > USABLE * host:
+def check_states(name: str, need: Need, trainings: int) -> None:
+    """Raise `UserError` if the states of all trainings do not fit into the host's memory."""
+    free = host_bytes()
+    size = trainings * need.state
+    if free is not None and size > USABLE * free:
+        count = "one training" if trainings == 1 else f"{trainings:,} trainings"
         raise UserError(
-            f"{name}: the parameters and moments of {_counted(trainings)} need "
-            f"{_mb(trainings * need.state)} and {_mb(host)} are free: take fewer members or "
-            "smaller layers"
-        )
-    if alone and free is not None and need.member + need.common > free:
-        raise UserError(
-            f"{name} needs at least {_mb(need.member + need.common)} and {_mb(free)} are free: "
-            "take smaller layers or fewer data"
+            f"{name}: the parameters and moments of {count} need {_mb(size)}, but {_mb(free)} are "
+            "free: use fewer members or smaller layers"
         )
 
 
-def _counted(trainings: int) -> str:
-    return "one training" if trainings == 1 else f"{trainings:,} trainings"
+def free_bytes() -> int | None:
+    """Return the free memory of the first device; None if it is unknown."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return host_bytes()
+
+
+def host_bytes() -> int | None:
+    """Return the free memory of the host, within the limit of its container; None if unknown."""
+    rooms = [room for room in (_available(), _container()) if room is not None]
+    return min(rooms, default=None)
+
+
+def _available() -> int | None:
+    """Return the memory that Linux can provide, including its caches; None on other systems."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _container() -> int | None:
+    """Return the memory below a container's limit; None without a limit."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text()
+        used = (folder / "memory.current").read_text()
+        return int(limit) - int(used)
+    except (OSError, ValueError):  # "max"
+        return None
 
 
 def _mb(size: int) -> str:

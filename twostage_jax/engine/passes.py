@@ -1,195 +1,202 @@
-"""Passes of a network over a split: features of a frozen encoder, computed once; predictions."""
+"""A network applied to many images: features, predictions, and scores summed on the device."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twostage_jax.engine.compile import compile_all
 from twostage_jax.engine.memory import free_bytes
 from twostage_jax.engine.placement import (
     Placement,
     abstract,
+    first_members,
+    join_members,
+    padded,
     put,
-    put_everywhere,
     spread,
     take,
-    tree_map,
 )
 from twostage_jax.scores.metrics import ScoreSums, score_sums, scores
 from twostage_jax.stages.pretrain.reconstruction import reconstruction_error
-from twostage_jax.stages.stage import Params, as_batch, as_image
+from twostage_jax.stages.stage import Batch, Params, as_batch, as_image
+from twostage_jax.trees import PyTree
 
-ENCODING_BATCH = 1000
-Encode = Callable[[Params, jax.Array], jax.Array]
+BATCH = 1000
+Apply = Callable[[Params, jax.Array], jax.Array]
 
 
-class Encoding(NamedTuple):
-    """A pass of an encoder over a split, for images and parameters of given shapes.
+class Pass(NamedTuple):
+    """One network applied to batches of a fixed size, for the members of a chunk.
 
     Attributes:
-        features: shape, type and place of what comes out, `[N, ...]`, or `[M, N, ...]`.
-        starts: where each batch begins.
-        write: `(features, params, images, start) -> features`, with one batch of them filled in.
-        put: brings what all members share to the devices.
+        placement: members on devices.
+        axes: parameters that members have of their own.
+        batch_size: images at a time.
+        result: shape and type of one member's result for one batch.
+        program: `(params, images uint8 [B, H, W, C]) -> results [width, B, ...]`.
     """
 
-    features: jax.ShapeDtypeStruct
-    starts: tuple[int, ...]
-    write: Any
-    put: Callable[[Any], Any]
+    placement: Placement
+    axes: PyTree
+    batch_size: int
+    result: jax.ShapeDtypeStruct
+    program: Callable[[PyTree, jax.Array], jax.Array]
 
 
-def lower_encoding(
-    encode: Encode,
-    params: Params,
-    images: Any,
-    placement: Placement | None = None,
-    axes: Any = 0,
-) -> Encoding:
-    """The pass of `encode` over `images` `[N, ...]`, lowered for `compile_all`; only shapes count.
+def lower_pass(
+    apply: Callable[[PyTree, jax.Array], jax.Array],
+    params: PyTree,
+    image_shape: tuple[int, ...],
+    largest: int,
+    placement: Placement,
+    axes: PyTree,
+) -> Pass:
+    """Lower the application of a network to images, for `compile_all`.
 
-    Batches are calls of their own, not turns of a loop: XLA's convolutions are many times slower
-    within a loop on the CPU.
+    One program serves every split: a batch that is too short is padded. Batches are calls, not
+    turns of a compiled loop, because XLA's convolutions are many times slower in a loop on the CPU.
 
     Args:
-        encode: `(params, image float32 [B, ...]) -> features [B, ...]`.
-        params: shapes, of one member.
-        images: `[N, ...]`, for all members.
-        placement: of the members of a chunk; by default there are none.
-        axes: which parameters members have of their own.
+        apply: `(params, image float32 [B, ...]) -> results [B, ...]` of one member.
+        params: shapes of the parameters of one member.
+        image_shape: shape of one image.
+        largest: number of images in the largest split.
+        placement: members on devices.
+        axes: parameters that members have of their own.
     """
+    size = max(1, min(BATCH, largest))
+    images = jax.ShapeDtypeStruct((size, *image_shape), np.uint8)
+
+    def apply_normalised(params: PyTree, images: jax.Array) -> jax.Array:
+        return apply(params, as_image(images))
+
+    in_axes = (axes, None)
+    program = jax.jit(spread(apply_normalised, placement, in_axes))
+    lowered = program.lower(*abstract(placement, in_axes, (params, images)))
+    result = jax.eval_shape(apply_normalised, params, images)
+    return Pass(placement, axes, size, result, lowered)
+
+
+def apply_pass(compiled: Pass, params: PyTree, images: np.ndarray) -> np.ndarray:
+    """Return the results of all members for all images, `[M, N, ...]` on the host.
+
+    Args:
+        compiled: compiled pass.
+        params: parameters of all members, on the host, `[M, ...]` where they have their own.
+        images: uint8 `[N, H, W, C]`; any number of them.
+    """
+    placement = compiled.placement
     count = len(images)
-    size = min(ENCODING_BATCH, count)
-    whole = jax.ShapeDtypeStruct(images.shape, jnp.float32)
-    features = jax.eval_shape(encode, params, whole)
-
-    def write(features: jax.Array, params: Params, images: jax.Array, start: jax.Array) -> Any:
-        batch = as_image(jax.lax.dynamic_slice_in_dim(images, start, size))
-        return jax.lax.dynamic_update_slice_in_dim(features, encode(params, batch), start, 0)
-
-    images = jax.ShapeDtypeStruct(images.shape, images.dtype)
-    given = (features, params, images, jax.ShapeDtypeStruct((), jnp.int32))
-    bring: Callable[[Any], Any] = jax.device_put
-    if placement is not None:
-        of = (0, axes, None, None)
-        write, given = spread(write, placement, of), abstract(placement, of, given)
-        bring = partial(put, placement, None)
-    lowered = jax.jit(write, donate_argnums=0).lower(*given)
-    # The last batch may overlap the one before: no second program for what is left over.
-    starts = tuple(min(start, count - size) for start in range(0, count, size))
-    return Encoding(given[0], starts, lowered, bring)
-
-
-def encode_in_calls(encoding: Encoding, params: Params, images: jax.Array) -> Iterator[jax.Array]:
-    """The features of a compiled `encoding`, yielded after each batch; the last has them all."""
-    empty = np.zeros(encoding.features.shape, encoding.features.dtype)
-    features = jax.device_put(empty, encoding.features.sharding)
-    for start in encoding.starts:
-        features = encoding.write(features, params, images, encoding.put(np.int32(start)))
-        yield features
-
-
-def predict_members(
-    apply: Encode, params: Params, images: Any, placement: Placement, axes: Any
-) -> np.ndarray:
-    """What `apply` gives for each member and image, `[M, N, ...]` on the host.
-
-    Args:
-        apply: `(params, image float32 [B, ...]) -> [B, ...]`, of one member.
-        params: of all members, on the host, `[M, ...]` where `axes` is 0.
-        images: uint8 `[N, H, W, C]`.
-        placement: how members are spread.
-        axes: which parameters members have of their own.
-    """
-    one = tree_map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), axes, params)
-    encoding = compile_all(lower_encoding(apply, one, images, placement, axes))
-    images = put_everywhere(placement, images)
+    if not count:
+        shape = (placement.members, 0, *compiled.result.shape[1:])
+        return np.zeros(shape, compiled.result.dtype)
     parts = []
     for piece in placement.pieces:
-        own = put(placement, axes, take(placement, piece, axes, params))
-        *_, out = encode_in_calls(encoding, own, images)
-        parts.append(jax.device_get(out)[: len(piece)])
-    return np.concatenate(parts)
+        chunk = put(placement, compiled.axes, take(padded(placement, piece), compiled.axes, params))
+        results = []
+        for start in range(0, count, compiled.batch_size):
+            batch = _fill(images[start : start + compiled.batch_size], compiled.batch_size)
+            results.append(compiled.program(chunk, put(placement, None, batch)))
+        # Fetched after all calls, so that the device does not wait for the host.
+        rows = [first_members(len(piece), 0, result) for result in results]
+        parts.append(np.concatenate(rows, axis=1)[:, :count])
+    return join_members(0, parts)
 
 
-def encode(apply: Encode, params: Params, images: Any) -> jax.Array:
-    """Features `[N, ...]` of images uint8 `[N, H, W, C]`, on the device, computed once.
+def _fill(images: np.ndarray, size: int) -> np.ndarray:
+    """Return `size` images; the last one is repeated if there are fewer."""
+    if len(images) == size:
+        return images
+    return np.concatenate([images, np.repeat(images[-1:], size - len(images), axis=0)])
+
+
+def encode(apply: Apply, params: Params, images: PyTree) -> jax.Array:
+    """Return features `[N, ...]` of images `[N, H, W, C]`, on the device.
 
     Args:
         apply: `(params, image float32 [B, H, W, C]) -> features [B, ...]`, for instance
-            `encoder.apply`.
-        params: what `apply` takes.
-        images: `[N, H, W, C]`, uint8 or normalised floats.
+            `encoder.apply`. Compiled once for each function and shape.
+        params: first argument of `apply`.
+        images: uint8, or normalised floats.
+
+    >>> import jax, twostage_jax as ts
+    >>> data, encoder = ts.load("digits"), ts.MLP((16, 8))
+    >>> params = encoder.init(jax.random.key(0), ts.as_image(data.train["image"][:1]))
+    >>> ts.encode(encoder.apply, params, data.test["image"]).shape
+    (359, 8)
     """
     images = jnp.asarray(images)
-    encoding = compile_all(lower_encoding(apply, params, images))
-    *_, features = encode_in_calls(encoding, params, images)
-    return features
+    count = len(images)
+    size = min(BATCH, count)
+    parts = []
+    for start in range(0, count, size):
+        # The last batch overlaps the one before, so that one program computes all of them.
+        first = min(start, count - size)
+        features = _encode_batch(apply, params, images[first : first + size])
+        parts.append(features[start - first :])
+    return jnp.concatenate(parts)
 
 
-def choose_encoding(
-    wanted: str, features: jax.ShapeDtypeStruct, copies: int = 1
-) -> tuple[bool, str]:
-    """Whether to encode once, and why, for a frozen encoder whose input never changes.
+@partial(jax.jit, static_argnums=0)
+def _encode_batch(apply: Apply, params: Params, images: jax.Array) -> jax.Array:
+    return apply(params, as_image(images))
+
+
+def choose_encoding(requested: str, size: int) -> tuple[bool, str]:
+    """Decide if a frozen encoder runs once before stage 2, and explain the decision in words.
 
     Args:
-        wanted: `once`, `loop`, or `auto`: once, if the features fit into half of the free memory.
-        features: what would be kept.
-        copies: for how many encoders.
+        requested: `once`, `loop`, or `auto`: once if the features fit into half of the free memory.
+        size: bytes of all features.
     """
-    size = copies * features.size * features.dtype.itemsize
     need = f"{size / 1e6:.1f} MB of features"
-    if wanted != "auto":
-        return wanted == "once", {
-            "once": f"once, as the config asks ({need})",
-            "loop": "in every step, as the config asks",
-        }[wanted]
+    if requested == "once":
+        return True, f"once before stage 2, as requested ({need})"
+    if requested == "loop":
+        return False, "in every step of stage 2, as requested"
     free = free_bytes()
     if free is not None and size > free / 2:
-        return False, f"in every step: {need} are more than half of the {free / 1e6:.1f} MB free"
-    return True, f"once: it is frozen and its input never changes ({need})"
-
-
-EVALUATION_BATCH = 1000
+        return (
+            False,
+            f"in every step of stage 2: {need} exceed half of the {free / 1e6:.1f} MB free",
+        )
+    return True, f"once before stage 2: it is frozen, so its features do not change ({need})"
 
 
 def sum_over(
-    measure: Callable[[Any], Any], split: Mapping[str, Any], batch_size: int = EVALUATION_BATCH
-) -> Any:
-    """Add up `measure(batch)` over all examples of a split, the remainder as a batch of its own."""
+    measure: Callable[[Batch], PyTree], split: Mapping[str, PyTree], batch_size: int = BATCH
+) -> PyTree:
+    """Add up `measure(batch)` over all examples of a split; the remainder is a smaller batch."""
     data = {name: jnp.asarray(values) for name, values in split.items()}
     count = len(data["image"])
     full, remainder = divmod(count, batch_size)
 
-    def rows(start: Any, size: int) -> Any:
-        take = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
-        return measure(as_batch({name: take(values) for name, values in data.items()}))
+    def measure_rows(start: jax.Array | int, size: int) -> PyTree:
+        take_rows = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
+        return measure(as_batch({name: take_rows(values) for name, values in data.items()}))
 
-    def add(total: Any, more: Any) -> Any:
+    def add(total: PyTree, more: PyTree) -> PyTree:
         return jax.tree.map(jnp.add, total, more)
 
-    def body(index: Any, total: Any) -> Any:
-        return add(total, rows(index * batch_size, batch_size))
+    def body(index: jax.Array, total: PyTree) -> PyTree:
+        return add(total, measure_rows(index * batch_size, batch_size))
 
-    shapes = jax.eval_shape(lambda: rows(0, min(batch_size, count)))
+    shapes = jax.eval_shape(lambda: measure_rows(0, min(batch_size, count)))
     total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     if full:
         total = jax.lax.fori_loop(0, full, body, total)
-    return add(total, rows(full * batch_size, remainder)) if remainder else total
+    if remainder:
+        total = add(total, measure_rows(full * batch_size, remainder))
+    return total
 
 
 @partial(jax.jit, static_argnames=("apply", "batch_size"))
-def sum_scores(
-    apply: Callable[[Params, jax.Array], jax.Array],
-    params: Params,
-    split: Mapping[str, Any],
-    batch_size: int = EVALUATION_BATCH,
+def _sum_scores(
+    apply: Apply, params: Params, split: Mapping[str, PyTree], batch_size: int
 ) -> ScoreSums:
-    """`metrics.ScoreSums` of a classifier over a whole split; see `evaluate`."""
     return sum_over(
         lambda batch: score_sums(apply(params, batch["image"]), batch["label"], batch["weight"]),
         split,
@@ -198,37 +205,46 @@ def sum_scores(
 
 
 def evaluate(
-    apply: Callable[[Params, jax.Array], jax.Array],
-    params: Params,
-    split: Mapping[str, Any],
-    batch_size: int = EVALUATION_BATCH,
+    apply: Apply, params: Params, split: Mapping[str, PyTree], batch_size: int = BATCH
 ) -> dict[str, jax.Array]:
-    """Accuracy, NLL, ECE, Brier score and count over all examples of a split.
+    """Return accuracy, NLL, ECE, Brier score and count over all examples of a split.
 
     Args:
         apply: `(params, image float32 [B, H, W, C]) -> logits [B, K]`, for instance
             `make_logits(encoder, head)`. Compiled once for each function object.
-        params: what `apply` takes.
+        params: first argument of `apply`.
         split: `image` uint8 `[N, H, W, C]`, `label` int32 `[N]`, optionally `weight`.
-        batch_size: examples at a time; the result does not depend on it but for rounding.
+        batch_size: examples at a time; it only changes the rounding of the result.
 
     Returns:
-        Scalar arrays as in `metrics.scores` (`float` of one makes it JSON). Pure: it can be
+        Scalar arrays as in `scores.metrics.scores` (`float` makes JSON of one). Pure: it can be
         vmapped over `params`.
+
+    >>> import jax, twostage_jax as ts
+    >>> data, encoder, head = ts.load("digits"), ts.MLP((16, 8)), ts.MLP((10,))
+    >>> stage = ts.classifier(encoder, head)
+    >>> params = stage.init(jax.random.key(0), ts.as_batch(data.train))
+    >>> sorted(ts.evaluate(ts.make_logits(encoder, head), params, data.test))
+    ['accuracy', 'brier', 'count', 'ece', 'nll']
     """
-    return scores(sum_scores(apply, params, split, batch_size))
+    return scores(_sum_scores(apply, params, split, batch_size))
 
 
 @partial(jax.jit, static_argnames=("decode", "batch_size"))
 def reconstruction(
-    decode: Callable[[Params, jax.Array], jax.Array],
-    params: Params,
-    split: Mapping[str, Any],
-    batch_size: int = EVALUATION_BATCH,
+    decode: Apply, params: Params, split: Mapping[str, PyTree], batch_size: int = BATCH
 ) -> jax.Array:
-    """Mean squared error of `decode(params, image)` over all values of a split, in [-1, 1]."""
+    """Return the mean squared error of `decode(params, image)` over a split, on the scale [-1, 1].
 
-    def measure(batch: Mapping[str, jax.Array]) -> jax.Array:
+    >>> import jax, twostage_jax as ts
+    >>> data, encoder, decoder = ts.load("digits"), ts.MLP((16, 8)), ts.MLP((16, 64))
+    >>> stage = ts.autoencoder(encoder, decoder)
+    >>> params = stage.init(jax.random.key(0), ts.as_batch(data.train))
+    >>> float(ts.reconstruction(ts.make_decode(encoder, decoder), params, data.test)) > 0
+    True
+    """
+
+    def measure(batch: Batch) -> jax.Array:
         image = batch["image"]
         return reconstruction_error(decode(params, image), image) * len(image)
 

@@ -1,16 +1,16 @@
-"""Where members live: devices along the axes of a mesh, and members that train at a time.
+"""Where members are: devices along the axes of a mesh, and chunks of members that train together.
 
 A function of one member is spread over a member axis: split over the devices along the mesh's axis
-`member`, vmapped on each of them. No device ever needs another's members, so the compiled program
-has no communication along that axis.
+`member`, and vmapped on each of them. No device ever needs the members of another, so the compiled
+program has no communication along that axis.
 
-`axes` are prefixes of trees as `jax.vmap` takes them: 0 where each member has its own, None where
-all share one.
+`axes` are prefixes of trees as `jax.vmap` takes them: 0 if each member has its own array, None if
+all members share one.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,17 +18,20 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from twostage_jax.errors import UserError
+from twostage_jax.stages.stage import Batch
+from twostage_jax.trees import PyTree
 
-MEMBER, DATA = "member", "data"
+MEMBER = "member"
+DATA = "data"
 
 
 class Placement(NamedTuple):
-    """How `members` are spread.
+    """Members on devices.
 
     Attributes:
         mesh: devices along the axes `member` and `data`.
-        members: how many there are in all.
-        chunk: how many train at a time.
+        members: number of members.
+        chunk: number of members that train together.
     """
 
     mesh: Mesh
@@ -37,17 +40,17 @@ class Placement(NamedTuple):
 
     @property
     def lanes(self) -> int:
-        """Members at a time on one device along `member`."""
+        """Members that train together on one device along `member`."""
         return -(-self.chunk // self.mesh.shape[MEMBER])
 
     @property
     def width(self) -> int:
-        """Length of the member axis in the compiled program, so that it divides over devices."""
+        """Length of the member axis in the compiled program; a multiple of the devices."""
         return self.lanes * self.mesh.shape[MEMBER]
 
     @property
     def pieces(self) -> list[np.ndarray]:
-        """Indices of the members that train at a time, int `[at most chunk]` each."""
+        """Indices of the members of each chunk, int `[at most chunk]` each."""
         return [
             np.arange(start, min(start + self.chunk, self.members))
             for start in range(0, self.members, self.chunk)
@@ -55,136 +58,187 @@ class Placement(NamedTuple):
 
 
 def make_mesh(members: int, axes: Mapping[str, int] | None = None) -> Mesh:
-    """Devices along `member` and `data`.
+    """Return a mesh of devices along `member` and `data`.
 
     Args:
-        members: how many there are.
-        axes: sizes; by default as many devices along `member` as can be busy, the rest along
-            `data`; on the CPU all of them along `member`.
+        members: number of members.
+        axes: sizes. By default, a single member gets the first device. Several members get as many
+            devices along `member` as can be busy, and the rest along `data`; on the CPU all devices
+            are along `member`.
 
     Raises:
-        UserError: sizes whose product is not the number of devices.
+        UserError: if the product of the sizes is not the number of devices.
     """
-    devices = jax.device_count()
-    if not axes:
-        # A CPU's devices are its cores: a batch split over them would change bits, and copies of
-        # members cost nothing there.
-        spread_out = jax.default_backend() != "cpu"
-        sizes_of = range(1, devices + 1) if spread_out else ()
-        fitting = [n for n in sizes_of if devices % n == 0 and n >= members]
-        along = min(fitting) if fitting else devices
-        axes = {MEMBER: along, DATA: devices // along}
-    sizes = (axes.get(MEMBER, 1), axes.get(DATA, 1))
-    if sizes[0] * sizes[1] != devices:
+    devices = jax.devices()
+    if not axes and members == 1:
+        # A batch of one training is not split unless the user asks: that changes bits.
+        devices = devices[:1]
+    count = len(devices)
+    sizes = (axes.get(MEMBER, 1), axes.get(DATA, 1)) if axes else _default_sizes(members, count)
+    if sizes[0] * sizes[1] != count:
         raise UserError(
-            f"--mesh member={sizes[0]},data={sizes[1]} asks for {sizes[0] * sizes[1]} devices and "
-            f"there are {devices}: make the product {devices}"
+            f"--mesh member={sizes[0]},data={sizes[1]} needs {sizes[0] * sizes[1]} devices, but "
+            f"there are {count}: make the product {count}"
         )
-    return jax.make_mesh(sizes, (MEMBER, DATA), axis_types=(AxisType.Auto, AxisType.Auto))
+    auto = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh(sizes, (MEMBER, DATA), axis_types=auto, devices=devices)
 
 
-def tree_map(f: Callable[[Any], Any], axes: Any, tree: Any) -> Any:
-    """`tree` with `f` applied to the leaves of which each member has its own."""
-
-    def below(axis: Any, part: Any) -> Any:
-        return part if axis is None else jax.tree.map(f, part)
-
-    return jax.tree.map(below, axes, tree, is_leaf=lambda axis: axis is None)
-
-
-def specs(axes: Any) -> Any:
-    """The `PartitionSpec`s that go with `axes`."""
-    return jax.tree.map(
-        lambda axis: P() if axis is None else P(MEMBER), axes, is_leaf=lambda axis: axis is None
-    )
+def _default_sizes(members: int, devices: int) -> tuple[int, int]:
+    """Return devices along `member` and `data`."""
+    # A CPU's devices are its cores: a batch split over them would change bits, and copies of
+    # members cost nothing there.
+    if jax.default_backend() == "cpu":
+        return devices, 1
+    divisors = [n for n in range(1, devices + 1) if devices % n == 0 and n >= members]
+    along = min(divisors) if divisors else devices
+    return along, devices // along
 
 
-def spread(f: Callable, placement: Placement, axes: Any, out_axes: Any = 0) -> Callable:
-    """`f` of one member as a function of `placement.width` members, to be compiled by `jax.jit`."""
+def axis_map(function: Callable[..., PyTree], axes: PyTree, *trees: PyTree) -> PyTree:
+    """Apply `function(axis, *subtrees)` to the subtree below each entry of the prefix `axes`."""
+    return jax.tree.map(function, axes, *trees, is_leaf=lambda axis: axis is None)
 
-    def local(*args: Any) -> Any:
+
+def map_members(function: Callable[..., PyTree], axes: PyTree, *trees: PyTree) -> PyTree:
+    """Apply `function` to leaves with a member axis; take the others from the first tree."""
+
+    def below(axis: int | None, *parts: PyTree) -> PyTree:
+        return parts[0] if axis is None else jax.tree.map(function, *parts)
+
+    return axis_map(below, axes, *trees)
+
+
+def _specs(axes: PyTree) -> PyTree:
+    """Return the `PartitionSpec` of each entry of `axes`."""
+    return axis_map(lambda axis: P() if axis is None else P(MEMBER), axes)
+
+
+def spread(
+    function: Callable, placement: Placement, axes: PyTree, out_axes: PyTree = 0
+) -> Callable:
+    """Turn a function of one member into one of `placement.width` members, for `jax.jit`."""
+
+    def local(*arguments: PyTree) -> PyTree:
         if placement.lanes > 1:
-            return jax.vmap(f, in_axes=axes, out_axes=out_axes)(*args)
-        # A member alone is computed as such: XLA makes a poor job of an axis of one.
-        out = f(*tree_map(lambda x: x[0], axes, args))
-        return tree_map(lambda x: x[None], out_axes, out)
+            return jax.vmap(function, in_axes=axes, out_axes=out_axes)(*arguments)
+        # One lane is computed without `vmap`: XLA is slower with an axis of one.
+        result = function(*map_members(lambda x: x[0], axes, arguments))
+        return map_members(lambda x: x[None], out_axes, result)
 
     return jax.shard_map(
         local,
         mesh=placement.mesh,
-        in_specs=specs(axes),
-        out_specs=specs(out_axes),
+        in_specs=_specs(axes),
+        out_specs=_specs(out_axes),
         axis_names={MEMBER},
         check_vma=False,
     )
 
 
-def abstract(placement: Placement, axes: Any, tree: Any) -> Any:
-    """Shapes of `placement.width` members, placed, from the shapes of one."""
-    shape, whole = (placement.width,), _sharding(placement, P())
+def abstract(placement: Placement, axes: PyTree, tree: PyTree) -> PyTree:
+    """Return shapes of `placement.width` members, placed, from the shapes of one member."""
 
-    def own(leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = _sharding(placement, P(MEMBER))
-        return jax.ShapeDtypeStruct((*shape, *leaf.shape), leaf.dtype, sharding=sharding)
+    def below(axis: int | None, part: PyTree) -> PyTree:
+        leading = () if axis is None else (placement.width,)
+        sharding = _sharding(placement, axis)
 
-    def common(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+        def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            shape = (*leading, *leaf.shape)
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
 
-    def below(axis: Any, part: Any) -> Any:
-        return jax.tree.map(common if axis is None else own, part)
+        return jax.tree.map(placed, part)
 
-    return jax.tree.map(below, axes, tree, is_leaf=lambda axis: axis is None)
-
-
-def put(placement: Placement, axes: Any, tree: Any) -> Any:
-    """A tree that is `placement.width` members long, on the devices."""
-
-    def below(axis: Any, part: Any) -> Any:
-        return jax.device_put(part, _sharding(placement, P() if axis is None else P(MEMBER)))
-
-    return jax.tree.map(below, axes, tree, is_leaf=lambda axis: axis is None)
+    return axis_map(below, axes, tree)
 
 
-def put_everywhere(placement: Placement, data: Any) -> Any:
-    """Arrays that all members share, on every device.
+def put(placement: Placement, axes: PyTree, tree: PyTree) -> PyTree:
+    """Move a tree of `placement.width` members to the devices."""
+    return axis_map(lambda axis, part: jax.device_put(part, _sharding(placement, axis)), axes, tree)
 
-    The devices of a CPU have one memory, and there the arrays lie in it once.
+
+def put_everywhere(placement: Placement, data: PyTree) -> PyTree:
+    """Move arrays that all members share to every device.
+
+    The devices of a CPU have one memory, which then holds the arrays once.
     """
     if jax.default_backend() == "cpu":
-        # What is aligned as jax aligns it is taken as it is, by each device.
+        # jax does not copy an array that is aligned as it wants, on any of the devices.
         data = jax.device_get(jax.device_put(data))
     return put(placement, None, data)
 
 
-def take(placement: Placement, piece: np.ndarray, axes: Any, tree: Any) -> Any:
-    """The members of a piece, made up to `placement.width` with copies of its last one."""
-    rows = np.concatenate([piece, np.full(placement.width - len(piece), piece[-1])])
-    return tree_map(lambda leaf: leaf[rows], axes, tree)
+def padded(placement: Placement, piece: np.ndarray) -> np.ndarray:
+    """Return the numbers of a chunk's members; the last is repeated up to `placement.width`."""
+    return np.concatenate([piece, np.full(placement.width - len(piece), piece[-1])])
 
 
-def constrain(placement: Placement, batch_size: int) -> Callable[[Any], Any]:
-    """Lays a batch over the devices along `data`.
+def take(rows: np.ndarray, axes: PyTree, tree: PyTree) -> PyTree:
+    """Take the members with these numbers; shared arrays stay as they are."""
+    return map_members(lambda leaf: leaf[rows], axes, tree)
+
+
+def first_members(count: int, axes: PyTree, tree: PyTree) -> PyTree:
+    """Return the first `count` members of a tree, on the host."""
+    return map_members(lambda leaf: leaf[:count], axes, jax.device_get(tree))
+
+
+def join_members(axes: PyTree, parts: list[PyTree]) -> PyTree:
+    """Concatenate chunks of members on the host; shared arrays are taken from the first chunk."""
+    return map_members(lambda *leaves: np.concatenate(leaves), axes, *parts)
+
+
+def map_chunks(
+    function: Callable[..., PyTree],
+    placement: Placement,
+    axes: PyTree,
+    rows: Callable[[np.ndarray], PyTree],
+    out_axes: PyTree = 0,
+) -> PyTree:
+    """Call a function of `placement.width` members on all members, one chunk after the other.
+
+    Args:
+        function: compiled function of the members of a chunk.
+        placement: members on devices.
+        axes: prefix of the arguments.
+        rows: returns the arguments of the members with these numbers, on the host.
+        out_axes: prefix of the result.
+
+    Returns:
+        The results of all members, on the host.
+    """
+    parts = []
+    for piece in placement.pieces:
+        chunk = put(placement, axes, rows(padded(placement, piece)))
+        parts.append(first_members(len(piece), out_axes, function(*chunk)))
+    return join_members(out_axes, parts)
+
+
+def constrain(placement: Placement, batch_size: int) -> Callable[[Batch], Batch]:
+    """Return a function that places a batch on the devices along `data`.
 
     Raises:
-        UserError: batches that do not divide over them.
+        UserError: if the batch size is not a multiple of these devices.
     """
     size = placement.mesh.shape[DATA]
     if batch_size % size:
         raise UserError(
-            f"batches of {batch_size} do not divide over data={size}: give a --mesh or a batch "
-            "size that does"
+            f"the batch size {batch_size} is not a multiple of data={size}: change --mesh or the "
+            "batch size"
         )
 
-    def lay(examples: Any) -> Any:
-        # What is left over at the end of an epoch may not divide; every device computes it then.
-        if size == 1 or len(examples["label"]) % size:
+    def place(examples: Batch) -> Batch:
+        # The remainder of an epoch may not divide; then every device computes all of it.
+        if size == 1 or len(examples["image"]) % size:
             return examples
         mesh = jax.sharding.get_abstract_mesh()
-        place = partial(jax.lax.with_sharding_constraint, shardings=NamedSharding(mesh, P(DATA)))
-        return jax.tree.map(place, examples)
+        along_data = NamedSharding(mesh, P(DATA))
+        return jax.tree.map(
+            partial(jax.lax.with_sharding_constraint, shardings=along_data), examples
+        )
 
-    return lay
+    return place
 
 
-def _sharding(placement: Placement, spec: P) -> NamedSharding:
-    return NamedSharding(placement.mesh, spec)
+def _sharding(placement: Placement, axis: int | None) -> NamedSharding:
+    return NamedSharding(placement.mesh, P() if axis is None else P(MEMBER))

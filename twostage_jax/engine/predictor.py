@@ -1,57 +1,159 @@
-"""What a trained classifier, or an ensemble of them, is worth: predictions, and figures of them."""
+"""Trained trials that predict: an encoder, a head, and the compiled passes of both."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from twostage_jax.engine.passes import encode, predict_members
-from twostage_jax.engine.placement import Placement, make_mesh
-from twostage_jax.runs.build import Nets
+from twostage_jax.engine.compile import compile_all
+from twostage_jax.engine.passes import Pass, apply_pass, lower_pass
+from twostage_jax.engine.placement import MEMBER, Placement, make_mesh, map_members
 from twostage_jax.stages.stage import Params
+from twostage_jax.trees import PyTree, shapes_of
 
-LANES = 8  # members that a device predicts with at a time
+LANES = 8  # trials that one device predicts with at a time
+Numbers = Mapping[str, PyTree]
 
 
-class Trained(NamedTuple):
-    """A classifier, or an ensemble.
+class Network(NamedTuple):
+    """Functions of one trial.
 
     Attributes:
-        nets: modules of one member.
-        params: groups `encoder` and `head`, and `decoder` where there is one.
-        members: None for one classifier; else `head` is `[M, ...]`.
-        own_encoders: whether `encoder` is `[M, ...]` too.
+        logits: `((numbers, params), image) -> logits [B, K]`.
+        features: `(params of the encoder, image) -> features [B, ...]`.
     """
 
-    nets: Nets
-    params: Params
-    members: int | None = None
-    own_encoders: bool = False
+    logits: Callable[[tuple[Numbers, Params], jax.Array], jax.Array]
+    features: Callable[[Params, jax.Array], jax.Array]
 
-    def spread(self, apply: Any, images: Any) -> np.ndarray:
-        """`apply(params, image)` for all members and images, float32 `[M, N, ...]`, on the host."""
-        params = {name: self.params[name] for name in ("encoder", "head")}
-        if not len(images):
-            return np.zeros((self.members or 1, 0, 1), np.float32)
-        if self.members is None:
-            return jax.device_get(encode(apply, params, jax.device_put(images)))[None]
-        mesh = make_mesh(self.members)
-        chunk = min(self.members, LANES * mesh.shape["member"])
-        axes = {"encoder": 0 if self.own_encoders else None, "head": 0}
-        placement = Placement(mesh, self.members, chunk)
-        return predict_members(apply, jax.device_get(params), images, placement, axes)
 
-    def logits(self, images: Any) -> np.ndarray:
-        """Logits of images uint8 `[N, H, W, C]`, `[M, N, K]`."""
-        return self.spread(self.nets.logits, images)
+class Predictor:
+    """Trials whose logits and features can be computed for any number of images.
 
-    def features(self, images: Any) -> np.ndarray:
-        """Features of the frozen encoders, flattened: `[M, N, D]`, or `[1, N, D]` if shared."""
-        encoder = self.params["encoder"]
-        if self.members is None or not self.own_encoders:
-            features = encode(self.nets.encode, encoder, jax.device_put(images))[None]
-        else:
-            features = self.spread(
-                lambda params, image: self.nets.encode(params["encoder"], image), images
+    Each program is compiled at most once, for the first images that need it.
+
+    Args:
+        network: functions of one trial.
+        numbers: swept numbers of the heads, `[R]` each.
+        params: groups `encoder` and `head`, on the host.
+        axes: 0 for groups `[R, ...]`, None for groups that all trials share.
+        image_shape: shape of one image.
+        largest: number of images in the largest split to come.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        numbers: Mapping[str, np.ndarray],
+        params: Params,
+        axes: dict[str, int | None],
+        image_shape: tuple[int, ...],
+        largest: int,
+        logits: Pass | None = None,
+    ) -> None:
+        self._network = network
+        self._image_shape = image_shape
+        self._largest = largest
+        self._axes = axes
+        self._logits = logits
+        self._features: Pass | None = None
+        self.numbers = dict(numbers)
+        self.params = {name: jax.device_get(params[name]) for name in axes}
+
+    @property
+    def trials(self) -> int:
+        """Number of trials."""
+        return _trials(self._axes, self.params)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return logits float32 `[R, N, K]` of images uint8 `[N, H, W, C]`."""
+        if self._logits is None:
+            lowered = lower_logits(
+                self._network,
+                map_members(_first, 0, shapes_of(self.numbers)),
+                map_members(_first, self._axes, shapes_of(self.params)),
+                self._axes,
+                self._image_shape,
+                self._largest,
+                self.trials,
             )
-        return jax.device_get(features).reshape(*features.shape[:2], -1)
+            self._logits = compile_all(lowered)
+        arguments = (self.numbers, self.params)
+        placement = self._logits.placement._replace(members=self.trials)
+        return apply_pass(self._logits._replace(placement=placement), arguments, images)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Return features `[E, N, D]` of the frozen encoders; `E` is 1 if the trials share one."""
+        axis = self._axes["encoder"]
+        encoder = self.params["encoder"]
+        encoders = self.trials if axis == 0 else 1
+        if self._features is None:
+            one = map_members(_first, axis, shapes_of(encoder))
+            placement = place_passes(encoders)
+            lowered = lower_pass(
+                self._network.features, one, self._image_shape, self._largest, placement, axis
+            )
+            self._features = compile_all(lowered)
+        features = apply_pass(self._features, encoder, images)
+        return features.reshape(*features.shape[:2], -1)
+
+    def select(self, trials: np.ndarray) -> "Predictor":
+        """Return a predictor of some of the trials, with the same programs."""
+        selected = Predictor(
+            self._network,
+            {name: values[trials] for name, values in self.numbers.items()},
+            map_members(lambda leaf: leaf[trials], self._axes, self.params),
+            self._axes,
+            self._image_shape,
+            self._largest,
+            self._logits,
+        )
+        selected._features = None if self._axes["encoder"] == 0 else self._features
+        return selected
+
+
+def _trials(axes: dict[str, int | None], params: Params) -> int:
+    """Return the length of the trial axis of the head."""
+    return len(jax.tree.leaves(params["head"])[0]) if axes["head"] == 0 else 1
+
+
+def _first(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Return the shape of one member."""
+    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+
+def place_passes(members: int) -> Placement:
+    """Return the placement of the passes of so many members."""
+    mesh = make_mesh(members)
+    return Placement(mesh, members, min(members, LANES * mesh.shape[MEMBER]))
+
+
+def lower_logits(
+    network: Network,
+    numbers: Numbers,
+    params: Params,
+    axes: dict[str, int | None],
+    image_shape: tuple[int, ...],
+    largest: int,
+    trials: int,
+) -> Pass:
+    """Lower the logits of all trials, for `compile_all`.
+
+    Args:
+        network: functions of one trial.
+        numbers: swept numbers of one trial, any values.
+        params: shapes of the groups of one trial.
+        axes: 0 for groups that trials have of their own.
+        image_shape: shape of one image.
+        largest: number of images in the largest split.
+        trials: number of trials.
+    """
+    return lower_pass(
+        network.logits,
+        (dict(numbers), {name: params[name] for name in axes}),
+        image_shape,
+        largest,
+        place_passes(trials),
+        (0, axes),
+    )

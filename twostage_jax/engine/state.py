@@ -1,12 +1,7 @@
-"""A stage is a pair of pure functions, as a gradient transformation is in Optax.
-
-Everything that is trained is a `Stage`: an autoencoder, a classifier on a frozen encoder, your own.
-Parameters are a dict of groups (`encoder`, `decoder`, `head`, …); we freeze, save and hand over by
-the names of the groups.
-"""
+"""The state of a training, and its start."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,40 +10,41 @@ import optax
 from twostage_jax.engine.compile import options_for_once
 from twostage_jax.errors import UserError
 from twostage_jax.stages.freezing import frozen_groups
-from twostage_jax.stages.stage import Key, Params, Stage, as_batch
-from twostage_jax.trees import tree_differences, tree_signature
+from twostage_jax.stages.stage import Batch, Key, Params, Stage, as_batch
+from twostage_jax.trees import PyTree, size_of, tree_differences, tree_signature
 
 
 class TrainState(NamedTuple):
-    """What a step changes, and nothing else.
+    """Everything that a step changes.
 
     Attributes:
         params: dict of parameter groups.
-        opt_state: what the optimiser keeps.
-        step: int32, the number of steps taken.
+        opt_state: state of the optimiser.
+        step: int32, number of steps taken.
     """
 
     params: Params
-    opt_state: Any
+    opt_state: PyTree
     step: jax.Array
 
 
 def group_sizes(state: TrainState) -> list[tuple[str, str, int, int]]:
     """`(name, "frozen" or "trained", number of values, bytes)` for each parameter group."""
-    rows, frozen = [], frozen_groups(state.opt_state)
+    frozen = frozen_groups(state.opt_state)
+    rows = []
     for name, tree in state.params.items():
-        leaves = jax.tree.leaves(tree)
         status = "frozen" if name in frozen else "trained"
-        rows.append((name, status, sum(x.size for x in leaves), sum(x.nbytes for x in leaves)))
+        values = sum(leaf.size for leaf in jax.tree.leaves(tree))
+        rows.append((name, status, values, size_of(tree)))
     return rows
 
 
 def make_init(
     stage: Stage, tx: optax.GradientTransformation
-) -> Callable[[Key, Any, Params], TrainState]:
-    """`(key, batch, pretrained) -> state`: `init_state` without its checks, pure."""
+) -> Callable[[Key, Batch, Params], TrainState]:
+    """Return `(key, batch, pretrained) -> state`: `init_state` without its checks, pure."""
 
-    def init(key: Key, batch: Mapping[str, Any], pretrained: Params) -> TrainState:
+    def init(key: Key, batch: Batch, pretrained: Params) -> TrainState:
         params = {**stage.init(key, as_batch(batch)), **pretrained}
         return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
 
@@ -59,28 +55,35 @@ def init_state(
     stage: Stage,
     tx: optax.GradientTransformation,
     key: Key,
-    batch: Mapping[str, Any],
-    **pretrained_groups: Any,
+    batch: Mapping[str, PyTree],
+    **pretrained_groups: PyTree,
 ) -> TrainState:
-    """The state before the first step; `pretrained_groups` take the place of fresh ones.
+    """Return the state before the first step.
 
     Args:
-        stage: what will be trained.
-        tx: the optimiser, for instance `freeze(optax.adam(1e-3), "encoder")`.
-        key: draws the initial values.
+        stage: stage to train.
+        tx: optimiser, for instance `freeze(optax.adam(1e-3), "encoder")`.
+        key: key for the initial values.
         batch: examples of the right shape, uint8 or normalised; their values do not matter.
-        **pretrained_groups: parameter groups by name, for instance `encoder=…` of another state.
+        **pretrained_groups: parameter groups that replace the initial ones, by name, for instance
+            `encoder=…` from another state.
 
     Raises:
-        UserError: every missing, unexpected, misshaped or wrongly typed leaf of the groups, by
-            path, in one message.
+        UserError: lists every missing, unexpected, misshaped or wrongly typed leaf of the groups.
+
+    >>> import jax, optax, twostage_jax as ts
+    >>> data = ts.load("digits")
+    >>> stage = ts.placeholder(ts.MLP((16, 8)))
+    >>> state = ts.init_state(stage, optax.sgd(0.1), jax.random.key(0), data.train)
+    >>> int(state.step), list(state.params)
+    (0, ['encoder'])
     """
     expected = jax.eval_shape(lambda key, batch: stage.init(key, as_batch(batch)), key, batch)
     unknown = sorted(set(pretrained_groups) - set(expected))
     if unknown:
         raise UserError(f"cannot take over {unknown}: the groups are {sorted(expected)}")
-    fresh = {name: expected[name] for name in pretrained_groups}
-    problems = tree_differences(tree_signature(fresh), tree_signature(pretrained_groups))
+    replaced = {name: expected[name] for name in pretrained_groups}
+    problems = tree_differences(tree_signature(replaced), tree_signature(pretrained_groups))
     if problems:
         raise UserError(f"the pretrained groups do not fit this stage: {'; '.join(problems)}")
 

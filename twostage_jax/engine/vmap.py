@@ -2,102 +2,120 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from twostage_jax.config.fields import check_whole
 from twostage_jax.engine.compile import compiler_options, options_for_once
-from twostage_jax.engine.members import first_members, join_members
 from twostage_jax.engine.memory import Need, choose_chunk
-from twostage_jax.engine.placement import MEMBER, Placement, make_mesh, put, spread, take, tree_map
+from twostage_jax.engine.placement import (
+    MEMBER,
+    Placement,
+    make_mesh,
+    map_chunks,
+    map_members,
+    spread,
+    take,
+)
 from twostage_jax.errors import UserError
-from twostage_jax.trees import shapes_of, size_of
+from twostage_jax.trees import PyTree, shapes_of, size_of
 
 
 def ensemble(
-    train: Callable[..., Any],
-    in_axes: Any = (0, None, 0),
+    train: Callable[..., PyTree],
+    in_axes: PyTree = (0, None, 0),
     mesh: Mesh | None = None,
     members_per_chunk: int | None = None,
-) -> Callable[..., Any]:
+) -> Callable[..., PyTree]:
     """`jax.vmap(train, in_axes)` in chunks that fit, on all devices.
 
     Args:
-        train: a pure function of one member, for instance of `make_train`.
-        in_axes: as `jax.vmap` has it, a tuple with an entry for each argument: 0 where each member
-            has its own, None where all share one.
-        mesh: devices, of `make_mesh`; by default all of them.
-        members_per_chunk: how many train at a time; by default what memory and cache allow.
+        train: pure function of one member, for instance from `make_train`.
+        in_axes: as in `jax.vmap`, a tuple with an entry for each argument: 0 if each member has its
+            own, None if all share one.
+        mesh: devices, from `make_mesh`; by default all of them.
+        members_per_chunk: members that train together; by default as memory and cache allow.
 
     Returns:
-        A function of the arguments of `train` whose results are `[M, ...]`, arrays of the host. It
+        A function of the arguments of `train` whose results are `[M, ...]`, arrays on the host. It
         compiles once for each number of members and shape of arguments, and once for one member,
-        to see what that needs.
+        to measure its memory.
 
     Raises:
         UserError: chunks below 1, a member axis that is not the first; (when called) no member
             axis, axes of different lengths, members that do not fit.
+
+    >>> import jax, twostage_jax as ts
+    >>> data, stage, tx = ts.load("digits"), ts.placeholder(ts.MLP((8,))), ts.adam(1e-3)
+    >>> keys = jax.random.split(jax.random.key(0), 3)
+    >>> states = jax.vmap(lambda key: ts.init_state(stage, tx, key, data.train))(keys)
+    >>> states, metrics = ts.ensemble(ts.make_train(stage, tx, 500, 1))(states, data.train, keys)
+    >>> metrics["loss"].shape
+    (3, 1)
     """
     if any(axis != 0 for axis in jax.tree.leaves(in_axes)):
-        raise UserError(f"in_axes {in_axes} has another axis than 0: put members first")
-    if members_per_chunk is not None:
-        check_whole("members_per_chunk", members_per_chunk, 1)
+        raise UserError(f"in_axes {in_axes} has an axis other than 0: put members first")
+    if members_per_chunk is not None and members_per_chunk < 1:
+        raise UserError(f"members_per_chunk is {members_per_chunk}: it must be at least 1")
 
     @cache
-    def program(placement: Placement) -> Any:
+    def program(placement: Placement) -> Callable[..., PyTree]:
         return jax.jit(spread(train, placement, in_axes), compiler_options=compiler_options())
 
-    needs: dict[Any, Need] = {}
+    needs: dict[tuple, Need] = {}
 
-    def call(*args: Any) -> Any:
-        count, parts = count_members(in_axes, args), []
-        shapes, structure = jax.tree.flatten(shapes_of(args))
-        known = (structure, *((x.shape, x.dtype) for x in shapes))
-        if known not in needs:
-            needs[known] = measure(train, in_axes, args)
-        grid = mesh or make_mesh(count)
-        chunk = choose_chunk(needs[known], count, grid.shape[MEMBER], members_per_chunk)
-        placement = Placement(grid, count, chunk)
-        for piece in placement.pieces:
-            given = put(placement, in_axes, take(placement, piece, in_axes, args))
-            parts.append(first_members(len(piece), 0, program(placement)(*given)))
-        return join_members(0, parts)
+    def call(*arguments: PyTree) -> PyTree:
+        count = _count_members(in_axes, arguments)
+        leaves, structure = jax.tree.flatten(shapes_of(arguments))
+        signature = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        if signature not in needs:
+            needs[signature] = _measure(train, in_axes, arguments)
+        devices = mesh or make_mesh(count)
+        chunk = choose_chunk(needs[signature], count, devices.shape[MEMBER], members_per_chunk)
+        placement = Placement(devices, count, chunk)
+
+        def rows(members: np.ndarray) -> PyTree:
+            return take(members, in_axes, arguments)
+
+        return map_chunks(program(placement), placement, in_axes, rows)
 
     return call
 
 
-def count_members(in_axes: Any, args: Any) -> int:
-    """How long the member axes of arguments are.
+def _own_leaves(in_axes: PyTree, arguments: PyTree) -> list[jax.Array]:
+    """Return the leaves that have a member axis."""
+    leaves: list[jax.Array] = []
+    map_members(leaves.append, in_axes, arguments)
+    return leaves
+
+
+def _count_members(in_axes: PyTree, arguments: PyTree) -> int:
+    """Return the length of the member axes of arguments.
 
     Raises:
         UserError: no member axis, or several of different lengths.
     """
-    own: list[Any] = []
-    tree_map(own.append, in_axes, args)
-    if not own:
+    leaves = _own_leaves(in_axes, arguments)
+    if not leaves:
         raise UserError(f"in_axes {in_axes} gives no argument a member axis: put a 0 there")
-    lengths = sorted({len(leaf) for leaf in own})
+    lengths = sorted({len(leaf) for leaf in leaves})
     if len(lengths) > 1:
-        raise UserError(f"member axes are {lengths} long: give each argument as many members")
+        raise UserError(f"member axes have lengths {lengths}: give each argument as many members")
     return lengths[0]
 
 
-def measure(train: Callable[..., Any], in_axes: Any, args: Any) -> Need:
-    """What one member needs, read off `train` compiled for one; any function will do.
+def _measure(train: Callable[..., PyTree], in_axes: PyTree, arguments: PyTree) -> Need:
+    """Measure the memory of one member on `train` compiled for one; any function will do."""
 
-    Args:
-        train: of one member.
-        in_axes: as `ensemble` takes it.
-        args: of all members, or their shapes.
-    """
-    one = tree_map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), in_axes, shapes_of(args))
-    own: list[Any] = []
-    tree_map(own.append, in_axes, one)
-    given, back = size_of(own), size_of(jax.eval_shape(train, *one))
-    # Which buffers there are is settled before code is made, so it may be made in a hurry.
-    compiled = jax.jit(train, compiler_options=options_for_once()).lower(*one).compile()
-    found = compiled.memory_analysis()
-    used = found.temp_size_in_bytes if found else given + back
-    return Need(max(given, back), given + back + used, size_of(one) - given)
+    def without_axis(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+    single = map_members(without_axis, in_axes, shapes_of(arguments))
+    own = size_of(_own_leaves(in_axes, single))
+    result = size_of(jax.eval_shape(train, *single))
+    # Buffers are assigned before code is generated, so the code may be generated in a hurry.
+    compiled = jax.jit(train, compiler_options=options_for_once()).lower(*single).compile()
+    analysis = compiled.memory_analysis()
+    temporary = analysis.temp_size_in_bytes if analysis else own + result
+    return Need(max(own, result), own + result + temporary, size_of(single) - own)

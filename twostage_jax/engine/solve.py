@@ -1,0 +1,73 @@
+"""Heads that are computed in one call rather than trained step by step."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from twostage_jax.engine.compile import compiler_options
+from twostage_jax.engine.members import Numbers, TrialData
+from twostage_jax.engine.placement import Placement, abstract, map_chunks, spread
+from twostage_jax.stages.stage import Batch, Head, Key, Params
+from twostage_jax.trees import PyTree
+
+
+class SolvePrograms(NamedTuple):
+    """The program that solves the heads of a chunk.
+
+    Attributes:
+        placement: members on devices.
+        axes: axes of `(numbers, key, batch)`.
+        solve: `(numbers, key, batch) -> params`.
+    """
+
+    placement: Placement
+    axes: PyTree
+    solve: Callable[..., Params]
+
+
+def lower_solve(
+    make_head: Callable[[Numbers], Head],
+    numbers: Numbers,
+    batch: Batch,
+    axes: PyTree,
+    placement: Placement,
+) -> SolvePrograms:
+    """Lower the solution of a head for `compile_all`.
+
+    Args:
+        make_head: `numbers -> Head` of one member.
+        numbers: swept numbers of one member, any values.
+        batch: shapes of all examples of one member.
+        axes: axes of `batch`.
+        placement: members on devices.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def solve(numbers: Numbers, key: Key, batch: Batch) -> Params:
+        solution = make_head(numbers).solve
+        assert solution is not None, "a trained head has no solution"
+        return solution(key, batch)
+
+    all_axes = (0, 0, axes)
+    program = jax.jit(spread(solve, placement, all_axes), compiler_options=compiler_options())
+    shapes = abstract(placement, all_axes, (dict(numbers), key, dict(batch)))
+    return SolvePrograms(placement, all_axes, program.lower(*shapes))
+
+
+def solve_heads(programs: SolvePrograms, numbers: Numbers, keys: Key, data: TrialData) -> Params:
+    """Return the parameters `[M, ...]` of all heads, on the host.
+
+    Args:
+        programs: compiled.
+        numbers: swept numbers, `[M]` each.
+        keys: `[M]`.
+        data: all examples of all members.
+    """
+
+    def rows(members: np.ndarray) -> PyTree:
+        own = {name: values[members] for name, values in numbers.items()}
+        return own, keys[members], data.rows(members)
+
+    return map_chunks(programs.solve, programs.placement, programs.axes, rows)
