@@ -1,1 +1,17 @@
-"""The two-stage story: from a config to a result."""
+"""The two-stage story: the only room that unpacks a config.
+
+run.py       `ts.run`: the story from top to bottom
+prepare.py   from a request to a plan: data, networks, trials
+build.py     from a config to modules, stages and heads
+trials.py    trainings of encoders and heads: seeds × points of a sweep
+examples.py  examples and labels of each trial
+handover.py  member axes: of stages, of the hand-over, of what users see
+programs.py  everything that is compiled
+train.py     one stage to its end, with checkpoints, records and signals
+finish.py    choice on validation, measurement on test
+result.py    `result.json` as dataclasses
+resume.py    taking up a stopped run: allowed and refused changes
+open.py      a finished run, verified
+evaluate.py  `twostage evaluate`
+clock.py     seconds of each phase
+"""

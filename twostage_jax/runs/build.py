@@ -1,142 +1,297 @@
-"""The modules and stages that a config names, made and checked before anything is compiled."""
+"""From a config to modules, stages and heads, checked before anything is compiled."""
 
+import contextlib
 import importlib
-import inspect
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
-from twostage_jax.config.schema import Config, swept
-from twostage_jax.config.sweep import FIELDS
+from twostage_jax.config.schema import Config
+from twostage_jax.config.sweep import DECLARED, SWEEPABLE, grid, swept
+from twostage_jax.engine.predictor import Network
 from twostage_jax.errors import UserError, did_you_mean
-from twostage_jax.stages.heads.trained import classifier, make_logits
-from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
-from twostage_jax.stages.pretrain.placeholder import placeholder
-from twostage_jax.stages.pretrain.reconstruction import autoencoder, make_decode
-from twostage_jax.stages.stage import Params, Stage
+from twostage_jax.stages.families import HEADS, OBJECTIVES
+from twostage_jax.stages.heads.trained import attach
+from twostage_jax.stages.nets.mlp import MLP, mirror
+from twostage_jax.stages.pretrain.reconstruction import make_decode
+from twostage_jax.stages.signature import call, check_head, numbers
+from twostage_jax.stages.stage import Batch, Head, Params, Stage
+from twostage_jax.trees import PyTree
+
+Numbers = Mapping[str, PyTree]
+PROJECTOR_WIDTHS = (256, 128)
+OPTIMISER = ("learning_rate", "weight_decay")  # numbers of the optimiser, not of a function
 
 
-class Nets(NamedTuple):
-    """Modules and stages of a resolved config.
+class Networks(NamedTuple):
+    """Modules, stages and heads of a resolved config.
 
     Attributes:
-        pretrain: `(**scalars) -> Stage`, stage 1; scalars may be traced, and what is not given is
-            as the config has it.
-        classify: the same for stage 2.
-        classify_features: the same, with `encode`'s features in place of the images of a batch.
-        encode: `(params of the encoder, image) -> features`.
-        logits: `(params, image) -> logits`.
-        decode: `(params, image) -> image`, or None where the objective has no such decoder.
+        encoder: module of the encoder.
+        pretrain: `numbers -> Stage`, stage 1; numbers may be traced, and those that are missing are
+            as the config sets them.
+        head: `numbers -> Head`, the same for stage 2.
+        pretrain_numbers: numbers that the objective takes, with their defaults.
+        head_numbers: the same for the head.
+        decode: `(params, image) -> image`, or None if the objective has no such decoder.
+        classes: number of classes.
     """
 
-    pretrain: Callable[..., Stage]
-    classify: Callable[..., Stage]
-    classify_features: Callable[..., Stage]
-    encode: Callable[[Params, jax.Array], jax.Array]
-    logits: Callable[[Params, jax.Array], jax.Array]
+    encoder: nn.Module
+    pretrain: Callable[[Numbers], Stage]
+    head: Callable[[Numbers], Head]
+    pretrain_numbers: dict[str, int | float]
+    head_numbers: dict[str, int | float]
     decode: Callable[[Params, jax.Array], jax.Array] | None
+    classes: int
+
+    def features(self, params: Params, image: jax.Array) -> jax.Array:
+        """Return features `[B, D]` of images `[B, H, W, C]` from the encoder's parameters."""
+        return jnp.asarray(self.encoder.apply(params, image)).reshape(len(image), -1)
+
+    def logits(self, arguments: tuple[Numbers, Params], image: jax.Array) -> jax.Array:
+        """Return logits `[B, K]` of images from `(numbers of the head, params)`."""
+        head_numbers, params = arguments
+        features = self.features(params["encoder"], image)
+        return self.head(head_numbers).logits(params["head"], features)
+
+    @property
+    def network(self) -> Network:
+        """Functions of one trial, for a predictor."""
+        return Network(self.logits, self.features)
+
+    @property
+    def solved(self) -> bool:
+        """True if the head is computed in one call rather than trained."""
+        return self.head({}).solve is not None
+
+    def attached(self, head_numbers: Numbers) -> Stage:
+        """Return stage 2 on images: the encoder with a trained head."""
+        return attach(self.encoder, self.head(head_numbers))
+
+    def on_features(self, head_numbers: Numbers) -> Stage:
+        """Return stage 2 on features: `image` holds the features of the frozen encoder."""
+        head_stage = self.head(head_numbers).stage
+        assert head_stage is not None, "a solved head has no stage"
+
+        def loss(params: Params, key: jax.Array, batch: Batch):
+            return head_stage.loss(params["head"], key, batch)
+
+        return Stage(self.attached(head_numbers).init, loss)
 
 
-def make_nets(config: Config, image_shape: tuple[int, ...], classes: int) -> Nets:
-    """Modules and stages for images `[H, W, C]` and `classes` classes.
+def make_networks(
+    config: Config,
+    image_shape: tuple[int, ...],
+    classes: int,
+    labelled: int,
+    validation: int,
+) -> Networks:
+    """Make the modules and stages of a config, and trace them on abstract values.
+
+    Args:
+        config: resolved config.
+        image_shape: `(H, W, C)`.
+        classes: number of classes K.
+        labelled: number of labelled examples of one trial.
+        validation: number of validation examples.
 
     Raises:
-        UserError: an encoder or objective that cannot be imported, or whose shapes do not fit;
-            nothing is compiled for that.
+        UserError: code that cannot be imported, numbers that a function does not take, or shapes
+            that do not fit. Nothing is compiled for these checks.
     """
     torch_init = config.init == "torch"
-    pretrain = config.pretrain
-    if pretrain.encoder == "mlp":
-        encoder = MLP(pretrain.widths, torch_init)
-    else:
-        encoder = _make(pretrain.encoder)
-    size = int(np.prod(image_shape))
-    decoder = MLP(mirror(pretrain.widths, size), torch_init)
-    head = MLP((*config.head.widths, classes), torch_init)
-    decode = None
-    if pretrain.objective == "autoencoder":
-        objective, decode = partial(autoencoder, encoder, decoder), make_decode(encoder, decoder)
-    elif pretrain.objective == "placeholder":
-        objective = partial(placeholder, encoder)
-    else:
-        objective = partial(_make, pretrain.objective, encoder, decoder)
-    _check_keywords(config)
-    smoothing = config.head.label_smoothing
+    widths = config.pretrain.widths
+    encoder = MLP(widths, torch_init)
+    if config.pretrain.encoder != "mlp":
+        encoder = _make_module(config.pretrain.encoder)
+    decoder = MLP(mirror(widths, int(np.prod(image_shape))), torch_init)
+    projector = MLP(PROJECTOR_WIDTHS, torch_init)
+    modules = {"encoder": encoder, "decoder": decoder, "projector": projector, "classes": classes}
+    shapes = {"classes": classes, "widths": config.head.widths, "torch_init": torch_init}
+    objective = _function(config.pretrain.objective, OBJECTIVES)
+    protocol = _function(config.head.protocol, HEADS)
+    own_objective = ":" in config.pretrain.objective
+    own_protocol = ":" in config.head.protocol
 
-    def classify(label_smoothing: Any = smoothing) -> Stage:
-        return classifier(encoder, head, label_smoothing)
-
-    def on_features(label_smoothing: Any = smoothing) -> Stage:
-        return Stage(classify().init, classifier(Identity(), head, label_smoothing).loss)
-
-    encode: Any = encoder.apply
-    nets = Nets(objective, classify, on_features, encode, make_logits(encoder, head), decode)
-    for name, one in (("stage 1", nets.pretrain()), ("stage 2", nets.classify())):
-        _check_shapes(f"{name} ({pretrain.encoder}, {pretrain.objective})", one, image_shape)
-    return nets
-
-
-def _check_keywords(config: Config) -> None:
-    """Raise `UserError` where a keyword is swept that the user's objective does not take."""
-    names = [name for name in swept(config) if name not in FIELDS]
-    if not names:
-        return
-    parameters = inspect.signature(_import(config.pretrain.objective)).parameters.values()
-    numbers = [p.name for p in parameters if type(p.default) in (int, float)]
-    for name in names:
-        if name.partition(".")[2].replace("-", "_") not in numbers:
-            known = [f"pretrain.{number.replace('_', '-')}" for number in numbers]
+    def pretrain(values: Numbers) -> Stage:
+        settings = dict(config.pretrain.set or ()) | dict(values)
+        stage = _call(config.pretrain.objective, objective, modules, settings, own_objective)
+        if not isinstance(stage, Stage):
             raise UserError(
-                f"cannot sweep {name}: {config.pretrain.objective} has no keyword of that name "
-                f"with a number as its default; {did_you_mean(name, [*FIELDS, *known])}"
+                f"{config.pretrain.objective} returned {type(stage).__name__}: return "
+                "ts.Stage(init, loss)"
             )
+        return stage
+
+    def head(values: Numbers) -> Head:
+        settings = dict(config.head.set or ()) | dict(values)
+        made = _call(config.head.protocol, protocol, shapes, settings, own_protocol)
+        return check_head(made, config.head.protocol)
+
+    decode = None
+    if config.pretrain.objective in ("autoencoder", "denoising"):
+        decode = make_decode(encoder, decoder)
+    networks = Networks(
+        encoder, pretrain, head, numbers(objective), numbers(protocol), decode, classes
+    )
+    _check_swept(config, networks)
+    for values in grid(swept(config)):
+        name = f"stage 1 ({config.pretrain.encoder}, {config.pretrain.objective})"
+        with _shape_errors(name, image_shape):
+            _check_stage(name, networks.pretrain(_numbers_of("pretrain", values)), image_shape)
+        name = f"stage 2 ({config.head.protocol})"
+        with _shape_errors(name, image_shape):
+            own = _numbers_of("head", values)
+            shapes = head_shapes(networks, image_shape, labelled, validation, own)
+            _check_head(config.head.protocol, networks, own, shapes, image_shape)
+    return networks
 
 
-def _make(name: str, *args: Any, **scalars: Any) -> Any:
-    """Import `package.module:name` and call it."""
-    function = _import(name)
+def _function(name: str, family: Mapping[str, Callable]) -> Callable:
+    return family[name] if name in family else _import(name)
+
+
+def _make_module(name: str) -> nn.Module:
+    """Import `package.module:Class` and make it without arguments."""
+    return _call(name, _import(name), {}, {}, True)
+
+
+def _call(
+    name: str,
+    function: Callable,
+    offered: Mapping[str, object],
+    settings: Numbers,
+    own: bool,
+) -> PyTree:
+    """Call a function with the modules it asks for; errors of the user's own code name it."""
     try:
-        return function(*args, **scalars)
+        return call(function, offered, settings)
+    except UserError:
+        raise
     except Exception as error:  # a user's code may raise anything
-        given = "encoder and decoder" if args else "no arguments"
-        raise UserError(f"cannot make {name!r}, called with {given}: {error}") from error
+        if not own:
+            raise
+        raise UserError(f"cannot make {name!r}: {type(error).__name__}: {error}") from error
 
 
-def _import(name: str) -> Any:
-    """What `package.module:name` names; the one door for a user's own code."""
+def _import(name: str) -> Callable:
+    """Import `package.module:name`; the only way in for a user's own code."""
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"cannot import {name!r}: {error}; give package.module:name as Python finds it from "
-            "here (PYTHONPATH=. for a file in this folder)"
+            "this folder (PYTHONPATH=. for a file in it)"
         ) from error
 
 
-def _check_shapes(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None:
-    def both(key: jax.Array, batch: Mapping[str, jax.Array]) -> Any:
+def _check_swept(config: Config, networks: Networks) -> None:
+    """Raise `UserError` for a swept name that neither the config nor a function declares."""
+    functions = {
+        "pretrain": (config.pretrain.objective, networks.pretrain_numbers),
+        "head": (config.head.protocol, networks.head_numbers),
+    }
+    for name in swept(config):
+        if name in DECLARED:
+            continue
+        stage, _, field = name.partition(".")
+        function, defaults = functions[stage]
+        if field.replace("-", "_") not in defaults:
+            own = [f"{stage}.{number.replace('_', '-')}" for number in defaults]
+            raise UserError(
+                f"cannot sweep {name}: {function} takes no such number; "
+                f"{did_you_mean(name, [*SWEEPABLE, *own])}"
+            )
+
+
+def _numbers_of(stage: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Return the numbers of the function of a stage at one point of a sweep."""
+    names = [name for name in values if name.startswith(f"{stage}.") and name not in DECLARED]
+    return {name.partition(".")[2].replace("-", "_"): values[name] for name in names}
+
+
+def _check_stage(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None:
+    """Trace a stage; raise `UserError` if its parameters have no encoder."""
+
+    def init_and_loss(key: jax.Array, batch: Batch) -> PyTree:
         init_key, loss_key = jax.random.split(key)
         params = stage.init(init_key, batch)
         if "encoder" not in params:
             raise UserError(f"{name} has no group called encoder, only {sorted(params)}")
         return stage.loss(params, loss_key, batch)
 
+    jax.eval_shape(init_and_loss, jax.random.key(0), batch_spec(image_shape))
+
+
+def _check_head(
+    protocol: str,
+    networks: Networks,
+    head_numbers: Numbers,
+    params: Params,
+    image_shape: tuple[int, ...],
+) -> None:
+    """Trace a head; raise `UserError` unless it returns one logit for each class."""
+    head = networks.head(head_numbers)
+    batch = batch_spec(image_shape)
+    if head.stage is not None:
+        stage = networks.attached(head_numbers)
+        jax.eval_shape(stage.loss, params, jax.random.key(0), batch)
+    arguments = ((dict(head_numbers), params), batch["image"])
+    logits = jax.eval_shape(networks.logits, *arguments)
+    if logits.shape != (2, networks.classes):
+        raise UserError(
+            f"{protocol} returns logits {list(logits.shape)} for 2 examples of "
+            f"{networks.classes} classes: return [B, {networks.classes}]"
+        )
+
+
+def head_shapes(
+    networks: Networks,
+    image_shape: tuple[int, ...],
+    labelled: int,
+    validation: int,
+    head_numbers: Numbers | None = None,
+) -> Params:
+    """Return the shapes of the groups of stage 2 of one trial.
+
+    Args:
+        networks: modules and stages.
+        image_shape: `(H, W, C)`.
+        labelled: number of labelled examples, which a solved head may depend on.
+        validation: number of validation examples.
+        head_numbers: numbers of the head; by default as the config sets them.
+    """
+    head_numbers = head_numbers or {}
+    batch = batch_spec(image_shape)
+    head = networks.head(head_numbers)
+    if head.solve is None:
+        return jax.eval_shape(networks.attached(head_numbers).init, jax.random.key(0), batch)
+    encoder = encoder_shapes(networks, image_shape)
+    size = jax.eval_shape(networks.features, encoder, batch["image"]).shape[1]
+    params = jax.eval_shape(head.solve, jax.random.key(0), _solve_spec(labelled, validation, size))
+    return {"encoder": encoder, "head": params}
+
+
+@contextlib.contextmanager
+def _shape_errors(name: str, image_shape: tuple[int, ...]) -> Iterator[None]:
+    """Convert any error of a user's module into a `UserError` that names the stage."""
     try:
-        jax.eval_shape(both, jax.random.key(0), batch_spec(image_shape))
+        yield
     except UserError:
         raise
-    except Exception as error:  # whatever a user's module may raise, it names what does not fit
+    except Exception as error:  # a user's module may raise anything
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{name} does not fit images {list(image_shape)}: {reason}") from error
 
 
 def batch_spec(image_shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch of two, for images `[H, W, C]`."""
+    """Return the shapes of a batch of two images `[H, W, C]`."""
     return {
         "image": jax.ShapeDtypeStruct((2, *image_shape), jnp.float32),
         "label": jax.ShapeDtypeStruct((2,), jnp.int32),
@@ -144,7 +299,18 @@ def batch_spec(image_shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def encoder_shapes(nets: Nets, image_shape: tuple[int, ...]) -> Params:
-    """Shapes and types of the encoder's parameters, for images `[H, W, C]`."""
-    params = jax.eval_shape(nets.pretrain().init, jax.random.key(0), batch_spec(image_shape))
-    return params["encoder"]
+def _solve_spec(labelled: int, validation: int, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of the examples that a solved head gets, with features of this size."""
+    return {
+        "image": jax.ShapeDtypeStruct((labelled, size), jnp.float32),
+        "label": jax.ShapeDtypeStruct((labelled,), jnp.int32),
+        "weight": jax.ShapeDtypeStruct((labelled,), jnp.float32),
+        "validation_image": jax.ShapeDtypeStruct((validation, size), jnp.float32),
+        "validation_label": jax.ShapeDtypeStruct((validation,), jnp.int32),
+    }
+
+
+def encoder_shapes(networks: Networks, image_shape: tuple[int, ...]) -> Params:
+    """Return the shapes of the encoder's parameters, for images `[H, W, C]`."""
+    init = networks.pretrain({}).init
+    return jax.eval_shape(init, jax.random.key(0), batch_spec(image_shape))["encoder"]

@@ -1,248 +1,290 @@
-"""The end of a run: which point of a sweep is chosen, and what is measured of it on test."""
+"""The end of a run: the choice of a point on validation, and its measurement on test."""
 
+import dataclasses
 import platform
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from twostage_jax.config.schema import swept
-from twostage_jax.config.sweep import grid
+from twostage_jax.config.sweep import grid, swept
 from twostage_jax.data.dataset import Lockbox
-from twostage_jax.engine.predictor import Trained
+from twostage_jax.data.split import Split
+from twostage_jax.engine.passes import apply_pass, lower_pass
+from twostage_jax.engine.compile import compile_all
+from twostage_jax.engine.predictor import Predictor, place_passes
 from twostage_jax.errors import UserError
-from twostage_jax.runs.open import choose_members
-from twostage_jax.runs.programs import Job
-from twostage_jax.runs.trials import Roster
-from twostage_jax.scores.figures import (
-    member_scores,
-    predictions,
-    probabilities,
-    score,
-    summary,
-    uncertain,
+from twostage_jax.runs.handover import chosen_groups, chosen_probability, head_axes
+from twostage_jax.runs.programs import Plan, RunPrograms
+from twostage_jax.runs.result import (
+    DataSizes,
+    EnsembleRecord,
+    Environment,
+    HeadRecord,
+    ResultRecord,
 )
+from twostage_jax.runs.trials import Trials
+from twostage_jax.scores.figures import (
+    Scores,
+    assess,
+    compute_scores,
+    member_scores,
+    prediction_file,
+    probabilities,
+)
+from twostage_jax.scores.detection import mean_probability
+from twostage_jax.scores.members import MemberScores, SweepPoint, SweepRecord, choose_point
 from twostage_jax.show.plots import plot_sweep
 from twostage_jax.stages.stage import Params
-from twostage_jax.store import layout as folders
+from twostage_jax.store.epochs import EpochRecord, last_loss
+from twostage_jax.store.records import FrozenRecord, PretrainRecord
 
 SWEEP_PLOT = "sweep.png"
-SAVED = ("predictions-validation.npz", "predictions-test.npz")  # with --save-predictions
-SMALLER = "try a smaller --head.learning-rate"
+PREDICTIONS = {
+    "validation": "predictions-validation.npz",
+    "test": "predictions-test.npz",
+}
+Reconstruction = Callable[[np.ndarray], float | None]
+REMEDY = "try a smaller --head.learning-rate"
 
 
-class Outcome(NamedTuple):
-    """What the stages of a run have come to.
+class Trained(NamedTuple):
+    """Outcome of both stages.
 
     Attributes:
-        params: parameter groups.
-        finite: bool `[R]`, which rows have not diverged in either stage.
-        pretrain: what the manifest says of stage 1.
+        params: groups of stage 2 of all trials.
+        pretrained: groups `[E, ...]` of stage 1.
+        finite: bool `[R]`, True for trials that have not diverged in either stage.
+        pretrain: record of stage 1.
         frozen: proof that the encoder did not change.
-        records: of all epochs, by stage.
+        records: records of all epochs, by stage.
     """
 
     params: Params
+    pretrained: Params
     finite: np.ndarray
-    pretrain: dict[str, Any]
-    frozen: dict[str, Any]
-    records: Mapping[str, Sequence[Mapping[str, Any]]]
+    pretrain: PretrainRecord
+    frozen: FrozenRecord
+    records: dict[str, Sequence[EpochRecord]]
 
 
-class Evaluated(NamedTuple):
-    """What a run comes to.
+class Finished(NamedTuple):
+    """Everything that a finished run writes.
 
     Attributes:
-        record: what `result.json` is to hold.
-        params: groups `encoder` and `head` that it is of.
-        files: what other files are to hold, by name.
+        record: content of `result.json`, without seconds.
+        params: groups of the chosen trials, as users see them.
+        files: content of other files, by name.
     """
 
-    record: dict[str, Any]
+    record: ResultRecord
     params: Params
     files: dict[str, bytes]
 
 
-def evaluate_run(job: Job, outcome: Outcome, lockbox: Lockbox) -> Evaluated:
-    """Choose on validation, then measure on test, which is read once.
+def finish_run(
+    plan: Plan, programs: RunPrograms, trained: Trained, lockbox: Lockbox, test_reads: int
+) -> Finished:
+    """Choose on validation, then measure on test.
+
+    Args:
+        plan: the run.
+        programs: compiled.
+        trained: outcome of both stages.
+        lockbox: the test split; the caller has recorded that it is read.
+        test_reads: number of times that it was read, including this one.
 
     Raises:
-        UserError: where nothing has come out that can be scored.
+        UserError: if no output is finite.
     """
-    params, files = outcome.params, {}
-    with job.terminal.phase("evaluate", "evaluating"):
-        everybody = _everybody(job, params)
-        held_out = everybody.logits(job.setting.dataset.validation["image"])
-        each = member_scores(held_out, job.setting.dataset.validation["label"])
-        finite = _scorable(job, held_out, each, outcome.finite)
-        more: dict[str, Any] = {}
-        rows, chosen = np.arange(1), everybody
-        if not job.setting.roster.alone:
-            sweep, rows = _choose(job, each, finite)
-            more = {"ensemble": describe_rows(job.setting.roster, rows, finite), **sweep}
-            chosen = choose_members(everybody.nets, everybody.params, rows, everybody.own_encoders)
-            if sweep and len(job.setting.dataset.validation["label"]):
-                files[SWEEP_PLOT] = plot_sweep(sweep["sweep"])
-        record = _common(job, rows, outcome, lockbox.count) | more
-        of_rows = {name: [values[row] for row in rows] for name, values in each.items()}
-        measured, saved = _measure(job, chosen, held_out[rows], of_rows, lockbox)
-    record |= measured | {"seconds": job.terminal.seconds}
-    groups = {name: chosen.params[name] for name in ("encoder", "head")}
-    return Evaluated(record, groups, files | saved)
+    validation = plan.dataset.validation
+    everybody = make_predictor(plan, programs, trained.params)
+    logits = everybody.logits(validation["image"])
+    held_out = probabilities(logits)
+    scores = member_scores(held_out, validation["label"])
+    finite = _finite_trials(logits, trained.finite)
+    sweep, rows = _choose(plan, scores, finite)
+    chosen = everybody.select(rows)
+    files = {}
+    if sweep is not None and len(validation["label"]):
+        files[SWEEP_PLOT] = plot_sweep(sweep)
+    test = lockbox.unlock()
+    test_logits = chosen.logits(test["image"])
+    if not np.isfinite(test_logits).all():
+        raise UserError(f"the outputs of stage head on test are not finite; {REMEDY}")
+    on_test = probabilities(test_logits)
+    error = _reconstruction_error(plan, trained, rows)
+    assessment = assess(
+        on_test,
+        test["label"],
+        (held_out[rows], validation["label"]),
+        reconstruction=error(test["image"]),
+    )
+    record = ResultRecord(
+        schema=1,
+        data=_data_sizes(plan, rows, len(test["label"])),
+        pretrain=_pretrain_record(plan, trained, rows),
+        head=_head_record(plan, trained, rows),
+        frozen=trained.frozen,
+        validation=_validation_scores(held_out[rows], validation, error),
+        test=assessment.scores,
+        member_validation={n: [values[row] for row in rows] for n, values in scores.items()},
+        member_test=assessment.members,
+        summary=assessment.summary,
+        uncertainty=assessment.uncertainty,
+        ensemble=describe_ensemble(plan.trials, rows, finite),
+        members=plan.config.members,
+        test_reads=test_reads,
+        seconds={},
+        environment=_environment(),
+        sweep=sweep,
+    )
+    if plan.config.save_predictions:
+        for split, values, label in (
+            ("validation", held_out[rows], validation["label"]),
+            ("test", on_test, test["label"]),
+        ):
+            visible = chosen_probability(values, plan.config.members)
+            index = plan.dataset.rows[split]
+            files[PREDICTIONS[split]] = prediction_file(visible, label, index)
+    groups = chosen_groups(chosen.params, plan.trials, plan.config.members)
+    return Finished(record, groups, files)
 
 
-def _scorable(
-    job: Job, held_out: np.ndarray, each: Mapping[str, Any], finite: np.ndarray
-) -> np.ndarray:
-    """Which rows have finite logits and scores on validation, bool `[R]`.
+def make_predictor(plan: Plan, programs: RunPrograms, params: Params) -> Predictor:
+    """Return a predictor of all trials."""
+    return Predictor(
+        plan.networks.network,
+        plan.head_numbers,
+        params,
+        head_axes(plan.trials),
+        plan.dataset.image_shape,
+        max(len(plan.dataset.validation["label"]), plan.tested),
+        programs.logits,
+    )
 
-    Finite parameters can be so large that nothing they give is.
+
+def _finite_trials(logits: np.ndarray, finite: np.ndarray) -> np.ndarray:
+    """Return a mask bool `[R]` of trials with finite logits on validation.
+
+    Finite parameters can be so large that their outputs are not finite.
 
     Raises:
         UserError: if there is none.
     """
-    finite = finite & np.isfinite(held_out).all((1, 2))
-    if held_out.shape[1]:
-        finite &= np.isfinite(np.array(each["nll"], float))
+    finite = finite & np.isfinite(logits).all((1, 2))
     if not finite.any():
-        who = "stage head" if job.setting.roster.alone else "all members"
-        raise UserError(f"{who} diverged; {SMALLER}")
+        raise UserError(f"stage head diverged: no trial has finite outputs; {REMEDY}")
     return finite
 
 
-def _everybody(job: Job, params: Params) -> Trained:
-    if job.setting.roster.alone:
-        return Trained(job.setting.nets, params)
-    own = len(job.setting.roster.encoders) > 1
-    return Trained(job.setting.nets, params, len(job.setting.roster.rows), own)
-
-
 def _choose(
-    job: Job, everybody: Mapping[str, Any], finite: np.ndarray
-) -> tuple[dict[str, Any], np.ndarray]:
-    """The sweep's record, and the rows of the chosen point that are finite.
-
-    The point with the highest mean accuracy on validation is chosen, the one with the lowest mean
-    NLL among equals. A point of which no member is finite cannot be.
-    """
-    roster, label = job.setting.roster, job.setting.dataset.validation["label"]
-    fields = swept(job.setting.config)
+    plan: Plan, scores: MemberScores, finite: np.ndarray
+) -> tuple[SweepRecord | None, np.ndarray]:
+    """Return the record of the sweep, if there is one, and the finite trials of its chosen point."""
+    fields = swept(plan.config)
+    with_scores = len(plan.dataset.validation["label"]) > 0
     points = []
+    rows_of_points = []
     for number, values in enumerate(grid(fields)):
-        rows = np.array([i for i, r in enumerate(roster.rows) if r.point == number and finite[i]])
-        known = len(rows) and len(label)
-        scores = {n: [x[i] for i in rows] for n, x in everybody.items()} if known else None
-        points.append({"values": values, "members": len(rows), "validation": scores})
-    usable = [number for number, point in enumerate(points) if point["members"]]
-
-    def merit(number: int) -> tuple[float, float]:
-        scores = points[number]["validation"]
-        return np.mean(scores["accuracy"]), -np.mean(scores["nll"])
-
-    best = max(usable, key=merit) if len(points) > 1 else 0
-    rows = np.array([i for i, r in enumerate(roster.rows) if r.point == best and finite[i]])
+        rows = np.flatnonzero([trial.point == number for trial in plan.trials.heads] & finite)
+        own = {name: [x[row] for row in rows] for name, x in scores.items()}
+        validation = own if len(rows) and with_scores else None
+        points.append(SweepPoint(values, len(rows), validation))
+        rows_of_points.append(rows)
+    best = choose_point(points)
     if not fields:
-        return {}, rows
-    record = {
-        "fields": {name: list(values) for name, values in fields.items()},
-        "points": points,
-        "chosen": best,
-        "chosen_by": "highest mean accuracy of the members on validation, then lowest mean nll",
-    }
-    return {"sweep": record}, rows
+        return None, rows_of_points[best]
+    values_of_fields = {name: list(values) for name, values in fields.items()}
+    return SweepRecord(values_of_fields, points, best), rows_of_points[best]
 
 
-def describe_rows(roster: Roster, rows: np.ndarray, finite: np.ndarray) -> dict[str, Any]:
-    """Who is in the ensemble, and who diverged."""
-    return {
-        "rows": [int(i) for i in rows],
-        "seeds": [roster.rows[i].seed for i in rows],
-        "encoders": len({roster.rows[i].encoder for i in rows}),
-        "diverged": [roster.rows[i].name for i in np.flatnonzero(~finite)],
-    }
-
-
-def _measure(
-    job: Job, chosen: Trained, held_out: np.ndarray, each: Mapping[str, Any], lockbox: Lockbox
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Scores of what was chosen on validation and test, and files; all that reads the test part.
-
-    Raises:
-        UserError: scores on test that are not finite.
-    """
-    reads = _count_read(job.folder)
-    validation, test = job.setting.dataset.validation, lockbox.unlock()
-    logits = chosen.logits(test["image"])
-    on_test = member_scores(logits, test["label"])
-    if not np.isfinite(np.array(on_test["nll"], float)).all():
-        raise UserError(f"the outputs of stage head on test are not finite; {SMALLER}")
-    found: dict[str, Any] = {
-        "validation": score(chosen, validation, held_out),
-        "test": score(chosen, test, logits),
-        "test_reads": reads,
-    }
-    if not job.setting.roster.alone:
-        found["member_test"], found["member_validation"] = on_test, each
-        found["summary"] = summary(found["member_test"], found["test"])
-    some = len(validation["label"]) > 0
-    found["uncertainty"] = uncertain(
-        (probabilities(held_out), validation["label"]) if some else None,
-        (probabilities(logits), test["label"]),
+def describe_ensemble(trials: Trials, rows: np.ndarray, finite: np.ndarray) -> EnsembleRecord:
+    """Return the record of the chosen trials, and of those that diverged."""
+    return EnsembleRecord(
+        rows=[int(row) for row in rows],
+        seeds=[trials.heads[row].seed for row in rows],
+        encoders=len({trials.heads[row].encoder for row in rows}),
+        diverged=[trials.heads[row].name for row in np.flatnonzero(~finite)],
     )
-    files = {}
-    if job.setting.config.save_predictions:
-        one = job.setting.config.members == 1
-        for name, part, values in zip(SAVED, (validation, test), (held_out, logits), strict=True):
-            files[name] = predictions(values, part["label"], one)
-    return found, files
 
 
-def _count_read(folder: Path) -> int:
-    """Note in the manifest that the test part is read, before it is; how often that now was.
-
-    A run that is taken up here measures the same again, which is no further look at it.
-    """
-    manifest = folders.read_json(folder, folders.MANIFEST)
-    reads = max(1, manifest["test_reads"])
-    folders.write_json(folder, folders.MANIFEST, {**manifest, "test_reads": reads})
-    return reads
+def _validation_scores(probability: np.ndarray, split: Split, error: Reconstruction) -> Scores:
+    label = split["label"]
+    if not len(label):
+        return compute_scores(probability[0], label)
+    return compute_scores(mean_probability(probability), label, error(split["image"]))
 
 
-def _common(job: Job, rows: np.ndarray, outcome: Outcome, tested: int) -> dict[str, Any]:
-    dataset, head = job.setting.dataset, job.setting.config.head
-    roster = job.setting.roster
-    encoders, pretrain = np.unique(roster.encoder_of[rows]), outcome.pretrain
-    if job.setting.config.encoder_run is None:
-        loss = folders.last_loss(outcome.records["pretrain"], encoders)
-        pretrain = pretrain | {"loss": loss}
-    counts = {part: len(getattr(dataset, part)["label"]) for part in ("train", "validation")}
-    counts["test"] = tested
-    return {
-        "schema": 1,
-        "data": {
-            "name": dataset.name,
-            **counts,
-            "labelled": counts["train"],
-            "classes": len(dataset.classes),
-            "fingerprint": dataset.fingerprint,
-            "noise": roster.rows[rows[0]].values.get("noise", job.setting.config.noise),
-        },
-        "pretrain": pretrain,
-        "head": {
-            "protocol": head.protocol,
-            "epochs": head.epochs,
-            "loss": folders.last_loss(outcome.records["head"], rows),
-            "encode": head.encode,
-        },
-        "frozen": outcome.frozen,
-        "members": job.setting.config.members,
-        "environment": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "device": jax.devices()[0].device_kind,
-            "devices": jax.device_count(),
-            "processes": jax.process_count(),
-        },
-    }
+def _reconstruction_error(plan: Plan, trained: Trained, rows: np.ndarray) -> Reconstruction:
+    """Return a function of images: the mean squared error of the chosen trials' decoders."""
+    decode = plan.networks.decode
+    if decode is None or plan.pretrained is not None:
+        return lambda images: None
+    encoders = np.unique(plan.trials.encoder_numbers[rows])
+    params = jax.tree.map(lambda leaf: leaf[encoders], jax.device_get(trained.pretrained))
+
+    def error(params: Params, image: jax.Array) -> jax.Array:
+        squares = (decode(params, image) - image) ** 2
+        return squares.reshape(len(image), -1).mean(axis=1)
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), params)
+    largest = max(len(plan.dataset.validation["label"]), plan.tested)
+    placement = place_passes(len(encoders))
+    compiled = compile_all(
+        lower_pass(error, shapes, plan.dataset.image_shape, largest, placement, 0)
+    )
+
+    def mean_error(images: np.ndarray) -> float:
+        return float(apply_pass(compiled, params, images).mean(dtype=np.float64))
+
+    return mean_error
+
+
+def _data_sizes(plan: Plan, rows: np.ndarray, tested: int) -> DataSizes:
+    dataset = plan.dataset
+    train = len(dataset.train["label"])
+    labelled = plan.examples.labelled
+    noise = plan.trials.heads[rows[0]].values.get("noise", plan.config.noise)
+    return DataSizes(
+        name=dataset.name,
+        train=train,
+        validation=len(dataset.validation["label"]),
+        test=tested,
+        labelled=labelled,
+        unlabelled=len(plan.examples.images) - labelled,
+        classes=len(dataset.classes),
+        fingerprint=dataset.fingerprint,
+        noise=noise,
+    )
+
+
+def _pretrain_record(plan: Plan, trained: Trained, rows: np.ndarray) -> PretrainRecord:
+    """Return the record of stage 1, with the loss of the chosen trials' encoders."""
+    if plan.pretrained is not None:
+        return trained.pretrain
+    encoders = np.unique(plan.trials.encoder_numbers[rows]).tolist()
+    return dataclasses.replace(
+        trained.pretrain, loss=last_loss(trained.records["pretrain"], encoders)
+    )
+
+
+def _head_record(plan: Plan, trained: Trained, rows: np.ndarray) -> HeadRecord:
+    head = plan.config.head
+    return HeadRecord(
+        protocol=head.protocol,
+        epochs=head.epochs or 0,  # a solved head has none
+        loss=last_loss(trained.records["head"], rows.tolist()),
+        encode="once" if plan.features_once else "loop",
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        python=platform.python_version(),
+        jax=jax.__version__,
+        device=jax.devices()[0].device_kind,
+        devices=jax.device_count(),
+        processes=jax.process_count(),
+    )

@@ -1,224 +1,285 @@
-"""All programs of a run, compiled at once: both stages, and the encoding pass between them."""
+"""All programs of a run, compiled together: both stages, the passes between and after them."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from twostage_jax.config.fields import check_mesh
 from twostage_jax.config.schema import Config
+from twostage_jax.config.values import parse_mesh
 from twostage_jax.data.dataset import TrainingData
 from twostage_jax.engine.compile import compile_all
-from twostage_jax.engine.members import Axes, Hyper, Members, Recipe, lower_members
-from twostage_jax.engine.memory import Need, check_fits, choose_chunk, estimate
-from twostage_jax.engine.passes import Encoding, choose_encoding, lower_encoding
+from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
+from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate
+from twostage_jax.engine.passes import Pass, lower_pass
 from twostage_jax.engine.placement import MEMBER, Placement, constrain, make_mesh
-from twostage_jax.engine.state import TrainState, make_init
-from twostage_jax.runs.build import Nets, encoder_shapes
-from twostage_jax.runs.train import Programs, lower_stage
-from twostage_jax.runs.trials import Roster, noisy_labels
-from twostage_jax.show.terminal import Terminal
+from twostage_jax.engine.predictor import lower_logits, place_passes
+from twostage_jax.engine.solve import SolvePrograms, lower_solve
+from twostage_jax.engine.state import make_init
+from twostage_jax.runs.build import OPTIMISER, Networks, encoder_shapes, head_shapes
+from twostage_jax.runs.examples import (
+    Examples,
+    data_axes,
+    head_data,
+    one_trial,
+    pretrain_data,
+    solve_data,
+)
+from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
+from twostage_jax.runs.trials import Trials
 from twostage_jax.stages.freezing import freeze
 from twostage_jax.stages.optimiser import adam
-from twostage_jax.stages.stage import Stage
-from twostage_jax.trees import shapes_of, size_of
+from twostage_jax.stages.stage import Batch, Params
+from twostage_jax.trees import PyTree, size_of
 
 
-class Compiled(NamedTuple):
-    """The programs of a run; None stands for what it does without."""
-
-    pretrain: Programs | Members | None
-    encoding: Encoding | None
-    head: Programs | Members | None
-
-
-class Setting(NamedTuple):
-    """What the programs of a run are made for.
+class Plan(NamedTuple):
+    """A request with everything resolved.
 
     Attributes:
-        config: resolved.
-        nets: modules and stages.
-        dataset: what training may see of it, on the host.
-        roster: who trains.
-        noisy: whether each row has labels of its own.
-        chunks: of the run that is resumed, by stage.
+        config: resolved config.
+        networks: modules and stages.
+        dataset: data without the test split.
+        tested: number of test examples.
+        trials: all trainings.
+        examples: training examples of all trials.
+        pretrained: groups `[1, ...]` of an earlier run's stage 1, or None.
+        stages: names of the stages to train.
+        chunks: members that train together, by stage, of the run that is resumed.
+        encoding: use of the encoder in stage 2, in words.
     """
 
     config: Config
-    nets: Nets
+    networks: Networks
     dataset: TrainingData
-    roster: Roster
-    noisy: bool
+    tested: int
+    trials: Trials
+    examples: Examples
+    pretrained: Params | None
+    stages: tuple[str, ...]
     chunks: Mapping[str, int]
+    encoding: str
 
+    @property
+    def features_once(self) -> bool:
+        """True if the encoder runs once, before stage 2."""
+        return self.config.head.encode != "loop"
 
-class Job(NamedTuple):
-    """What all steps of one run share.
+    def numbers(self, stage: str) -> dict[str, np.ndarray]:
+        """Return the swept numbers of a stage, one value for each training."""
+        networks = self.networks
+        defaults = networks.pretrain_numbers if stage == "pretrain" else networks.head_numbers
+        return self.trials.numbers(stage, defaults)
 
-    Attributes:
-        setting: what the programs are made for.
-        label: `[N]`, or `[R, N]` where rows have their own.
-        folder: of the run.
-        terminal: where to print.
-        programs: compiled.
-        every: seconds after which the state is saved in the middle of an epoch.
-    """
-
-    setting: Setting
-    label: np.ndarray
-    folder: Path
-    terminal: Terminal
-    programs: Compiled
-    every: float
-
-
-class _Stage(NamedTuple):
-    """What the programs of one stage are made of; hyper, groups and data are of one member."""
-
-    recipe: Recipe
-    hyper: Hyper
-    few: Mapping[str, np.ndarray]
-    groups: dict[str, Any]
-    data: Mapping[str, Any]
-    batch_size: int
-    axes: Axes
-
-
-def _stage(setting: Setting, name: str) -> _Stage:
-    config, roster = setting.config, setting.roster
-    data, groups, axes = shapes_of(dict(setting.dataset.train)), {}, Axes()
-    if name == "head":
-        encoder = encoder_shapes(setting.nets, setting.dataset.image_shape)
-        own, once = len(roster.encoders) > 1, config.head.encode == "once"
-        if once:
-            features = jax.eval_shape(setting.nets.encode, encoder, as_float(data["image"]))
-            data = {**data, "image": features}
-        groups, axes = {"encoder": encoder}, head_axes(own, own and once, setting.noisy)
-    if "order" in config.share:
-        axes = axes._replace(order=None)
-    hyper = {field: values[0] for field, values in roster.hyper(name).items()}
-    few, size = few_examples(setting.dataset), getattr(config, name).batch_size
-    return _Stage(make_recipe(setting, name), hyper, few, groups, data, size, axes)
+    @property
+    def head_numbers(self) -> dict[str, np.ndarray]:
+        """Return the swept numbers that the head itself takes, without the optimiser's."""
+        numbers = self.numbers("head")
+        return {name: values for name, values in numbers.items() if name not in OPTIMISER}
 
 
 class Placed(NamedTuple):
-    """Where the members of a stage train, and what each needs of a device's memory."""
+    """Placement of the members of a stage, and the memory that each needs."""
 
     placement: Placement
     need: Need
 
 
-def place_stages(setting: Setting, names: Sequence[str]) -> dict[str, Placed]:
-    """How the members of each stage that has some are spread; nothing is compiled for that.
+class RunPrograms(NamedTuple):
+    """The programs of a run; None if the run does without.
 
-    Raises:
-        UserError: a mesh that is not the devices', a stage or members that do not fit into memory.
+    Attributes:
+        pretrain: stage 1.
+        encode: features of the frozen encoders.
+        head: stage 2, trained or solved.
+        logits: predictions of all trials.
     """
-    config, roster, placed = setting.config, setting.roster, {}
-    for name in names:
-        count = len(roster.encoders if name == "pretrain" else roster.rows)
-        part, need = _stage(setting, name), _need(setting, name)
-        check_fits(name, need, count, alone=not roster.stacked(name))
-        if not roster.stacked(name):
-            continue
-        mesh = make_mesh(count, check_mesh(config.mesh))
-        given = config.members_per_chunk or setting.chunks.get(name)
-        chunk = choose_chunk(need, count, mesh.shape[MEMBER], given)
-        placed[name] = Placed(Placement(mesh, count, chunk), need)
-        constrain(placed[name].placement, part.batch_size)
-    return placed
+
+    pretrain: StagePrograms | None = None
+    encode: Pass | None = None
+    head: StagePrograms | SolvePrograms | None = None
+    logits: Pass | None = None
 
 
-def _need(setting: Setting, name: str) -> Need:
-    part = _stage(setting, name)
-    stage, tx = part.recipe(part.hyper)
-    state = jax.eval_shape(make_init(stage, tx), jax.random.key(0), part.few, part.groups)
-    if not setting.roster.stacked(name):
-        # Of one training only what does not fit by far is of interest: no step is traced for it.
-        size = size_of(state)
-        return Need(size, size + size_of(state.params), size_of(dict(part.data)))
-    # No step has more examples than there are.
-    batch = min(part.batch_size, len(part.data["label"]))
-    return estimate(stage, state, part.data, batch, part.axes)
+class _StageParts(NamedTuple):
+    """Everything that the programs of one stage are made of, for one member."""
+
+    recipe: Recipe
+    numbers: dict[str, np.float32]
+    batch: Batch
+    groups: Params
+    data: TrialData
+    batch_size: int
 
 
-def compile_run(setting: Setting, names: Sequence[str], placed: Mapping[str, Placed]) -> Compiled:
-    """All programs of the stages at once, and of the pass between them."""
-    lowered = Compiled(None, None, None)
-    for name in names:
-        part = _stage(setting, name)
-        if name in placed:
-            programs: Any = lower_members(*part, placed[name].placement)
-        else:
-            programs = lower_stage(*part.recipe({}), *part[2:6])
-        lowered = lowered._replace(**{name: programs})
-    if "head" in names and setting.config.head.encode == "once":
-        own = len(setting.roster.encoders) > 1
-        encoder = encoder_shapes(setting.nets, setting.dataset.image_shape)
-        images = shapes_of(dict(setting.dataset.train))["image"]
-        placement = placed["head"].placement if own else None
-        encoding = lower_encoding(setting.nets.encode, encoder, images, placement)
-        lowered = lowered._replace(encoding=encoding)
-    return compile_all(lowered)
+def _parts(plan: Plan, stage: str) -> _StageParts:
+    numbers = {name: values[0] for name, values in plan.numbers(stage).items()}
+    batch_size = getattr(plan.config, stage).batch_size
+    groups = {}
+    if stage == "head":
+        groups = {FROZEN: encoder_shapes(plan.networks, plan.dataset.image_shape)}
+    data = pretrain_data(plan.examples) if stage == "pretrain" else abstract_head_data(plan)
+    batch = few_examples(plan.dataset)
+    return _StageParts(make_recipe(plan, stage), numbers, batch, groups, data, batch_size)
 
 
-def labels_of(setting: Setting) -> np.ndarray:
-    """Training labels int32 `[N]`, or `[R, N]` where rows have their own."""
-    dataset = setting.dataset
-    label, classes = dataset.train["label"], len(dataset.classes)
-    return noisy_labels(setting.config, setting.roster, label, classes)
+def abstract_head_data(plan: Plan) -> TrialData:
+    """Return the data of stage 2 before there are features; only shapes count."""
+    features = None
+    if plan.features_once:
+        features = _no_features(plan, len(plan.examples.used))
+    return head_data(plan.examples, features, plan.trials.encoder_numbers)
 
 
-def head_axes(own_encoders: bool, own_images: bool, own_labels: bool) -> Axes:
-    """What the members of stage 2 share: the encoder or not, what they train on, the labels."""
-    data = {"image": 0 if own_images else None, "label": 0 if own_labels else None}
-    own: Any = 0
-    groups = {"encoder": own if own_encoders else None, "head": own}
-    return Axes(TrainState(groups, own, own), data)
+def _no_features(plan: Plan, count: int) -> np.ndarray:
+    """Return features `[E, count, D]` that take no memory."""
+    shape = (len(plan.trials.encoders), count, *feature_shape(plan.networks, plan.dataset))
+    return np.broadcast_to(np.float32(0), shape)
 
 
-def make_recipe(setting: Setting, name: str) -> Recipe:
-    """`hyper -> (stage, optimiser)`; what is not swept is as the config has it."""
-    nets, settings = setting.nets, getattr(setting.config, name)
-    once = setting.config.head.encode == "once"
-    make = nets.pretrain if name == "pretrain" else nets.classify
-    if name == "head" and once:
-        make = nets.classify_features
+def feature_shape(networks: Networks, dataset: TrainingData) -> tuple[int, ...]:
+    """Return the shape `(D,)` of the features of one image."""
+    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), np.float32)
+    encoder = encoder_shapes(networks, dataset.image_shape)
+    return jax.eval_shape(networks.features, encoder, image).shape[1:]
 
-    def recipe(hyper: Hyper) -> tuple[Stage, optax.GradientTransformation]:
-        given = {"learning_rate": settings.learning_rate, "weight_decay": settings.weight_decay}
-        scalars = {field: x for field, x in hyper.items() if field not in given}
-        tx = adam(**{**given, **{field: hyper[field] for field in given if field in hyper}})
-        return make(**scalars), (freeze(tx, "encoder") if name == "head" else tx)
+
+def make_recipe(plan: Plan, stage: str) -> Recipe:
+    """Return `numbers -> (stage, optimiser)`; numbers that are not swept come from the config."""
+    settings = getattr(plan.config, stage)
+    make = plan.networks.pretrain
+    if stage == "head":
+        make = plan.networks.on_features if plan.features_once else plan.networks.attached
+
+    def recipe(numbers: Mapping[str, PyTree]):
+        own = {name: x for name, x in numbers.items() if name not in OPTIMISER}
+        rates = {name: numbers.get(name, getattr(settings, name)) for name in OPTIMISER}
+        tx: optax.GradientTransformation = adam(**rates)
+        return make(own), (freeze(tx, FROZEN) if stage == "head" else tx)
 
     return recipe
 
 
-def settle_encoding(
-    config: Config, nets: Nets, dataset: TrainingData, roster: Roster
-) -> tuple[Config, str]:
-    """`config` with `head.encode` settled, and when the encoder runs, and why, in words.
+def place_stages(plan: Plan) -> dict[str, Placed]:
+    """Spread the members of each stage over devices; nothing is compiled for that.
 
-    It is settled before the config is written, so that a run that is resumed or repeated where
-    memory is short computes the same bits.
+    Raises:
+        UserError: a mesh that does not fit the devices, or members that do not fit into memory.
     """
-    images = as_float(dataset.train["image"])
-    features = jax.eval_shape(nets.encode, encoder_shapes(nets, dataset.image_shape), images)
-    copies = len(roster.rows) if len(roster.encoders) > 1 else 1
-    once, words = choose_encoding(config.head.encode, features, copies)
-    head = dataclasses.replace(config.head, encode="once" if once else "loop")
-    return dataclasses.replace(config, head=head), words
+    placed = {}
+    for stage in plan.stages:
+        count = len(plan.trials.trainings(stage))
+        need = _need(plan, stage)
+        check_states(stage, need, count)
+        mesh = make_mesh(count, parse_mesh(plan.config.mesh))
+        requested = plan.config.members_per_chunk or plan.chunks.get(stage)
+        chunk = choose_chunk(need, count, mesh.shape[MEMBER], requested)
+        placed[stage] = Placed(Placement(mesh, count, chunk), need)
+        if stage == "pretrain" or not plan.networks.solved:
+            constrain(placed[stage].placement, getattr(plan.config, stage).batch_size)
+    return placed
+
+
+def _need(plan: Plan, stage: str) -> Need:
+    """Estimate the memory of one member."""
+    if stage == "head" and plan.networks.solved:
+        data = solve_examples(plan)
+        own = sum(size_of(x) for n, x in one_trial(data).items() if n in data.per_trial)
+        total = size_of(dict(one_trial(data)))
+        head = head_shapes(
+            plan.networks,
+            plan.dataset.image_shape,
+            plan.examples.labelled,
+            len(plan.dataset.validation["label"]),
+        )["head"]
+        # A solution works on copies of its features.
+        return Need(size_of(head), size_of(head) + 2 * total, total - own)
+    parts = _parts(plan, stage)
+    training, tx = parts.recipe(parts.numbers)
+    init = make_init(training, tx)
+    state = jax.eval_shape(init, jax.random.key(0), parts.batch, parts.groups)
+    data = one_trial(parts.data)
+    axes = stage_axes(plan.config, plan.trials, stage, parts.data)
+    # No step has more examples than there are.
+    batch_size = min(parts.batch_size, len(data["image"]))
+    return estimate(training, state, data, batch_size, axes.state, axes.data)
+
+
+def solve_examples(plan: Plan) -> TrialData:
+    """Return what a solved head gets before there are features; only shapes count."""
+    label = plan.dataset.validation["label"]
+    validation = _no_features(plan, len(label))
+    numbers = plan.trials.encoder_numbers
+    return solve_data(abstract_head_data(plan), validation, label, numbers)
+
+
+def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
+    """Compile all programs of a run at once."""
+    programs = RunPrograms()
+    for stage in plan.stages:
+        placement = placed[stage].placement
+        if stage == "head" and plan.networks.solved:
+            programs = programs._replace(head=_lower_solve(plan, placement))
+            continue
+        parts = _parts(plan, stage)
+        axes = stage_axes(plan.config, plan.trials, stage, parts.data)
+        lowered = lower_stage(
+            parts.recipe,
+            parts.numbers,
+            parts.batch,
+            parts.groups,
+            one_trial(parts.data),
+            parts.batch_size,
+            axes,
+            placement,
+        )
+        programs = programs._replace(**{stage: lowered})
+    if "head" in plan.stages:
+        programs = programs._replace(logits=_lower_logits(plan))
+        if plan.features_once:
+            programs = programs._replace(encode=_lower_encode(plan))
+    return compile_all(programs)
+
+
+def _lower_solve(plan: Plan, placement: Placement) -> SolvePrograms:
+    data = solve_examples(plan)
+    numbers = {name: values[0] for name, values in plan.head_numbers.items()}
+    return lower_solve(plan.networks.head, numbers, one_trial(data), data_axes(data), placement)
+
+
+def _lower_encode(plan: Plan) -> Pass:
+    return lower_pass(
+        plan.networks.features,
+        encoder_shapes(plan.networks, plan.dataset.image_shape),
+        plan.dataset.image_shape,
+        len(plan.examples.used),
+        place_passes(len(plan.trials.encoders)),
+        0,
+    )
+
+
+def _lower_logits(plan: Plan) -> Pass:
+    validation = len(plan.dataset.validation["label"])
+    shape = plan.dataset.image_shape
+    return lower_logits(
+        plan.networks.network,
+        {name: values[0] for name, values in plan.head_numbers.items()},
+        head_shapes(plan.networks, shape, plan.examples.labelled, validation),
+        head_axes(plan.trials),
+        shape,
+        max(validation, plan.tested),
+        len(plan.trials.heads),
+    )
 
 
 def few_examples(dataset: TrainingData) -> dict[str, np.ndarray]:
-    """Two training examples, for what only needs shapes."""
-    return {part: values[:2] for part, values in dataset.train.items()}
+    """Return two training examples, for functions that only need shapes."""
+    return {name: values[:2] for name, values in dataset.train.items()}
 
 
-def as_float(images: Any) -> jax.ShapeDtypeStruct:
-    """Shape of images as an encoder sees them."""
-    return jax.ShapeDtypeStruct(images.shape, np.float32)
+def stage_names(pretrained: Params | None, pretrain_only: bool) -> Sequence[str]:
+    """Return the names of the stages that a run trains."""
+    first = [] if pretrained else ["pretrain"]
+    return (*first, *([] if pretrain_only else ["head"]))

@@ -1,121 +1,201 @@
-"""What a run was started as, what it would go on as, and which differences can be allowed."""
+"""Taking up a stopped run: its config, and the changes that are allowed or refused."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from twostage_jax.errors import Corrupted, UserError
-from twostage_jax.store import layout as folders
+from twostage_jax.config.layers import from_dict, overlay, to_dict
+from twostage_jax.config.schema import Config
+from twostage_jax.errors import UserError
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.store.checkpoint import Store
+from twostage_jax.store.layout import MANIFEST, check_run
+from twostage_jax.store.records import Manifest, checksum, read_manifest
 
 PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-# Where members are placed does not decide what they become.
-PLACING = ("mesh", "members_per_chunk")
-# Nor where the data lie what they are, which their fingerprint and order say.
-LYING = ("data", "data_dir")
-EPOCHS = ("pretrain.epochs", "head.epochs")
+# The placement of members does not change their result.
+PLACEMENT_FIELDS = ("mesh", "members_per_chunk")
+# The location of the data does not matter; its fingerprint identifies it.
+LOCATION_FIELDS = ("data", "data_dir")
+EPOCH_FIELDS = ("pretrain.epochs", "head.epochs")
 TOLERANCE = 1e-5
 
+Changes = dict[str, tuple[object, object]]
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide which bits come out."""
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that the bits of a result depend on."""
     return {name: version(name) for name in PACKAGES}
 
 
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as `to_dict` gives it with `pretrain.epochs` and the like in one level."""
-    found: dict[str, Any] = {}
+def _flat(values: Mapping[str, object]) -> dict[str, object]:
+    """Return a config's JSON values on one level, with names such as `pretrain.epochs`."""
+    flat: dict[str, object] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": x for inner, x in value.items()}
+        if isinstance(value, Mapping) and name in ("pretrain", "head"):
+            flat |= {f"{name}.{inner}": x for inner, x in value.items()}
         else:
-            found[name] = value
-    return {name: list(x) if isinstance(x, tuple) else x for name, x in found.items()}
+            flat[name] = value
+    return flat
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """`{name: (old, new)}` of what two configs or lists of versions do not have in common."""
-    one, other = flat(old), flat(new)
-    return {
-        name: (one.get(name), other.get(name))
-        for name in {**one, **other}
-        if one.get(name) != other.get(name)
-    }
+def differences(old: Mapping[str, object], new: Mapping[str, object]) -> Changes:
+    """Return `{name: (old, new)}` for every value in which two configs or tables differ."""
+    before = _flat(old)
+    after = _flat(new)
+    names = {**before, **after}
+    changes = {name: (before.get(name), after.get(name)) for name in names}
+    return {name: (x, y) for name, (x, y) in changes.items() if x != y}
 
 
-def listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
-    """`seed 0 -> 1, head.epochs 5 -> 10`."""
+def describe_changes(changes: Changes) -> str:
+    """Return `seed 0 -> 1, head.epochs 5 -> 10`."""
     return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changes.items())
 
 
-def identity(config: Mapping[str, Any], fingerprint: str) -> dict[str, str]:
-    """What every checkpoint of a run says it belongs to.
+def run_identity(config: Config, fingerprint: str) -> dict[str, str]:
+    """Return the checksums that every checkpoint of a run contains.
 
-    Neither the number of epochs nor any place is part of it: what was trained before is the same
-    whatever they are.
+    The number of epochs and every location are left out: earlier epochs do not depend on them.
     """
-    kept = {n: x for n, x in flat(config).items() if n not in (*PLACING, *LYING, *EPOCHS)}
-    return {"config": folders.checksum(kept), "data": fingerprint}
+    ignored = (*PLACEMENT_FIELDS, *LOCATION_FIELDS, *EPOCH_FIELDS)
+    values = {name: x for name, x in _flat(to_dict(config)).items() if name not in ignored}
+    return {"config": checksum(values), "data": fingerprint}
 
 
-def check_unchanged(folder: Path, values: Mapping[str, Any]) -> None:
-    """Raise `Corrupted` where the `config.json` of a run is not what it was started with."""
-    if not (folder / folders.MANIFEST).is_file():
-        return
-    started = folders.read_json(folder, folders.MANIFEST)["config"]
-    if changed := differences(started, values):
-        raise Corrupted(
-            f"{folder / folders.CONFIG} has changed since the run was started: {listed(changed)}; "
-            "put it back, or give a copy elsewhere to --config"
-        )
-
-
-def check_changes(
-    folder: Any,
-    changes: Mapping[str, tuple[Any, Any]],
-    begun: Sequence[str],
-    allow: bool,
-) -> None:
-    """Refuse to go on with a run that would become another one.
-
-    More epochs of a stage can be allowed as long as the next one has not begun and the test part
-    has not been read, and other versions.
-
-    Args:
-        folder: of the run.
-        changes: of config and versions.
-        begun: stages that have checkpoints, and `test` where the test part has been read.
-        allow: whether the user wants what can be allowed.
+def resumed_folder(config: Config) -> Path:
+    """Return the folder of the run to resume.
 
     Raises:
-        UserError: with the list of what has changed.
+        UserError: if none is given, or it is not a run.
+    """
+    if config.out is None:
+        raise UserError("--resume needs the folder of the run: add --out DIR")
+    check_run(config.out)
+    return config.out
+
+
+def resumed_config(
+    config: Config, versions: Mapping[str, str], trust_code: bool, allow_changed: bool
+) -> Config:
+    """Return the config of the run in `config.out`, which `config` must not contradict.
+
+    Raises:
+        UserError: if the run would become another one.
+    """
+    folder = resumed_folder(config)
+    manifest = read_manifest(folder)
+    stored = from_dict(manifest.config, str(folder / MANIFEST), trust_code)
+    merged = overlay(config, to_dict(stored))
+    changes = differences(manifest.versions, versions)
+    ignored = (*PLACEMENT_FIELDS, *LOCATION_FIELDS)
+    changed = differences(manifest.config, to_dict(merged))
+    changes |= {name: change for name, change in changed.items() if name not in ignored}
+    begun = [stage for stage in ("pretrain", "head") if Store(folder / stage).steps]
+    if manifest.test_reads:
+        begun.append("test")
+    check_changes(folder, changes, begun, allow_changed)
+    save_predictions = config.save_predictions or manifest.save_predictions
+    return dataclasses.replace(merged, save_predictions=save_predictions)
+
+
+def check_changes(folder: Path, changes: Changes, begun: Sequence[str], allow: bool) -> None:
+    """Refuse changes that would make another run of this one.
+
+    Other versions can be allowed, and more epochs of a stage as long as the next stage has not
+    begun and the test split has not been read.
+
+    Args:
+        folder: folder of the run.
+        changes: differences in config and versions.
+        begun: stages that have checkpoints, and `test` if the test split has been read.
+        allow: True if the user accepts the changes that can be allowed.
+
+    Raises:
+        UserError: lists the changes.
     """
     if not changes:
         return
-    found = {name: _fixed(name, *each, begun) for name, each in changes.items()}
-    fixed = {name: why for name, why in found.items() if why is not None}
+    refusals = {name: _refusal(name, *change, begun) for name, change in changes.items()}
+    fixed = [name for name, reason in refusals.items() if reason is not None]
+    started = f"{folder} was started with other settings: {describe_changes(changes)}"
     if fixed:
-        reasons = " and ".join(filter(None, dict.fromkeys(fixed.values())))
+        reasons = list(dict.fromkeys(filter(None, refusals.values())))
+        because = f", because {' and '.join(reasons)}" if reasons else ""
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in fixed)
         raise UserError(
-            f"{folder} was started with other settings: {listed(changes)}; resume it without "
-            f"{', '.join(fixed)}{f', because {reasons}' if reasons else ''}, or start a new run in "
-            "a new --out"
+            f"{started}; resume without {flags}{because}, or start a new run in a new --out"
         )
     if not allow:
         raise UserError(
-            f"{folder} was started with other settings: {listed(changes)}; --allow-changed goes on "
-            "all the same, and the result may then not be that of an uninterrupted run"
+            f"{started}; --allow-changed resumes anyway, but the result may differ from that of an "
+            "uninterrupted run"
         )
 
 
-def _fixed(name: str, old: Any, new: Any, begun: Sequence[str]) -> str | None:
-    """Why a difference cannot be allowed, empty where that needs no reason; None if it can."""
+def _refusal(name: str, old: object, new: object, begun: Sequence[str]) -> str | None:
+    """Return the reason why a change cannot be allowed, possibly empty; None if it can."""
     if name in PACKAGES:
         return None
-    if name not in EPOCHS:
+    if name not in EPOCH_FIELDS or not isinstance(old, int) or not isinstance(new, int):
         return ""
     if new < old:
-        return "epochs that were trained stay"
+        return "trained epochs cannot be removed"
     if name == "pretrain.epochs":
         return "stage 2 has begun" if "head" in begun else None
-    return "the test part has been read" if "test" in begun else None
+    return "the test split has been read" if "test" in begun else None
+
+
+def updated_manifest(folder: Path, fresh: Manifest, terminal: Terminal) -> Manifest:
+    """Return the manifest of a resumed run, with everything that is new in it.
+
+    Raises:
+        UserError: if the data or the encoder of another run have changed.
+    """
+    stored = read_manifest(folder)
+    _check_inputs(folder, stored, fresh)
+    placement = {name: stored.config.get(name) for name in PLACEMENT_FIELDS}
+    moved = differences(vars(stored.machine), vars(fresh.machine))
+    moved |= differences(placement, {name: fresh.config.get(name) for name in PLACEMENT_FIELDS})
+    if moved:
+        terminal.notice(
+            f"{folder} resumes in another place ({describe_changes(moved)}): the result agrees with "
+            f"that of an uninterrupted run to about {TOLERANCE:g}, not bit for bit"
+        )
+    config = {**fresh.config, **placement}
+    changed = differences(stored.versions, fresh.versions)
+    changed |= differences(stored.config, config)
+    allowed = [f"{name} {old} -> {new}" for name, (old, new) in (moved | changed).items()]
+    return dataclasses.replace(
+        stored,
+        config=config,
+        versions=fresh.versions,
+        machine=fresh.machine,
+        save_predictions=fresh.save_predictions,
+        preprocessing=fresh.preprocessing,
+        classes=fresh.classes,
+        allowed=[*stored.allowed, *allowed],
+    )
+
+
+def _check_inputs(folder: Path, stored: Manifest, fresh: Manifest) -> None:
+    """Raise `UserError` if a run would resume with other data or another encoder."""
+    before = stored.data
+    now = fresh.data
+    source = fresh.config.get("data")
+    if before.fingerprint != now.fingerprint:
+        raise UserError(
+            f"{folder} was started on {before.name} {before.fingerprint}, but {source} is now "
+            f"{now.fingerprint}: start a new run in a new --out"
+        )
+    if before.order != now.order:
+        raise UserError(
+            f"{source} has the examples of {folder} in another order, so other examples would be "
+            "trained on and tested: restore the order, or start a new run in a new --out"
+        )
+    if stored.encoder != fresh.encoder:
+        raise UserError(
+            f"{fresh.config.get('encoder_run')} has another encoder than when {folder} was "
+            "started: start a new run in a new --out"
+        )

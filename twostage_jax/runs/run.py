@@ -1,69 +1,126 @@
 """The two-stage story from top to bottom: data, stage 1, hand-over, stage 2, evaluation.
 
-Every step leaves its trace in the folder of the run. A resumed run goes the way of a new one: each
-step takes what it finds done and whole, and goes on from there.
+Every step leaves its trace in the folder of the run. A resumed run takes the same way as a new one:
+each step uses what is done and intact, and continues from there.
 """
 
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from twostage_jax.config.fields import check_above_zero
-from twostage_jax.config.schema import Config, check, imported_names, resolve, to_dict
+from twostage_jax.config.layers import imported_names
+from twostage_jax.config.rules import check
+from twostage_jax.config.schema import Config
+from twostage_jax.config.values import check_above_zero
 from twostage_jax.data.dataset import Lockbox
-from twostage_jax.data.sources import load
-from twostage_jax.engine.compile import use_cores
-from twostage_jax.engine.members import Members, start_members
-from twostage_jax.engine.passes import encode_in_calls
-from twostage_jax.engine.placement import Placement, put, put_everywhere, take, tree_map
+from twostage_jax.engine.members import StagePrograms, start_states
+from twostage_jax.engine.passes import apply_pass
+from twostage_jax.engine.solve import SolvePrograms
 from twostage_jax.errors import Corrupted, UserError
-from twostage_jax.runs.build import make_nets
-from twostage_jax.runs.finish import SAVED, SWEEP_PLOT, Outcome, evaluate_run
-from twostage_jax.runs.open import describe_groups, open_run
-from twostage_jax.runs.prepare import describe, enter, load_pretrained, resumed_folder, settle
+from twostage_jax.runs.build import head_shapes
+from twostage_jax.runs.clock import Clock
+from twostage_jax.runs.examples import head_data, pretrain_data, solve_data
+from twostage_jax.runs.finish import PREDICTIONS, SWEEP_PLOT, Trained, finish_run
+from twostage_jax.runs.handover import (
+    FROZEN,
+    describe_groups,
+    encoder_digest,
+    frozen_encoder,
+    head_groups,
+    pretrain_groups,
+    stacked_shapes,
+)
+from twostage_jax.runs.open import open_run
+from twostage_jax.runs.prepare import Request, make_manifest, open_folder, prepare, resolve_request
 from twostage_jax.runs.programs import (
-    Job,
-    Setting,
+    Placed,
+    Plan,
+    RunPrograms,
     compile_run,
     few_examples,
-    labels_of,
     place_stages,
-    settle_encoding,
 )
-from twostage_jax.runs.resume import identity
-from twostage_jax.runs.train import Course, Trained, alone, together, train_stage
-from twostage_jax.runs.trials import INITIAL, TRAINING, has_noise, make_roster, stage_key
-from twostage_jax.show.tables import show_data, show_plan, show_result
+from twostage_jax.runs.resume import resumed_folder, run_identity
+from twostage_jax.runs.trials import INITIAL, TRAINING
+from twostage_jax.runs.train import Seams, StagePlan, StageResult, solve_stage, train_stage
+from twostage_jax.show.tables import PlanRow, show_data, show_plan, show_result, show_settings
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import resumable
 from twostage_jax.stages.stage import Params
-from twostage_jax.store import checksums as sums
-from twostage_jax.store import layout as folders
 from twostage_jax.store.checkpoint import Store
+from twostage_jax.store.checksums import corrupted_outputs, write_files
+from twostage_jax.store.decoding import encode
+from twostage_jax.store.epochs import EpochRecord, epochs_bytes, last_loss
+from twostage_jax.store.layout import (
+    CONFIG,
+    MANIFEST,
+    METRICS,
+    RESULT,
+    check_free,
+    clean,
+    create_folder,
+    remove_output,
+)
 from twostage_jax.store.lock import locked
-from twostage_jax.trees import digest
+from twostage_jax.store.records import (
+    FrozenRecord,
+    Manifest,
+    PretrainRecord,
+    json_bytes,
+    manifest_bytes,
+    read_manifest,
+    write_manifest,
+)
+from twostage_jax.trees import PyTree
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Result:
-    """What a run leaves.
+    """Result of a run.
 
     Attributes:
-        folder: where it all is.
-        record: what `result.json` holds; empty after stage 1 alone.
-        params: parameter groups, `encoder` and `head`; after stage 1 alone, its groups. Of the
-            ensemble that was chosen, `[M, ...]` where members have their own.
+        folder: folder of the run.
+        record: content of `result.json`; empty after stage 1 alone.
+        params: groups `encoder` and `head`, of the members `[M, ...]` if there are several; after
+            stage 1 alone, its groups.
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: dict[str, PyTree]
     params: Params
+
+    def __repr__(self) -> str:
+        """Show the folder and the scores on test."""
+        scores = {name: self.record["test"][name] for name in ("accuracy", "nll")}
+        return f"Result({str(self.folder)!r}, test={scores})" if self.record else str(self.folder)
+
+
+class RunContext(NamedTuple):
+    """Everything that the steps of one run share.
+
+    Attributes:
+        plan: the run.
+        programs: compiled.
+        folder: folder of the run.
+        terminal: where to print.
+        clock: seconds of each phase.
+        every: seconds after which the state is saved within an epoch.
+        seams: functions that a test may replace.
+    """
+
+    plan: Plan
+    programs: RunPrograms
+    folder: Path
+    terminal: Terminal
+    clock: Clock
+    every: float
+    seams: Seams
 
 
 def run(
@@ -75,269 +132,319 @@ def run(
     allow_changed: bool = False,
     checkpoint_every: float = 5.0,
     terminal: Terminal | None = None,
+    clock: Clock | None = None,
+    seams: Seams = Seams(),
 ) -> Result:
-    """Both stages, evaluation and the run's folder: what `twostage run` does.
+    """Run both stages and the evaluation, as `twostage run` does.
 
     Args:
-        config: what to do; what is not given comes from the preset.
-        resume: go on with the run in `config.out`.
+        config: what to run; values that are not given come from the preset.
+        resume: take up the run in `config.out`.
         pretrain_only: stop after stage 1, as `twostage pretrain` does.
-        trust_code: let the config of an earlier run import the encoder or objective it names.
-        allow_changed: go on although versions differ or there are more epochs than before.
-        checkpoint_every: minutes after which the state is saved in the middle of an epoch too.
+        trust_code: let the config of an earlier run import the code that it names.
+        allow_changed: resume although versions differ or there are more epochs than before.
+        checkpoint_every: minutes after which the state is saved within an epoch.
         terminal: where to print; `Terminal(quiet=True)` prints nothing.
+        clock: seconds of each phase; by default a new one.
+        seams: functions that a test may replace.
 
     Raises:
-        UserError: a mistake in the config or the data, before anything is written; a run in use or
-            started differently; a full disk; a loss or parameters that are no longer finite.
+        UserError: an error in the config or the data, before anything is written; a run in use or
+            started with other settings; a full disk; a loss or parameters that are not finite.
+
+    >>> import tempfile, twostage_jax as ts
+    >>> from twostage_jax.show.terminal import Terminal
+    >>> config = ts.Config(
+    ...     out=tempfile.mkdtemp(), pretrain={"epochs": 1}, head={"protocol": "ridge"}
+    ... )
+    >>> result = ts.run(config, terminal=Terminal(quiet=True))
+    >>> result.record["test"]["accuracy"] > 0.5
+    True
     """
-    terminal = terminal or Terminal()
+    check(config)
     check_above_zero("--checkpoint-every", checkpoint_every)
-    onward = _onward(config, pretrain_only, trust_code)
+    terminal = terminal or Terminal()
+    clock = clock or Clock()
+    request = Request(resume, pretrain_only, trust_code, allow_changed)
+    command = _resume_command(config, request)
     with contextlib.ExitStack() as stack:
         if resume:
-            _claim(stack, resumed_folder(config), onward, terminal)
-        config = settle(config, resume, pretrain_only, trust_code, allow_changed)
-        if resume and (done := _complete(config, trust_code, terminal)):
-            return done
-        setting, lockbox, pretrained, encode_when = _prepare(config, resume, terminal)
-        config = setting.config
-        names = [*([] if pretrained else ["pretrain"]), *([] if pretrain_only else ["head"])]
-        placed = place_stages(setting, names)
-        folder = folders.create(config.out, setting.dataset.name)
+            _claim(stack, resumed_folder(config), command, terminal)
+        config = resolve_request(config, request)
+        if resume:
+            complete = _complete_result(config, trust_code, terminal)
+            if complete is not None:
+                return complete
+        plan, lockbox = prepare(config, request, terminal, clock)
+        placed = place_stages(plan)
+        folder = create_folder(plan.config.out, plan.dataset.name)
         if not resume:
-            _claim(stack, folder, onward, terminal)
-            folders.check_free(folder)
-        enter(folder, config, describe(config, setting.dataset, placed), terminal)
-        terminal.line(f"run in {folder}")
-        show_data(setting.dataset, lockbox.count, config, terminal)
-        show_plan(placed, None if pretrain_only else encode_when, terminal)
-        with terminal.phase("compile", "compiling"):
-            programs = compile_run(setting, names, placed)
-        job = Job(setting, labels_of(setting), folder, terminal, programs, 60 * checkpoint_every)
-        return _run(job, lockbox, pretrained, pretrain_only)
+            _claim(stack, folder, command, terminal)
+            check_free(folder)
+        manifest = open_folder(folder, make_manifest(plan, placed), terminal)
+        _show_plan(plan, placed, folder, terminal)
+        with terminal.status("compiling"), clock.phase("compile"):
+            programs = compile_run(plan, placed)
+        every = 60 * checkpoint_every
+        context = RunContext(plan, programs, folder, terminal, clock, every, seams)
+        return _run_stages(context, manifest, lockbox)
 
 
-def _onward(config: Config, pretrain_only: bool, trust_code: bool) -> list[str]:
-    """The command that resumes a run; the folder is to be added."""
-    words = ["twostage", "pretrain" if pretrain_only else "run", "--resume"]
-    words += ["--trust-code"] if trust_code or imported_names(config) else []
+def _resume_command(config: Config, request: Request) -> list[str]:
+    """Return the command that resumes a run; the folder comes after it."""
+    words = ["twostage", "pretrain" if request.pretrain_only else "run", "--resume"]
+    if request.trust_code or imported_names(config):
+        words.append("--trust-code")
     return [*words, "--out"]
 
 
-def _claim(stack: contextlib.ExitStack, folder: Path, onward: list[str], to: Terminal) -> None:
-    """Lock a run's folder for this process, tidy it, and know how the run is resumed."""
-    stack.enter_context(locked(folder, to.notice))
-    folders.clean(folder)
-    stack.enter_context(resumable(shlex.join([*onward, str(folder)])))
+def _claim(
+    stack: contextlib.ExitStack, folder: Path, command: list[str], terminal: Terminal
+) -> None:
+    """Lock a run's folder for this process, tidy it, and note how the run is resumed."""
+    stack.enter_context(locked(folder, terminal.notice))
+    clean(folder)
+    stack.enter_context(resumable(shlex.join([*command, str(folder)])))
 
 
-def _complete(config: Config, trust_code: bool, terminal: Terminal) -> Result | None:
-    """The result of a run that has nothing left to do, shown again.
+def _complete_result(config: Config, trust_code: bool, terminal: Terminal) -> Result | None:
+    """Show and return the result of a run that has nothing left to do.
 
-    None where it has, and where something in the folder is damaged: then what is whole is where the
-    run goes on.
+    Returns None if it has, or if something in the folder is corrupted: then the run continues from
+    everything that is intact.
     """
     folder = resumed_folder(config)
-    if not (folder / folders.RESULT).is_file():
+    if not (folder / RESULT).is_file():
         return None
-    manifest = folders.read_json(folder, folders.MANIFEST)
-    if config.save_predictions and not manifest["save_predictions"]:
+    if config.save_predictions and not read_manifest(folder).save_predictions:
         raise UserError(
             f"{folder} is complete: write its predictions with twostage evaluate {folder} "
             "--save-predictions"
         )
     try:
-        done = open_run(folder, trust_code)
-        for name in ("head",) if config.encoder_run else ("pretrain", "head"):
-            Store(folder / name).check()
-        _check_rest(folder, config, terminal)
+        finished = open_run(folder, trust_code)
+        for stage in ("head",) if config.encoder_run else ("pretrain", "head"):
+            Store(folder / stage).check()
+        _check_outputs(folder, config, terminal)
     except Corrupted as error:
-        terminal.notice(f"{error}: the run goes on from what is whole, to the same result")
+        terminal.notice(f"{error}: the run continues from what is intact, to the same result")
         return None
-    with folders.meant(folder / folders.RESULT):
-        show_result(done.record, folder, terminal)
-    return Result(folder, done.record, done.trained.params)
+    show_result(finished.record, folder, terminal)
+    return Result(folder, encode(finished.record), finished.params)
 
 
-def _check_rest(folder: Path, config: Config, terminal: Terminal) -> None:
-    """Hold pictures and predictions against their checksums.
+def _check_outputs(folder: Path, config: Config, terminal: Terminal) -> None:
+    """Verify plots and predictions; outputs that only `twostage evaluate` writes are removed.
 
     Raises:
-        Corrupted: where one is damaged that the run writes itself. What only `twostage evaluate`
-            can write again is removed.
+        Corrupted: if an output that the run writes itself is corrupted.
     """
-    own = (SWEEP_PLOT, *(SAVED if config.save_predictions else ()))
-    others = []
-    for name, why in sums.broken_outputs(folder):
+    own = (SWEEP_PLOT, *(PREDICTIONS.values() if config.save_predictions else ()))
+    removed = []
+    for name, problem in corrupted_outputs(folder):
         if name in own:
-            raise Corrupted(why)
-        others.append(name)
-        terminal.notice(f"{why}; it is removed, and twostage evaluate --save-predictions makes it")
-    for name in others:
-        folders.remove_output(folder, name)
-    if others:
-        sums.finish(folder, {})
+            raise Corrupted(problem)
+        removed.append(name)
+        terminal.notice(
+            f"{problem}; it is removed, and twostage evaluate --save-predictions writes it again"
+        )
+    for name in removed:
+        remove_output(folder, name)
+    if removed:
+        write_files(folder, {})
 
 
-def _prepare(config: Config, resume: bool, terminal: Terminal) -> tuple[Setting, Lockbox, Any, str]:
-    """What training may see, the test part under lock, the groups of an earlier run.
+def _show_plan(plan: Plan, placed: dict[str, Placed], folder: Path, terminal: Terminal) -> None:
+    """Print the folder, the data, the settings, and the placement of members."""
+    dataset = plan.dataset
+    sizes = {
+        "train": len(dataset.train["label"]),
+        "validation": len(dataset.validation["label"]),
+        "test": plan.tested,
+    }
+    if plan.examples.labelled != len(plan.examples.images):
+        sizes["labelled"] = plan.examples.labelled
+        sizes["unlabelled"] = len(plan.examples.images) - plan.examples.labelled
+    devices = jax.devices()
+    count = f"{len(devices)} x " if len(devices) > 1 else ""
+    terminal.line(f"run in {folder}")
+    show_data(dataset.name, sizes, dataset.image_shape, len(dataset.classes), terminal)
+    settings = plan.config
+    device = f"{count}{devices[0].device_kind}"
+    show_settings(settings.preset, settings.seed, device, terminal)
+    rows = [
+        PlanRow(
+            stage,
+            each.placement.members,
+            len(each.placement.pieces),
+            each.placement.mesh.size,
+            each.need.member,
+            each.need.common,
+        )
+        for stage, each in placed.items()
+    ]
+    show_plan(rows, plan.encoding if "head" in plan.stages else None, terminal)
 
-    And when the encoder runs, in words.
-    """
-    with terminal.phase("data", "reading data"):
-        source = load(config.data or "digits", config.validation, config.data_dir)
-        dataset, lockbox = source.lock()
-    config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
-    check(config)  # what earlier runs and the data have filled in, too
-    roster = make_roster(config)
-    if not roster.alone:
-        use_cores(len(roster.rows))
-    with terminal.phase("compile", "checking shapes"):
-        nets = make_nets(config, dataset.image_shape, len(dataset.classes))
-        config, encode_when = settle_encoding(config, nets, dataset, roster)
-    pretrained = load_pretrained(config, nets, dataset) if config.encoder_run else None
-    chunks = folders.chunks(config.out) if resume and config.out else {}
-    setting = Setting(config, nets, dataset, roster, has_noise(config), chunks)
-    return setting, lockbox, pretrained, encode_when
+
+def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Result:
+    """Train what is left to train, and finish the run."""
+    plan = context.plan
+    folder = context.folder
+    pretrained = plan.pretrained
+    records: dict[str, Sequence[EpochRecord]] = {"pretrain": []}
+    finite = np.ones(len(plan.trials.encoders), bool)
+    if pretrained is None:
+        first = _pretrain(context)
+        pretrained = first.params
+        records["pretrain"] = first.records
+        finite = first.finite
+        manifest = _with_pretrain(manifest, plan, first)
+        write_manifest(folder, manifest)
+    if "head" not in plan.stages:
+        groups = pretrain_groups(pretrained, plan.trials)
+        context.terminal.line(f"\nencoder  {manifest.groups[FROZEN].sha256}\nrun      {folder}")
+        return Result(folder, {}, groups)
+    encoder = frozen_encoder(pretrained, plan.trials)
+    before = encoder_digest(manifest, encoder, plan.trials)
+    second = _train_head(context, pretrained, encoder, records["pretrain"])
+    records["head"] = second.records
+    after = describe_groups(head_groups(second.params, plan.trials))
+    frozen = FrozenRecord([FROZEN], before, after[FROZEN].sha256, before == after[FROZEN].sha256)
+    if not frozen.unchanged:
+        raise RuntimeError(f"the frozen encoder changed in stage 2: {frozen}")
+    trained = Trained(
+        params=second.params,
+        pretrained=pretrained,
+        finite=finite[plan.trials.encoder_numbers] & second.finite,
+        pretrain=_pretrain_record(manifest),
+        frozen=frozen,
+        records=records,
+    )
+    # The count is on disk before the test split is read. A run that is resumed here measures the
+    # same again, which is no further look at it.
+    reads = max(1, manifest.test_reads)
+    manifest = dataclasses.replace(
+        manifest, groups={**manifest.groups, **after}, frozen=frozen, test_reads=reads
+    )
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), test_reads=reads))
+    with context.terminal.status("evaluating"), context.clock.phase("evaluate"):
+        finished = finish_run(plan, context.programs, trained, lockbox, reads)
+    record = dataclasses.replace(finished.record, seconds=context.clock.seconds)
+    files = {
+        **finished.files,
+        METRICS: epochs_bytes([*records["pretrain"], *records["head"]]),
+        CONFIG: json_bytes(manifest.config),
+        MANIFEST: manifest_bytes(manifest),
+        RESULT: json_bytes(encode(record)),
+    }
+    write_files(folder, files)
+    show_result(record, folder, context.terminal)
+    return Result(folder, encode(record), finished.params)
 
 
-def _run(job: Job, lockbox: Lockbox, given: Params | None, pretrain_only: bool) -> Result:
-    folder, manifest = job.folder, folders.read_json(job.folder, folders.MANIFEST)
-    roster, records = job.setting.roster, {"pretrain": []}
-    pretrained: Any = given
-    finite = np.ones(len(roster.encoders), bool)
-    if given is None:
-        settings = job.setting.config.pretrain
-        first = _train(job, "pretrain", _images(job), {}, [])
-        pretrained, records["pretrain"], finite = first
-        if roster.stacked("pretrain") and len(roster.encoders) == 1:
-            pretrained = tree_map(lambda x: x[0], 0, jax.device_get(pretrained))
-        manifest["groups"] = describe_groups(pretrained)
-        manifest["pretrain"] = {
-            "objective": settings.objective,
-            "epochs": settings.epochs,
-            "loss": folders.last_loss(first.records),
-        }
-        folders.write_json(folder, folders.MANIFEST, manifest)
-    if pretrain_only:
-        job.terminal.line(f"\nencoder  {digest(pretrained['encoder'])}\nrun      {folder}")
-        return Result(folder, {}, pretrained)
-    encoder = pretrained["encoder"]
-    if len(roster.encoders) > 1:
-        encoder = tree_map(lambda x: x[roster.encoder_of], 0, jax.device_get(encoder))
-    before, features = digest(encoder), _features(job, pretrained["encoder"])
-    second = _train(job, "head", features, {"encoder": encoder}, records["pretrain"])
-    params, records["head"] = second.params, second.records
-    after = digest(params["encoder"])
-    if after != before:
-        raise RuntimeError(f"the frozen encoder changed in stage 2: {before} became {after}")
-    frozen = {"groups": ["encoder"], "before": before, "after": after, "unchanged": True}
-    manifest["groups"] |= describe_groups(params)
-    groups = {**pretrained, **params} if roster.alone else params
-    finite = finite[roster.encoder_of] & second.finite
-    outcome = Outcome(groups, finite, manifest["pretrain"], frozen, records)
-    record, chosen, files = evaluate_run(job, outcome, lockbox)
-    manifest |= {"frozen": frozen, "test_reads": record["test_reads"]}
-    files[folders.METRICS] = folders.as_metrics([*records["pretrain"], *records["head"]])
-    for name, values in (
-        (folders.CONFIG, manifest["config"]),
-        (folders.MANIFEST, manifest),
-        (folders.RESULT, record),
-    ):
-        files[name] = folders.packed(name, values)
-    sums.finish(folder, files)
-    show_result(record, folder, job.terminal)
-    return Result(folder, record, chosen)
+def _with_pretrain(manifest: Manifest, plan: Plan, first: StageResult) -> Manifest:
+    """Return the manifest with the groups and the outcome of stage 1."""
+    settings = plan.config.pretrain
+    loss = last_loss(first.records)
+    return dataclasses.replace(
+        manifest,
+        groups=describe_groups(pretrain_groups(first.params, plan.trials)),
+        pretrain=PretrainRecord(settings.objective, settings.epochs, loss),
+    )
+
+
+def _pretrain_record(manifest: Manifest) -> PretrainRecord:
+    assert manifest.pretrain is not None, "stage 2 follows stage 1"
+    return manifest.pretrain
+
+
+def _pretrain(context: RunContext) -> StageResult:
+    """Train stage 1."""
+    programs = context.programs.pretrain
+    assert programs is not None
+    data = pretrain_data(context.plan.examples)
+    with context.clock.phase("pretrain"):
+        return _train(context, "pretrain", programs, data, {}, [])
+
+
+def _train_head(
+    context: RunContext,
+    pretrained: Params,
+    encoder: PyTree,
+    before: Sequence[EpochRecord],
+) -> StageResult:
+    """Train or solve stage 2 on the frozen encoder."""
+    plan = context.plan
+    programs = context.programs.head
+    dataset = plan.dataset
+    numbers = plan.trials.encoder_numbers
+    images = dataset.train["image"][plan.examples.used]
+    features = _features(context, pretrained, images)
+    data = head_data(plan.examples, features, numbers)
+    frozen = {FROZEN: encoder}
+    if isinstance(programs, StagePrograms):
+        with context.clock.phase("head"):
+            return _train(context, "head", programs, data, frozen, before)
+    assert isinstance(programs, SolvePrograms)
+    label = dataset.validation["label"]
+    validation = _features(context, pretrained, dataset.validation["image"])
+    assert validation is not None
+    data = solve_data(data, validation, label, numbers)
+    expected = head_shapes(
+        plan.networks, dataset.image_shape, plan.examples.labelled, len(label)
+    )
+    keys = plan.trials.keys("head", INITIAL)
+    with context.clock.phase("head"), context.terminal.status("solving"):
+        return solve_stage(
+            programs,
+            data,
+            plan.head_numbers,
+            keys,
+            frozen,
+            stacked_shapes(expected, plan.trials),
+            _stage_plan(context, "head", before),
+        )
+
+
+def _features(context: RunContext, pretrained: Params, images: np.ndarray) -> np.ndarray | None:
+    """Return features `[E, N, D]` of images from each encoder; None if they are not cached."""
+    if context.programs.encode is None:
+        return None
+    with context.terminal.status("encoding"), context.clock.phase("encode"):
+        return apply_pass(context.programs.encode, pretrained[FROZEN], images)
 
 
 def _train(
-    job: Job,
-    name: str,
-    data: Callable[[Any], Any],
+    context: RunContext,
+    stage: str,
+    programs: StagePrograms,
+    data,
     pretrained: Params,
-    before: list[dict[str, Any]],
-) -> Trained:
-    """A stage, initialised and trained with the keys that belong to its name."""
-    programs, few = getattr(job.programs, name), few_examples(job.setting.dataset)
-    config, roster = job.setting.config, job.setting.roster
-    if isinstance(programs, Members):
-        hyper, keys = roster.hyper(name), roster.keys(name, TRAINING)
-        first = roster.keys(name, INITIAL)
-        state = start_members(programs, hyper, first, few, jax.device_get(pretrained))
-        training = together(programs, data, hyper, keys, roster.names(name))
-    else:
-        state = programs.init(stage_key(config.seed, name, INITIAL), few, pretrained)
-        training = alone(programs, data(None), stage_key(config.seed, name, TRAINING))
-    course = Course(
-        name=name,
-        epochs=getattr(config, name).epochs,
-        identity=identity(to_dict(config), job.setting.dataset.fingerprint),
-        before=before,
-        every=job.every,
-        folder=job.folder,
-        terminal=job.terminal,
+    before: Sequence[EpochRecord],
+) -> StageResult:
+    """Initialise and train a stage, with the keys that belong to its name."""
+    plan = context.plan
+    numbers = plan.numbers(stage)
+    batch = few_examples(plan.dataset)
+    start = start_states(
+        programs, numbers, plan.trials.keys(stage, INITIAL), batch, pretrained
     )
-    return train_stage(training, state, course)
+    keys = plan.trials.keys(stage, TRAINING)
+    return train_stage(
+        programs, data, numbers, keys, start, _stage_plan(context, stage, before)
+    )
 
 
-def _images(job: Job) -> Callable[[Any], Any]:
-    """What stage 1 trains on: for a piece of members, the split on the devices."""
-    programs, train = job.programs.pretrain, job.setting.dataset.train
-    members = isinstance(programs, Members)
-    data = put_everywhere(programs.placement, train) if members else jax.device_put(train)
-    return lambda piece: data
-
-
-def _features(job: Job, encoder: Params) -> Callable[[Any], Any]:
-    """What stage 2 trains on: the images or the features of the frozen encoder, and the labels.
-
-    `encoder` is `[E, ...]` where there are several, each of which runs once whatever rows use it.
-    """
-    programs, image = job.programs.head, job.setting.dataset.train["image"]
-    if not isinstance(programs, Members):
-        features = _encode(job, encoder, jax.device_put(image))
-        data = {"image": features, "label": jax.device_put(np.ravel(job.label))}
-        return lambda piece: data
-    placement, axes, roster = programs.placement, programs.axes, job.setting.roster
-    # What rows have of their own, and where in it each of them finds it.
-    own: dict[str, Any] = {"label": (job.label, np.arange(len(roster.rows)))}
-    common: dict[str, Any] = {"label": job.label, "image": image}
-    if axes.data["image"] == 0:
-        own["image"] = (_features_of_encoders(job, placement, encoder), roster.encoder_of)
-    elif job.programs.encoding:
-        # One encoder: a program of one device makes what all of them get.
-        common["image"] = _encode(job, encoder, jax.device_put(image))
-    own = {name: own[name] for name in own if axes.data[name] == 0}
-    shared = {name: put_everywhere(placement, common[name]) for name in common if name not in own}
-    made: dict[bytes, Any] = {}
-
-    def data_of(piece: np.ndarray) -> Any:
-        if piece.tobytes() not in made:
-            taken = {name: take(placement, rows[piece], 0, x) for name, (x, rows) in own.items()}
-            made[piece.tobytes()] = {**shared, **put(placement, 0, taken)}
-        return made[piece.tobytes()]
-
-    return data_of
-
-
-def _features_of_encoders(job: Job, placement: Placement, encoders: Params) -> np.ndarray:
-    """Features `[E, N, ...]` of all training images by each encoder, on the host."""
-    image = put_everywhere(placement, job.setting.dataset.train["image"])
-    encoders, parts = jax.device_get(encoders), []
-    count = len(job.setting.roster.encoders)
-    for piece in placement._replace(members=count).pieces:
-        features = _encode(job, put(placement, 0, take(placement, piece, 0, encoders)), image)
-        parts.append(jax.device_get(features)[: len(piece)])
-    return np.concatenate(parts)
-
-
-def _encode(job: Job, encoder: Params, image: jax.Array) -> jax.Array:
-    """Features of all images, or the images where the encoder runs in every step."""
-    encoding, features = job.programs.encoding, image
-    if encoding is None:
-        return image
-    with job.terminal.phase("encode", "encoding"):
-        for features in encode_in_calls(encoding, encoder, image):
-            jax.block_until_ready(features)
-    return features
+def _stage_plan(context: RunContext, stage: str, before: Sequence[EpochRecord]) -> StagePlan:
+    plan = context.plan
+    return StagePlan(
+        name=stage,
+        epochs=getattr(plan.config, stage).epochs or 0,  # a solved head has none
+        identity=run_identity(plan.config, plan.dataset.fingerprint),
+        before=before,
+        every=context.every,
+        folder=context.folder,
+        terminal=context.terminal,
+        names=plan.trials.names(stage),
+        seams=context.seams,
+    )

@@ -1,0 +1,47 @@
+"""Seconds that each phase of a run takes."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+PHASES = ("import", "data", "compile", "pretrain", "encode", "head", "evaluate")
+
+
+class Clock:
+    """Adds up the seconds of each phase, for `result.json`."""
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._began = time.perf_counter()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time the block as a part of phase `name`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.perf_counter() - began
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase, and `total` since this clock was made; rounded to milliseconds."""
+        total = time.perf_counter() - self._began
+        return {name: round(s, 3) for name, s in {**self._seconds, "total": total}.items()}
+
+
+class Alarm:
+    """Says when the state should be saved again; the wall clock could jump."""
+
+    def __init__(self, seconds: float) -> None:
+        self._interval = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Start counting again."""
+        self._end = time.monotonic() + self._interval
+
+    @property
+    def due(self) -> bool:
+        """True once the time is over."""
+        return time.monotonic() >= self._end

@@ -1,0 +1,166 @@
+"""The hand-over from stage 1 to stage 2: the only file that knows which groups have a member axis.
+
+Inside a run, the groups of stage 1 are `[E, ...]` for its E encoders and the head is `[R, ...]` for
+its R trials. In stage 2 a single encoder is shared and has no axis; several are gathered to
+`[R, ...]`, one for each trial. Users see no axis where there is only one training.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from twostage_jax.config.schema import Config
+from twostage_jax.engine.members import Axes, TrialData
+from twostage_jax.engine.placement import map_members
+from twostage_jax.engine.state import TrainState
+from twostage_jax.errors import Corrupted
+from twostage_jax.runs.build import Networks, batch_spec, head_shapes
+from twostage_jax.runs.examples import data_axes
+from twostage_jax.runs.trials import Trials
+from twostage_jax.stages.stage import Params
+from twostage_jax.store.checkpoint import Store
+from twostage_jax.store.records import GroupRecord, Manifest, describe_leaves, group_records
+from twostage_jax.trees import PyTree, digest
+
+FROZEN = "encoder"
+
+
+class Sizes(NamedTuple):
+    """Numbers of examples that the shape of a solved head may depend on.
+
+    Attributes:
+        labelled: labelled examples of one trial.
+        validation: validation examples.
+    """
+
+    labelled: int
+    validation: int
+
+
+def head_axes(trials: Trials) -> dict[str, int | None]:
+    """Return the axes of the groups of stage 2."""
+    several = len(trials.encoders) > 1
+    return {FROZEN: 0 if several else None, "head": 0}
+
+
+def stage_axes(config: Config, trials: Trials, stage: str, data: TrialData) -> Axes:
+    """Return what the trainings of a stage share."""
+    state: PyTree = 0
+    if stage == "head":
+        state = TrainState(head_axes(trials), 0, 0)
+    return Axes(state, data_axes(data), None if "order" in config.share else 0)
+
+
+def frozen_encoder(pretrained: Params, trials: Trials) -> PyTree:
+    """Return the encoder of stage 2 from the groups `[E, ...]` of stage 1, on the host."""
+    encoder = jax.device_get(pretrained[FROZEN])
+    rows = trials.encoder_numbers if len(trials.encoders) > 1 else 0
+    return jax.tree.map(lambda leaf: leaf[rows], encoder)
+
+
+def encoder_digest(manifest: Manifest, encoder: PyTree, trials: Trials) -> str:
+    """Return the digest of the encoder of stage 2 before that stage.
+
+    If it is the encoder that the manifest describes already, nothing is hashed again.
+    """
+    same = len(trials.encoders) in (1, len(trials.heads))
+    return manifest.groups[FROZEN].sha256 if same and manifest.groups else digest(encoder)
+
+
+def pretrain_groups(pretrained: Params, trials: Trials) -> Params:
+    """Return the groups of stage 1 as users see them."""
+    return _without_axis(pretrained) if len(trials.encoders) == 1 else pretrained
+
+
+def head_groups(params: Params, trials: Trials) -> Params:
+    """Return the groups of stage 2 as users see them: all trials."""
+    return _visible(params, trials, len(trials.heads))
+
+
+def chosen_groups(params: Params, trials: Trials, members: int) -> Params:
+    """Return the groups of the chosen trials as users see them; `members` is `config.members`."""
+    return _visible(params, trials, members)
+
+
+def chosen_probability(probability: np.ndarray, members: int) -> np.ndarray:
+    """Return probabilities `[M, N, K]` as prediction files hold them; `[N, K]` without members."""
+    return probability[0] if members == 1 else probability
+
+
+def _visible(params: Params, trials: Trials, members: int) -> Params:
+    params = jax.device_get(params)
+    if members > 1:
+        return params
+    return map_members(lambda leaf: leaf[0], {n: head_axes(trials)[n] for n in params}, params)
+
+
+def _without_axis(params: Params) -> Params:
+    return jax.tree.map(lambda leaf: leaf[0], jax.device_get(params))
+
+
+def describe_groups(params: Params) -> dict[str, GroupRecord]:
+    """Describe groups for the manifest; each array is hashed once."""
+    return group_records(describe_leaves(params))
+
+
+def load_pretrained(folder: Path, manifest: Manifest, networks: Networks) -> Params:
+    """Load the groups `[1, ...]` of stage 1 of a run with one encoder, on the host.
+
+    Raises:
+        Corrupted: if they differ from their checkpoint's table or from the manifest.
+    """
+    init = networks.pretrain({}).init
+    shape = manifest.preprocessing.image_shape
+    expected = jax.eval_shape(init, jax.random.key(0), batch_spec(shape))
+    params = _load(folder, "pretrain", _with_axis(expected, 1))
+    _check_groups(folder / "pretrain", manifest, _without_axis(params))
+    return params
+
+
+def load_heads(
+    folder: Path, manifest: Manifest, networks: Networks, trials: Trials, sizes: Sizes
+) -> Params:
+    """Load the groups of stage 2, on the host: `head` `[R, ...]`, `encoder` as `head_axes` says.
+
+    Raises:
+        Corrupted: if they differ from their checkpoint's table or from the manifest.
+    """
+    shape = manifest.preprocessing.image_shape
+    expected = head_shapes(networks, shape, sizes.labelled, sizes.validation)
+    params = _load(folder, "head", stacked_shapes(expected, trials))
+    _check_groups(folder / "head", manifest, head_groups(params, trials))
+    return params
+
+
+def stacked_shapes(shapes: Params, trials: Trials) -> Params:
+    """Return the shapes of the groups of stage 2 of all trials, from those of one trial."""
+    axes = head_axes(trials)
+    return {
+        name: group if axes[name] is None else _with_axis(group, len(trials.heads))
+        for name, group in shapes.items()
+    }
+
+
+def _with_axis(tree: PyTree, count: int) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), tree
+    )
+
+
+def _load(folder: Path, stage: str, expected: Params) -> Params:
+    if not (folder / stage).is_dir():
+        raise Corrupted(f"{folder} has no stage {stage}: give a run that has finished it")
+    return Store(folder / stage).load({"params": expected}).trees["params"]
+
+
+def _check_groups(where: Path, manifest: Manifest, params: Params) -> None:
+    """Raise `Corrupted` if a group is not the one that the manifest describes."""
+    for name, group in describe_groups(params).items():
+        recorded = manifest.groups.get(name)
+        if recorded is None or recorded.sha256 != group.sha256:
+            raise Corrupted(
+                f"{where}: group {name} is not the one that manifest.json describes; the run is "
+                "corrupted or unfinished"
+            )
