@@ -54,7 +54,9 @@ class Run(_FromFile, RecipeConfig, MembersConfig):
     """Train both stages, evaluate, and write a folder with the results: the main job."""
 
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    """Stage 1: an encoder trained on images without labels"""
     head: HeadConfig = field(default_factory=HeadConfig)
+    """Stage 2: a head on the frozen encoder"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,6 +64,7 @@ class Pretrain(_FromFile, RecipeConfig, CommonConfig):
     """Train stage 1 alone: an encoder, without labels."""
 
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    """Stage 1: an encoder trained on images without labels"""
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -71,6 +74,7 @@ class Head(_Training, MembersConfig):
     from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
     """Folder of the run that has the encoder; not needed with --resume"""
     head: HeadConfig = field(default_factory=HeadConfig)
+    """Stage 2: a head on the frozen encoder"""
 
 
 @dataclass(frozen=True, kw_only=True)

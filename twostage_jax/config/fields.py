@@ -103,7 +103,7 @@ def _hint(default: object) -> str:
 def _words(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
-    return "none" if value is None else f"{value}"
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 
 @functools.cache

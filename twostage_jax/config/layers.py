@@ -42,7 +42,7 @@ def _overlay_group(top: Any, base: object, group: str) -> object:
     below = given(from_mapping(GROUPS[group], {} if base is None else base, group))
     values = {**below, **given(top)}
     function = FUNCTION_FIELDS[group]
-    if below.get(function) not in (None, values[function]):
+    if below.get(function) not in (None, values.get(function)):
         below.pop("set", None)
     values["set"] = {**dict(below.get("set", ())), **dict(top.set or ())}
     if values.get("protocol") in SOLVED:

@@ -85,13 +85,17 @@ def _check_solved(config: Config) -> None:
             )
 
 
+def trial_count(config: Config) -> int:
+    """Number of heads that a configuration trains: members times points of the sweep."""
+    return (config.members or 1) * math.prod(map(len, swept(config).values()))
+
+
 def _check_trials(config: Config) -> None:
-    members = config.members or 1
-    points = math.prod(map(len, swept(config).values()))
-    if members * points > MAX_TRIALS:
+    count = trial_count(config)
+    if count > MAX_TRIALS:
         raise UserError(
-            f"--members {members} at {points:,} points of the sweep are {members * points:,} "
-            f"trials: one run takes at most {MAX_TRIALS:,}; give fewer members or values"
+            f"--members {config.members or 1} and --sweep ask for {count:,} trials: one run takes "
+            f"at most {MAX_TRIALS:,}; give fewer members or values"
         )
 
 

@@ -106,8 +106,7 @@ class PretrainConfig(Settings):
         str,
         *setting("NAME", choice("objective", OBJECTIVES, imports=True), default="autoencoder"),
     ] = UNSET
-    """Loss to minimise: autoencoder, placeholder, denoising, or package.module:function, a function
-    that returns a Stage"""
+    """Loss to minimise: autoencoder, placeholder, denoising, or package.module:function"""
     encoder: Annotated[
         str, *setting("NAME", choice("encoder", ENCODERS, imports=True), default="mlp")
     ] = UNSET
@@ -143,12 +142,11 @@ class HeadConfig(Settings):
     protocol: Annotated[
         str, *setting("NAME", choice("protocol", PROTOCOLS, imports=True), default="mlp")
     ] = UNSET
-    """Head: mlp, linear, ridge, knn, or package.module:function, a function that returns a Head"""
+    """Classifier on the features: mlp, linear, ridge, knn, or package.module:function"""
     encode: Annotated[
         str, *setting("NAME", choice("--head.encode", ENCODE), default="auto", trained=True)
     ] = UNSET
-    """Time at which the frozen encoder runs: once, before stage 2; loop, in every step; or auto,
-    which is once if the features fit into half of the free memory"""
+    """Use of the encoder: once before stage 2, loop (in every step), or auto (once if it fits)"""
     widths: Annotated[
         tuple[int, ...], *setting("INT...", layer_sizes(0), default=(64,), trained=True)
     ] = UNSET
