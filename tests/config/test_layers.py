@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from twostage_jax.config.fields import settings_of
+from twostage_jax.config.fields import declarations
 from twostage_jax.config.layers import from_dict, imported_names, overlay, resolve, to_dict
 from twostage_jax.config.layers import unresolved as open_fields
 from twostage_jax.config.presets import preset_values
@@ -28,7 +28,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
     max_leaves=6,
 )
-NAMES = st.sampled_from([*settings_of(Config), *settings_of(HeadConfig), *GROUPS])
+NAMES = st.sampled_from([*declarations(Config), *declarations(HeadConfig), *GROUPS])
 
 
 def test_the_blog_preset_is_the_recipe_of_the_blog():
@@ -73,7 +73,7 @@ def test_a_fresh_config_is_open_where_a_preset_has_a_value():
     from_preset = {name for name in values if name not in GROUPS}
     for group in GROUPS:
         from_preset |= {f"{group}.{name}" for name in values[group]}
-    trained = {f"head.{name}" for name, field in settings_of(HeadConfig).items() if field.trained}
+    trained = {f"head.{name}" for name, field in declarations(HeadConfig).items() if field.trained}
     assert missing == (from_preset | {"preset", "validation"}) - trained
 
 

@@ -1,6 +1,6 @@
 """The declaration of a field: metavar, check, default by preset and sweepability in one place.
 
-A field is written once, in `schema.py`, as `Annotated[type, *setting(…)]`. Its flag, its help, its
+A field is written once, in `schema.py`, as `Annotated[type, *declare(…)]`. Its flag, its help, its
 check, its place in the presets and in the table of sweepable scalars are derived from that.
 """
 
@@ -32,7 +32,7 @@ def by_preset(**values: object) -> ByPreset:
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: tyro hashes annotations
-class Setting:
+class Declaration:
     """Declaration of one field.
 
     Attributes:
@@ -59,7 +59,7 @@ class Setting:
         return self.default
 
 
-def setting(
+def declare(
     metavar: str,
     check: Check,
     *,
@@ -71,22 +71,22 @@ def setting(
     normal: Callable[[object], object] | None = None,
     repeatable: bool = False,
 ) -> tuple[object, ...]:
-    """Annotations of a field: its `Setting`, and its flag for tyro.
+    """Annotations of a field: its `Declaration`, and its flag for tyro.
 
     Args:
         metavar: Placeholder for the value in the help text.
         hint: Text for the default in the help text; derived from `default` if empty.
         repeatable: True for a flag that takes one text and may be repeated.
 
-    The other arguments are those of `Setting`.
+    The other arguments are those of `Declaration`.
     """
     optional = optional or repeatable
-    declared = Setting(check, default, sweepable, trained, optional, normal or as_tuple)
+    declaration = Declaration(check, default, sweepable, trained, optional, normal or as_tuple)
     if not repeatable:
-        return (declared, flag(metavar, hint or _hint(default)))
+        return (declaration, flag(metavar, hint or _hint(default)))
     hint = "(repeatable)"
     argument = tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, constructor=tuple[str, ...])
-    return (declared, argument, tyro.conf.UseAppendAction)
+    return (declaration, argument, tyro.conf.UseAppendAction)
 
 
 def flag(metavar: str, hint: str) -> object:
@@ -107,14 +107,14 @@ def _words(value: object) -> str:
 
 
 @functools.cache
-def settings_of(kind: type) -> dict[str, Setting]:
+def declarations(kind: type) -> dict[str, Declaration]:
     """Declarations of the fields of a dataclass, by name."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {
         name: annotation
         for name, hint in hints.items()
         for annotation in getattr(hint, "__metadata__", ())
-        if isinstance(annotation, Setting)
+        if isinstance(annotation, Declaration)
     }
 
 
@@ -129,7 +129,7 @@ def dotted(name: str, group: str = "") -> str:
     return path.replace("_", "-")
 
 
-def given(values: object) -> dict[str, Any]:
+def present(values: object) -> dict[str, Any]:
     """Fields of a dataclass that have a value, in their order."""
     items = {item.name: getattr(values, item.name) for item in fields(values)}  # pyright: ignore
     return {name: value for name, value in items.items() if value is not None}

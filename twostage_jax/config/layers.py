@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twostage_jax.config.fields import given, settings_of
+from twostage_jax.config.fields import declarations, present
 from twostage_jax.config.presets import preset_for, preset_values
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import (
@@ -28,23 +28,24 @@ def overlay(config: Config, base: Mapping[str, object]) -> Config:
     The numbers of `set` are merged by name. They are not inherited by another objective or
     protocol, and a solved head inherits nothing that only a trained head has.
     """
-    values = {**base, **given(config)}
-    below = Config(sweep=base.get("sweep"))  # pyright: ignore[reportArgumentType]
-    if dict(config.sweep or ()) == dict(below.sweep or ()):
+    values = {**base, **present(config)}
+    inherited = Config(sweep=base.get("sweep"))  # pyright: ignore[reportArgumentType]
+    if dict(config.sweep or ()) == dict(inherited.sweep or ()):
         # A resumed run keeps its order of points, whatever the order on the command line.
-        values["sweep"] = below.sweep
+        values["sweep"] = inherited.sweep
     for group in GROUPS:
         values[group] = _overlay_group(getattr(config, group), base.get(group), group)
     return dataclasses.replace(config, **values)
 
 
 def _overlay_group(top: Any, base: object, group: str) -> object:
-    below = given(from_mapping(GROUPS[group], {} if base is None else base, group))
-    values = {**below, **given(top)}
+    inherited = present(from_mapping(GROUPS[group], {} if base is None else base, group))
+    values = {**inherited, **present(top)}
     function = FUNCTION_FIELDS[group]
-    if below.get(function) not in (None, values.get(function)):
-        below.pop("set", None)
-    values["set"] = {**dict(below.get("set", ())), **dict(top.set or ())}
+    if inherited.get(function) not in (None, values.get(function)):
+        inherited.pop("set", None)
+    # A flag changes one number and keeps the others.
+    values["set"] = {**dict(inherited.get("set", ())), **dict(top.set or ())}
     if values.get("protocol") in SOLVED:
         # A field that was given stays, so that `check` can refuse it.
         values |= {name: getattr(top, name) for name in trained_fields()}
@@ -53,7 +54,7 @@ def _overlay_group(top: Any, base: object, group: str) -> object:
 
 def trained_fields() -> list[str]:
     """Fields of `HeadConfig` that only apply to a head that is trained step by step."""
-    return [name for name, declared in settings_of(HeadConfig).items() if declared.trained]
+    return [name for name, declaration in declarations(HeadConfig).items() if declaration.trained]
 
 
 def resolve(config: Config, image_shape: Sequence[int], validation: int) -> Config:
@@ -111,9 +112,11 @@ def from_dict(values: object, where: str, trust_code: bool = False) -> Config:
     for name, kind in GROUPS.items():
         inner = values.get(name)
         groups[name] = from_mapping(kind, {} if inner is None else inner, f"{name} in {where}")
+    # A file from a stranger must not choose where we write.
     for name in NOT_COMPUTED:
         if name in values:
             raise UserError(f"{where} has the field {name!r}: remove it, and give a flag instead")
+    # The groups first: their messages then name the file.
     config = from_mapping(Config, {**values, **groups}, where)
     check(config)
     code = imported_names(config)
@@ -139,8 +142,8 @@ def unresolved(config: Config) -> list[str]:
 def _missing(values: object, prefix: str) -> list[str]:
     return [
         f"{prefix}{name}"
-        for name, declared in settings_of(type(values)).items()
-        if getattr(values, name) is None and not declared.optional
+        for name, declaration in declarations(type(values)).items()
+        if getattr(values, name) is None and not declaration.optional
     ]
 
 

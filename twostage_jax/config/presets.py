@@ -12,7 +12,7 @@ The values themselves stand beside the fields in `schema.py`.
 
 from collections.abc import Sequence
 
-from twostage_jax.config.fields import settings_of
+from twostage_jax.config.fields import declarations
 from twostage_jax.config.schema import GROUPS, Config
 
 BLOG_SHAPE = (28, 28)
@@ -36,5 +36,8 @@ def preset_values(preset: str) -> dict[str, object]:
 
 
 def _defaults(kind: type, preset: str) -> dict[str, object]:
-    defaults = {name: declared.default_of(preset) for name, declared in settings_of(kind).items()}
+    defaults = {
+        name: declaration.default_of(preset) for name, declaration in declarations(kind).items()
+    }
+    # The data supply the others, or they stay open.
     return {name: value for name, value in defaults.items() if value is not None}

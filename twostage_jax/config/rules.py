@@ -3,9 +3,9 @@
 import math
 import re
 
-from twostage_jax.config.fields import dotted, flag_name, settings_of
+from twostage_jax.config.fields import declarations, dotted, flag_name
 from twostage_jax.config.schema import GROUPS, SOLVED, Config, HeadConfig, Settings
-from twostage_jax.config.sweep import DECLARED, SWEEPABLE, swept
+from twostage_jax.config.sweep import DECLARATIONS, SWEEPABLE, swept
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import UserError, did_you_mean, shown
 
@@ -24,6 +24,7 @@ def check(config: Config) -> None:
     _check_values(config, "")
     for group in GROUPS:
         _check_values(getattr(config, group), group)
+    # Before any data is read, because a source may take minutes.
     if config.data is not None:
         check_spec(config.data, config.data_dir is not None)
     for group, kind in GROUPS.items():
@@ -35,17 +36,18 @@ def check(config: Config) -> None:
 
 
 def _check_values(values: Settings, group: str) -> None:
-    for name, declared in settings_of(type(values)).items():
+    for name, declaration in declarations(type(values)).items():
         value = getattr(values, name)
         if value is not None:
-            declared.check(flag_name(name, group), value)
+            declaration.check(flag_name(name, group), value)
 
 
 def _check_set(config: Config, group: str, kind: type) -> None:
     sweep = swept(config)
     for name, _ in getattr(config, group).set or ():
         flag = flag_name(name, group)
-        if name in settings_of(kind):
+        # Otherwise one field would have two values.
+        if name in declarations(kind):
             raise UserError(f"--{group}.set {name} names a field with its own flag: use {flag}")
         if dotted(name, group) in sweep:
             raise UserError(
@@ -58,13 +60,14 @@ def _check_sweep(config: Config) -> None:
     for name, values in swept(config).items():
         if name in SWEEPABLE:
             for value in values:
-                DECLARED[name].check(f"a value of --sweep {name}", value)
-        elif name in DECLARED:
+                DECLARATIONS[name].check(f"a value of --sweep {name}", value)
+        elif name in DECLARATIONS:
             raise UserError(
                 f"cannot sweep {name}: it decides what is compiled (shapes, or the length of a "
                 "loop), and one program trains all points; run once per value, or sweep "
                 f"{', '.join(SWEEPABLE)}"
             )
+        # The numbers of a function are unknown until it is imported, and that may need jax.
         elif not FUNCTION_NUMBER.fullmatch(name):
             raise UserError(f"cannot sweep {shown(name)}: {did_you_mean(name, SWEEPABLE)}")
 
@@ -74,9 +77,9 @@ def _check_solved(config: Config) -> None:
     if protocol not in SOLVED:
         return
     sweep = swept(config)
-    for name, declared in settings_of(HeadConfig).items():
+    for name, declaration in declarations(HeadConfig).items():
         path = dotted(name, "head")
-        if not declared.trained:
+        if not declaration.trained:
             continue
         if getattr(config.head, name) is not None or path in sweep:
             option = f"--sweep {path}" if path in sweep else f"--{path}"
@@ -101,10 +104,12 @@ def _check_trials(config: Config) -> None:
 
 def _check_selection(config: Config) -> None:
     sweep = swept(config)
+    # One value leaves nothing to choose.
     if config.validation == 0 and any(len(values) > 1 for values in sweep.values()):
         raise UserError(
             "--sweep chooses on the validation split, and --validation is 0: give it examples"
         )
+    # With one encoder for all, the points of stage 1 would be one and the same.
     one_encoder = "encoder" in (config.share or ()) or config.encoder_run is not None
     stage_1 = [name for name in sweep if name.startswith("pretrain.")]
     if one_encoder and stage_1:

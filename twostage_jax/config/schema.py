@@ -17,9 +17,9 @@ from twostage_jax.config.fields import (
     as_path,
     as_sweep,
     by_preset,
-    given,
-    setting,
-    settings_of,
+    declarations,
+    declare,
+    present,
 )
 from twostage_jax.config.values import (
     check_above_zero,
@@ -33,8 +33,8 @@ from twostage_jax.config.values import (
     check_text,
     choice,
     choices,
+    integer,
     layer_sizes,
-    whole,
 )
 from twostage_jax.errors import UserError, did_you_mean
 
@@ -50,8 +50,8 @@ PRESETS = ("blog", "quick")
 NOT_COMPUTED = ("out", "save_predictions")  # fields about files; they change no result
 
 # Repeatable flags: a text on the command line, parsed by `normal` into pairs.
-_NUMBERS = setting("NAME=VALUE", check_numbers, normal=as_numbers, repeatable=True)
-_SWEEP = setting("NAME=V1,V2,...", check_sweep, normal=as_sweep, repeatable=True)
+_NUMBERS = declare("NAME=VALUE", check_numbers, normal=as_numbers, repeatable=True)
+_SWEEP = declare("NAME=V1,V2,...", check_sweep, normal=as_sweep, repeatable=True)
 T = TypeVar("T", bound="Settings")
 
 
@@ -64,17 +64,19 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Bring lists, paths, sweeps and numbers into one form."""
-        for name, declared in settings_of(type(self)).items():
-            object.__setattr__(self, name, declared.normal(getattr(self, name)))
+        for name, declaration in declarations(type(self)).items():
+            # The dataclass is frozen, and it is still being made.
+            object.__setattr__(self, name, declaration.normal(getattr(self, name)))
 
     def __repr__(self) -> str:
         """Show only the fields that are given."""
-        shown = []
-        for name, value in given(self).items():
-            empty_group = isinstance(value, Settings) and not given(value)
+        parts = []
+        for name, value in present(self).items():
+            empty_group = isinstance(value, Settings) and not present(value)
+            # Switches that are off and stages without values say nothing.
             if value is not False and not empty_group:
-                shown.append(f"{name}={value!r}")
-        return f"{type(self).__name__}({', '.join(shown)})"
+                parts.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
 
 
 def from_mapping(kind: type[T], values: object, where: str) -> T:
@@ -104,27 +106,27 @@ class PretrainConfig(Settings):
 
     objective: Annotated[
         str,
-        *setting("NAME", choice("objective", OBJECTIVES, imports=True), default="autoencoder"),
+        *declare("NAME", choice("objective", OBJECTIVES, imports=True), default="autoencoder"),
     ] = UNSET
     """Loss to minimise: autoencoder, placeholder, denoising, or package.module:function"""
     encoder: Annotated[
-        str, *setting("NAME", choice("encoder", ENCODERS, imports=True), default="mlp")
+        str, *declare("NAME", choice("encoder", ENCODERS, imports=True), default="mlp")
     ] = UNSET
     """Encoder: mlp, or package.module:Class, a Linen module without required arguments"""
-    widths: Annotated[tuple[int, ...], *setting("INT...", layer_sizes(1), default=(256, 128))] = (
+    widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), default=(256, 128))] = (
         UNSET
     )
     """Layer sizes of the encoder; the decoder mirrors them"""
-    epochs: Annotated[int, *setting("INT", whole(0), default=by_preset(blog=5, quick=20))] = UNSET
+    epochs: Annotated[int, *declare("INT", integer(0), default=by_preset(blog=5, quick=20))] = UNSET
     """Passes over the training images; 0 keeps the encoder at its initial values"""
-    batch_size: Annotated[int, *setting("INT", whole(1), default=32)] = UNSET
+    batch_size: Annotated[int, *declare("INT", integer(1), default=32)] = UNSET
     """Examples per step"""
     learning_rate: Annotated[
-        float, *setting("FLOAT", check_above_zero, default=0.001, sweepable=True)
+        float, *declare("FLOAT", check_above_zero, default=0.001, sweepable=True)
     ] = UNSET
     """Step size of Adam"""
     weight_decay: Annotated[
-        float, *setting("FLOAT", check_from_zero, default=0.0, sweepable=True)
+        float, *declare("FLOAT", check_from_zero, default=0.0, sweepable=True)
     ] = UNSET
     """Decoupled weight decay, as in AdamW"""
     set: Annotated[tuple[tuple[str, float], ...], *_NUMBERS] = ()
@@ -140,36 +142,37 @@ class HeadConfig(Settings):
     """
 
     protocol: Annotated[
-        str, *setting("NAME", choice("protocol", PROTOCOLS, imports=True), default="mlp")
+        str, *declare("NAME", choice("protocol", PROTOCOLS, imports=True), default="mlp")
     ] = UNSET
     """Classifier on the features: mlp, linear, ridge, knn, or package.module:function"""
     encode: Annotated[
-        str, *setting("NAME", choice("--head.encode", ENCODE), default="auto", trained=True)
+        str, *declare("NAME", choice("--head.encode", ENCODE), default="auto", trained=True)
     ] = UNSET
     """Use of the encoder: once before stage 2, loop (in every step), or auto (once if it fits)"""
     widths: Annotated[
-        tuple[int, ...], *setting("INT...", layer_sizes(0), default=(64,), trained=True)
+        tuple[int, ...], *declare("INT...", layer_sizes(0), default=(64,), trained=True)
     ] = UNSET
     """Sizes of the hidden layers; no size gives a linear layer"""
     epochs: Annotated[
-        int, *setting("INT", whole(0), default=by_preset(blog=5, quick=20), trained=True)
+        int, *declare("INT", integer(0), default=by_preset(blog=5, quick=20), trained=True)
     ] = UNSET
     """Passes over the labelled images"""
-    batch_size: Annotated[int, *setting("INT", whole(1), default=32, trained=True)] = UNSET
+    batch_size: Annotated[int, *declare("INT", integer(1), default=32, trained=True)] = UNSET
     """Examples per step"""
     learning_rate: Annotated[
         float,
-        *setting("FLOAT", check_above_zero, default=0.001, sweepable=True, trained=True),
+        *declare("FLOAT", check_above_zero, default=0.001, sweepable=True, trained=True),
     ] = UNSET
     """Step size of Adam"""
     weight_decay: Annotated[
-        float, *setting("FLOAT", check_from_zero, default=0.0, sweepable=True, trained=True)
+        float, *declare("FLOAT", check_from_zero, default=0.0, sweepable=True, trained=True)
     ] = UNSET
     """Decoupled weight decay, as in AdamW"""
     set: Annotated[tuple[tuple[str, float], ...], *_NUMBERS] = ()
     """Value for a number that the head takes, for instance label-smoothing=0.1"""
 
 
+# The two stages, in the order of their training.
 GROUPS: dict[str, type[PretrainConfig] | type[HeadConfig]] = {
     "pretrain": PretrainConfig,
     "head": HeadConfig,
@@ -180,22 +183,22 @@ GROUPS: dict[str, type[PretrainConfig] | type[HeadConfig]] = {
 class CommonConfig(Settings):
     """Fields of every command that trains."""
 
-    data: Annotated[str, *setting("SPEC", check_text, default="digits")] = UNSET
+    data: Annotated[str, *declare("SPEC", check_text, default="digits")] = UNSET
     """Source of images and labels: digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
     out: Annotated[
         Path | None,
-        *setting("DIR", check_path, hint="default: runs/DATA-TIME", optional=True, normal=as_path),
+        *declare("DIR", check_path, hint="default: runs/DATA-TIME", optional=True, normal=as_path),
     ] = None
     """Folder of the run; it must be new or empty"""
-    seed: Annotated[int, *setting("INT", whole(0), default=0)] = UNSET
+    seed: Annotated[int, *declare("INT", integer(0), default=0)] = UNSET
     """Seed for initial values and shuffling"""
-    validation: Annotated[int, *setting("INT", whole(0), hint="default: a tenth, at most 5000")] = (
-        UNSET
-    )
+    validation: Annotated[
+        int, *declare("INT", integer(0), hint="default: a tenth, at most 5000")
+    ] = UNSET
     """Number of training examples set aside for validation; 0 for none"""
     data_dir: Annotated[
         Path | None,
-        *setting("DIR", check_path, hint="default: TFDS's own", optional=True, normal=as_path),
+        *declare("DIR", check_path, hint="default: TFDS's own", optional=True, normal=as_path),
     ] = None
     """Folder in which TensorFlow Datasets keeps its data"""
 
@@ -204,26 +207,26 @@ class CommonConfig(Settings):
 class MembersConfig(CommonConfig):
     """Fields of every command that trains heads: labels, members, sweep and placement."""
 
-    labels: Annotated[int, *setting("N", whole(1), hint="default: all", optional=True)] = UNSET
+    labels: Annotated[int, *declare("N", integer(1), hint="default: all", optional=True)] = UNSET
     """Number of labelled examples, class-balanced; the other training images have no label"""
-    noise: Annotated[float, *setting("P", check_share, default=0.0, sweepable=True)] = UNSET
+    noise: Annotated[float, *declare("P", check_share, default=0.0, sweepable=True)] = UNSET
     """Share of training labels flipped to another class"""
-    members: Annotated[int, *setting("M", whole(1), default=1)] = UNSET
+    members: Annotated[int, *declare("M", integer(1), default=1)] = UNSET
     """Number of members trained in one program; member m equals the run with seed + m"""
-    share: Annotated[tuple[str, ...], *setting("NAME...", choices(SHARE), default=())] = UNSET
+    share: Annotated[tuple[str, ...], *declare("NAME...", choices(SHARE), default=())] = UNSET
     """Parts that all members have in common: encoder (one for all), order (of examples)"""
     sweep: Annotated[tuple[tuple[str, tuple[float, ...]], ...], *_SWEEP] = ()
     """Values to try for a number, with all members each; the choice is made on validation"""
     mesh: Annotated[
         str,
-        *setting("AXIS=N,...", check_mesh, hint="default: all devices along member", optional=True),
+        *declare("AXIS=N,...", check_mesh, hint="default: all devices along member", optional=True),
     ] = UNSET
     """Devices along the axes member and data, for instance member=4,data=2"""
     members_per_chunk: Annotated[
-        int, *setting("N", whole(1), hint="default: as memory and cache allow", optional=True)
+        int, *declare("N", integer(1), hint="default: as memory and cache allow", optional=True)
     ] = UNSET
     """Number of members that train at the same time"""
-    save_predictions: Annotated[bool, *setting("", check_switch, hint="default: off")] = False
+    save_predictions: Annotated[bool, *declare("", check_switch, hint="default: off")] = False
     """Write predictions-validation.npz and predictions-test.npz into the run's folder"""
 
 
@@ -233,14 +236,14 @@ class RecipeConfig(Settings):
 
     preset: Annotated[
         str,
-        *setting(
+        *declare(
             "NAME", choice("preset", PRESETS), hint="default: blog for 28x28 images, else quick"
         ),
     ] = UNSET
     """Preset with default values for all flags that are not given: blog or quick"""
     init: Annotated[
         str,
-        *setting("NAME", choice("init", INITS), default=by_preset(blog="torch", quick="lecun")),
+        *declare("NAME", choice("init", INITS), default=by_preset(blog="torch", quick="lecun")),
     ] = UNSET
     """Initial values: torch (uniform within 1/sqrt(fan_in)) or lecun (LeCun-normal, as Flax)"""
 
@@ -266,13 +269,14 @@ pretrain=PretrainConfig(epochs=1))
 
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
-    encoder_run: Annotated[str | None, *setting("RUN", check_text, optional=True)] = None
+    encoder_run: Annotated[str | None, *declare("RUN", check_text, optional=True)] = None
 
     def __post_init__(self) -> None:
         """Make the groups from mappings, too."""
         super().__post_init__()
         for name, kind in GROUPS.items():
             group = getattr(self, name)
+            # None is what an empty entry in a file gives.
             if not isinstance(group, kind):
                 made = from_mapping(kind, {} if group is None else group, name)
                 object.__setattr__(self, name, made)

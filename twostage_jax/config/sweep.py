@@ -7,20 +7,21 @@ the configuration, and every number that an objective or head takes by name.
 import itertools
 from collections.abc import Mapping, Sequence
 
-from twostage_jax.config.fields import Setting, dotted, settings_of
+from twostage_jax.config.fields import Declaration, declarations, dotted
 from twostage_jax.config.schema import GROUPS, Config
 
 
-def _declared() -> dict[str, Setting]:
-    names = {dotted(name): declared for name, declared in settings_of(Config).items()}
+def _declarations() -> dict[str, Declaration]:
+    names = {dotted(name): declaration for name, declaration in declarations(Config).items()}
     for group, kind in GROUPS.items():
-        for name, declared in settings_of(kind).items():
-            names[dotted(name, group)] = declared
+        for name, declaration in declarations(kind).items():
+            names[dotted(name, group)] = declaration
     return names
 
 
-DECLARED = _declared()
-SWEEPABLE = tuple(name for name, declared in DECLARED.items() if declared.sweepable)
+# Names as on the command line, so that messages can be copied from.
+DECLARATIONS = _declarations()
+SWEEPABLE = tuple(name for name, declaration in DECLARATIONS.items() if declaration.sweepable)
 
 
 def swept(config: Config) -> dict[str, tuple[float, ...]]:

@@ -12,7 +12,7 @@ Check: TypeAlias = Callable[[str, object], None]
 MESH_AXES = ("member", "data")
 MESH_SIZE = re.compile("[1-9][0-9]{0,8}")
 PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
-MAX_LAYERS = 100
+MAX_LAYERS = 100  # a file from a stranger must not ask for a program of any size
 LARGEST = 3e38  # all computation is in float32
 LONGEST_NAME = 255  # bytes of a file name on common file systems
 
@@ -79,7 +79,7 @@ def _is_number(value: object, least: float, below: float) -> bool:
     return type(value) in (int, float) and least <= value < below  # pyright: ignore
 
 
-def whole(least: int) -> Check:
+def integer(least: int) -> Check:
     """Make a check for integers of at least `least`."""
 
     def check(flag: str, value: object) -> None:
@@ -157,6 +157,7 @@ def _pairs(flag: str, value: object, form: str) -> list[tuple[str, object]]:
         if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[0], str):
             raise UserError(f"{flag} {shown(item)} is incomplete: write {form}")
         name, content = item
+        # A dict keeps the last one silently.
         if name in pairs:
             raise UserError(f"{flag} {shown(name)} is given twice: give it once")
         pairs[name] = content
@@ -175,6 +176,7 @@ def parse_mesh(text: object, flag: str = "--mesh") -> dict[str, int]:
         UserError: Another form, an axis that is unknown or given twice, or a size below 1.
     """
     axes: dict[str, int] = {}
+    # None: all devices along the member axis, which the caller decides.
     parts = [] if text is None else str(text).split(",")
     for part in parts:
         name, _, size = part.strip().partition("=")
