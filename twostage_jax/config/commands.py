@@ -16,7 +16,6 @@ from twostage_jax.config.schema import (
 )
 
 _Cache = Annotated[str | None, flag("DIR", "default: twostage_jax in the user's cache folder")]
-_DataDir = Annotated[Path | None, flag("DIR", "default: TFDS's own")]
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class Data(_Debug):
     """Source: digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
     validation: Annotated[int, flag("INT", "default: a tenth, at most 5000")] = UNSET
     """Number of training examples set aside for validation"""
-    data_dir: _DataDir = None
+    data_dir: Annotated[Path | None, flag("DIR", "default: TFDS's own")] = None
     """Folder in which TensorFlow Datasets keeps its data"""
 
 

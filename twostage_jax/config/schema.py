@@ -49,9 +49,6 @@ SHARE = ("encoder", "order")
 PRESETS = ("blog", "quick")
 NOT_COMPUTED = ("out", "save_predictions")  # fields about files; they change no result
 
-# Repeatable flags: a text on the command line, parsed by `normal` into pairs.
-_NUMBERS = declare("NAME=VALUE", check_numbers, normal=as_numbers, repeatable=True)
-_SWEEP = declare("NAME=V1,V2,...", check_sweep, normal=as_sweep, repeatable=True)
 T = TypeVar("T", bound="Settings")
 
 
@@ -96,12 +93,37 @@ def from_mapping(kind: type[T], values: object, where: str) -> T:
     return kind(**values)
 
 
+@dataclass(frozen=True, repr=False, kw_only=True)
+class StageConfig(Settings):
+    """Fields of both stages. Those of the training do not apply to a head solved in one call."""
+
+    epochs: Annotated[
+        int, *declare("INT", integer(0), default=by_preset(blog=5, quick=20), trained=True)
+    ] = UNSET
+    """Passes over the training images; 0 keeps the initial values"""
+    batch_size: Annotated[int, *declare("INT", integer(1), default=32, trained=True)] = UNSET
+    """Examples per step"""
+    learning_rate: Annotated[
+        float, *declare("FLOAT", check_above_zero, default=0.001, sweepable=True, trained=True)
+    ] = UNSET
+    """Step size of Adam"""
+    weight_decay: Annotated[
+        float, *declare("FLOAT", check_from_zero, default=0.0, sweepable=True, trained=True)
+    ] = UNSET
+    """Decoupled weight decay, as in AdamW"""
+    set: Annotated[
+        tuple[tuple[str, float], ...],
+        *declare("NAME=VALUE", check_numbers, normal=as_numbers, repeatable=True),
+    ] = ()
+    """Value for a number that the objective or head takes, for instance temperature=0.2"""
+
+
 @dataclass(frozen=True, repr=False)
-class PretrainConfig(Settings):
+class PretrainConfig(StageConfig):
     """Stage 1: an encoder trained on images without labels.
 
-    >>> PretrainConfig(epochs=3, set={"noise": 0.5})
-    PretrainConfig(epochs=3, set=(('noise', 0.5),))
+    >>> PretrainConfig(epochs=3, set={"temperature": 0.5})
+    PretrainConfig(epochs=3, set=(('temperature', 0.5),))
     """
 
     objective: Annotated[
@@ -117,28 +139,14 @@ class PretrainConfig(Settings):
         UNSET
     )
     """Layer sizes of the encoder; the decoder mirrors them"""
-    epochs: Annotated[int, *declare("INT", integer(0), default=by_preset(blog=5, quick=20))] = UNSET
-    """Passes over the training images; 0 keeps the encoder at its initial values"""
-    batch_size: Annotated[int, *declare("INT", integer(1), default=32)] = UNSET
-    """Examples per step"""
-    learning_rate: Annotated[
-        float, *declare("FLOAT", check_above_zero, default=0.001, sweepable=True)
-    ] = UNSET
-    """Step size of Adam"""
-    weight_decay: Annotated[
-        float, *declare("FLOAT", check_from_zero, default=0.0, sweepable=True)
-    ] = UNSET
-    """Decoupled weight decay, as in AdamW"""
-    set: Annotated[tuple[tuple[str, float], ...], *_NUMBERS] = ()
-    """Value for a number that the objective takes, for instance noise=0.3"""
 
 
 @dataclass(frozen=True, repr=False)
-class HeadConfig(Settings):
+class HeadConfig(StageConfig):
     """Stage 2: a head on the frozen encoder.
 
     >>> HeadConfig(protocol="knn", set="k=5")
-    HeadConfig(protocol='knn', set=(('k', 5.0),))
+    HeadConfig(set=(('k', 5.0),), protocol='knn')
     """
 
     protocol: Annotated[
@@ -153,23 +161,6 @@ class HeadConfig(Settings):
         tuple[int, ...], *declare("INT...", layer_sizes(0), default=(64,), trained=True)
     ] = UNSET
     """Sizes of the hidden layers; no size gives a linear layer"""
-    epochs: Annotated[
-        int, *declare("INT", integer(0), default=by_preset(blog=5, quick=20), trained=True)
-    ] = UNSET
-    """Passes over the labelled images"""
-    batch_size: Annotated[int, *declare("INT", integer(1), default=32, trained=True)] = UNSET
-    """Examples per step"""
-    learning_rate: Annotated[
-        float,
-        *declare("FLOAT", check_above_zero, default=0.001, sweepable=True, trained=True),
-    ] = UNSET
-    """Step size of Adam"""
-    weight_decay: Annotated[
-        float, *declare("FLOAT", check_from_zero, default=0.0, sweepable=True, trained=True)
-    ] = UNSET
-    """Decoupled weight decay, as in AdamW"""
-    set: Annotated[tuple[tuple[str, float], ...], *_NUMBERS] = ()
-    """Value for a number that the head takes, for instance label-smoothing=0.1"""
 
 
 # The two stages, in the order of their training.
@@ -215,7 +206,10 @@ class MembersConfig(CommonConfig):
     """Number of members trained in one program; member m equals the run with seed + m"""
     share: Annotated[tuple[str, ...], *declare("NAME...", choices(SHARE), default=())] = UNSET
     """Parts that all members have in common: encoder (one for all), order (of examples)"""
-    sweep: Annotated[tuple[tuple[str, tuple[float, ...]], ...], *_SWEEP] = ()
+    sweep: Annotated[
+        tuple[tuple[str, tuple[float, ...]], ...],
+        *declare("NAME=V1,V2,...", check_sweep, normal=as_sweep, repeatable=True),
+    ] = ()
     """Values to try for a number, with all members each; the choice is made on validation"""
     mesh: Annotated[
         str,
