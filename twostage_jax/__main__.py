@@ -1,4 +1,4 @@
-"""`python -m twostage_jax` is `twostage`."""
+"""Entry point of `twostage` and of `python -m twostage_jax`."""
 
 import sys
 
@@ -6,7 +6,7 @@ from twostage_jax.signals import handled
 
 
 def main() -> int:
-    """The command line; signals are heard while it is imported, too."""
+    """Run the command line. Signals are handled while it is imported, too."""
     with handled():
         from twostage_jax import cli
 

@@ -1,4 +1,4 @@
-"""The command line. Arguments are parsed before jax is imported, so that mistakes show at once."""
+"""The command line. It parses before it imports jax, so that mistakes show at once."""
 
 import contextlib
 import dataclasses
@@ -9,78 +9,64 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import tyro
 
-from twostage_jax.config.commands import COMMANDS, Bench, Data, Evaluate, Head, Pretrain
-from twostage_jax.config.fields import check_coverage, check_whole
-from twostage_jax.config.schema import Config, check, from_dict, overlay, to_dict
+from twostage_jax.config.commands import (
+    COMMANDS,
+    Bench,
+    Command,
+    Data,
+    Evaluate,
+    Head,
+    Pretrain,
+    Training,
+)
+from twostage_jax.config.layers import from_dict, overlay, to_dict
+from twostage_jax.config.rules import check, trial_count
+from twostage_jax.config.schema import Config
+from twostage_jax.config.values import check_coverage, check_whole
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import Corrupted, UserError, did_you_mean
 from twostage_jax.files import read_json
-from twostage_jax.runs.resume import check_unchanged
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import Interrupted, farewell, handled, interrupt_as_exception
-from twostage_jax.store.layout import CONFIG
 
 DESCRIPTION = (
     "Two-stage training in JAX: pretrain an encoder on images without labels, freeze it, train a "
     "head on it. Start with: twostage run"
 )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status.
-
-    0: done. 2: a mistake the user can mend, told in one line. 130, 143: interrupted, with the state
-    saved. 141: nobody reads the output any more. Our own bugs are raised as they are.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    _open_standard_streams()
-    # A cache of programs that cannot be read or written costs time, and jax a warning for each.
-    warnings.filterwarnings("ignore", message="Error .* persistent compilation cache entry")
-    try:
-        with handled():
-            _act(parse(argv))
-    except BrokenPipeError:  # as in: twostage run --help | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except (UserError, OSError) as error:  # a full disk or a folder without permission, too
-        if "--debug" in argv:
-            traceback.print_exc()
-        print(f"twostage: error: {UserError(' '.join(str(error).split()))}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(farewell(stop), end="", file=sys.stderr)
-        return 128 + stop.signum
-    return 0
+# Text of tyro's error box that repeats what our one line says anyway.
+BOILERPLATE = re.compile(r"Got errors:|For full helptext|Arguments are applied")
+NO_TYPE = re.compile(
+    r"Error parsing (\S+): no type matching (.*) could be instantiated from \[(.*)\]"
+)
 
 
 def _open_standard_streams() -> None:
-    """Keep our files from becoming standard output where that was closed, as by `>&-`."""
+    """Open closed standard streams, so that no file of ours becomes standard output."""
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        except OSError:  # closed, for instance by `>&-`
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
-def parse(argv: Sequence[str]) -> Any:
-    """One of the commands above.
+def parse(argv: Sequence[str]) -> Command:
+    """Parse the arguments into one of the commands.
 
     Raises:
-        UserError: what cannot be parsed, in one line.
-        SystemExit: after --help.
+        UserError: Arguments that cannot be parsed, in one line.
+        SystemExit: After --help.
     """
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         raise UserError(f"unknown command {argv[0]!r}: {did_you_mean(argv[0], COMMANDS)}")
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), warnings.catch_warnings():
-            # None is our "not given" in fields of another type; tyro takes it, with a warning.
+        with contextlib.redirect_stderr(output), warnings.catch_warnings():
+            # Our fields use None for "not given"; tyro accepts that with a warning.
             warnings.filterwarnings("ignore", message=".*annotated with type.*NoneType.*")
             return tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
@@ -93,47 +79,49 @@ def parse(argv: Sequence[str]) -> Any:
         if not stop.code:
             raise
         command = f" {argv[0]}" if argv and argv[0] in COMMANDS else ""
-        raise UserError(_one_line(said.getvalue(), f"twostage{command} --help")) from None
+        raise UserError(_one_line(output.getvalue(), f"twostage{command} --help")) from None
 
 
 def _one_line(box: str, help_command: str) -> str:
-    """tyro's box of an error as one sentence: what is wrong, the nearest flags, where to look."""
-    # Drawn with Unicode or, where the terminal's encoding is another, with ASCII.
+    """Convert tyro's error box into one line: the error, the nearest flags, the help command."""
+    # The frame is Unicode, or ASCII in a terminal of another encoding.
     lines = [line.replace("─", "-").strip("│|╭╮╰╯+ ") for line in box.splitlines()]
     text = "\n".join("" if set(line) == {"-"} else line or " " for line in lines[1:])
     sections = [" ".join(part.split()) for part in text.split("\n\n")]
-    what = re.split(r"Got errors:|For full helptext|Arguments are applied", sections[0])[0]
-    what = re.sub(r" \(applied to [^)]*\)", "", what).strip(" .:")
-    what = re.sub(
-        r"Error parsing (\S+): no type matching (.*) could be instantiated from \[(.*)\]",
-        r"\1 takes \2, not \3",
-        what.replace("{None}|", ""),
-    )
-    near = [s for s in sections if s.startswith("Perhaps you meant")]
-    flags = list(dict.fromkeys(re.findall(r"--[a-z][\w.-]*", near[0]))) if near else []
-    flags = [name for name in flags if name not in ("--help", *what.split())]
-    hint = f"; did you mean {' or '.join(flags[:2])}?" if flags else ";"
-    return f"{what}{hint} see {help_command}"
+    error = BOILERPLATE.split(sections[0])[0]
+    error = re.sub(r" \(applied to [^)]*\)", "", error).strip(" .:")
+    error = NO_TYPE.sub(r"\1 takes \2, not \3", error.replace("{None}|", ""))
+    suggestions = [part for part in sections if part.startswith("Perhaps you meant")]
+    flags = re.findall(r"--[a-z][\w.-]*", "".join(suggestions[:1]))
+    nearest = [name for name in dict.fromkeys(flags) if name not in ("--help", *error.split())]
+    hint = f"; did you mean {' or '.join(nearest[:2])}?" if nearest else ";"
+    return f"{error}{hint} see {help_command}"
 
 
-def _act(command: Any) -> None:
+def execute(command: Command) -> None:
+    """Execute a parsed command."""
     if isinstance(command, Data):
-        _show_data(command)
+        _describe_data(command)
     elif isinstance(command, Evaluate):
         _evaluate(command)
     elif isinstance(command, Bench):
-        with interrupt_as_exception():  # what it measures runs in processes of its own
+        with interrupt_as_exception():  # the benchmark trains in processes of its own
             _bench(command)
     else:
         _train(command)
 
 
-def _train(command: Any) -> None:
-    config = _config(command)
+def _train(command: Training) -> None:
+    config = requested_config(command)
     terminal = Terminal()
-    with terminal.phase("import", "importing jax"):
+    with terminal.status("importing jax"):
+        from twostage_jax.engine.compile import use_cores
         from twostage_jax.runs.run import run
-    _keep_compiled(command, terminal)
+    # Members train side by side, one per core. This only works before jax is first used.
+    trials = trial_count(_with_stored(config) if command.resume else config)
+    if trials > 1:
+        use_cores(trials)
+    _keep_compiled(command.compile_cache, terminal)
     run(
         config,
         resume=command.resume,
@@ -145,85 +133,98 @@ def _train(command: Any) -> None:
     )
 
 
-def _keep_compiled(command: Any, terminal: Terminal) -> None:
+def requested_config(command: Training) -> Config:
+    """Configuration from the flags and a `--config` file, checked without importing jax.
+
+    Raises:
+        UserError: A value or combination that is not allowed.
+    """
+    names = {item.name for item in dataclasses.fields(Config)}
+    options = {name: value for name, value in vars(command).items() if name in names}
+    config = Config(**options)
+    if isinstance(command, Head):
+        if not (command.from_ or command.resume):
+            raise UserError("head needs the run that has the encoder: give --from RUN")
+        source = str(command.from_) if command.from_ else None
+        config = dataclasses.replace(config, encoder_run=source)
+    elif command.config:
+        if command.preset:
+            raise UserError("--preset and --config both give default values: leave out one of them")
+        config = overlay(config, to_dict(read_config_file(command.config, command.trust_code)))
+    check(config)
+    if command.resume and not command.out:
+        raise UserError("--resume needs the folder of the run: add --out DIR")
+    return config
+
+
+def read_config_file(path: Path, trust_code: bool) -> Config:
+    """Read the `config.json` of an earlier run, or a file like it."""
+    return from_dict(read_json(path), str(path), trust_code)
+
+
+def _with_stored(config: Config) -> Config:
+    """Complete a configuration with that of the run to resume, as far as it can be read."""
+    from twostage_jax.runs.open import read_config
+
+    with contextlib.suppress(UserError):  # `run` reports it, after it has locked the folder
+        # The names of code are only read here, not imported.
+        return overlay(config, to_dict(read_config(Path(config.out or ""), trust_code=True)))
+    return config
+
+
+def _keep_compiled(folder: str | None, terminal: Terminal) -> None:
     from twostage_jax.engine.compile import keep_compiled
 
     try:
-        keep_compiled(command.compile_cache)
+        keep_compiled(folder)
     except OSError as error:
-        if command.compile_cache:
+        if folder:
             raise UserError(
-                f"cannot keep compiled programs in {command.compile_cache}: {error.strerror}; give "
-                "--compile-cache a folder that can be written to, or off"
+                f"cannot keep compiled programs in {folder}: {error.strerror}; give "
+                "--compile-cache a writable folder, or off"
             ) from error
+        # The default folder is only a convenience.
         keep_compiled("off")
-        terminal.notice(f"no compiled program is kept for the next start: {error}")
-
-
-def _config(command: Any) -> Config:
-    """The config that the flags and a `--config` file give, checked without importing jax."""
-    names = {item.name for item in dataclasses.fields(Config)}
-    # An empty list is what a flag leaves that is not there.
-    given: dict[str, Any] = {
-        name: None if value == () else value
-        for name, value in vars(command).items()
-        if name in names
-    }
-    config = Config(**given)
-    if isinstance(command, Head):
-        if not (command.from_ or command.resume):
-            raise UserError("head needs the run whose encoder it uses: give --from RUN")
-        config = dataclasses.replace(
-            config, encoder_run=str(command.from_) if command.from_ else None
-        )
-    elif command.config:
-        if command.preset:
-            raise UserError("--preset and --config both give a recipe: leave one of them out")
-        config = overlay(config, to_dict(_read_config(command.config, command.trust_code)))
-    check(config)
-    if command.resume and not command.out:
-        raise UserError("--resume needs the folder to go on with: add --out DIR")
-    return config
-
-
-def _read_config(path: Path, trust_code: bool) -> Config:
-    try:
-        values = read_json(path)
-    except UserError as error:
-        raise UserError(f"{error}; give the config.json of an earlier run") from error
-    config = from_dict(values, str(path), trust_code)
-    if path.name == CONFIG:
-        check_unchanged(path.parent, values)
-    return config
+        terminal.notice(f"compiled programs are not kept for the next start: {error}")
 
 
 def _evaluate(command: Evaluate) -> None:
     for spec in (command.data, command.ood):
         if spec is not None:
             check_spec(spec)
-    check_coverage(command.coverage)
+    if command.coverage is not None:
+        check_coverage("--coverage", command.coverage)
     if command.ood and command.data:
         raise UserError("--ood compares with the run's own data: leave out --data")
     terminal = Terminal()
-    with terminal.phase("import", "importing jax"):
-        from twostage_jax.runs.evaluate import judge
+    with terminal.status("importing jax"):
+        from twostage_jax.runs.evaluate import evaluate
         from twostage_jax.runs.open import open_run
-    _keep_compiled(command, terminal)
+    _keep_compiled(command.compile_cache, terminal)
     try:
         run = open_run(command.run, command.trust_code)
     except Corrupted as error:
-        raise UserError(f"{error}; twostage run --resume --out {command.run} mends it") from error
-    names = ("split", "data", "data_dir", "ood", "coverage", "save_predictions")
-    judge(run, terminal, **{name: getattr(command, name) for name in names})
+        raise UserError(
+            f"{error}; repair it with twostage run --resume --out {command.run}"
+        ) from error
+    evaluate(
+        run,
+        terminal,
+        split=command.split,
+        data=command.data,
+        data_dir=command.data_dir,
+        ood=command.ood,
+        coverage=command.coverage,
+        save_predictions=command.save_predictions,
+    )
 
 
-def _show_data(command: Data) -> None:
-    check_spec(command.spec)
+def _describe_data(command: Data) -> None:
     from twostage_jax.data.sources import load
     from twostage_jax.show.tables import show_dataset
 
     terminal = Terminal()
-    with terminal.phase("data", "reading data"):
+    with terminal.status("reading data"):
         dataset = load(command.spec, command.validation, command.data_dir)
     show_dataset(dataset, terminal)
 
@@ -232,9 +233,11 @@ def _bench(command: Bench) -> None:
     if command.data is not None:
         check_spec(command.data)
     for name in ("repeats", "epochs"):
-        check_whole(f"--{name}", getattr(command, name), 1)
+        value = getattr(command, name)
+        if value is not None:
+            check_whole(f"--{name}", value, 1)
     if command.parity and command.members:
-        raise UserError("--parity and --members are two benchmarks: ask for one")
+        raise UserError("--parity and --members are two benchmarks: give one of them")
     if command.parity:
         from twostage_jax.bench.parity import certify
 
@@ -243,7 +246,41 @@ def _bench(command: Bench) -> None:
     from twostage_jax.bench.harness import bench
     from twostage_jax.bench.members import bench_members
 
-    options = ("device", "quick", "repeats", "epochs", "rows")
-    chosen = {name: getattr(command, name) for name in options}
     measure = bench_members if command.members else bench
-    measure(command.data, command.out, **chosen)
+    measure(
+        command.data,
+        command.out,
+        device=command.device,
+        quick=command.quick,
+        repeats=command.repeats,
+        epochs=command.epochs,
+        rows=command.rows,
+    )
+
+
+def main(argv: Sequence[str] | None = None, execute: Callable[[Command], None] = execute) -> int:
+    """Run one command and return its exit status.
+
+    The status is 0 for success, 2 for an error that the user can fix (one line on stderr), 130 or
+    143 after SIGINT or SIGTERM (the state is saved), and 141 for a closed pipe. Our own bugs are
+    raised. A test may replace `execute`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    _open_standard_streams()
+    # An unusable cache of programs only costs time, and jax would warn once per program.
+    warnings.filterwarnings("ignore", message="Error .* persistent compilation cache entry")
+    try:
+        with handled():
+            execute(parse(argv))
+    except BrokenPipeError:  # for instance: twostage run --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (UserError, OSError) as error:  # OSError: a full disk, a folder without permission
+        if "--debug" in argv:
+            traceback.print_exc()
+        print(f"twostage: error: {UserError(' '.join(str(error).split()))}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(farewell(stop), end="", file=sys.stderr)
+        return 128 + stop.signum
+    return 0

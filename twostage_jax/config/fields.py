@@ -1,123 +1,200 @@
-"""Checks of single values, before anything is imported or read: what came, and what would do."""
+"""The declaration of a field: metavar, check, default by preset and sweepability in one place.
 
-import re
-from collections.abc import Collection
+A field is written once, in `schema.py`, as `Annotated[type, *declare(…)]`. Its flag, its help, its
+check, its place in the presets and in the table of sweepable scalars are derived from that.
+"""
+
+import functools
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from twostage_jax.errors import UserError, did_you_mean, shown
+import tyro
 
-MESH_AXES = ("member", "data")
-SIZE = re.compile("[1-9][0-9]{0,8}")
-MOST_LAYERS = 100
-# Each training is a row of every table of a run, and has a key and a state on the host.
-MOST_ROWS = 1_000_000
-LARGEST = 3e38  # float32, in which all is computed
+from twostage_jax.config.values import Check
+
+# Fields have the type of their resolved value. Before that, None means "not given".
+UNSET: Any = None
 
 
-def check_out(folder: Path) -> None:
-    """Raise `UserError` where Orbax could not write a run's checkpoints.
+@dataclass(frozen=True)
+class ByPreset:
+    """A default that differs between presets."""
 
-    It takes some characters for a pattern, and a name such as `gs:` for a bucket.
+    values: Mapping[str, object]
+
+
+def by_preset(**values: object) -> ByPreset:
+    """A default for each preset, by the preset's name."""
+    return ByPreset(values)
+
+
+@dataclass(frozen=True, eq=False)  # hashed by identity: tyro hashes annotations
+class Declaration:
+    """Declaration of one field.
+
+    Attributes:
+        check: Check of a given value.
+        default: Default value, or a `ByPreset`; None if no preset has one.
+        sweepable: True if the field is a scalar that `--sweep` can vary.
+        trained: True if the field only applies to a head that is trained step by step.
+        optional: True if a resolved config may leave the field open.
+        normal: Converts the forms that JSON, Python and the command line use into one form. It
+            leaves a malformed value as it is, for `check` to report.
     """
+
+    check: Check
+    default: object
+    sweepable: bool
+    trained: bool
+    optional: bool
+    normal: Callable[[object], object]
+
+    def default_of(self, preset: str) -> object:
+        """Return the default that a preset gives, or None."""
+        if isinstance(self.default, ByPreset):
+            return self.default.values[preset]
+        return self.default
+
+
+def declare(
+    metavar: str,
+    check: Check,
+    *,
+    default: object = None,
+    hint: str = "",
+    sweepable: bool = False,
+    trained: bool = False,
+    optional: bool = False,
+    normal: Callable[[object], object] | None = None,
+    repeatable: bool = False,
+) -> tuple[object, ...]:
+    """Annotations of a field: its `Declaration`, and its flag for tyro.
+
+    Args:
+        metavar: Placeholder for the value in the help text.
+        hint: Text for the default in the help text; derived from `default` if empty.
+        repeatable: True for a flag that takes one text and may be repeated.
+
+    The other arguments are those of `Declaration`.
+    """
+    optional = optional or repeatable
+    declaration = Declaration(check, default, sweepable, trained, optional, normal or as_tuple)
+    if not repeatable:
+        return (declaration, flag(metavar, hint or _hint(default)))
+    hint = "(repeatable)"
+    argument = tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, constructor=tuple[str, ...])
+    return (declaration, argument, tyro.conf.UseAppendAction)
+
+
+def flag(metavar: str, hint: str) -> object:
+    """Placeholder and default of a flag, for tyro's help text."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({hint})")
+
+
+def _hint(default: object) -> str:
+    if isinstance(default, ByPreset):
+        return ", ".join(f"{name}: {_words(value)}" for name, value in default.values.items())
+    return f"default: {_words(default)}"
+
+
+def _words(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
+@functools.cache
+def declarations(kind: type) -> dict[str, Declaration]:
+    """Declarations of the fields of a dataclass, by name."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {
+        name: annotation
+        for name, hint in hints.items()
+        for annotation in getattr(hint, "__metadata__", ())
+        if isinstance(annotation, Declaration)
+    }
+
+
+def flag_name(name: str, group: str = "") -> str:
+    """Flag of a field: `--head.learning-rate`."""
+    return f"--{dotted(name, group)}"
+
+
+def dotted(name: str, group: str = "") -> str:
+    """Name of a field as `--sweep` takes it: `head.learning-rate`."""
+    path = f"{group}.{name}" if group else name
+    return path.replace("_", "-")
+
+
+def present(values: object) -> dict[str, Any]:
+    """Fields of a dataclass that have a value, in their order."""
+    items = {item.name: getattr(values, item.name) for item in fields(values)}  # pyright: ignore
+    return {name: value for name, value in items.items() if value is not None}
+
+
+def as_tuple(value: object) -> object:
+    """Convert a list, as JSON has it, into a tuple: configs are hashable."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def as_path(value: object) -> object:
+    """Convert a string into a path."""
+    return Path(value) if isinstance(value, str) else value
+
+
+def as_numbers(value: object) -> object:
+    """Convert `NAME=VALUE` texts, a mapping or pairs into `((parameter, number), …)`."""
+    return _as_pairs(value, _parameter_name, _as_number)
+
+
+def as_sweep(value: object) -> object:
+    """Convert `NAME=V1,V2` texts, a mapping or pairs into `((field, (number, …)), …)`."""
+    return _as_pairs(value, _sweep_name, _as_values)
+
+
+def _as_pairs(
+    value: object, name_of: Callable[[str], str], content_of: Callable[[object], object]
+) -> object:
+    if isinstance(value, str):
+        value = (value,)
+    if isinstance(value, Mapping):
+        value = tuple(value.items())
+    if not isinstance(value, list | tuple):
+        return value
+    pairs = []
+    for item in value:
+        if isinstance(item, str) and "=" in item:
+            item = item.split("=", 1)
+        if isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str):
+            item = (name_of(item[0]), content_of(item[1]))
+        pairs.append(item)
+    # tyro gives an empty tuple for a repeatable flag that is absent.
+    return tuple(pairs) or None
+
+
+def _parameter_name(name: str) -> str:
+    return name.strip().replace("-", "_")
+
+
+def _sweep_name(name: str) -> str:
+    return name.strip().removeprefix("--").replace("_", "-")
+
+
+def _as_values(value: object) -> object:
+    if isinstance(value, str):
+        value = value.split(",")
+    items = value if isinstance(value, list | tuple) else (value,)
+    return tuple(map(_as_number, items))
+
+
+def _as_number(value: object) -> object:
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        return value
     try:
-        parts = [part.encode() for part in folder.absolute().parts]
-    except UnicodeEncodeError as error:
-        raise UserError(f"the folder {folder} has bytes that are not UTF-8: rename it") from error
-    odd = sorted(set(str(folder.absolute())) & set("[]*?\\\0"))
-    if odd or b"gs:" in parts:
-        raise UserError(
-            f"no checkpoint can be written to {folder.absolute()}, because of "
-            f"{' '.join(odd) or 'gs:'} in it: give an --out without"
-        )
-    if max(map(len, parts)) > 255:
-        raise UserError(
-            f"{folder} has a name of {max(map(len, parts))} bytes, the most is 255: give a shorter "
-            "--out"
-        )
-
-
-def check_rows(members: int | None, points: int) -> None:
-    """Raise `UserError` where members at all points of a sweep are more than a run can keep."""
-    if (members or 1) * points > MOST_ROWS:
-        raise UserError(
-            f"--members {members or 1} at {points:,} points of the sweep are "
-            f"{(members or 1) * points:,} trainings: at most {MOST_ROWS:,} are one run; take fewer"
-        )
-
-
-def check_text(flag: str, value: Any) -> None:
-    """Raise `UserError` where a value that is given is no text."""
-    if value is not None and not isinstance(value, str):
-        raise UserError(f"{flag} is {shown(value)}: give text")
-
-
-def check_whole(flag: str, value: Any, least: int) -> None:
-    """Raise `UserError` where a value that is given is no whole number of at least `least`."""
-    if value is not None and (type(value) is not int or not least <= value < 2**31):
-        raise UserError(
-            f"{flag} is {shown(value)}: give a whole number of at least {least}, below {2**31}"
-        )
-
-
-def check_above_zero(flag: str, value: Any) -> None:
-    """Raise `UserError` where a value that is given is no finite number above 0."""
-    if value is not None and (type(value) not in (int, float) or not 0 < value < LARGEST):
-        raise UserError(f"{flag} is {shown(value)}: give a number above 0, for instance 0.001")
-
-
-def check_from_zero(flag: str, value: Any, below: float = LARGEST) -> None:
-    """Raise `UserError` where a value that is given is not at least 0 and under `below`."""
-    if value is not None and (type(value) not in (int, float) or not 0 <= value < below):
-        most = "" if below == LARGEST else f" and less than {below:g}"
-        raise UserError(f"{flag} is {shown(value)}: give a number of at least 0{most}")
-
-
-def check_widths(flag: str, value: Any, at_least: int) -> None:
-    """Raise `UserError` where a value that is given is no tuple of sizes of layers."""
-    if value is None:
-        return
-    if not isinstance(value, tuple) or len(value) < at_least:
-        raise UserError(
-            f"{flag} is {shown(value)}: give the sizes of the layers, for instance 256 128"
-        )
-    if len(value) > MOST_LAYERS:
-        raise UserError(f"{flag} has {len(value):,} layers: give at most {MOST_LAYERS}")
-    for width in value:
-        check_whole(flag, width, 1)
-
-
-def check_choice(kind: str, value: Any, names: Collection[str], imports: bool = False) -> None:
-    """Raise `UserError` where a value that is given is none of `names`, nor code to import."""
-    if value is None or (isinstance(value, str) and value in names):
-        return
-    if imports and isinstance(value, str) and ":" in value:
-        return
-    also = ", or package.module:name" if imports else ""
-    raise UserError(f"unknown {kind} {shown(value)}: {did_you_mean(str(value), names)}{also}")
-
-
-def check_mesh(text: Any) -> dict[str, int]:
-    """The axes of a mesh from `member=4,data=2`; none where `text` is None.
-
-    Raises:
-        UserError: another form, an axis that is unknown or given twice, a size below 1.
-    """
-    axes: dict[str, int] = {}
-    for part in [] if text is None else str(text).split(","):
-        name, _, size = part.strip().partition("=")
-        if name not in MESH_AXES or name in axes or not SIZE.fullmatch(size):
-            raise UserError(
-                f"--mesh is {shown(text)}: give devices along {' and '.join(MESH_AXES)}, for "
-                "instance member=4,data=2"
-            )
-        axes[name] = int(size)
-    return axes
-
-
-def check_coverage(value: Any) -> None:
-    """Raise `UserError` for a coverage outside (0, 1)."""
-    if value is not None and not 0 < value < 1:
-        raise UserError(
-            f"--coverage is {shown(value)}: give a number between 0 and 1, for instance 0.95"
-        )
+        # 1 and 1.0 are one value, for the checks of a resumed run too.
+        return float(value)
+    except (ValueError, OverflowError):
+        return value

@@ -1,0 +1,149 @@
+"""Layers of a configuration: what flags, files and presets supply, and what survives a file."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from twostage_jax.config.fields import declarations
+from twostage_jax.config.layers import from_dict, imported_names, overlay, resolve, to_dict
+from twostage_jax.config.layers import unresolved as open_fields
+from twostage_jax.config.presets import preset_values
+from twostage_jax.config.rules import check, trial_count
+from twostage_jax.config.schema import (
+    GROUPS,
+    PRESETS,
+    PROTOCOLS,
+    SOLVED,
+    Config,
+    HeadConfig,
+    PretrainConfig,
+)
+from twostage_jax.errors import UserError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=6,
+)
+NAMES = st.sampled_from([*declarations(Config), *declarations(HeadConfig), *GROUPS])
+
+
+def test_the_blog_preset_is_the_recipe_of_the_blog():
+    config = resolve(Config(), (28, 28, 1), 5000)
+    adam = {"batch_size": 32, "learning_rate": 0.001, "weight_decay": 0.0}
+    assert config == Config(
+        preset="blog",
+        init="torch",
+        data="digits",
+        seed=0,
+        validation=5000,
+        noise=0.0,
+        members=1,
+        share=(),
+        pretrain=PretrainConfig("autoencoder", "mlp", (256, 128), epochs=5, **adam),
+        head=HeadConfig("mlp", "auto", (64,), epochs=5, **adam),
+    )
+    assert resolve(Config(), (8, 8, 1), 0).preset == "quick"
+    assert resolve(Config(preset="blog"), (8, 8, 1), 0).preset == "blog"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_resolved_config_is_valid_complete_and_survives_its_file(preset, protocol):
+    options = {"preset": preset, "head": {"protocol": protocol, "set": {"strength": 2}}}
+    extra = {"data": "mnist", "data_dir": Path("somewhere"), "labels": 100, "share": ["order"]}
+    sweep = {"pretrain.temperature": [1, 0.5], "noise": [0, 0.1]}
+    config = resolve(Config(**options, **extra, sweep=sweep), (8, 8, 1), 3)
+    check(config)
+    assert open_fields(config) == []
+    stored = json.loads(json.dumps(to_dict(config)))
+    assert from_dict(stored, "here") == config
+    assert list(stored["sweep"].items()) == list(sweep.items())
+    # A solved head has no epochs, so no preset may supply them.
+    assert (config.head.epochs is None) == (protocol in SOLVED)
+    hash(config)
+
+
+def test_a_fresh_config_is_open_where_a_preset_has_a_value():
+    missing = set(open_fields(Config()))
+    values = preset_values("blog")
+    from_preset = {name for name in values if name not in GROUPS}
+    for group in GROUPS:
+        from_preset |= {f"{group}.{name}" for name in values[group]}
+    trained = {f"head.{name}" for name, field in declarations(HeadConfig).items() if field.trained}
+    assert missing == (from_preset | {"preset", "validation"}) - trained
+
+
+def test_given_values_win_zero_included_and_numbers_merge_by_name():
+    config = Config(seed=0, pretrain={"epochs": 0, "set": "b=2"})
+    base = {"seed": 7, "pretrain": {"epochs": 5, "batch_size": 64, "set": {"a": 1, "b": 1}}}
+    merged = overlay(config, base)
+    assert (merged.seed, merged.pretrain.epochs, merged.pretrain.batch_size) == (0, 0, 64)
+    assert merged.pretrain.set == (("a", 1.0), ("b", 2.0))
+
+
+def test_another_head_inherits_no_numbers_and_a_solved_head_no_epochs():
+    base = to_dict(resolve(Config(head={"set": "label-smoothing=0.1"}), (8, 8, 1), 0))
+    assert overlay(Config(), base).head.set == (("label_smoothing", 0.1),)
+    assert overlay(Config(head={"protocol": "knn"}), base).head == HeadConfig("knn")
+    solved = to_dict(resolve(Config(head={"protocol": "ridge"}), (8, 8, 1), 0))
+    trained = resolve(overlay(Config(head={"protocol": "mlp"}), solved), (8, 8, 1), 0)
+    assert trained.head.epochs == 20
+
+
+def test_a_resumed_sweep_keeps_the_order_of_its_points():
+    base = to_dict(Config(sweep=("noise=0,0.1", "head.k=1,5")))
+    again = overlay(Config(sweep=("head.k=1,5", "noise=0,0.1")), base)
+    assert [name for name, _ in again.sweep] == ["noise", "head.k"]
+    assert overlay(Config(sweep="noise=0,0.2"), base).sweep == (("noise", (0.0, 0.2)),)
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        ("noise=0,0.1", "--head.learning_rate=1"),
+        {"noise": (0, 0.1), "head.learning-rate": 1},
+        [["noise", [0, "0.1"]], ["head.learning-rate", "1"]],
+    ],
+)
+def test_a_sweep_has_one_form_whatever_it_was_written_as(sweep):
+    config = Config(sweep=sweep)
+    assert config == Config(sweep=(("noise", (0.0, 0.1)), ("head.learning-rate", (1.0,))))
+    assert trial_count(Config(sweep=sweep, members=3)) == 6
+
+
+def test_a_file_imports_no_code_unless_it_is_trusted():
+    values = {
+        "pretrain": {"encoder": "os:getcwd", "objective": "sys:exit"},
+        "head": {"protocol": "os:abort"},
+    }
+    expected = "imports os:getcwd and sys:exit and os:abort: give --trust-code"
+    with pytest.raises(UserError, match=expected):
+        from_dict(values, "config.json")
+    assert len(imported_names(from_dict(values, "config.json", trust_code=True))) == 3
+
+
+def test_printing_shows_only_the_given_fields():
+    assert repr(Config()) == "Config()"
+    assert repr(Config(seed=0, head={"epochs": 1})) == "Config(seed=0, head=HeadConfig(epochs=1))"
+
+
+@settings(
+    max_examples=50,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(values=JSON | st.dictionaries(NAMES, JSON, max_size=4))
+def test_any_json_gives_a_config_or_one_line(values):
+    for candidate in (values, {"pretrain": values}, {"head": values}):
+        try:
+            config = from_dict(candidate, "config.json")
+        except UserError as error:
+            assert str(error).isprintable()
+        else:
+            assert from_dict(json.loads(json.dumps(to_dict(config))), "again") == config

@@ -1,0 +1,119 @@
+"""Check of a whole configuration: each value once, then the rules between fields."""
+
+import math
+import re
+
+from twostage_jax.config.fields import declarations, dotted, flag_name
+from twostage_jax.config.schema import GROUPS, SOLVED, Config, HeadConfig, Settings
+from twostage_jax.config.sweep import DECLARATIONS, SWEEPABLE, swept
+from twostage_jax.data.spec import check_spec
+from twostage_jax.errors import UserError, did_you_mean, shown
+
+# A number that an objective or head may take; it is checked when the function is loaded.
+FUNCTION_NUMBER = re.compile(r"(pretrain|head)\.[a-z][a-z0-9-]*", re.IGNORECASE)
+# Every trial is a row in the tables of a run, and has a key and a state on the host.
+MAX_TRIALS = 1_000_000
+
+
+def check(config: Config) -> None:
+    """Check a configuration, resolved or not.
+
+    Raises:
+        UserError: The first value that is malformed, out of range or contradicts another.
+    """
+    _check_values(config, "")
+    for group in GROUPS:
+        _check_values(getattr(config, group), group)
+    # Before any data is read, because a source may take minutes.
+    if config.data is not None:
+        check_spec(config.data, config.data_dir is not None)
+    for group, kind in GROUPS.items():
+        _check_set(config, group, kind)
+    _check_sweep(config)
+    _check_solved(config)
+    _check_trials(config)
+    _check_selection(config)
+
+
+def _check_values(values: Settings, group: str) -> None:
+    for name, declaration in declarations(type(values)).items():
+        value = getattr(values, name)
+        if value is not None:
+            declaration.check(flag_name(name, group), value)
+
+
+def _check_set(config: Config, group: str, kind: type) -> None:
+    sweep = swept(config)
+    for name, _ in getattr(config, group).set or ():
+        flag = flag_name(name, group)
+        # Otherwise one field would have two values.
+        if name in declarations(kind):
+            raise UserError(f"--{group}.set {name} names a field with its own flag: use {flag}")
+        if dotted(name, group) in sweep:
+            raise UserError(
+                f"{dotted(name, group)} is both set and swept: leave out --{group}.set {name} or "
+                f"--sweep {dotted(name, group)}"
+            )
+
+
+def _check_sweep(config: Config) -> None:
+    for name, values in swept(config).items():
+        if name in SWEEPABLE:
+            for value in values:
+                DECLARATIONS[name].check(f"a value of --sweep {name}", value)
+        elif name in DECLARATIONS:
+            raise UserError(
+                f"cannot sweep {name}: it decides what is compiled (shapes, or the length of a "
+                "loop), and one program trains all points; run once per value, or sweep "
+                f"{', '.join(SWEEPABLE)}"
+            )
+        # The numbers of a function are unknown until it is imported, and that may need jax.
+        elif not FUNCTION_NUMBER.fullmatch(name):
+            raise UserError(f"cannot sweep {shown(name)}: {did_you_mean(name, SWEEPABLE)}")
+
+
+def _check_solved(config: Config) -> None:
+    protocol = config.head.protocol
+    if protocol not in SOLVED:
+        return
+    sweep = swept(config)
+    for name, declaration in declarations(HeadConfig).items():
+        path = dotted(name, "head")
+        if not declaration.trained:
+            continue
+        if getattr(config.head, name) is not None or path in sweep:
+            option = f"--sweep {path}" if path in sweep else f"--{path}"
+            raise UserError(
+                f"{option} goes with a trained head; {protocol} is solved in one call: leave it out"
+            )
+
+
+def trial_count(config: Config) -> int:
+    """Number of heads that a configuration trains: members times points of the sweep."""
+    return (config.members or 1) * math.prod(map(len, swept(config).values()))
+
+
+def _check_trials(config: Config) -> None:
+    count = trial_count(config)
+    if count > MAX_TRIALS:
+        raise UserError(
+            f"--members {config.members or 1} and --sweep ask for {count:,} trials: one run takes "
+            f"at most {MAX_TRIALS:,}; give fewer members or values"
+        )
+
+
+def _check_selection(config: Config) -> None:
+    sweep = swept(config)
+    # One value leaves nothing to choose.
+    if config.validation == 0 and any(len(values) > 1 for values in sweep.values()):
+        raise UserError(
+            "--sweep chooses on the validation split, and --validation is 0: give it examples"
+        )
+    # With one encoder for all, the points of stage 1 would be one and the same.
+    one_encoder = "encoder" in (config.share or ()) or config.encoder_run is not None
+    stage_1 = [name for name in sweep if name.startswith("pretrain.")]
+    if one_encoder and stage_1:
+        raise UserError(
+            f"cannot sweep {stage_1[0]} with one encoder for all: leave out --share encoder, or "
+            "sweep a number of the head"
+        )
