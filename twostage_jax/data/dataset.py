@@ -16,7 +16,6 @@ VALIDATION_LIMIT = 5000
 # Confusion matrices are K×K counts, for two splits in one `result.json`: at 2,000 classes they
 # take 28 MB each as text, and at most 64 MiB of that file are read.
 CLASS_LIMIT = 2000
-PARTS = ("train", "validation", "test")
 
 
 class Source(NamedTuple):
@@ -77,7 +76,7 @@ class TrainingData:
     @property
     def splits(self) -> dict[str, Split]:
         """The splits by name; `unlabelled` comes last and only if it is not empty."""
-        names = [name for name in PARTS if hasattr(self, name)]
+        names = [name for name in ("train", "validation", "test") if hasattr(self, name)]
         if len(self.unlabelled["image"]):
             names.append("unlabelled")
         return {name: getattr(self, name) for name in names}
@@ -152,9 +151,9 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
         sources.append(test)
     count = _validation_count(validation, len(train["label"]), source.name)
     train, held_out = set_aside(train, count)
-    splits = dict(zip(PARTS, (train, held_out, test), strict=True))
+    splits = {"train": train, "validation": held_out, "test": test}
     pool = train["image"][:0] if source.unlabelled is None else source.unlabelled
-    hashed = dict(splits)
+    hashed: dict[str, Split] = dict(splits)
     if len(pool):  # an empty pool must not change the fingerprints of sources without one
         hashed["unlabelled"] = _with_digests({"image": pool})
         sources.append(hashed["unlabelled"])

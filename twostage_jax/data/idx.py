@@ -100,7 +100,7 @@ def read_array(path: Path, gzipped: bool | None = None) -> np.ndarray:
 
 
 def _read_array(file: BinaryIO, path: Path, gzipped: bool) -> np.ndarray:
-    stream = GzipStream(file) if gzipped else file
+    stream = GzipStream(file, path) if gzipped else file
     shape = _read_shape(stream, path)
     expected = math.prod(shape)
     size = os.fstat(file.fileno()).st_size
@@ -151,15 +151,17 @@ class GzipStream:
     concatenated gzip streams are refused.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file = file
+        self._path = path
         self._inflate = zlib.decompressobj(GZIP_FORMAT)
 
     def read(self, size: int) -> bytes:
         """Return the next `size` bytes, or fewer at the end of the stream.
 
         Raises:
-            ValueError, zlib.error: a file that is corrupted, truncated or goes on after its stream.
+            UserError: more data after the stream.
+            ValueError, zlib.error: a corrupted or truncated file.
         """
         content = bytearray()
         while len(content) < size and not self._inflate.eof:
@@ -170,7 +172,8 @@ class GzipStream:
                 raise ValueError("the file ends before its gzip stream does")
             content += piece
         if self._inflate.eof and (self._inflate.unused_data or self._file.read(1)):
-            raise ValueError(
-                "data follows its gzip stream, and concatenated gzip files are refused"
+            raise UserError(
+                f"{self._path} has more data after its gzip stream, which is not supported: unpack "
+                "it with gunzip and remove the .gz"
             )
         return bytes(content)

@@ -38,18 +38,18 @@ NETWORK_SECONDS = 4.0
 Reachable = Callable[[str], bool]
 
 
-def is_reachable(url: str) -> bool:
-    """Return True if the host of `url` answers within a few seconds."""
+def is_reachable(url: str, seconds: float = NETWORK_SECONDS) -> bool:
+    """Return True if the host of `url` answers within about `seconds`."""
     answers = []
 
     def ask() -> None:
         with contextlib.suppress(requests.RequestException):
-            answers.append(requests.head(url, timeout=NETWORK_SECONDS))
+            answers.append(requests.head(url, timeout=seconds))
 
     # A thread, because no time limit of requests covers the DNS look-up.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(NETWORK_SECONDS + 1)
+    thread.join(1.25 * seconds)
     return bool(answers)
 
 
@@ -127,7 +127,7 @@ def _make_builder(name: str, root: Path) -> dataset_builder.DatasetBuilder:
         ) from error
 
 
-def _idx_builder(name: str) -> type[dataset_builder.DatasetBuilder]:
+def _idx_builder(name: str) -> Callable[..., dataset_builder.DatasetBuilder]:
     """Make a TFDS builder of `name` that reads IDX files and writes PNGs without TensorFlow.
 
     The prepared folder is the standard one, with the examples in TFDS's own order.
@@ -140,8 +140,8 @@ def _idx_builder(name: str) -> type[dataset_builder.DatasetBuilder]:
         urls = {
             split: [f"{stock.URL}{file}.gz" for file in files] for split, files in idx.FILES.items()
         }
-        paths = dl_manager.download(urls)
-        return {split: self._generate_examples(*files) for split, files in paths.items()}
+        paths = dl_manager.download(urls)  # in parallel; typed as if there were one URL
+        return {split: self._generate_examples(*files) for split, files in paths.items()}  # pyright: ignore
 
     def generate_examples(
         self: dataset_builder.GeneratorBasedBuilder, images: str, labels: str
