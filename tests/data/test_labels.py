@@ -63,17 +63,9 @@ def test_unlabelled_examples_move_to_the_pool():
         assert few.validation is dataset.validation
 
 
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [
-        (2, "--labels 2 is too small: each of the 3 classes .* from 3 to 12"),
-        (13, "--labels 13 is too large: there are 12 .* from 3 to 12"),
-        (3.5, "--labels 3.5 is not a whole number"),
-        (True, "--labels True is not a whole number"),
-    ],
-)
-def test_a_number_of_labels_out_of_range_is_refused(count, expected):
-    with pytest.raises(UserError, match=expected):
+@pytest.mark.parametrize("count", [2, 13, 3.5, True, "3", 10**30])
+def test_a_number_of_labels_out_of_range_is_refused(count):
+    with pytest.raises(UserError, match="--labels .* 12 training .* in 3 .* from 3 to 12"):
         draw_labels(np.arange(12) % 3, count, "abc", 0)
 
 

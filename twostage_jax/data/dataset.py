@@ -170,10 +170,7 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
 
 
 def _with_digests(split: Split) -> Split:
-    """Add `digest` and `row`; they follow the examples, so each is hashed once, before any split.
-
-    A split is copied only as a dict; its arrays are shared.
-    """
+    """Add `digest` and `row` of each example, which follow it into the splits: hashed only once."""
     row = np.arange(len(split["image"]), dtype=np.int32)
     return {**split, "digest": example_digests(split), "row": row}
 

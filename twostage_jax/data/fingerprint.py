@@ -32,7 +32,7 @@ def example_digests(split: Mapping[str, np.ndarray]) -> np.ndarray:
     The label is hashed as four little-endian bytes behind those of the image.
     """
     labels = [b""] * len(split["image"])
-    if "label" in split:
+    if "label" in split:  # unlabelled images have none
         labels = [int(label).to_bytes(4, "little") for label in split["label"]]
     digests = [
         hashlib.sha256(image.tobytes() + label).digest()
@@ -50,7 +50,7 @@ def duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
     names = list(images)
     counts = {}
     for position, earlier in enumerate(names):
-        seen = set(images[earlier])
+        seen = set(images[earlier])  # bytes of whole images, so a hit is no collision
         for later in names[position + 1 :]:
             counts[f"{earlier} and {later}"] = sum(image in seen for image in images[later])
     return counts

@@ -39,37 +39,30 @@ def decode(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about corrupted metadata, which is not used
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return _decode(examples, shape, classes, where)
-
-
-def _decode(
-    examples: Sequence[tuple[bytes, int]],
-    shape: tuple[int | None, ...],
-    classes: int,
-    where: str,
-) -> Split:
-    size = _open(examples[0][0], where).size
-    full = (size[1], size[0], shape[2] or 3)
-    if any(declared not in (None, axis) for declared, axis in zip(shape, full, strict=True)):
-        raise UserError(f"{where} has images {full} and declares {shape}: prepare it again")
-    compressed = sum(len(content) for content, _ in examples)
-    announced = len(examples) * math.prod(full)
-    # Before the array is allocated; each image is compared with this size before it is decoded.
-    check_expanded(where, announced, compressed, "unpack it into an uncompressed npz:FILE")
-    images = np.empty((len(examples), *full), np.uint8)
-    labels = np.empty(len(examples), np.int32)
-    for index, (content, label) in enumerate(examples):
-        if not 0 <= label < classes:
-            raise UserError(f"{where} has label {label}, out of range: it has {classes} classes")
-        image = _open(content, where)
-        if image.size != size:
-            raise UserError(
-                f"{where} has images of several sizes, for example {size} and {image.size}: resize "
-                "them to one size, in an npz:FILE"
-            )
-        images[index] = _read_pixels(image, full[2], where)
-        labels[index] = label
-    return {"image": images, "label": labels}
+        size = _open(examples[0][0], where).size
+        full = (size[1], size[0], shape[2] or 3)
+        if any(declared not in (None, axis) for declared, axis in zip(shape, full, strict=True)):
+            raise UserError(f"{where} has images {full} and declares {shape}: prepare it again")
+        compressed = sum(len(content) for content, _ in examples)
+        announced = len(examples) * math.prod(full)
+        # Before the array is allocated; each image is compared with this size before it is decoded.
+        check_expanded(where, announced, compressed, "unpack it into an uncompressed npz:FILE")
+        images = np.empty((len(examples), *full), np.uint8)
+        labels = np.empty(len(examples), np.int32)
+        for index, (content, label) in enumerate(examples):
+            if not 0 <= label < classes:
+                raise UserError(
+                    f"{where} has label {label}, out of range: it has {classes} classes"
+                )
+            image = _open(content, where)
+            if image.size != size:
+                raise UserError(
+                    f"{where} has images of several sizes, such as {size} and {image.size}: resize "
+                    "them to one size, in an npz:FILE"
+                )
+            images[index] = _read_pixels(image, full[2], where)
+            labels[index] = label
+        return {"image": images, "label": labels}
 
 
 def _open(content: bytes, where: str) -> Image.Image:

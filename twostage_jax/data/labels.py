@@ -80,43 +80,29 @@ def draw_labels(label: np.ndarray, count: int, classes: Sequence[str], seed: int
 
 
 def _check_count(label: np.ndarray, count: int, classes: Sequence[str]) -> None:
-    allowed = f"give a number from {len(classes)} to {len(label)}"
+    is_whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
+    if not is_whole or not len(classes) <= count <= len(label):
+        raise UserError(
+            f"--labels {shown(count)} does not fit {len(label)} training examples in "
+            f"{len(classes)} classes, each of which needs a labelled example: give a number from "
+            f"{len(classes)} to {len(label)}"
+        )
     sizes = np.bincount(label, minlength=len(classes))
-    if not isinstance(count, (int, np.integer)) or isinstance(count, bool):
-        raise UserError(f"--labels {shown(count)} is not a whole number: {allowed}")
     if not sizes.all():
         name = classes[int(np.argmin(sizes))]
         raise UserError(
-            f"--labels {count} is not possible: class {name!r} has no training example; add one to "
-            "the source, or leave --labels out"
-        )
-    if count < len(classes):
-        raise UserError(
-            f"--labels {count} is too small: each of the {len(classes)} classes needs a labelled "
-            f"example; {allowed}"
-        )
-    if count > len(label):
-        raise UserError(
-            f"--labels {count} is too large: there are {len(label)} training examples; {allowed}"
+            f"--labels {count} is not possible, because class {name!r} has no training example: "
+            "add one to the source, or leave --labels out"
         )
 
 
 def flip_labels(
     key: "jax.Array", label: "jax.Array", share: "float | jax.Array", classes: int
 ) -> "jax.Array":
-    """Change the label of a share of the examples to another class, each with equal probability.
+    """Flip a share of the labels int32 `[N]` to another of the `classes`, all equally likely.
 
-    Exactly `round(share * N)` labels change. With the same key, the labels changed at a smaller
-    share are among those changed at a larger one.
-
-    Args:
-        key: typed PRNG key.
-        label: int32 `[N]`.
-        share: from 0 up to, but not including, 1; may be a traced array.
-        classes: number of classes `K`.
-
-    Returns:
-        Labels int32 `[N]`.
+    Exactly `round(share * N)` labels change, and with the same key those changed at a smaller share
+    are among those changed at a larger one. `share`, in [0, 1), may be a traced array.
     """
     # Only runs with label noise need jax here; reading data does without.
     import jax

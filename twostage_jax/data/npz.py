@@ -17,7 +17,11 @@ from twostage_jax.files import MIB, check_expanded, open_regular
 KERAS = ("x_train", "y_train", "x_test", "y_test")
 PLAIN = ("image", "label")
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the two that NumPy writes
-READ_LIMIT = 4 * MIB
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+READ_LIMIT = 4 * MIB  # a list of four members takes some hundred bytes
 ENCRYPTED = 0x1
 AGAIN = "save it again with numpy.savez"
 
@@ -63,9 +67,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                 return _read_members(archive, path)
     except UserError:
         raise
-    except Exception as error:  # zipfile and numpy raise a dozen types of errors
-        reason = str(error) or type(error).__name__
-        raise UserError(f"cannot read {path}: {reason}; {AGAIN}") from error
+    except Exception as error:  # zipfile and numpy raise a dozen types of errors, some without text
+        raise UserError(
+            f"cannot read {path}: {str(error) or type(error).__name__}; {AGAIN}"
+        ) from error
 
 
 class BoundedFile:
@@ -81,11 +86,7 @@ class BoundedFile:
         self.seekable = file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        """Read like a file.
-
-        Raises:
-            ValueError: more than `READ_LIMIT` bytes.
-        """
+        """Read like a file; raise `ValueError` for more than `READ_LIMIT` bytes."""
         if not 0 <= size <= READ_LIMIT:
             size = READ_LIMIT + 1
         content = self._file.read(size)
@@ -149,13 +150,10 @@ def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -
 
 
 def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    major, minor = np.lib.format.read_magic(member)
-    if (major, minor) == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-    elif (major, minor) == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(member)
-    else:
-        raise ValueError(f"version {major}.{minor} of NumPy's format is not used for numbers")
+    version = np.lib.format.read_magic(member)
+    if version not in HEADERS:
+        raise ValueError(f"version {version} of NumPy's format is not used for numbers")
+    shape, _, dtype = HEADERS[version](member)
     return shape, dtype
 
 
