@@ -1,91 +1,119 @@
-"""Arrays in, arrays out: parts of a data set, stratified splits, fingerprints, duplicates."""
+"""A data set on the host: checked, split and fingerprinted, with its test split under lock."""
 
 import dataclasses
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from twostage_jax.data.split import Split, cut
+from twostage_jax.data.fingerprint import example_digests, fingerprint
+from twostage_jax.data.split import Split, set_aside
 from twostage_jax.errors import UserError
 
-TEST_SHARE = 5
+TEST_SHARE = 5  # one example in five
 VALIDATION_SHARE = 10
-VALIDATION_MOST = 5000
-# Confusions are K×K counts, of two parts in one `result.json`: at 2,000 classes 28 MB each as text,
-# and no more than 64 MiB are read of it.
-MOST_CLASSES = 2000
-PARTS = ("train", "validation", "test")
+VALIDATION_LIMIT = 5000
+# Confusion matrices are K×K counts, for two splits in one `result.json`: at 2,000 classes they
+# take 28 MB each as text, and at most 64 MiB of that file are read.
+CLASS_LIMIT = 2000
 
 
 class Source(NamedTuple):
-    """What somebody's files hold, before anything is cut from it.
+    """Content of a user's files, before anything is split off.
 
     Attributes:
         name: short name of the data set.
         train: `image` uint8 `[N, H, W, C]` and `label` int32 `[N]`.
-        test: the same, or None where the source has no test part.
-        classes: class names, a label being an index into them; empty where the source has none,
-            and then the labels themselves, from 0 to the highest, are the names.
+        test: the same, or None if the source has no test split.
+        classes: class names, indexed by label. If empty, the labels themselves, from 0 to the
+            highest, are the names.
+        unlabelled: images uint8 `[U, H, W, C]` without labels, or None.
     """
 
     name: str
     train: Split
     test: Split | None = None
     classes: tuple[str, ...] = ()
+    unlabelled: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
+# Equality of arrays has no truth value, so these compare by identity.
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainingData:
-    """What training may see of a data set, on the host.
+    """All of a data set except its test split, on the host.
 
     Attributes:
         name: short name of the data set.
-        train: `{"image": uint8 [N, H, W, C], "label": int32 [N]}`.
-        validation: the same, carved from the source's train part; may be empty.
+        train: labelled examples, `{"image": uint8 [N, H, W, C], "label": int32 [N]}`.
+        validation: the same, carved from the source's train split; may be empty.
+        unlabelled: `{"image": uint8 [U, H, W, C]}`, the pool for stage 1 alone; may be empty.
         classes: the `K` class names.
-        fingerprint: `sha256:…` of the examples of the source's parts, whatever their order and
-            wherever validation is cut.
-        order: `sha256:…` of the examples of train, validation and test in the order they have
-            there; what is cut depends on the order in which the source gives them.
-        parts: `fingerprint` of `train`, `validation` and `test`, each by itself: whatever the order
-            in it.
+        fingerprint: `sha256:…` of the source's examples. Their order and the size of validation do
+            not matter.
+        order: `sha256:…` of the examples of all splits in order. The splits depend on the order in
+            which the source gives its examples.
+        parts: fingerprint of each split by itself: `train`, `validation`, `test`, and `unlabelled`
+            if the source has unlabelled images.
+        rows: row of each example in the source's file, int32 `[N]`, by split. A test split that was
+            set aside has rows of the source's train split.
     """
 
     name: str
     train: Split
     validation: Split
+    unlabelled: Split
     classes: tuple[str, ...]
     fingerprint: str
     order: str
     parts: dict[str, str]
+    rows: dict[str, np.ndarray]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """`(H, W, C)` of one image."""
+        """Shape `(H, W, C)` of one image."""
         return self.train["image"].shape[1:]
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name; `unlabelled` comes last and only if it is not empty."""
+        names = [name for name in ("train", "validation", "test") if hasattr(self, name)]
+        if len(self.unlabelled["image"]):
+            names.append("unlabelled")
+        return {name: getattr(self, name) for name in names}
 
-@dataclass(frozen=True)
+    def __repr__(self) -> str:
+        """Return sizes and names on one line instead of the arrays."""
+        sizes = [f"{name}={len(split['image'])}" for name, split in self.splits.items()]
+        return (
+            f"{type(self).__name__}({self.name!r}, image_shape={self.image_shape}, "
+            f"classes={len(self.classes)}, {', '.join(sizes)}, fingerprint={self.fingerprint!r})"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset(TrainingData):
-    """Three parts of images and labels, on the host.
+    """Images and labels in splits, on the host.
+
+    >>> import twostage_jax as ts
+    >>> dataset = ts.load("digits")
+    >>> {name: len(split["label"]) for name, split in dataset.splits.items()}
+    {'train': 1295, 'validation': 143, 'test': 359}
 
     Attributes:
-        test: as `train` and `validation` are.
+        test: examples for the final test, in the form of `train` and `validation`.
     """
 
     test: Split
 
     def lock(self) -> tuple[TrainingData, "Lockbox"]:
-        """What training may see, and the test part under lock."""
-        seen = {item.name: getattr(self, item.name) for item in dataclasses.fields(TrainingData)}
-        return TrainingData(**seen), Lockbox(self.test)
+        """Separate the data for training from the test split, which is put under lock."""
+        names = [field.name for field in dataclasses.fields(TrainingData)]
+        training = TrainingData(**{name: getattr(self, name) for name in names})
+        return training, Lockbox(self.test)
 
 
 class Lockbox:
-    """The test part, which nothing can reach before it is unlocked.
+    """The test split, which nothing can reach before it is unlocked.
 
     Attributes:
         count: number of test examples.
@@ -96,134 +124,132 @@ class Lockbox:
         self.count = len(test["label"])
 
     def unlock(self) -> Split:
-        """The test part; who reads it has counted that before."""
+        """Return the test split; the caller has recorded this reading of it before."""
         return self._test
 
 
 def make_dataset(source: Source, validation: int | None = None) -> Dataset:
-    """Check a source, cut what it lacks, and fingerprint it.
+    """Check a source, set aside the splits that it lacks, and fingerprint it.
 
     Args:
-        source: what was read.
-        validation: examples carved from train, class by class; by default a tenth, at most 5,000.
+        source: content of the files.
+        validation: number of examples to carve from train, stratified; by default a tenth, at most
+            5,000.
 
     Raises:
-        UserError: an empty part, a single class or too many, parts that do not fit each other, or
-            more validation examples than there are.
+        UserError: an empty split, a single class or too many, splits that do not fit together, or
+            `validation` out of range.
     """
-    _check(source)
-    classes = _classes(source)
-    given = [_digested(part) for part in (source.train, source.test) if part is not None]
-    train, test = given[0], given[1] if len(given) == 2 else None
-    if test is None:
-        train, test = cut(train, max(1, len(train["label"]) // TEST_SHARE))
-    count = len(train["label"])
-    if validation is None:
-        validation = min(count // VALIDATION_SHARE, VALIDATION_MOST)
-    if not isinstance(validation, (int, np.integer)) or not 0 <= validation < count:
-        raise UserError(
-            f"--validation {validation} does not fit {source.name}, which has {count} training "
-            f"examples: give a number from 0 to {count - 1}"
-        )
-    train, held_out = cut(train, validation)
-    parts = dict(zip(PARTS, (train, held_out, test), strict=True))
+    check_source(source)
+    classes = class_names(source)
+    train = _with_digests(source.train)
+    sources = [train]  # the fingerprint covers the source's splits, not ours
+    if source.test is None:
+        train, test = set_aside(train, max(1, len(train["label"]) // TEST_SHARE))
+    else:
+        test = _with_digests(source.test)
+        sources.append(test)
+    count = _validation_count(validation, len(train["label"]), source.name)
+    train, held_out = set_aside(train, count)
+    splits = {"train": train, "validation": held_out, "test": test}
+    pool = train["image"][:0] if source.unlabelled is None else source.unlabelled
+    hashed: dict[str, Split] = dict(splits)
+    if len(pool):  # an empty pool must not change the fingerprints of sources without one
+        hashed["unlabelled"] = _with_digests({"image": pool})
+        sources.append(hashed["unlabelled"])
     return Dataset(
         name=source.name,
         classes=classes,
-        fingerprint=fingerprint(given),
-        order=fingerprint(list(parts.values()), ordered=True),
-        parts={name: fingerprint([part]) for name, part in parts.items()},
-        **{name: {key: part[key] for key in ("image", "label")} for name, part in parts.items()},
+        fingerprint=fingerprint(sources),
+        order=fingerprint(list(hashed.values()), ordered=True),
+        parts={name: fingerprint([split]) for name, split in hashed.items()},
+        rows={name: split["row"] for name, split in splits.items()},
+        unlabelled={"image": pool},
+        **{n: {key: split[key] for key in ("image", "label")} for n, split in splits.items()},
     )
 
 
-def fingerprint(parts: Sequence[Split], ordered: bool = False) -> str:
-    """`sha256:…` over the parts: in each, its shape and the sorted digests of its examples.
+def _with_digests(split: Split) -> Split:
+    """Add `digest` and `row` of each example, which follow it into the splits: hashed only once."""
+    row = np.arange(len(split["image"]), dtype=np.int32)
+    return {**split, "digest": example_digests(split), "row": row}
 
-    TFDS shuffles what it prepares, so the order of examples is left out on purpose, unless
-    `ordered`.
+
+def _validation_count(validation: int | None, count: int, name: str) -> int:
+    if validation is None:
+        return min(count // VALIDATION_SHARE, VALIDATION_LIMIT)
+    if not isinstance(validation, (int, np.integer)) or not 0 <= validation < count:
+        raise UserError(
+            f"--validation {validation} does not fit {name}, which has {count} training examples: "
+            f"give a number from 0 to {count - 1}"
+        )
+    return int(validation)
+
+
+def class_names(source: Source) -> tuple[str, ...]:
+    """Return the class names of a source, or its labels as names if it has none.
+
+    Raises:
+        UserError: more than `CLASS_LIMIT` classes, or labels of which most have no example.
     """
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(str(part["image"].shape).encode())
-        digests = part["digest"] if "digest" in part else _digests(part)
-        total.update((digests if ordered else np.sort(digests)).tobytes())
-    return f"sha256:{total.hexdigest()}"
-
-
-def _digested(part: Split) -> Split:
-    """A part with `digest`, which is cut with it: each example is hashed once, before any cut."""
-    return {**part, "digest": _digests(part)}
-
-
-def _digests(part: Split) -> np.ndarray:
-    """SHA-256 of each example, image and label, 32 bytes `[N]`."""
-    digests = [
-        hashlib.sha256(image.tobytes() + int(label).to_bytes(4, "little")).digest()
-        for image, label in zip(part["image"], part["label"], strict=True)
-    ]
-    return np.frombuffer(b"".join(digests), "S32")
-
-
-def duplicates(dataset: Dataset) -> dict[str, int]:
-    """Images of the later part that also are in the earlier one, byte for byte, by pair of parts.
-
-    Keys are `"train and test"` and so on; labels are not compared.
-    """
-    parts = {name: getattr(dataset, name)["image"] for name in PARTS}
-    keys = {name: [image.tobytes() for image in images] for name, images in parts.items()}
-    pairs = [("train", "validation"), ("train", "test"), ("validation", "test")]
-    return {
-        f"{one} and {other}": sum(map(set(keys[one]).__contains__, keys[other]))
-        for one, other in pairs
-    }
-
-
-def _classes(source: Source) -> tuple[str, ...]:
     present = np.unique(source.train["label"])
     count = len(source.classes) or int(present[-1]) + 1
-    # One stray label must not make a thousand classes; a subset has to be renumbered.
+    # One stray label must not make a thousand classes; the user has to renumber a subset.
     if not source.classes and 2 * len(present) < count:
         raise UserError(
             f"{source.name} has label {count - 1}, out of range: only {len(present)} of the "
             f"classes 0 to {count - 1} have training examples; number the classes from 0 to "
             f"{len(present) - 1}"
         )
-    if count > MOST_CLASSES:
+    if count > CLASS_LIMIT:
         raise UserError(
-            f"{source.name} has {count:,} classes, the most is {MOST_CLASSES:,}: their table of "
-            "confusions has a number for each pair; give a part of the set, or coarser classes"
+            f"{source.name} has {count:,} classes, but at most {CLASS_LIMIT:,} are possible, "
+            "because the confusion matrix has a number for each pair: give fewer or coarser classes"
         )
     return source.classes or tuple(str(k) for k in range(count))
 
 
-def _check(source: Source) -> None:
-    parts = {"train": source.train} | ({"test": source.test} if source.test else {})
-    for name, part in parts.items():
-        if not len(part["label"]):
-            raise UserError(f"the {name} part of {source.name} is empty: it needs examples")
+def check_source(source: Source) -> None:
+    """Check that the splits of a source are usable and fit together.
+
+    Raises:
+        UserError: an empty split, a single class, too few examples to set a test split aside,
+            images of several shapes, or a test label that train does not have.
+    """
+    count = len(source.train["label"])
+    for name, split in {"train": source.train, "test": source.test}.items():
+        if split is not None and not len(split["label"]):
+            raise UserError(f"the {name} split of {source.name} is empty: give some examples")
     present = np.unique(source.train["label"])
     if len(present) < 2:
         raise UserError(
-            f"{source.name} has the single class {int(present[0])} in its train part: a classifier "
-            "needs at least two"
+            f"{source.name} has the single class {int(present[0])} in its train split: a "
+            "classifier needs at least two"
         )
-    if source.test is None:
-        if len(source.train["label"]) < 3:
-            raise UserError(
-                f"{source.name} has {len(source.train['label'])} examples and no test part: too "
-                "few to cut one; give at least 3"
-            )
-        return
-    shapes = [part["image"].shape[1:] for part in parts.values()]
-    if shapes[0] != shapes[1]:
+    _check_shape(source, "unlabelled", source.unlabelled)
+    if source.test is not None:
+        _check_test(source, source.test, present)
+    elif count < 3:
         raise UserError(
-            f"{source.name} has images {shapes[0]} in train and {shapes[1]} in test: they must "
-            "have one shape"
+            f"{source.name} has {count} examples and no test split: give at least 3, so that one "
+            "can be set aside for the test"
         )
-    strangers = np.setdiff1d(source.test["label"], present)
-    if len(strangers):
+
+
+def _check_test(source: Source, test: Split, present: np.ndarray) -> None:
+    _check_shape(source, "test", test["image"])
+    unknown = np.setdiff1d(test["label"], present)
+    if len(unknown):
         raise UserError(
-            f"the test part of {source.name} has label {int(strangers[0])}, which its train part "
-            f"lacks: labels must be out of {int(present[0])} to {int(present[-1])}"
+            f"the test split of {source.name} has label {int(unknown[0])}, which its train split "
+            f"lacks: use only labels of the train split, {int(present[0])} to {int(present[-1])}"
+        )
+
+
+def _check_shape(source: Source, name: str, images: np.ndarray | None) -> None:
+    expected = source.train["image"].shape[1:]
+    if images is not None and images.shape[1:] != expected:
+        raise UserError(
+            f"{source.name} has images {expected} in train and {images.shape[1:]} in {name}: give "
+            "all images one shape"
         )

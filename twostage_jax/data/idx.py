@@ -1,15 +1,15 @@
-"""The four MNIST-style files of a folder, gzipped or not."""
+"""The four MNIST-style files in a folder, gzipped or not."""
 
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 
 from twostage_jax.data.dataset import Source
-from twostage_jax.data.gunzip import Gunzip
 from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
 from twostage_jax.files import check_expanded, open_regular
@@ -19,24 +19,28 @@ FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 UNSIGNED_BYTE = 0x08
-MOST_AXES = 4
+AXIS_LIMIT = 4
+GZIP_FORMAT = 16 + zlib.MAX_WBITS  # zlib's number for "a gzip header, and no other"
+READ_SIZE = 2**16
 
 
 def read(folder: Path) -> Source:
-    """Train and test part of `folder`; a folder without test files has no test part.
+    """Read train and test split from `folder`; without test files there is no test split.
 
     Raises:
-        UserError: a file that is missing, truncated, broken, or not in the format.
+        UserError: a file that is missing, truncated, corrupted or not in the format.
     """
     if not folder.is_dir():
         raise UserError(f"there is no directory {folder}: give idx:DIR with the four IDX files")
-    train = _read_part(folder, "train")
-    test = _read_part(folder, "test") if any(_find(folder, n) for n in FILES["test"]) else None
+    train = _read_split(folder, "train")
+    test = None
+    if any(_find(folder, name) for name in FILES["test"]):
+        test = _read_split(folder, "test")
     return Source(folder.resolve().name, train, test)
 
 
-def _read_part(folder: Path, part: str) -> Split:
-    paths = {name: _find(folder, name) for name in FILES[part]}
+def _read_split(folder: Path, split: str) -> Split:
+    paths = {name: _find(folder, name) for name in FILES[split]}
     missing = [name for name, path in paths.items() if path is None]
     if missing:
         raise UserError(
@@ -45,77 +49,131 @@ def _read_part(folder: Path, part: str) -> Split:
     image, label = (read_array(path) for path in paths.values() if path)
     if image.ndim not in (3, 4) or label.ndim != 1:
         raise UserError(
-            f"{folder} has {image.ndim} axes of images and {label.ndim} of labels in its {part} "
-            "part: 3 or 4 and 1 are expected"
+            f"the {split} split of {folder} has images with {image.ndim} axes and labels with "
+            f"{label.ndim}: images need 3 or 4 axes and labels 1"
         )
     if 0 in image.shape[1:]:
-        raise UserError(f"{folder} has {part} images {image.shape[1:]}: they are empty")
+        raise UserError(
+            f"{folder} has {split} images of shape {image.shape[1:]}, without any pixel: give "
+            "images with pixels"
+        )
     if len(image) != len(label):
         raise UserError(
-            f"{folder} has {len(image)} images and {len(label)} labels in its {part} part: the "
-            "counts must agree; fetch the two files again"
+            f"the {split} split of {folder} has {len(image)} images and {len(label)} labels: the "
+            "numbers must agree; fetch the two files again"
         )
-    image = image if image.ndim == 4 else image[..., None]
+    if image.ndim == 3:
+        image = image[..., None]
     return {"image": image, "label": label.astype(np.int32)}
 
 
 def _find(folder: Path, name: str) -> Path | None:
     dotted = name.replace("-idx", ".idx")
     candidates = [folder / (base + end) for base in (name, dotted) for end in ("", ".gz")]
-    # What unpacks each file into a directory of its name may leave the file beside it.
+    # Some tools unpack each file into a directory of its name; the file may lie beside it.
     return next((path for path in candidates if path.exists() and not path.is_dir()), None)
 
 
 def read_array(path: Path, gzipped: bool | None = None) -> np.ndarray:
-    """The array of unsigned bytes that one IDX file holds, by default gzipped if it ends in .gz.
+    """Read the array of unsigned bytes in one IDX file.
 
-    Nothing is read or expanded before its header agrees with the size of the file.
+    Its values are read or expanded only after the header was compared with the file's size.
+
+    Args:
+        path: the file.
+        gzipped: True for a gzip file; by default the ending `.gz` decides.
 
     Raises:
-        UserError: no regular file, a wrong magic number, a size that differs from the header, a
-            broken gzip, more bytes than a file of that size can honestly expand to.
+        UserError: not a regular file, a wrong magic number, a size that differs from the header, a
+            corrupted gzip stream, several gzip streams in one file, or a header that announces
+            more bytes than `check_expanded` allows.
     """
+    if gzipped is None:
+        gzipped = path.suffix == ".gz"
     try:
-        gzipped = path.suffix == ".gz" if gzipped is None else gzipped
         with open_regular(path) as file:
-            return _read_array(Gunzip(file) if gzipped else file, path, gzipped)
+            return _read_array(file, path, gzipped)
     except UserError:
         raise
     except (OSError, ValueError, zlib.error, MemoryError) as error:
         raise UserError(f"cannot read {path}: {error}; fetch it again") from error
 
 
-def _read_array(file: "IO[bytes] | Gunzip", path: Path, gzipped: bool) -> np.ndarray:
-    magic = file.read(4)
+def _read_array(file: BinaryIO, path: Path, gzipped: bool) -> np.ndarray:
+    stream = GzipStream(file, path) if gzipped else file
+    shape = _read_shape(stream, path)
+    expected = math.prod(shape)
+    size = os.fstat(file.fileno()).st_size
+    plain = size - file.tell()
+    if gzipped:
+        check_expanded(path, expected, size, "unpack it with gunzip and remove the .gz")
+    elif plain != expected:
+        # Compared before reading, because `read(n)` allocates n bytes at once.
+        raise UserError(_size_mismatch(path, shape, plain))
+    content = stream.read(expected + 1)  # one more, to notice a file that is too long
+    if len(content) != expected:
+        raise UserError(_size_mismatch(path, shape, len(content)))
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _read_shape(stream: "BinaryIO | GzipStream", path: Path) -> tuple[int, ...]:
+    magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] != UNSIGNED_BYTE or not magic[3]:
         raise UserError(
             f"{path} starts with {magic.hex() or 'nothing'}, not with the magic number of an IDX "
             "file of unsigned bytes (000008 and the number of axes): give the original file"
         )
-    if magic[3] > MOST_AXES:
+    axes = magic[3]
+    if axes > AXIS_LIMIT:
         raise UserError(
-            f"{path} has {magic[3]} axes: images have 3 or 4 and labels 1; give the original file"
+            f"{path} has {axes} axes: images have 3 or 4 and labels 1; give the original file"
         )
-    header = file.read(4 * magic[3])
-    if len(header) < 4 * magic[3]:
+    header = stream.read(4 * axes)
+    if len(header) < 4 * axes:
         raise UserError(f"{path} is truncated in its header: fetch it again")
-    shape = struct.unpack(f">{magic[3]}I", header)
-    expected, size = math.prod(shape), path.stat().st_size
-    if gzipped:
-        check_expanded(path, expected, size, "unpack it with gunzip and remove the .gz")
-    elif size - 4 - len(header) != expected:
-        # Before reading, because `read(n)` takes room for n bytes at once.
-        raise UserError(_mismatch(path, shape, size - 4 - len(header)))
-    content = file.read(expected + 1)
-    if len(content) != expected:
-        raise UserError(_mismatch(path, shape, len(content)))
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    return struct.unpack(f">{axes}I", header)
 
 
-def _mismatch(path: Path, shape: tuple[int, ...], found: int) -> str:
+def _size_mismatch(path: Path, shape: tuple[int, ...], count: int) -> str:
     expected = math.prod(shape)
-    held = f"only {found}" if found < expected else "more"
+    actual = f"only {count}" if count < expected else "more"
     return (
-        f"{path} announces {expected} values {list(shape)} and holds {held}: it is truncated or "
-        "not whole; fetch it again"
+        f"{path} announces {expected} values {list(shape)} and has {actual}: it is corrupted; "
+        "fetch it again"
     )
+
+
+class GzipStream:
+    """Bytes of a file with one gzip stream, read forward; its checksum is verified at the end.
+
+    Python's own `gzip` parses a header byte by byte, so a file name of 100 MB in it takes a minute.
+    zlib alone takes time and memory proportional to the bytes that are asked for. Files of several
+    concatenated gzip streams are refused.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._inflate = zlib.decompressobj(GZIP_FORMAT)
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes, or fewer at the end of the stream.
+
+        Raises:
+            UserError: more data after the stream.
+            ValueError, zlib.error: a corrupted or truncated file.
+        """
+        content = bytearray()
+        while len(content) < size and not self._inflate.eof:
+            packed = self._inflate.unconsumed_tail or self._file.read(READ_SIZE)
+            piece = self._inflate.decompress(packed, size - len(content))
+            # zlib may still hold output back when the file has ended: try once more without input.
+            if not packed and not piece and not self._inflate.eof:
+                raise ValueError("the file ends before its gzip stream does")
+            content += piece
+        if self._inflate.eof and (self._inflate.unused_data or self._file.read(1)):
+            raise UserError(
+                f"{self._path} has more data after its gzip stream, which is not supported: unpack "
+                "it with gunzip and remove the .gz"
+            )
+        return bytes(content)

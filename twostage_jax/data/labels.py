@@ -1,24 +1,115 @@
-"""Who trains in a run: members with seeds of their own, at each point of a sweep.
+"""Label draws and label noise."""
 
-A row is one training of a head. Rows that differ only in what concerns the head share an encoder,
-and so does everybody where the config says so.
-"""
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
-from typing import Any
+import numpy as np
 
-import jax
-import jax.numpy as jnp
+from twostage_jax.data.dataset import TrainingData
+from twostage_jax.errors import UserError, shown
 
-from twostage_jax.stages.stage import Key
+if TYPE_CHECKING:
+    import jax
+
+Data = TypeVar("Data", bound=TrainingData)
+
+# Mixed into the seed, so that a draw shares no random numbers with other uses of the seed.
+DRAW = 1
 
 
-def flip_labels(key: Key, label: jax.Array, share: Any, classes: int) -> jax.Array:
-    """Labels int32 `[N]` of which `share` are another class, each other class as likely.
+def with_labels(dataset: Data, count: int, seed: int = 0) -> Data:
+    """Keep `count` labelled training examples and move the others to the unlabelled pool.
 
-    Exactly `round(share * N)` are flipped; those flipped at a smaller share are among those flipped
-    at a larger one. `share`, in [0, 1), may be a traced array.
+    Validation and test stay, and so do `fingerprint`, `order` and `parts`, which identify the
+    source. The draw is that of `draw_labels`.
+
+    >>> import twostage_jax as ts
+    >>> few = ts.with_labels(ts.load("digits"), 20, seed=0)
+    >>> few.train["image"].shape, few.unlabelled["image"].shape
+    ((20, 8, 8, 1), (1275, 8, 8, 1))
+
+    Raises:
+        UserError: a `count` that does not fit the training examples.
     """
+    chosen = draw_labels(dataset.train["label"], count, dataset.classes, seed)
+    others = np.delete(dataset.train["image"], chosen, axis=0)
+    pool = np.concatenate([dataset.unlabelled["image"], others])
+    return dataclasses.replace(
+        dataset,
+        train={name: values[chosen] for name, values in dataset.train.items()},
+        unlabelled={"image": pool},
+        rows={**dataset.rows, "train": dataset.rows["train"][chosen]},
+    )
+
+
+def draw_labels(label: np.ndarray, count: int, classes: Sequence[str], seed: int) -> np.ndarray:
+    """Draw `count` examples that keep their labels, as many of each class as possible.
+
+    Each class gets `count // K` examples; the remainder goes to classes in a random order. If a
+    class has too few examples, the other classes fill up. Draws are nested: a draw of n examples is
+    part of every larger draw with the same seed.
+
+    Args:
+        label: int32 `[N]`, indices into `classes`.
+        count: number of examples, from `K` to `N`.
+        classes: the `K` class names.
+        seed: seed of the draw, a whole number from 0.
+
+    Returns:
+        Sorted indices, int32 `[count]`.
+
+    Raises:
+        UserError: `count` out of range, or a class without an example.
+    """
+    _check_count(label, count, classes)
+    # NumPy guarantees the numbers of `SeedSequence` and `RandomState` for all versions.
+    bits = np.random.MT19937(np.random.SeedSequence((seed, DRAW)))
+    random = np.random.RandomState(bits)
+    turn = random.permutation(len(classes))
+    shuffled = random.permutation(len(label))
+    by_class = shuffled[np.argsort(label[shuffled], kind="stable")]
+    sizes = np.bincount(label, minlength=len(classes))
+    starts = np.cumsum(sizes) - sizes
+    rank = np.empty(len(label), np.int64)  # position within the class, in random order
+    rank[by_class] = np.arange(len(label)) - np.repeat(starts, sizes)
+    # The classes take turns: the first of each class, then the second of each, and so on. Every
+    # draw is a beginning of this one order, hence nested.
+    order = np.lexsort((turn[label], rank))
+    return np.sort(order[:count]).astype(np.int32)
+
+
+def _check_count(label: np.ndarray, count: int, classes: Sequence[str]) -> None:
+    is_whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
+    if not is_whole or not len(classes) <= count <= len(label):
+        raise UserError(
+            f"--labels {shown(count)} does not fit {len(label)} training examples in "
+            f"{len(classes)} classes, each of which needs a labelled example: give a number from "
+            f"{len(classes)} to {len(label)}"
+        )
+    sizes = np.bincount(label, minlength=len(classes))
+    if not sizes.all():
+        name = classes[int(np.argmin(sizes))]
+        raise UserError(
+            f"--labels {count} is not possible, because class {name!r} has no training example: "
+            "add one to the source, or leave --labels out"
+        )
+
+
+def flip_labels(
+    key: "jax.Array", label: "jax.Array", share: "float | jax.Array", classes: int
+) -> "jax.Array":
+    """Flip a share of the labels int32 `[N]` to another of the `classes`, all equally likely.
+
+    Exactly `round(share * N)` labels change, and with the same key those changed at a smaller share
+    are among those changed at a larger one. `share`, in [0, 1), may be a traced array.
+    """
+    # Only runs with label noise need jax here; reading data does without.
+    import jax
+    import jax.numpy as jnp
+
     rank_key, other_key = jax.random.split(key)
     rank = jax.random.permutation(rank_key, len(label))
     other = (label + jax.random.randint(other_key, label.shape, 1, classes)) % classes
-    return jnp.where(rank < jnp.round(share * len(label)), other, label).astype(jnp.int32)
+    flipped = rank < jnp.round(share * len(label))
+    return jnp.where(flipped, other, label).astype(jnp.int32)

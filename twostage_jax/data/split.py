@@ -1,40 +1,41 @@
-"""Arrays in, arrays out: parts of a data set, stratified splits, fingerprints, duplicates."""
+"""Deterministic stratified splits."""
 
 import numpy as np
 
+# `image` [N, H, W, C] and `label` [N], and whatever else has an entry for each example.
 Split = dict[str, np.ndarray]
 
-
-# Splits are part of what a data set is, so their seed is not the run's.
+# A split is a property of the data set, so its seed is not the seed of a run.
 SPLIT_SEED = 0
 
 
-def cut(split: Split, count: int) -> tuple[Split, Split]:
-    """`split` without `count` of its examples, and these: stratified, always the same ones."""
+def set_aside(split: Split, count: int) -> tuple[Split, Split]:
+    """Split off `count` examples, stratified by class; return the rest and these examples."""
     chosen = np.zeros(len(split["label"]), bool)
-    chosen[stratified(split["label"], count)] = True
-    return (
-        {name: values[~chosen] for name, values in split.items()},
-        {name: values[chosen] for name, values in split.items()},
-    )
+    chosen[stratified_indices(split["label"], count)] = True
+    rest = {name: values[~chosen] for name, values in split.items()}
+    aside = {name: values[chosen] for name, values in split.items()}
+    return rest, aside
 
 
-def stratified(label: np.ndarray, count: int) -> np.ndarray:
-    """Indices of `count` examples with each class in its share, the last one of a class kept back.
+def stratified_indices(label: np.ndarray, count: int) -> np.ndarray:
+    """Draw `count` indices so that each class keeps its share; return them sorted.
 
-    Shares are rounded by largest remainder, ties by class. `RandomState` is NumPy's frozen
-    generator, so the choice is the same in every version.
+    Shares are rounded by largest remainder, ties by class. A class keeps at least one example
+    outside the draw wherever the other classes allow it. Always the same draw for the same labels.
     """
     present, sizes = np.unique(label, return_counts=True)
     exact = sizes * (count / len(label))
-    # A class keeps at least one example where the rest of the set allows it.
-    room = np.maximum(sizes - 1, 0) if count <= (sizes - 1).sum() else sizes
+    room = sizes
+    if count <= (sizes - 1).sum():
+        room = np.maximum(sizes - 1, 0)
     take = np.minimum(np.floor(exact).astype(int), room)
-    while (missing := count - take.sum()) > 0:
-        # Where a class has no room left, the next ones take its place.
+    while take.sum() < count:
+        # If a class has no room left, the next classes fill its place.
         ready = np.flatnonzero(take < room)
-        first = ready[np.argsort((take - exact)[ready], kind="stable")][:missing]
-        take[first] += 1
+        shortfall = (take - exact)[ready]
+        take[ready[np.argsort(shortfall, kind="stable")][: count - take.sum()]] += 1
+    # NumPy guarantees the numbers of `RandomState` for all versions.
     random = np.random.RandomState(SPLIT_SEED)
     picks = [
         random.permutation(np.flatnonzero(label == k))[:n]

@@ -1,8 +1,8 @@
-"""TensorFlow Datasets, without TensorFlow wherever that can be done.
+"""Find the prepared folder of a TFDS data set, or let TFDS prepare it.
 
-A prepared folder is read as it is, by `prepared`. What is not prepared, TFDS prepares: through our
-own builder for the sets that come as four IDX files, through its own for the others, most of which
-need TensorFlow to be installed while they are being prepared.
+A prepared folder is read by `prepared`. If there is none, TFDS prepares it: with our own builder
+for the data sets that consist of four IDX files, with its own builder for all others. Most of those
+need TensorFlow during the preparation.
 """
 
 import contextlib
@@ -11,15 +11,14 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core import read_only_builder, registered
+from tensorflow_datasets.core import dataset_builder, download, read_only_builder, registered
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.utils import error_utils
 
@@ -36,117 +35,152 @@ IDX_SETS = {
     "kmnist": tfds.image_classification.KMNIST,
 }
 NETWORK_SECONDS = 4.0
+Reachable = Callable[[str], bool]
 
 
-def read(name: str, data_dir: str | Path | None = None) -> Source:
-    """The data set `name` from `data_dir` (by default TFDS's own folder), prepared if need be.
+def is_reachable(url: str, seconds: float = NETWORK_SECONDS) -> bool:
+    """Return True if the host of `url` answers within about `seconds`."""
+    answers = []
+
+    def ask() -> None:
+        with contextlib.suppress(requests.RequestException):
+            answers.append(requests.head(url, timeout=seconds))
+
+    # A thread, because no time limit of requests covers the DNS look-up.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(1.25 * seconds)
+    return bool(answers)
+
+
+def read(
+    name: str, data_dir: str | Path | None = None, reachable: Reachable = is_reachable
+) -> Source:
+    """Read the data set `name` from `data_dir`, and prepare it first if necessary.
+
+    Args:
+        name: name of the data set, with a config or a version.
+        data_dir: folder of TFDS's data; by default `TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+        reachable: test of a URL before a download.
 
     Raises:
-        UserError: an unknown set, one that is no image classification, no network to download
-            with, checksums that disagree, or TensorFlow missing where TFDS needs it.
+        UserError: an unknown data set, one that is not image classification, no network for the
+            download, checksums that differ, or no TensorFlow where TFDS needs it.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)  # advice to install OpenCV, and the like
+    logging.getLogger("absl").setLevel(logging.ERROR)  # hides advice such as to install OpenCV
     tfds.disable_progress_bar()
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    folder = _prepared(name, root)
+    folder = _find_prepared(name, root)
     if folder is None:
-        builder = _builder(name, root)
+        builder = _make_builder(name, root)
         _check_features(builder.info.features, name)
-        _prepare(builder, name, root)
+        prepare(builder, name, root, reachable)
         folder = Path(builder.data_dir)
     return read_prepared(folder, name)
 
 
-def _check_features(features: Any, name: str) -> None:
+def _check_features(features: object, name: str) -> None:
     names = list(features) if isinstance(features, tfds.features.FeaturesDict) else []
-    good = (
-        {"image", "label"} <= set(names)
+    usable = (
+        isinstance(features, tfds.features.FeaturesDict)
+        and {"image", "label"} <= set(names)
         and isinstance(features["image"], tfds.features.Image)
         and features["image"].np_dtype == np.uint8
         and isinstance(features["label"], tfds.features.ClassLabel)
     )
-    if not good:
+    if not usable:
         raise UserError(
-            f"tfds:{name} is no image-classification set of 8-bit images: its features are "
-            f"{', '.join(names) or features}, and image and label are needed"
+            f"tfds:{name} is not an image-classification data set of 8-bit images: its features "
+            f"are {', '.join(names) or features}; choose one with image and label"
         )
 
 
-def _prepared(name: str, root: Path) -> Path | None:
-    """The folder of `name` below `root`, where there is one that TFDS has prepared."""
+def _find_prepared(name: str, root: Path) -> Path | None:
+    """Return the folder below `root` in which TFDS has prepared `name`, or None."""
     metadata = root / re.split("[/:]", name)[0] / ".config" / "metadata.json"
-    if metadata.exists():  # TFDS would wait for a pipe
+    if metadata.exists():  # refuse a pipe here, because TFDS would wait for it
         read_json(metadata, MIB, regular=True)
     try:
         with error_utils.record_error_context():
-            found = read_only_builder._find_builder_dir(name, data_dir=str(root))
-    except Exception as error:  # a damaged description of configs, a folder without permission
-        raise UserError(f"cannot look for tfds:{name} in {root}: {_first_line(error)}") from error
-    return None if found is None else Path(found)
+            folder = read_only_builder._find_builder_dir(name, data_dir=str(root))
+    except Exception as error:  # for example a corrupted list of configs, or no permission
+        raise UserError(
+            f"cannot look for tfds:{name} in {root}: {_first_line(error)}; give another --data-dir"
+        ) from error
+    return Path(folder) if folder else None
 
 
-def _builder(name: str, root: Path) -> Any:
-    options: dict[str, Any] = {"data_dir": str(root), "file_format": "array_record"}
+def _make_builder(name: str, root: Path) -> dataset_builder.DatasetBuilder:
     if name in IDX_SETS:
-        return _idx_builder(name)(**options)
+        return _idx_builder(name)(data_dir=str(root), file_format="array_record")
     try:
-        return tfds.builder(name, **options)
+        return tfds.builder(name, data_dir=str(root), file_format="array_record")
     except registered.DatasetNotFoundError as error:
         names = tfds.list_builders(with_community_datasets=False)
         raise UserError(
-            f"TensorFlow Datasets has no set {name!r}: {did_you_mean(name, names, limit=6)}"
+            f"TensorFlow Datasets has no data set {name!r}: {did_you_mean(name, names, limit=6)}"
         ) from error
-    except Exception as error:  # the set's own code, which may raise anything
+    except Exception as error:  # the builder's own code may raise anything
         raise UserError(
-            f"TensorFlow Datasets cannot open {name!r}: {_first_line(error)}"
+            f"TensorFlow Datasets cannot open {name!r}: {_first_line(error)}; choose another data "
+            "set"
         ) from error
 
 
-def _idx_builder(name: str) -> Any:
-    """TFDS's builder of `name`, reading the files and writing the PNGs without TensorFlow.
+def _idx_builder(name: str) -> Callable[..., dataset_builder.DatasetBuilder]:
+    """Make a TFDS builder of `name` that reads IDX files and writes PNGs without TensorFlow.
 
-    The prepared folder is the standard one, in TFDS's own order.
+    The prepared folder is the standard one, with the examples in TFDS's own order.
     """
     stock = IDX_SETS[name]
 
-    def split_generators(self: Any, dl_manager: Any) -> dict[str, Any]:
+    def split_generators(
+        self: dataset_builder.GeneratorBasedBuilder, dl_manager: download.DownloadManager
+    ) -> dict[str, object]:
         urls = {
-            part: [f"{stock.URL}{file}.gz" for file in files] for part, files in idx.FILES.items()
+            split: [f"{stock.URL}{file}.gz" for file in files] for split, files in idx.FILES.items()
         }
-        paths = dl_manager.download(urls)
-        return {part: self._generate_examples(*files) for part, files in paths.items()}
+        paths = dl_manager.download(urls)  # in parallel; typed as if there were one URL
+        return {split: self._generate_examples(*files) for split, files in paths.items()}  # pyright: ignore
 
-    def generate_examples(self: Any, images: Any, labels: Any) -> Iterator[Any]:
-        # A cached download has no .gz at its end, but is one.
-        arrays = (idx.read_array(Path(path), gzipped=True) for path in (images, labels))
+    def generate_examples(
+        self: dataset_builder.GeneratorBasedBuilder, images: str, labels: str
+    ) -> Iterator[tuple[int, dict[str, object]]]:
+        # TFDS caches a download under a name without .gz, but the file is a gzip file.
+        arrays = [idx.read_array(Path(path), gzipped=True) for path in (images, labels)]
         for index, (image, label) in enumerate(zip(*arrays, strict=True)):
             yield index, {"image": Image.fromarray(image), "label": int(label)}
 
     methods = {"_split_generators": split_generators, "_generate_examples": generate_examples}
+    # Under the stock builder's name and module, TFDS uses its checksums and its metadata.
     identity = {"name": name, "__module__": stock.__module__}
     with registered.skip_registration():
         return type(stock.__name__, (stock,), identity | methods)
 
 
-def _prepare(builder: Any, name: str, root: Path) -> None:
-    """Let TFDS download and prepare, in a folder of its own that it renames when all is well."""
-    prefix = IDX_SETS[name].URL if name in IDX_SETS else None
-    infos = checksums.get_all_url_infos() if prefix else builder.url_infos or {}
-    files = {url: info.filename for url, info in infos.items() if url.startswith(prefix or "")}
-    manual = _manual_folder(root, [file for file in files.values() if file])
-    there = {url: manual / file for url, file in files.items() if file and (manual / file).exists()}
-    for path in there.values():
-        open_regular(path).close()  # TFDS would wait for a pipe
-    absent = [url for url in files if url not in there]
-    _check_network(name, root, absent)
+def prepare(
+    builder: dataset_builder.DatasetBuilder, name: str, root: Path, reachable: Reachable
+) -> None:
+    """Let TFDS download and prepare a data set in a temporary folder, which it renames at the end.
+
+    Raises:
+        UserError: as `read`.
+    """
+    files = _downloads(builder, name)
+    manual = manual_folder(root, [file for file in files.values() if file])
+    present = {url: manual / file for url, file in files.items() if file}
+    present = {url: path for url, path in present.items() if path.exists()}
+    for path in present.values():
+        open_regular(path).close()  # refuse a pipe, because TFDS would wait for it
+    missing = [url for url in files if url not in present]
+    _check_network(name, root, missing, reachable)
     config = tfds.download.DownloadConfig(
-        manual_dir=manual, try_download_gcs=False, force_checksums_validation=bool(prefix)
+        manual_dir=manual, try_download_gcs=False, force_checksums_validation=name in IDX_SETS
     )
     quiet = io.StringIO()  # without TensorFlow, TFDS prints a banner before it raises
     try:
-        # `raised`, so that TFDS removes what it has begun.
         with (
-            interrupt_as_exception(),
+            interrupt_as_exception(),  # so that TFDS can remove its temporary folder
             contextlib.redirect_stdout(quiet),
             contextlib.redirect_stderr(quiet),
         ):
@@ -154,21 +188,31 @@ def _prepare(builder: Any, name: str, root: Path) -> None:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(_why_not(error, name, root)) from error
+        raise UserError(_failure(error, name, root)) from error
 
 
-def _manual_folder(root: Path, files: Sequence[str]) -> Path:
-    """TFDS's manual folder below `root`, or `root` itself where the files lie there."""
-    own = root / "downloads" / "manual"
-    return root if files and all((root / file).is_file() for file in files) else own
+def _downloads(builder: dataset_builder.DatasetBuilder, name: str) -> dict[str, str | None]:
+    """List the file names of a data set's downloads by URL, None where TFDS does not know one."""
+    if name not in IDX_SETS:
+        return {url: info.filename for url, info in (builder.url_infos or {}).items()}
+    prefix = IDX_SETS[name].URL
+    infos = checksums.get_all_url_infos()
+    return {url: info.filename for url, info in infos.items() if url.startswith(prefix)}
 
 
-def _check_network(name: str, root: Path, urls: Sequence[str]) -> None:
-    # TFDS retries for minutes before it gives up; we ask once, in the time a user will wait.
-    found = (root / "downloads").rglob("*.INFO.json")
-    infos = [read_text(path, regular=True) for path in found]
-    missing = [url for url in urls if not any(url in info for info in infos)]
-    if not missing or _reachable(missing[0]):
+def manual_folder(root: Path, files: Sequence[str]) -> Path:
+    """Return TFDS's manual folder below `root`, or `root` itself if all files are in it."""
+    if files and all((root / file).is_file() for file in files):
+        return root
+    return root / "downloads" / "manual"
+
+
+def _check_network(name: str, root: Path, urls: Sequence[str], reachable: Reachable) -> None:
+    # TFDS retries for minutes before it gives up; a user does not wait that long.
+    records = (root / "downloads").rglob("*.INFO.json")
+    downloaded = [read_text(path, regular=True) for path in records]
+    missing = [url for url in urls if not any(url in text for text in downloaded)]
+    if not missing or reachable(missing[0]):
         return
     raise UserError(
         f"tfds:{name} is not prepared in {root} and {missing[0]} cannot be reached: put its files "
@@ -177,30 +221,19 @@ def _check_network(name: str, root: Path, urls: Sequence[str]) -> None:
     )
 
 
-def _reachable(url: str) -> bool:
-    answers = []
-
-    def ask() -> None:
-        with contextlib.suppress(requests.RequestException):
-            answers.append(requests.head(url, timeout=NETWORK_SECONDS))
-
-    # A thread, because no time limit of requests covers the look-up of the name.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(NETWORK_SECONDS + 1)
-    return bool(answers)
-
-
-def _why_not(error: BaseException, name: str, root: Path) -> str:
+def _failure(error: BaseException, name: str, root: Path) -> str:
     cause: BaseException | None = error
     while cause is not None and "No module named 'tensorflow" not in str(cause):
         cause = cause.__cause__ or cause.__context__
     if cause is not None:
         return (
-            f"TensorFlow Datasets needs TensorFlow to prepare {name!r}: pip install tensorflow, "
-            "run this once, and it can go again; what was downloaded is kept"
+            f"TensorFlow Datasets needs TensorFlow to prepare {name!r}: pip install tensorflow and "
+            "run again; downloads are kept, and TensorFlow can be uninstalled afterwards"
         )
-    return f"TensorFlow Datasets could not prepare {name!r} in {root}: {_first_line(error)}"
+    return (
+        f"TensorFlow Datasets could not prepare {name!r} in {root}: {_first_line(error)}; choose "
+        "another data set or --data-dir"
+    )
 
 
 def _first_line(error: BaseException) -> str:
