@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from twostage_jax.scores.figures import compute_scores
 from twostage_jax.scores import metrics
+from twostage_jax.scores.figures import compute_scores
 from twostage_jax.scores.metrics import mean_scores
 
 RANDOM = np.random.RandomState(0)

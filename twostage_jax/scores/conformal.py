@@ -87,6 +87,7 @@ def coverage_interval(coverage: float, validation_count: int, count: int) -> lis
     The number of covered examples follows a beta-binomial distribution (Angelopoulos and Bates,
     "A Gentle Introduction to Conformal Prediction", 2021).
     """
+    # Both splits are samples, so the interval is wider than a binomial one.
     rank = _rank(validation_count, coverage)
     covered = stats.betabinom(count, rank, validation_count + 1 - rank)
     return (covered.ppf([0.025, 0.975]) / count).tolist()

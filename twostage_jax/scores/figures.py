@@ -15,7 +15,7 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
@@ -31,7 +31,7 @@ from twostage_jax.scores.conformal import Conformal, measure_sets, needed_exampl
 from twostage_jax.scores.detection import mean_probability, mutual_information, predictive_entropy
 from twostage_jax.scores.members import SCORES, MemberScores, Summary, summarise
 
-COVERAGE = 0.95
+COVERAGE = 0.95  # of prediction sets; it needs 19 validation examples
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class Uncertainty:
     predictive_entropy: float
     mutual_information: float | None
     aurc: float
-    temperature: float | None = None
-    calibrated: BasicScores | None = None
-    conformal: Conformal | None = None
+    temperature: float | None
+    calibrated: BasicScores | None
+    conformal: Conformal | None
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ def compute_scores(
     if not len(label):
         return Scores(None, None, None, None, 0)
     classes = probability.shape[-1]
+    # Counting pairs costs O(N); a product of one-hot matrices costs O(N K^2).
     pairs = label.astype(int) * classes + probability.argmax(-1)
     confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     totals = confusion.sum(1)
@@ -169,6 +170,7 @@ def member_scores(probability: np.ndarray, label: np.ndarray) -> MemberScores:
 
 
 def _scores_if_finite(probability: np.ndarray, label: np.ndarray) -> BasicScores:
+    # JSON has no NaN.
     if not len(label) or not np.isfinite(probability).all():
         return BasicScores(None, None, None, None, len(label))
     return basic_scores(probability, label)
@@ -210,22 +212,24 @@ def measure_uncertainty(
 ) -> Uncertainty:
     """Figures of uncertainty; the arguments are those of `assess`."""
     mean = mean_probability(probability)
+    # A single member cannot disagree with itself.
     several = len(probability) > 1
-    plain = Uncertainty(
+    disagreement = float(mutual_information(probability).mean()) if several else None
+    temperature = calibrated = conformal = None
+    if validation is not None and len(validation[1]):
+        held_out = (mean_probability(validation[0]), validation[1])
+        temperature = fit_temperature(*held_out)
+        # The predicted class stays the same, so the confusion matrix does too.
+        calibrated = basic_scores(apply_temperature(mean, temperature), label)
+        if len(validation[1]) >= needed_examples(coverage):
+            conformal = measure_sets(held_out, mean, label, coverage)
+    return Uncertainty(
         predictive_entropy=float(predictive_entropy(mean).mean()),
-        mutual_information=float(mutual_information(probability).mean()) if several else None,
+        mutual_information=disagreement,
         aurc=area_under_risk_coverage(mean, label),
-    )
-    if validation is None or not len(validation[1]):
-        return plain
-    held_out = (mean_probability(validation[0]), validation[1])
-    temperature = fit_temperature(*held_out)
-    enough = len(validation[1]) >= needed_examples(coverage)
-    return replace(
-        plain,
         temperature=temperature,
-        calibrated=basic_scores(apply_temperature(mean, temperature), label),
-        conformal=measure_sets(held_out, mean, label, coverage) if enough else None,
+        calibrated=calibrated,
+        conformal=conformal,
     )
 
 
