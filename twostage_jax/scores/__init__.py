@@ -1,1 +1,4 @@
-"""Probabilities and labels in, figures out."""
+"""Figures from probabilities and labels.
+
+Files: metrics, figures, members, calibration, conformal, detection.
+"""

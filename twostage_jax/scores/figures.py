@@ -1,200 +1,256 @@
-"""What a trained classifier, or an ensemble of them, is worth: predictions, and figures of them."""
+"""Assessment of a classifier or an ensemble, in float64 from saved probabilities.
+
+`--save-predictions` writes float32 probabilities, and every figure follows from exactly these:
+
+    p = probability.astype(np.float64)       # [N, K]; for members: .mean(0) of [M, N, K]
+    true = p[np.arange(N), label]
+    accuracy = (p.argmax(-1) == label).mean()
+    nll = -np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean()
+    brier = ((p - np.eye(K)[label]) ** 2).sum(-1).mean()
+    bin = np.clip(np.ceil(p.max(-1) * 15).astype(int) - 1, 0, 14)
+    ece = np.abs(np.bincount(bin, (p.argmax(-1) == label) - p.max(-1))).sum() / N
+    confusion[t, k] = ((label == t) & (p.argmax(-1) == k)).sum()
+    per_class_accuracy = confusion.diagonal() / confusion.sum(1)
+"""
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
-from twostage_jax.engine.passes import reconstruction
-from twostage_jax.engine.predictor import Trained
-from twostage_jax.scores import uncertainty
-from twostage_jax.scores.metrics import per_class_accuracy, score_sums, scores
+from twostage_jax.scores.calibration import (
+    apply_temperature,
+    area_under_risk_coverage,
+    calibration_error,
+    fit_temperature,
+    log_probability,
+)
+from twostage_jax.scores.conformal import Conformal, measure_sets, needed_examples
+from twostage_jax.scores.detection import mean_probability, mutual_information, predictive_entropy
+from twostage_jax.scores.members import SCORES, MemberScores, Summary, summarise
 
-SCORES = ("accuracy", "nll", "ece", "brier")
-COVERAGE = 0.95
+COVERAGE = 0.95  # of prediction sets; it needs 19 validation examples
+
+
+@dataclass(frozen=True)
+class BasicScores:
+    """Four scores of N examples; all None if N is 0.
+
+    Attributes:
+        accuracy: in [0, 1].
+        nll: mean negative log-likelihood, in nats.
+        ece: expected calibration error in [0, 1]; see `calibration.calibration_error`.
+        brier: in [0, 2], summed over classes (Brier, "Verification of Forecasts", 1950).
+        count: N.
+    """
+
+    accuracy: float | None
+    nll: float | None
+    ece: float | None
+    brier: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Scores(BasicScores):
+    """Scores of a split.
+
+    Attributes:
+        per_class_accuracy: `[K]`, None for a class without examples.
+        confusion: counts `[K][K]`: true class (row), predicted class (column).
+        reconstruction: mean squared error of the decoder on pixels in [-1, 1], if there is one.
+    """
+
+    per_class_accuracy: list[float | None] | None = None
+    confusion: list[list[int]] | None = None
+    reconstruction: float | None = None
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Figures of uncertainty on a split.
+
+    Attributes:
+        predictive_entropy: mean, in nats.
+        mutual_information: mean, in nats; None for a single member.
+        aurc: area under the risk-coverage curve, in [0, 1].
+        temperature: fitted on validation; None without validation examples.
+        calibrated: scores at this temperature.
+        conformal: prediction sets; None if validation is too small for the coverage.
+    """
+
+    predictive_entropy: float
+    mutual_information: float | None
+    aurc: float
+    temperature: float | None
+    calibrated: BasicScores | None
+    conformal: Conformal | None
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """All figures of a classifier, or of an ensemble of M members, on a split.
+
+    Attributes:
+        scores: of the mean probability of the members.
+        members: `{score: [M values]}`.
+        summary: spread of the members.
+        uncertainty: calibration, entropy and prediction sets.
+    """
+
+    scores: Scores
+    members: MemberScores
+    summary: Summary
+    uncertainty: Uncertainty
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax of `[..., K]`, float32: what is saved, and what every figure of uncertainty is of."""
-    return jax.device_get(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
+    """Softmax in float64 of logits `[M, N, K]`, rounded to float32.
+
+    These are the values in a prediction file, and the only input of all figures.
+    """
+    result = np.empty(logits.shape, np.float32)
+    # Logits of a diverged member are infinite or NaN; its probabilities become NaN.
+    with np.errstate(invalid="ignore"):
+        # One member at a time: a thousand of them in float64 are gigabytes.
+        for member, values in enumerate(logits):
+            result[member] = special.softmax(np.float64(values), axis=-1)
+    return result
 
 
-def pooled(logits: np.ndarray) -> np.ndarray:
-    """Log of the members' mean probability, `[N, K]` from logits `[M, N, K]`."""
-    if len(logits) == 1:
-        return logits[0]
-    log_probability = jax.nn.log_softmax(jnp.asarray(logits))
-    return jax.device_get(jax.nn.logsumexp(log_probability, axis=0) - np.log(len(logits)))
+def compute_scores(
+    probability: np.ndarray, label: np.ndarray, reconstruction: float | None = None
+) -> Scores:
+    """Scores of probabilities `[N, K]` with labels int `[N]`; see the formulas of this module.
 
-
-def figures(logits: np.ndarray, label: np.ndarray) -> dict[str, Any]:
-    """Scores of logits `[N, K]` as `result.json` has them, None where there is no example.
-
-    Accuracy, NLL, ECE, Brier and count of `metrics.scores`; accuracy per class; confusion counts
-    `[K][K]` (row true, column predicted).
+    >>> scores = compute_scores(np.array([[0.8, 0.2], [0.6, 0.4]]), np.array([0, 1]))
+    >>> scores.accuracy, scores.confusion
+    (0.5, [[1, 0], [1, 0]])
     """
     if not len(label):
-        return dict.fromkeys(SCORES) | {"count": 0}
-    found, each, confusion = jax.device_get(_figures(logits, label))
-    result: dict[str, Any] = {name: plain(x) for name, x in found.items()}
-    result["per_class_accuracy"] = [None if np.isnan(x) else plain(x) for x in each]
-    result["confusion"] = np.asarray(confusion).astype(int).tolist()
-    return result
-
-
-@jax.jit
-def _figures(logits: jax.Array, label: jax.Array) -> Any:
-    sums = score_sums(logits, label, jnp.ones(label.shape, jnp.float32))
-    return scores(sums), per_class_accuracy(sums.confusion), sums.confusion
-
-
-def score(trained: Trained, split: Mapping[str, Any], logits: np.ndarray) -> dict[str, Any]:
-    """`figures` of the classifier or the ensemble on a split.
-
-    One classifier that can decode has `reconstruction` too, the mean squared error in [-1, 1].
-    """
-    result = figures(pooled(logits), split["label"])
-    decode = trained.nets.decode
-    if decode and "decoder" in trained.params and trained.members is None and result["count"]:
-        split = jax.device_put(dict(split))
-        result["reconstruction"] = plain(reconstruction(decode, trained.params, split))
-    return result
-
-
-def member_scores(logits: np.ndarray, label: np.ndarray) -> dict[str, list[float | None]]:
-    """Scores of each member, `{"accuracy": [M values], …}`, from logits `[M, N, K]`."""
-    each = [figures(one, label) for one in logits]
-    return {name: [one[name] for one in each] for name in SCORES}
-
-
-def summary(values: Mapping[str, Sequence[Any]], whole: Mapping[str, Any]) -> dict[str, Any]:
-    """Members as mean, standard deviation and 95 % interval, and what the ensemble gains on them.
-
-    Args:
-        values: of `member_scores`.
-        whole: scores of the ensemble.
-
-    Returns:
-        For each score `mean`, `std`, `low`, `high`, `ensemble` and `gain`, the ensemble's score
-        less the mean; `fewer_errors` is the share of the mean member's errors that it avoids.
-    """
-    found: dict[str, Any] = {}
-    for name in SCORES:
-        spread = uncertainty.interval(np.array(values[name], float))
-        found[name] = {**spread, "ensemble": whole[name], "gain": whole[name] - spread["mean"]}
-    errors = 1 - found["accuracy"]["mean"]
-    found["fewer_errors"] = found["accuracy"]["gain"] / errors if errors else None
-    return found
-
-
-def uncertain(
-    validation: tuple[np.ndarray, np.ndarray] | None,
-    test: tuple[np.ndarray, np.ndarray],
-    coverage: float = COVERAGE,
-) -> dict[str, Any]:
-    """Figures of uncertainty on test, with what is fitted fitted on validation.
-
-    Args:
-        validation: probabilities `[M, N, K]` and labels `[N]`; None where there are no examples.
-        test: the same.
-        coverage: of the prediction sets, in (0, 1).
-
-    Returns:
-        `predictive_entropy` and `mutual_information` (means in nats, the latter for members),
-        `aurc`; with a validation part `temperature`, the scores `calibrated` by it, and
-        `conformal`, None where the part is too small for that coverage.
-    """
-    probability, label = test
-    whole = uncertainty.pool(probability)
-    found: dict[str, Any] = {
-        "predictive_entropy": float(uncertainty.predictive_entropy(whole).mean()),
-        "mutual_information": (
-            float(uncertainty.mutual_information(probability).mean())
-            if len(probability) > 1
-            else None
-        ),
-        "aurc": uncertainty.aurc(whole, label),
-        "temperature": None,
-        "calibrated": None,
-        "conformal": None,
-    }
-    if validation is None:
-        return found
-    held_out = uncertainty.pool(validation[0])
-    temperature = uncertainty.fit_temperature(held_out, validation[1])
-    found["temperature"] = temperature
-    found["calibrated"] = uncertainty.scores(
-        uncertainty.apply_temperature(whole, temperature), label
+        return Scores(None, None, None, None, 0)
+    classes = probability.shape[-1]
+    # Counting pairs costs O(N); a product of one-hot matrices costs O(N K^2).
+    pairs = label.astype(int) * classes + probability.argmax(-1)
+    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    totals = confusion.sum(1)
+    per_class = [float(confusion[k, k] / totals[k]) if totals[k] else None for k in range(classes)]
+    basic = vars(basic_scores(probability, label))
+    return Scores(
+        **basic,
+        per_class_accuracy=per_class,
+        confusion=confusion.tolist(),
+        reconstruction=reconstruction,
     )
-    if len(validation[1]) >= uncertainty.needed_examples(coverage):
-        found["conformal"] = uncertainty.conformal(held_out, validation[1], whole, label, coverage)
-    return found
 
 
-def detect(
-    trained: Trained, train: Mapping[str, Any], inside: Any, outside: Any
-) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
-    """How well images of another source are told from one's own, by each score.
+def basic_scores(probability: np.ndarray, label: np.ndarray) -> BasicScores:
+    """Accuracy, NLL, ECE, Brier score and count of probabilities `[N, K]`, N at least 1."""
+    probability = np.asarray(probability, np.float64)
+    true = probability[np.arange(len(label)), label]
+    one_hot = np.eye(probability.shape[-1])[label]
+    return BasicScores(
+        accuracy=float((probability.argmax(-1) == label).mean()),
+        nll=float(-log_probability(true).mean()),
+        ece=calibration_error(probability, label),
+        brier=float(((probability - one_hot) ** 2).sum(-1).mean()),
+        count=len(label),
+    )
+
+
+def member_scores(probability: np.ndarray, label: np.ndarray) -> MemberScores:
+    """Scores of each member, `{score: [M values]}`, from probabilities `[M, N, K]`.
+
+    The values are None without examples, and for a member with NaN among its probabilities.
+    """
+    members = [_scores_if_finite(values, label) for values in probability]
+    return {name: [getattr(scores, name) for scores in members] for name in SCORES}
+
+
+def _scores_if_finite(probability: np.ndarray, label: np.ndarray) -> BasicScores:
+    # JSON has no NaN.
+    if not len(label) or not np.isfinite(probability).all():
+        return BasicScores(None, None, None, None, len(label))
+    return basic_scores(probability, label)
+
+
+def assess(
+    probability: np.ndarray,
+    label: np.ndarray,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    coverage: float = COVERAGE,
+    reconstruction: float | None = None,
+) -> Assessment:
+    """Assess a classifier or an ensemble on a split.
 
     Args:
-        trained: the classifier or the ensemble.
-        train: what the features' Gaussians are fitted on.
-        inside: images of the run's own data, uint8 `[N, H, W, C]`.
-        outside: images of the other source.
-
-    Returns:
-        `{score: {"auroc", "fpr95"}}`, and the scores themselves, `inside_SCORE` `[N]` and
-        `outside_SCORE`; higher means further out.
+        probability: float32 `[M, N, K]`, N at least 1, all finite.
+        label: int `[N]`.
+        validation: probabilities `[M, V, K]` and labels `[V]`, to fit the temperature and the
+            prediction sets. None if `probability` is of the validation split itself: a fitted
+            figure is not measured on the examples of its fit.
+        coverage: target coverage of the prediction sets, in (0, 1).
+        reconstruction: mean squared error of the decoder.
     """
-    gaussians = [
-        uncertainty.fit_gaussians(features, train["label"])
-        for features in trained.features(train["image"])
-    ]
-    found: dict[str, np.ndarray] = {}
-    for part, images in (("inside", inside), ("outside", outside)):
-        logits = trained.logits(images)
-        probability = probabilities(logits)
-        whole = uncertainty.pool(probability)
-        found[f"{part}_maximum_probability"] = 1 - whole.max(-1)
-        found[f"{part}_entropy"] = uncertainty.predictive_entropy(whole)
-        found[f"{part}_energy"] = uncertainty.energy(logits)
-        if len(probability) > 1:
-            found[f"{part}_mutual_information"] = uncertainty.mutual_information(probability)
-        distances = [
-            uncertainty.mahalanobis(one, features)
-            for one, features in zip(gaussians, trained.features(images), strict=True)
-        ]
-        found[f"{part}_mahalanobis"] = np.mean(distances, axis=0)
-    names = [name.removeprefix("inside_") for name in found if name.startswith("inside_")]
-    table = {
-        name: uncertainty.detection(found[f"inside_{name}"], found[f"outside_{name}"])
-        for name in names
-    }
-    return table, found
+    scores = compute_scores(mean_probability(probability), label, reconstruction)
+    members = member_scores(probability, label)
+    return Assessment(
+        scores=scores,
+        members=members,
+        summary=summarise(members, vars(scores)),
+        uncertainty=measure_uncertainty(probability, label, validation, coverage),
+    )
 
 
-def predictions(logits: np.ndarray, label: np.ndarray, alone: bool) -> bytes:
-    """An npz file: `probability` float32 `[N, K]`, or `[M, N, K]`; `label`, `index` `[N]`."""
-    probability = probabilities(logits)
+def measure_uncertainty(
+    probability: np.ndarray,
+    label: np.ndarray,
+    validation: tuple[np.ndarray, np.ndarray] | None,
+    coverage: float,
+) -> Uncertainty:
+    """Figures of uncertainty; the arguments are those of `assess`."""
+    mean = mean_probability(probability)
+    # A single member cannot disagree with itself.
+    several = len(probability) > 1
+    disagreement = float(mutual_information(probability).mean()) if several else None
+    temperature = calibrated = conformal = None
+    if validation is not None and len(validation[1]):
+        held_out = (mean_probability(validation[0]), validation[1])
+        temperature = fit_temperature(*held_out)
+        # The predicted class stays the same, so the confusion matrix does too.
+        calibrated = basic_scores(apply_temperature(mean, temperature), label)
+        if len(validation[1]) >= needed_examples(coverage):
+            conformal = measure_sets(held_out, mean, label, coverage)
+    return Uncertainty(
+        predictive_entropy=float(predictive_entropy(mean).mean()),
+        mutual_information=disagreement,
+        aurc=area_under_risk_coverage(mean, label),
+        temperature=temperature,
+        calibrated=calibrated,
+        conformal=conformal,
+    )
+
+
+def prediction_file(probability: np.ndarray, label: np.ndarray, index: np.ndarray) -> bytes:
+    """Content of a prediction file (npz), as `--save-predictions` writes it.
+
+    Args:
+        probability: float32 `[N, K]`, or `[M, N, K]` for members.
+        label: int `[N]`.
+        index: int `[N]`, rows in the source.
+    """
     arrays = {
-        "probability": probability[0] if alone else probability,
-        "label": np.int32(label),
-        "index": np.arange(len(label), dtype=np.int32),
+        "probability": probability,
+        "label": label.astype(np.int32),
+        "index": index.astype(np.int32),
     }
-    return as_npz(arrays)
+    return arrays_file(arrays)
 
 
-def as_npz(arrays: Mapping[str, Any]) -> bytes:
-    """An npz file of some arrays."""
+def arrays_file(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Content of an npz file with these arrays."""
     file = io.BytesIO()
-    np.savez(file, **arrays)
+    np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
-
-
-def plain(value: Any) -> int | float:
-    """A scalar for JSON, with the digits that a float32 has: 0.9712, not 0.9711999893188477."""
-    number = value.item()
-    return float(f"{number:.7g}") if isinstance(number, float) else number

@@ -1,1 +1,4 @@
-"""Records as lines, tables and pictures."""
+"""Lines, tables and pictures of a run.
+
+Files: terminal, tables, plots.
+"""

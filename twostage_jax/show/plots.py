@@ -1,52 +1,75 @@
-"""Pictures: records in, PNG files out."""
+"""Pictures of results, as PNG files."""
 
 import io
 import itertools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from twostage_jax.show.tables import Record
 
-def plot_sweep(record: Mapping[str, Any]) -> bytes:
-    """The grid of a sweep: accuracy on validation by the first field, a line per other values.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-    Dots are members, lines go through their means, the ring is the point that was chosen.
+DECADE = 10  # an axis whose values differ by this factor is logarithmic
+
+
+def plot_sweep(sweep: Record) -> bytes:
+    """Plot accuracy on validation over the first field of a sweep; a line for the other values.
+
+    Dots are members, lines connect their means, and a ring marks the chosen point.
 
     Args:
-        record: `sweep` of a `result.json`.
+        sweep: `scores.SweepRecord` with validation scores.
 
     Returns:
-        A PNG file.
+        Content of a PNG file.
     """
-    # Half a second to import, and only used here.
+    # The import takes half a second, and most commands draw nothing.
     from matplotlib.figure import Figure
 
-    (name, values), *others = record["fields"].items()
+    name = next(iter(sweep.fields))
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    spread = all(x > 0 for x in values) and max(values) / min(values) >= 10
-    axes.set_xscale("log" if spread else "linear")
-    for combination in itertools.product(*(each for _, each in others)):
-        rest = dict(zip((other for other, _ in others), combination, strict=True))
-        points = [
-            point
-            for point in record["points"]
-            if point["validation"] and all(point["values"][k] == v for k, v in rest.items())
-        ]
-        points.sort(key=lambda point: point["values"][name])
-        x = [point["values"][name] for point in points]
-        accuracy = [point["validation"]["accuracy"] for point in points]
-        label = ", ".join(f"{other}={value:g}" for other, value in rest.items()) or None
-        (line,) = axes.plot(x, [np.mean(each) for each in accuracy], label=label)
-        for one, each in zip(x, accuracy, strict=True):
-            axes.plot([one] * len(each), each, ".", color=line.get_color(), alpha=0.5)
-    chosen = record["points"][record["chosen"]]
-    best = np.mean(chosen["validation"]["accuracy"])
-    axes.plot(chosen["values"][name], best, "o", ms=12, mfc="none", mec="black", label="chosen")
+    axes.set_xscale(_scale(sweep.fields[name]))
+    for others in _combinations(sweep):
+        _plot_line(axes, sweep, name, others)
+    chosen = sweep.points[sweep.chosen]
+    best = np.mean(chosen.validation["accuracy"])
+    axes.plot(chosen.values[name], best, "o", ms=12, mfc="none", mec="black", label="chosen")
     axes.set_xlabel(name)
     axes.set_ylabel("accuracy on validation")
     axes.legend()
     file = io.BytesIO()
+    # Without the version of matplotlib, the same sweep gives the same bytes.
     figure.savefig(file, dpi=150, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def _scale(values: list[float]) -> str:
+    # A logarithm needs positive values.
+    return "log" if min(values) > 0 and max(values) / min(values) >= DECADE else "linear"
+
+
+def _combinations(sweep: Record) -> Iterator[dict[str, float]]:
+    """Combinations of the values of all fields but the first."""
+    others = list(sweep.fields)[1:]
+    for values in itertools.product(*(sweep.fields[field] for field in others)):
+        yield dict(zip(others, values, strict=True))
+
+
+def _plot_line(axes: "Axes", sweep: Record, name: str, others: dict[str, float]) -> None:
+    """Plot the points that have the values `others`, in the order of field `name`."""
+    points = [
+        point
+        for point in sweep.points
+        if point.validation and others.items() <= point.values.items()
+    ]
+    points.sort(key=lambda point: point.values[name])
+    x = [point.values[name] for point in points]
+    accuracy = [point.validation["accuracy"] for point in points]
+    label = ", ".join(f"{field}={value:g}" for field, value in others.items()) or None
+    (line,) = axes.plot(x, [np.mean(values) for values in accuracy], label=label)
+    for position, values in zip(x, accuracy, strict=True):
+        axes.plot([position] * len(values), values, ".", color=line.get_color(), alpha=0.5)

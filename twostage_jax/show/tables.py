@@ -1,189 +1,274 @@
-"""The tables of a run: records in, lines on a terminal out."""
+"""Tables and lines about data, plans and results.
 
-from collections.abc import Mapping, Sequence
+Records are read by attribute, with the names of `result.json`; no other room is imported.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import numpy as np
 
-from twostage_jax.config.schema import Config
-from twostage_jax.data.dataset import PARTS, Dataset, TrainingData, duplicates
-from twostage_jax.engine.memory import Need
-from twostage_jax.engine.placement import Placement
 from twostage_jax.show.terminal import Terminal
 
+# A dataclass of `scores` or `runs`; each docstring names the one that it reads.
+Record: TypeAlias = Any
 
-def show_data(dataset: TrainingData, tested: int, config: Config, terminal: Terminal) -> None:
-    """One line each on the data, `tested` examples of which are for the end, and the settings."""
-    sizes = {part: len(getattr(dataset, part)["label"]) for part in PARTS[:2]} | {"test": tested}
-    counts = ", ".join(f"{size:,} {part}" for part, size in sizes.items())
-    shape = "x".join(map(str, dataset.image_shape))
-    terminal.line(f"{dataset.name}: {counts}; {shape} images, {len(dataset.classes)} classes")
-    devices = jax.devices()
-    count = f"{len(devices)} x " if len(devices) > 1 else ""
-    device = f"{count}{devices[0].device_kind}"
-    terminal.line(f"preset {config.preset}, seed {config.seed}, on {device}")
+SCORES = ("accuracy", "nll", "ece", "brier")
 
 
-def show_plan(
-    placed: Mapping[str, tuple[Placement, Need]], encode_when: str | None, terminal: Terminal
+class PlanRow(NamedTuple):
+    """Placement of the members of one stage.
+
+    Attributes:
+        stage: its name.
+        members: number of members.
+        chunks: number of chunks, which train one after another.
+        devices: number of devices for each chunk.
+        bytes_per_member: memory of each member, in bytes.
+        bytes_shared: memory that all members share on a device, in bytes.
+    """
+
+    stage: str
+    members: int
+    chunks: int
+    devices: int
+    bytes_per_member: int
+    bytes_shared: int
+
+
+def show_data(
+    name: str,
+    sizes: Mapping[str, int],
+    image_shape: Sequence[int],
+    classes: int,
+    terminal: Terminal,
 ) -> None:
-    """Where the members of each stage train, what they need, and when the encoder runs."""
-    for name, (placement, need) in placed.items():
-        axes = ", ".join(f"{axis} {size}" for axis, size in placement.mesh.shape.items())
+    """Print the kind of the data and the size of each split."""
+    counts = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
+    terminal.line(f"{name}: {_shape(image_shape)} images, {_count(classes, 'class', 'es')}")
+    # A line of its own: with unlabelled images the sizes alone fill most of 80 columns.
+    terminal.line(f"examples: {counts}")
+
+
+def show_settings(preset: str, seed: int, device: str, terminal: Terminal) -> None:
+    """Print a line about the settings of a run."""
+    terminal.line(f"preset {preset}, seed {seed}, on {device}")
+
+
+def show_plan(rows: Iterable[PlanRow], encoding: str | None, terminal: Terminal) -> None:
+    """Print where the members train and when the encoder is applied (None: not shown)."""
+    for row in rows:
+        chunks = _count(row.chunks, "chunk")
+        devices = _count(row.devices, "device")
         terminal.line(
-            f"{name}  {placement.members} members, {placement.chunk} at a time, on {axes}; "
-            f"{need.member / 1e6:.2f} MB each, {need.common / 1e6:.1f} MB shared"
+            f"{row.stage}: {_count(row.members, 'member')} in {chunks} on {devices}; "
+            f"{row.bytes_per_member / 1e6:.2f} MB per member, "
+            f"{row.bytes_shared / 1e6:.1f} MB shared"
         )
-    if encode_when:
-        terminal.line(f"in stage 2 the encoder runs {encode_when}")
+    if encoding:
+        terminal.line(f"encoder: {encoding}")
 
 
-def show_groups(stage: str, groups: Sequence[tuple], terminal: Terminal) -> None:
-    """The parameter groups of a stage, as `stage.group_sizes` gives them."""
+def show_groups(
+    stage: str, groups: Iterable[tuple[str, str, int, int]], terminal: Terminal
+) -> None:
+    """Print the parameter groups of a stage: name, state, parameters, bytes."""
     terminal.line()
-    terminal.table(f"{stage}: parameter groups", ("group", "state", "parameters", "bytes"), groups)
+    columns = ("group", "state", "parameters", "bytes")
+    terminal.table(f"{stage}: parameter groups", columns, groups)
 
 
-def show_result(record: dict[str, Any], folder: Path, terminal: Terminal) -> None:
-    """The table of results of a run, the proof of freezing, and where it all is."""
+def show_result(result: Record, folder: Path, terminal: Terminal) -> None:
+    """Print the result of a run.
+
+    Args:
+        result: `runs.ResultRecord`; `ensemble`, `summary` and `sweep` may be None.
+        folder: of the run.
+        terminal: where to print.
+    """
     terminal.line()
-    show_scores("results", {part: record[part] for part in ("validation", "test")}, terminal)
-    if "ensemble" in record:
-        members = record["ensemble"]
-        show_members(record["summary"], len(members["rows"]), "test", terminal)
-        for name in members["diverged"]:
-            terminal.line(f"diverged  {name}: left out")
-    if "sweep" in record:
-        show_sweep(record["sweep"], terminal)
-    if "uncertainty" in record:
-        show_uncertainty(record["uncertainty"], "test", terminal)
-    loss = record["pretrain"]["loss"]
-    terminal.line(
-        f"stage 1   {record['pretrain']['objective']}, {record['pretrain']['epochs']} epochs"
-        + ("" if loss is None else f", loss {loss:.4f}")
-    )
-    terminal.line(f"encoder   frozen in stage 2, unchanged: {record['frozen']['after']}")
-    terminal.line(f"test      {times_read(record['test_reads'])}")
-    seconds = record["seconds"]
-    spent = ", ".join(f"{name} {s:.1f}" for name, s in seconds.items() if s and name != "total")
-    terminal.line(f"seconds   {seconds['total']:.1f} in all ({spent})")
+    show_scores("results", {"validation": result.validation, "test": result.test}, terminal)
+    if result.ensemble is not None:
+        show_members(result.summary, len(result.ensemble.rows), "test", terminal)
+        for name in result.ensemble.diverged:
+            terminal.line(f"diverged  {name}: not in the ensemble")
+    if result.sweep is not None:
+        show_sweep(result.sweep, terminal)
+    show_uncertainty(result.uncertainty, "test", terminal)
+    pretrain = result.pretrain
+    loss = "" if pretrain.loss is None else f", loss {pretrain.loss:.4f}"
+    terminal.line(f"stage 1   {pretrain.objective}, {_count(pretrain.epochs, 'epoch')}{loss}")
+    terminal.line(f"encoder   frozen in stage 2, unchanged: {result.frozen.after}")
+    terminal.line(times_read(result.test_reads))
+    show_seconds(result.seconds, terminal)
     terminal.line(f"run       {folder}")
 
 
+def show_seconds(seconds: Mapping[str, float], terminal: Terminal) -> None:
+    """Print the seconds of each phase that took any; `total` comes first."""
+    phases = [f"{name} {s:.1f}" for name, s in seconds.items() if s and name != "total"]
+    terminal.line(f"seconds   {seconds['total']:.1f} in total ({', '.join(phases)})")
+
+
 def times_read(count: int) -> str:
-    """How often the test part has been read, as a run's report says it."""
-    return "read once" if count == 1 else f"read {count} times: no longer a fresh test"
+    """Sentence about how often the test split of a run was read."""
+    if count == 1:
+        return "test split of the run: read once"
+    return f"test split of the run: read {count} times, so it is no longer a fresh test"
 
 
-def show_scores(title: str, parts: dict[str, dict[str, Any]], terminal: Terminal) -> None:
-    """A row of scores for each part."""
-    names = ["accuracy", "nll", "ece", "brier"]
-    if any("reconstruction" in scores for scores in parts.values()):
+def show_scores(title: str, splits: Mapping[str, Record], terminal: Terminal) -> None:
+    """Print a row of scores for each split, from `scores.Scores`."""
+    names: list[str] = list(SCORES)
+    # Only a run with a decoder has this score.
+    if any(scores.reconstruction is not None for scores in splits.values()):
         names.append("reconstruction")
-    rows = []
-    for part, scores in parts.items():
-        values = [scores.get(name) for name in names]
-        rows.append((part, *("-" if v is None else f"{v:.4f}" for v in values), scores["count"]))
-    terminal.table(title, ("part", *names, "count"), rows)
-
-
-def show_members(summary: dict[str, Any], count: int, part: str, terminal: Terminal) -> None:
-    """Members as mean, standard deviation and 95 % interval, and what the ensemble gains."""
-    rows = []
-    for name in ("accuracy", "nll", "ece", "brier"):
-        each = summary[name]
-        values = [each[key] for key in ("mean", "std", "low", "high", "ensemble", "gain")]
-        rows.append((name, *("-" if v is None else f"{v:.4f}" for v in values)))
-    columns = ("score", "mean", "std", "95 % from", "to", "ensemble", "gain")
-    terminal.table(f"{count} members on {part}", columns, rows)
-    if summary["fewer_errors"] is not None:
-        terminal.line(f"ensemble  {summary['fewer_errors']:.1%} fewer errors than the mean member")
-
-
-def show_sweep(sweep: dict[str, Any], terminal: Terminal) -> None:
-    """The grid: scores of the members on validation, and which point was chosen."""
-    rows = []
-    for number, point in enumerate(sweep["points"]):
-        scores = point["validation"] or {}
-        figures = [f"{np.mean(scores[n]):.4f}" if scores else "-" for n in ("accuracy", "nll")]
-        std = (
-            f"{np.std(scores['accuracy'], ddof=1):.4f}" if point["members"] > 1 and scores else "-"
-        )
-        mark = "chosen" if number == sweep["chosen"] else ""
-        values = (f"{x:g}" for x in point["values"].values())
-        rows.append((*values, point["members"], figures[0], std, figures[1], mark))
-    # Narrow columns, so that three fields fit on a terminal.
-    names = (name.replace(".", ".\n").replace("-", "-\n") for name in sweep["fields"])
-    columns = (*names, "members", "accuracy", "std", "nll", "")
-    terminal.table("sweep, on validation", columns, rows)
-
-
-def show_uncertainty(found: dict[str, Any], part: str, terminal: Terminal) -> None:
-    """Calibration, entropy, prediction sets and the risk-coverage curve."""
-    rows = []
-    if found["temperature"] is not None:
-        calibrated = found["calibrated"]
-        rows.append(("temperature, fitted on validation", f"{found['temperature']:.3f}"))
-        rows += [
-            (f"{name} at that temperature", f"{calibrated[name]:.4f}") for name in ("nll", "ece")
-        ]
-    rows.append(("predictive entropy (nats)", f"{found['predictive_entropy']:.4f}"))
-    if found["mutual_information"] is not None:
-        rows.append(("mutual information (nats)", f"{found['mutual_information']:.4f}"))
-    rows.append(("area under risk-coverage", f"{found['aurc']:.5f}"))
-    if sets := found["conformal"]:
-        low, high = sets["interval"]
-        rows += [
-            (f"covered by sets, {sets['asked']:.0%} asked", f"{sets['measured']:.4f}"),
-            ("expected, 95 % of the time", f"{low:.4f} to {high:.4f}"),
-            ("classes in a set", f"{sets['mean_size']:.3f}"),
-        ]
-    terminal.table(f"uncertainty, on {part}", ("figure", ""), rows)
-
-
-def show_detection(table: dict[str, dict[str, float]], source: str, terminal: Terminal) -> None:
-    """How well another source is told from one's own, by each score."""
     rows = [
-        (name.replace("_", " "), f"{each['auroc']:.4f}", f"{each['fpr95']:.4f}")
-        for name, each in table.items()
+        (split, *(_decimal(getattr(scores, name)) for name in names), scores.count)
+        for split, scores in splits.items()
     ]
-    terminal.table(f"told from {source}", ("score", "AUROC", "FPR at 95 %"), rows)
+    terminal.table(title, ("split", *names, "count"), rows)
 
 
-def show_classes(scores: dict[str, Any], classes: Sequence[str], terminal: Terminal) -> None:
-    """Accuracy of each class, how many examples it has, and what it is most often taken for."""
+def show_members(summary: Record, count: int, split: str, terminal: Terminal) -> None:
+    """Print the spread of the members and the gain of the ensemble, from `scores.Summary`."""
+    fields = ("mean", "std", "low", "high", "ensemble", "gain")
+    rows = []
+    for name in SCORES:
+        spread = getattr(summary, name)
+        rows.append((name, *(_decimal(getattr(spread, field)) for field in fields)))
+    columns = ("score", "mean", "std", "95 % from", "to", "ensemble", "gain")
+    terminal.table(f"{_count(count, 'member')} on {split}", columns, rows)
+    if summary.fewer_errors is not None:
+        terminal.line(f"ensemble  {summary.fewer_errors:.1%} fewer errors than the mean member")
+
+
+def show_sweep(sweep: Record, terminal: Terminal) -> None:
+    """Print the validation scores of each point and mark the chosen one; `scores.SweepRecord`."""
+    rows = []
+    for index, point in enumerate(sweep.points):
+        values = (f"{value:g}" for value in point.values.values())
+        mark = "chosen" if index == sweep.chosen else ""
+        rows.append((*values, point.members, *_point_scores(point), mark))
+    # A column as narrow as its longest word, so that three fields fit into 80 columns.
+    fields = (name.replace(".", ".\n").replace("-", "-\n") for name in sweep.fields)
+    columns = (*fields, "members", "accuracy", "std", "nll", "")
+    terminal.table("sweep on validation", columns, rows)
+
+
+def show_uncertainty(figures: Record, split: str, terminal: Terminal) -> None:
+    """Print calibration, entropy and prediction sets, from `scores.Uncertainty`."""
+    rows = []
+    if figures.temperature is not None:
+        rows.append(("temperature, fitted on validation", f"{figures.temperature:.3f}"))
+        rows.append(("nll at this temperature", _decimal(figures.calibrated.nll)))
+        rows.append(("ece at this temperature", _decimal(figures.calibrated.ece)))
+    rows.append(("predictive entropy (nats)", _decimal(figures.predictive_entropy)))
+    if figures.mutual_information is not None:
+        rows.append(("mutual information (nats)", _decimal(figures.mutual_information)))
+    rows.append(("area under the risk-coverage curve", f"{figures.aurc:.5f}"))
+    sets = figures.conformal
+    if sets is not None:
+        low, high = sets.interval
+        rows.append(
+            (f"coverage of {_percent(sets.asked)} prediction sets", _decimal(sets.measured))
+        )
+        rows.append(("95 % interval for that coverage", f"{low:.4f} to {high:.4f}"))
+        rows.append(("mean number of classes in a set", f"{sets.mean_size:.3f}"))
+    terminal.table(f"uncertainty on {split}", ("figure", ""), rows)
+
+
+def show_detection(table: Mapping[str, Record], source: str, terminal: Terminal) -> None:
+    """Print how well each outlier score detects images of `source`, from `scores.Detection`."""
+    rows = [
+        (name.replace("_", " "), _decimal(detection.auroc), _decimal(detection.fpr95))
+        for name, detection in table.items()
+    ]
+    columns = ("score", "AUROC", "FPR at 95 %")
+    terminal.table(f"out-of-distribution detection: {source}", columns, rows)
+
+
+def show_classes(scores: Record, classes: Sequence[str], terminal: Terminal) -> None:
+    """Print the accuracy of each class and its most frequent error, from `scores.Scores`."""
     rows = []
     for index, name in enumerate(classes):
-        counts = np.array(scores["confusion"][index])
-        wrong = np.where(np.arange(len(counts)) == index, 0, counts)
-        other = f"{classes[int(wrong.argmax())]} ({wrong.max()})" if wrong.any() else "-"
-        accuracy = scores["per_class_accuracy"][index]
-        shown = "-" if accuracy is None else f"{accuracy:.4f}"
-        rows.append((name, shown, int(counts.sum()), other))
-    terminal.table("by class", ("class", "accuracy", "count", "most often taken for"), rows)
+        counts = np.array(scores.confusion[index])
+        errors = np.where(np.arange(len(counts)) == index, 0, counts)
+        predicted = int(errors.argmax())
+        confused = f"{classes[predicted]} ({errors[predicted]})" if errors.any() else "-"
+        accuracy = _decimal(scores.per_class_accuracy[index])
+        rows.append((name, accuracy, int(counts.sum()), confused))
+    columns = ("class", "accuracy", "count", "most frequent error")
+    terminal.table("accuracy by class", columns, rows)
 
 
-def show_dataset(dataset: Dataset, terminal: Terminal) -> None:
-    """What `twostage data` prints."""
-    shape = "x".join(map(str, dataset.image_shape))
-    terminal.line(f"{dataset.name}: uint8 images {shape}, {len(dataset.classes)} classes")
-    counts = {
-        part: np.bincount(getattr(dataset, part)["label"], minlength=len(dataset.classes))
-        for part in PARTS
-    }
+def show_dataset(
+    name: str,
+    image_shape: Sequence[int],
+    classes: Sequence[str],
+    counts: Mapping[str, Sequence[int]],
+    pixels: Mapping[str, tuple[int, int, float]],
+    duplicates: Mapping[str, int],
+    fingerprint: str,
+    terminal: Terminal,
+    unlabelled: int = 0,
+) -> None:
+    """Print the content of a source, for `twostage data`.
+
+    Args:
+        name: of the source.
+        image_shape: `(H, W, C)`.
+        classes: names of the K classes.
+        counts: number of examples of each class, `[K]`, for each split.
+        pixels: smallest, largest and mean value of each split that has images.
+        duplicates: number of equal images for each pair of splits.
+        fingerprint: of the data set.
+        terminal: where to print.
+        unlabelled: number of images without a label.
+    """
+    terminal.line(
+        f"{name}: {_shape(image_shape)} uint8 images, {_count(len(classes), 'class', 'es')}"
+    )
     rows = [
-        (name, *(int(counts[part][index]) for part in PARTS))
-        for index, name in enumerate(dataset.classes)
+        (label, *(int(split[index]) for split in counts.values()))
+        for index, label in enumerate(classes)
     ]
-    rows.append(("all", *(int(counts[part].sum()) for part in PARTS)))
-    terminal.table("examples", ("class", *PARTS), rows)
-    for part in PARTS:
-        image = getattr(dataset, part)["image"]
-        if image.size:
-            terminal.line(f"{part}: values {image.min()} to {image.max()}, mean {image.mean():.2f}")
-    terminal.line("images that occur in two parts, byte for byte:")
-    for pair, count in duplicates(dataset).items():
+    rows.append(("all", *(int(sum(split)) for split in counts.values())))
+    terminal.table("examples", ("class", *counts), rows)
+    if unlabelled:
+        terminal.line(f"unlabelled: {unlabelled:,} images")
+    for split, (low, high, mean) in pixels.items():
+        terminal.line(f"{split}: pixel values {low} to {high}, mean {mean:.2f}")
+    terminal.line("identical images in two splits:")
+    for pair, count in duplicates.items():
         terminal.line(f"  {pair}: {count}")
-    terminal.line(f"fingerprint {dataset.fingerprint}")
+    terminal.line(f"fingerprint {fingerprint}")
+
+
+def _point_scores(point: Record) -> tuple[str, str, str]:
+    """Mean accuracy, its standard deviation and mean NLL of a sweep's point."""
+    # All members have diverged, or there are no validation examples.
+    if not point.validation or not point.members:
+        return "-", "-", "-"
+    accuracy = point.validation["accuracy"]
+    std = float(np.std(accuracy, ddof=1)) if point.members > 1 else None
+    nll = float(np.mean(point.validation["nll"]))
+    return _decimal(float(np.mean(accuracy))), _decimal(std), _decimal(nll)
+
+
+def _decimal(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _percent(share: float) -> str:
+    # 0.999 is 99.9 %, not 100 %.
+    return f"{100 * share:g} %"
+
+
+def _count(number: int, noun: str, ending: str = "s") -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{ending}"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

@@ -1,132 +1,112 @@
-"""What a run shows: phases with their times, progress bars, a line per epoch, tables."""
+"""Output on standard output: lines, notices, tables and progress bars."""
 
 import contextlib
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from twostage_jax.errors import UserError, printable
 
-PHASES = ("import", "data", "compile", "pretrain", "encode", "head", "evaluate")
+NARROWEST = 80  # columns
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Raise what rich would make an exit with status 1 of."""
+        """Raise the error. Rich would end the program with status 1, and ours is 141."""
         raise BrokenPipeError
 
 
+class ProgressBar:
+    """Progress of one stage: a bar between epochs, and a line after each epoch."""
+
+    def __init__(self, terminal: "Terminal", stage: str, epochs: int, bar: Progress) -> None:
+        self._terminal = terminal
+        self._stage = stage
+        self._epochs = epochs
+        self._bar = bar
+        self._task = bar.add_task(stage, total=epochs)
+
+    def advance(self, epochs: float) -> None:
+        """Move the bar to a number of epochs, which may be a fraction."""
+        self._bar.update(self._task, completed=epochs)
+
+    def epoch(self, number: int, metrics: Mapping[str, float], seconds: float) -> None:
+        """Print the line of a completed epoch, for instance `loss 0.0656  accuracy 0.9712`."""
+        values = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        progress = f"epoch {number}/{self._epochs}"
+        self._terminal.line(f"{self._stage}  {progress}  {values}  {seconds:.1f} s")
+
+
 class Terminal:
-    """Prints to standard output unless `quiet`, and keeps the seconds of each phase.
+    """Printer on standard output. With `quiet` it prints nothing and still keeps its notices.
 
     Attributes:
-        seconds: `{phase: seconds}` for `PHASES`, and `total` since this object was made.
-        notices: what `notice` was told.
+        notices: every text passed to `notice`.
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = _Console(quiet=quiet, highlight=False)
-        # Rather lines that a narrow terminal breaks than figures that a table cuts off.
-        self.console.width = max(self.console.width, 80)
         self.notices: list[str] = []
-        self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
-        self._began = time.perf_counter()
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Rounded to milliseconds."""
-        total = time.perf_counter() - self._began
-        return {name: round(s, 3) for name, s in {**self._seconds, "total": total}.items()}
+        self._console = _Console(quiet=quiet, highlight=False)
+        # On a narrow terminal, a wrapped line is easier to read than a table without its numbers.
+        self._console.width = max(self._console.width, NARROWEST)
+        # Animations need a terminal: a file or a pipe gets complete lines only.
+        self._animated = self._console.is_terminal and not quiet
 
     def line(self, text: str = "") -> None:
-        """Print lines as they are, however long; what else a terminal would obey is escaped."""
-        shown = "\n".join(map(printable, text.split("\n")))
-        self._print(shown, markup=False, soft_wrap=True)
+        """Print text without wrapping it. Control codes are printed as `\\x1b`."""
+        lines = map(printable, text.split("\n"))
+        self._print("\n".join(lines), markup=False, soft_wrap=True)
 
     def notice(self, text: str) -> None:
-        """Print what has to be known of how a run went, and keep it."""
-        self.notices.append(" ".join(text.split()))
-        self.line(f"notice: {self.notices[-1]}")
+        """Print an event that the user should know about, and add it to `notices`."""
+        notice = " ".join(text.split())
+        self.notices.append(notice)
+        self.line(f"notice: {notice}")
 
-    def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-        """Print a table; the first column is text, the others are numbers."""
-        table = Table(title=_plain(title), title_justify="left", title_style="bold")
+    def table(
+        self, title: str, columns: Iterable[str], rows: Iterable[Iterable[str | int]]
+    ) -> None:
+        """Print a table. The first column is text on the left; the others are on the right."""
+        table = Table(title=_literal(title), title_justify="left", title_style="bold")
         for index, column in enumerate(columns):
-            # Rather broken than cut off.
+            # A long value is folded into two lines, because a cut number is a wrong number.
             table.add_column(column, justify="right" if index else "left", overflow="fold")
         for row in rows:
             texts = (value if isinstance(value, str) else f"{value:,}" for value in row)
-            table.add_row(*map(_plain, texts))
+            table.add_row(*map(_literal, texts))
         self._print(table)
 
-    def _print(self, what: Any, **options: Any) -> None:
+    @contextlib.contextmanager
+    def status(self, text: str) -> Iterator[None]:
+        """Show what the program is doing, until the block ends."""
+        with self._console.status(text) if self._animated else contextlib.nullcontext():
+            yield
+
+    @contextlib.contextmanager
+    def progress(self, stage: str, epochs: int) -> Iterator[ProgressBar]:
+        """Show the progress of a stage, until the block ends."""
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        off = not self._animated
+        with Progress(*columns, console=self._console, transient=True, disable=off) as bar:
+            yield ProgressBar(self, stage, epochs, bar)
+
+    def _print(
+        self, content: RenderableType, markup: bool | None = None, soft_wrap: bool | None = None
+    ) -> None:
         try:
-            self.console.print(what, **options)
+            self._console.print(content, markup=markup, soft_wrap=soft_wrap)
         except BrokenPipeError:
+            # The reader has closed the pipe: the command ends quietly.
             raise
         except OSError as error:
             raise UserError(
-                f"cannot print to standard output: {error.strerror}; send it elsewhere"
+                f"cannot print to standard output: {error.strerror}; redirect it to another place"
             ) from error
 
-    @contextlib.contextmanager
-    def phase(self, name: str, text: str) -> Iterator[None]:
-        """Time a phase and show what is going on."""
-        status = self.console.status(text) if self._live else contextlib.nullcontext()
-        with status, self._timed(name):
-            yield
 
-    @contextlib.contextmanager
-    def training(self, stage: str, epochs: int) -> Iterator["Training"]:
-        """A progress bar over the epochs of a stage, where there is a terminal to show it."""
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        bar = Progress(*columns, console=self.console, transient=True, disable=not self._live)
-        with self._timed(stage), bar as progress:
-            yield Training(self, stage, epochs, progress)
-
-    @property
-    def _live(self) -> bool:
-        return self.console.is_terminal and not self.console.quiet
-
-    @contextlib.contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - began
-            self._seconds[name] = self._seconds.get(name, 0.0) + spent
-
-
-def _plain(text: str) -> Text:
-    # Names of classes and files come from strangers: neither rich's markup nor control codes.
+def _literal(text: str) -> Text:
+    # Names of classes and files can come from anybody: show rich's markup and control codes.
     return Text(printable(text))
-
-
-class Training:
-    """The progress of one stage."""
-
-    def __init__(self, terminal: Terminal, stage: str, epochs: int, progress: Progress) -> None:
-        self._terminal, self._stage, self._epochs = terminal, stage, epochs
-        self._progress, self._task = progress, progress.add_task(stage, total=epochs)
-
-    def advance(self, epochs: float) -> None:
-        """Move the bar to `epochs`, fractions included."""
-        self._progress.update(self._task, completed=epochs)
-
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """Print the line of a completed epoch."""
-        figures = "  ".join(
-            f"{name} {value:.4f}"
-            for name, value in record.items()
-            if name not in ("stage", "epoch", "seconds", "members")
-        )
-        self._terminal.line(
-            f"{self._stage}  epoch {record['epoch']}/{self._epochs}  {figures}  "
-            f"{record['seconds']:.1f} s"
-        )

@@ -1,0 +1,86 @@
+"""Quality of predicted probabilities: calibration error, temperature and selective prediction."""
+
+import math
+
+import numpy as np
+from scipy import optimize, special
+
+BINS = 15
+LOWEST_TEMPERATURE = 0.05
+HIGHEST_TEMPERATURE = 20.0
+# The logarithm of a probability that float32 rounds to 0 is replaced by the logarithm of the
+# smallest normal float32, so that one example never makes a mean infinite.
+SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
+
+
+def log_probability(probability: np.ndarray) -> np.ndarray:
+    """Logarithm in float64, of at least `SMALLEST_PROBABILITY`."""
+    return np.log(np.maximum(np.asarray(probability, np.float64), SMALLEST_PROBABILITY))
+
+
+def calibration_error(probability: np.ndarray, label: np.ndarray) -> float:
+    """Expected calibration error in [0, 1] of probabilities `[N, K]`, over 15 equal bins.
+
+    Bin `b` holds confidences in `(b / 15, (b + 1) / 15]`. The error is the sum over bins of
+    `abs(sum(correct - confidence))`, divided by N (Guo et al., "On Calibration of Modern Neural
+    Networks", 2017).
+    """
+    confidence = probability.max(-1)
+    correct = probability.argmax(-1) == label
+    index = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    gap = np.bincount(index, correct - confidence, BINS)
+    return float(np.abs(gap).sum() / len(label))
+
+
+def fit_temperature(probability: np.ndarray, label: np.ndarray) -> float:
+    """Temperature T in [0.05, 20] with the lowest NLL of `softmax(log(p) / T)`.
+
+    Fit it on examples that are neither trained on nor reported on: the validation split. Guo et
+    al., "On Calibration of Modern Neural Networks", 2017.
+
+    Args:
+        probability: `[N, K]`, N at least 1.
+        label: int `[N]`.
+    """
+    logs = log_probability(probability)
+    rows = np.arange(len(label))
+
+    def nll(log_temperature: float) -> float:
+        scaled = special.log_softmax(logs / math.exp(log_temperature), axis=-1)
+        return -scaled[rows, label].mean()
+
+    # The search is over log T, because halving and doubling are steps of the same size.
+    low = math.log(LOWEST_TEMPERATURE)
+    high = math.log(HIGHEST_TEMPERATURE)
+    return float(np.exp(optimize.fminbound(nll, low, high, xtol=1e-8)))
+
+
+def apply_temperature(probability: np.ndarray, temperature: float) -> np.ndarray:
+    """`softmax(log(p) / T)`, float64 `[..., K]`."""
+    return special.softmax(log_probability(probability) / temperature, axis=-1)
+
+
+def risk_coverage(probability: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Risk-coverage curve: predict for the most confident examples first.
+
+    Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", 2017.
+
+    Args:
+        probability: `[N, K]`.
+        label: int `[N]`.
+
+    Returns:
+        The share of examples with a prediction, and the share of errors among them, `[N]` each.
+    """
+    wrong = probability.argmax(-1) != label
+    # Examples of equal confidence share their errors, so their order does not matter.
+    _, group, count = np.unique(-probability.max(-1), return_inverse=True, return_counts=True)
+    mean_error = np.bincount(group, wrong) / count
+    answered = np.arange(1, len(wrong) + 1)
+    return answered / len(wrong), np.cumsum(mean_error[np.sort(group)]) / answered
+
+
+def area_under_risk_coverage(probability: np.ndarray, label: np.ndarray) -> float:
+    """Area under the risk-coverage curve, in [0, 1]: the mean of its N risks."""
+    _, risk = risk_coverage(probability, label)
+    return float(risk.mean())
