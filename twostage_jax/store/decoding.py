@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import types
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     Record = TypeVar("Record", bound=DataclassInstance)
 else:
     Record = TypeVar("Record")
+T = TypeVar("T")
 
 NAMES = {
     str: "a text",
@@ -23,19 +25,19 @@ NAMES = {
     float: "a finite number",
     bool: "true or false",
     types.NoneType: "null",
+    list: "a list",
+    dict: "an object",
 }
+PLAIN = (str, int, float, bool, types.NoneType)
 
 
 class _Mismatch(ValueError):
-    """A value that does not have its declared type; `path` is the field's path inside a record."""
+    """A value that does not have its declared type; `path` leads to it from the record."""
 
-    def __init__(self, problem: str, path: str = "") -> None:
+    def __init__(self, problem: str, path: tuple[str, ...] = ()) -> None:
         super().__init__(problem)
         self.problem = problem
         self.path = path
-
-    def inside(self, name: object) -> "_Mismatch":
-        return _Mismatch(self.problem, f"{name}.{self.path}" if self.path else f"{name}")
 
 
 def decode(kind: type[Record], values: object, where: Path | str) -> Record:
@@ -60,30 +62,51 @@ def decode(kind: type[Record], values: object, where: Path | str) -> Record:
     try:
         return cast(Record, _decode(kind, values))
     except _Mismatch as error:
-        field = f"field {shown(error.path)}" if error.path else "the content"
+        field = f"field {shown('.'.join(error.path))}" if error.path else "the content"
         raise Corrupted(f"{where} is corrupted: {field} {error.problem}") from error
 
 
 def _decode(kind: type, value: object) -> object:
-    if kind is object:
-        return value
-    if kind in NAMES:
+    if kind in PLAIN:
         return _decode_plain(kind, value)
-    if dataclasses.is_dataclass(kind):
-        return _decode_record(kind, value)
-    origin = get_origin(kind)
-    arguments = get_args(kind)
+    origin, arguments = _parts(kind)
     if origin in (Union, types.UnionType):
         return _decode_union(arguments, value)
-    if origin is list:
-        return _decode_items(arguments[0], value)
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return tuple(_decode_items(arguments[0], value))
-    if origin is tuple:
-        return _decode_tuple(arguments, value)
+    if origin in (list, tuple):
+        items = _expect(list, value)
+        fixed = origin is tuple and Ellipsis not in arguments
+        kinds = arguments if fixed else arguments[:1] * len(items)
+        if len(kinds) != len(items):
+            raise _Mismatch(f"is {shown(value)}, expected a list of {len(kinds)} values")
+        decoded = map(_decode_item, itertools.count(), kinds, items)
+        return list(decoded) if origin is list else tuple(decoded)
     if origin is dict:
-        return _decode_dict(arguments[1], value)
+        items = _expect(dict, value)
+        return {name: _decode_item(name, arguments[1], item) for name, item in items.items()}
+    if dataclasses.is_dataclass(kind):
+        return _decode_record(kind, _expect(dict, value))
+    if kind is object:
+        return value
     raise TypeError(f"{kind} cannot be decoded: use the types that `decode` lists")
+
+
+@functools.cache  # `typing` is slow, and a checkpoint can contain millions of figures
+def _parts(kind: type) -> tuple[object, tuple[type, ...]]:
+    return get_origin(kind), get_args(kind)
+
+
+def _decode_item(name: object, kind: type, value: object) -> object:
+    try:
+        return _decode(kind, value)
+    except _Mismatch as error:
+        # The path is built here, so that it costs nothing for correct values.
+        raise _Mismatch(error.problem, (str(name), *error.path)) from error
+
+
+def _expect(kind: type[T], value: object) -> T:
+    if isinstance(value, kind):
+        return value
+    raise _Mismatch(f"is {shown(value)}, expected {NAMES[kind]}")
 
 
 def _decode_plain(kind: type, value: object) -> object:
@@ -103,61 +126,25 @@ def _decode_plain(kind: type, value: object) -> object:
 def _decode_union(kinds: tuple[type, ...], value: object) -> object:
     if value is None and types.NoneType in kinds:
         return None
-    mismatch = _Mismatch("is null")
+    mismatch = _Mismatch(f"is {shown(value)}")
     for kind in kinds:
-        if kind is not types.NoneType:
-            try:
-                return _decode(kind, value)
-            except _Mismatch as error:
-                mismatch = error
+        try:
+            return _decode(kind, value)
+        except _Mismatch as error:
+            # For an optional value, "expected null" would hide the useful message.
+            mismatch = mismatch if kind is types.NoneType else error
     raise mismatch
 
 
-def _decode_items(kind: type, value: object) -> list[object]:
-    if not isinstance(value, list):
-        raise _Mismatch(f"is {shown(value)}, expected a list")
-    items = []
-    for index, item in enumerate(value):
-        try:
-            items.append(_decode(kind, item))
-        except _Mismatch as error:
-            raise error.inside(index) from error
-    return items
-
-
-def _decode_tuple(kinds: tuple[type, ...], value: object) -> tuple[object, ...]:
-    if not isinstance(value, list) or len(value) != len(kinds):
-        raise _Mismatch(f"is {shown(value)}, expected a list of {len(kinds)} values")
-    return tuple(map(_decode, kinds, value))
-
-
-def _decode_dict(kind: type, value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise _Mismatch(f"is {shown(value)}, expected an object")
-    items = {}
-    for name, item in value.items():
-        try:
-            items[name] = _decode(kind, item)
-        except _Mismatch as error:
-            raise error.inside(name) from error
-    return items
-
-
-def _decode_record(kind: type, value: object) -> object:
-    if not isinstance(value, dict):
-        raise _Mismatch(f"is {shown(value)}, expected an object")
+def _decode_record(kind: type, values: dict[str, object]) -> object:
     unflatten = getattr(kind, "unflatten", dict)
-    fields: dict[str, object] = unflatten(value)
+    values = unflatten(values)
     hints, required = _layout(kind)
-    for name in sorted(fields.keys() - hints):
-        raise _Mismatch("is unknown", name)
-    for name in sorted(required - fields.keys()):
-        raise _Mismatch("is missing", name)
-    for name, item in fields.items():
-        try:
-            fields[name] = _decode(hints[name], item)
-        except _Mismatch as error:
-            raise error.inside(name) from error
+    for name in sorted(values.keys() - hints):
+        raise _Mismatch("is unknown", (name,))
+    for name in sorted(required - values.keys()):
+        raise _Mismatch("is missing", (name,))
+    fields = {name: _decode_item(name, hints[name], item) for name, item in values.items()}
     try:
         return kind(**fields)
     except ValueError as error:
@@ -188,7 +175,7 @@ def encode(record: "DataclassInstance") -> dict[str, object]:
 
 
 def _encode(value: object) -> object:
-    if type(value) in NAMES:  # first, because most values are figures of members
+    if type(value) in PLAIN:  # first, because most values are figures of members
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return encode(value)

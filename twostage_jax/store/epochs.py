@@ -13,22 +13,14 @@ from twostage_jax.store.layout import METRICS
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of `metrics.jsonl`, in which the metrics stand beside the other fields.
+    """One line of `metrics.jsonl`, in which the metrics stand beside the other fields."""
 
-    Attributes:
-        stage: `pretrain` or `head`.
-        epoch: number of the epoch, from 1.
-        loss: mean loss; of members, the mean over the finite ones. None if there are none.
-        seconds: duration of the epoch.
-        metrics: other metrics, as `loss`.
-        members: each metric and the loss of each member, None where it is not finite.
-    """
-
-    stage: str
-    epoch: int
-    loss: float | None
-    seconds: float
-    metrics: dict[str, float | None] = field(default_factory=dict)
+    stage: str  # `pretrain` or `head`
+    epoch: int  # number of the epoch, from 1
+    loss: float | None  # mean over the finite members; None if all have diverged
+    seconds: float  # duration of the epoch
+    metrics: dict[str, float | None] = field(default_factory=dict)  # other means, as `loss`
+    # Metrics and loss of every member, None for values that are not finite; empty without members.
     members: dict[str, list[float | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -40,6 +32,7 @@ class EpochRecord:
     @staticmethod
     def flatten(values: Mapping[str, object]) -> dict[str, object]:
         """Put the metrics beside the other fields, in the order that users know."""
+        # JAX sorts the keys of a dict, so `loss` stands among the metrics in alphabetical order.
         metrics = {**values["metrics"], "loss": values["loss"]}  # type: ignore[dict-item]
         line = {"stage": values["stage"], "epoch": values["epoch"], **dict(sorted(metrics.items()))}
         if values["members"]:
@@ -56,19 +49,12 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """Identity of a stage and the records of its epochs, saved with every checkpoint.
+    """Identity of a stage and the records of its epochs, saved with every checkpoint."""
 
-    Attributes:
-        config: checksum of the config, without epochs and placement.
-        data: fingerprint of the data set.
-        stage: `pretrain` or `head`.
-        records: one record for each finished epoch.
-    """
-
-    config: str
-    data: str
-    stage: str
-    records: list[EpochRecord]
+    config: str  # checksum of the config, without epochs and placement
+    data: str  # fingerprint of the data set
+    stage: str  # `pretrain` or `head`
+    records: list[EpochRecord]  # one record for each finished epoch
 
     def __post_init__(self) -> None:
         """Check the numbers of the epochs."""

@@ -24,17 +24,11 @@ RETRY_SECONDS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class LockHolder:
-    """Content of the lock file: the process that holds the lock.
+    """Content of the lock file: the process that holds the lock."""
 
-    Attributes:
-        pid: number of the process.
-        host: name of its machine.
-        since: local time at which it took the lock.
-    """
-
-    pid: int
-    host: str
-    since: str
+    pid: int  # number of the process
+    host: str  # name of its machine
+    since: str  # local time at which it took the lock
 
     def __str__(self) -> str:
         """Name the process."""

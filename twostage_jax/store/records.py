@@ -23,43 +23,27 @@ REMEDY = "restore it from a copy"
 
 @dataclass(frozen=True)
 class LeafRecord:
-    """Description of one array.
+    """Description of one array."""
 
-    Attributes:
-        shape: length of each axis.
-        dtype: such as `float32`.
-        sha256: digest of `trees.array_bytes`, in hexadecimal digits.
-    """
-
-    shape: list[int]
-    dtype: str
-    sha256: str
+    shape: list[int]  # length of each axis
+    dtype: str  # such as `float32`
+    sha256: str  # digest of `trees.array_bytes`, in hexadecimal digits
 
 
 @dataclass(frozen=True)
 class GroupRecord:
-    """Description of one parameter group, such as `encoder`.
+    """Description of one parameter group, such as `encoder`."""
 
-    Attributes:
-        sha256: `trees.digest` of the group.
-        leaves: description of each array, by path inside the group.
-    """
-
-    sha256: str
-    leaves: dict[str, LeafRecord]
+    sha256: str  # `trees.digest` of the group
+    leaves: dict[str, LeafRecord]  # description of each array, by path inside the group
 
 
 @dataclass(frozen=True)
 class PreprocessingRecord:
-    """Images that the network takes, and the formula from pixels to inputs.
+    """Images that the network takes, and the formula from pixels to inputs."""
 
-    Attributes:
-        image: dtype, height, width and channels of an image.
-        formula: input as a function of the pixel `x`.
-    """
-
-    image: tuple[str, int, int, int]
-    formula: str
+    image: tuple[str, int, int, int]  # dtype, height, width and channels of an image
+    formula: str  # input as a function of the pixel `x`
 
     def __post_init__(self) -> None:
         """Check the sizes."""
@@ -74,105 +58,61 @@ class PreprocessingRecord:
 
 @dataclass(frozen=True)
 class DataRecord:
-    """Identity of a data set, independent of its location.
+    """Identity of a data set, independent of its location."""
 
-    Attributes:
-        name: as the source gives it.
-        fingerprint: digest of all examples in any order.
-        order: digest of the order of the examples.
-        parts: fingerprint of each split.
-    """
-
-    name: str
-    fingerprint: str
-    order: str
-    parts: dict[str, str]
+    name: str  # as the source gives it
+    fingerprint: str  # digest of all examples in any order
+    order: str  # digest of the order of the examples
+    parts: dict[str, str]  # fingerprint of each split
 
 
 @dataclass(frozen=True)
 class MachineRecord:
-    """Hardware that the bits of a result depend on.
+    """Hardware that the bits of a result depend on."""
 
-    Attributes:
-        device: kind of the devices.
-        devices: number of devices.
-        cores: number of CPU cores.
-    """
-
-    device: str
-    devices: int
-    cores: int
+    device: str  # kind of the devices
+    devices: int  # number of devices
+    cores: int  # number of CPU cores
 
 
 @dataclass(frozen=True)
 class PretrainRecord:
-    """Outcome of stage 1.
+    """Outcome of stage 1."""
 
-    Attributes:
-        objective: name of the objective.
-        epochs: number of epochs.
-        loss: mean loss of the last epoch; None without epochs.
-    """
-
-    objective: str
-    epochs: int
-    loss: float | None
+    objective: str  # name of the objective
+    epochs: int  # number of epochs
+    loss: float | None  # mean loss of the last epoch; None without epochs
 
 
 @dataclass(frozen=True)
 class FrozenRecord:
-    """Proof that stage 2 did not change the frozen groups.
+    """Proof that stage 2 did not change the frozen groups."""
 
-    Attributes:
-        groups: names of the groups.
-        before: digest before stage 2.
-        after: digest after stage 2.
-        unchanged: True if both are equal.
-    """
-
-    groups: list[str]
-    before: str
-    after: str
-    unchanged: bool
+    groups: list[str]  # names of the groups
+    before: str  # digest before stage 2
+    after: str  # digest after stage 2
+    unchanged: bool  # True if both are equal
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of `manifest.json`, the source of truth about a run.
+    """Content of `manifest.json`, the source of truth about a run."""
 
-    Attributes:
-        schema: version of this layout.
-        config: the resolved config, as `config.layers.to_dict` returns it.
-        groups: parameter groups that were handed over or trained, by name.
-        preprocessing: images that the network takes.
-        classes: names of the classes.
-        data: identity of the data set.
-        chunks: number of members that train at once, by stage.
-        versions: versions of the packages, by name.
-        machine: hardware that the run uses.
-        allowed: changes that `--allow-changed` permitted.
-        save_predictions: True if the run writes its predictions.
-        test_reads: number of times that the test split was read.
-        pretrain: outcome of stage 1, once it is finished.
-        encoder: digest of the encoder of another run, if the run uses one.
-        frozen: proof of the frozen groups, once the run is finished.
-    """
-
-    schema: int
-    config: dict[str, object]
-    groups: dict[str, GroupRecord]
-    preprocessing: PreprocessingRecord
-    classes: list[str]
-    data: DataRecord
-    chunks: dict[str, int]
-    versions: dict[str, str]
-    machine: MachineRecord
-    allowed: list[str]
-    save_predictions: bool
-    test_reads: int
-    pretrain: PretrainRecord | None = None
-    encoder: str | None = None
-    frozen: FrozenRecord | None = None
+    schema: int  # version of this layout
+    config: dict[str, object]  # the resolved config, as `config.layers.to_dict` returns it
+    groups: dict[str, GroupRecord]  # parameter groups that were handed over or trained, by name
+    preprocessing: PreprocessingRecord  # images that the network takes
+    classes: list[str]  # names of the classes
+    data: DataRecord  # identity of the data set
+    chunks: dict[str, int]  # number of members that train at once, by stage
+    versions: dict[str, str]  # versions of the packages, by name
+    machine: MachineRecord  # hardware that the run uses
+    allowed: list[str]  # changes that `--allow-changed` permitted
+    save_predictions: bool  # True if the run writes its predictions
+    test_reads: int  # number of times that the test split was read
+    pretrain: PretrainRecord | None = None  # outcome of stage 1, once it is finished
+    encoder: str | None = None  # digest of the encoder of another run, if the run uses one
+    frozen: FrozenRecord | None = None  # proof of the frozen groups, once the run is finished
 
     def __post_init__(self) -> None:
         """Check the counts."""

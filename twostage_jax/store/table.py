@@ -28,19 +28,12 @@ LIMIT = 4 * 2**30
 
 @dataclass(frozen=True)
 class Table:
-    """Sealed table of one checkpoint.
+    """Sealed table of one checkpoint."""
 
-    Attributes:
-        step: number of the checkpoint.
-        leaves: description of every array, by tree and path.
-        facts: values of the caller.
-        files: SHA-256 of every other file of the checkpoint, by relative name.
-    """
-
-    step: int
-    leaves: dict[str, dict[str, LeafRecord]]
-    facts: CheckpointFacts
-    files: dict[str, str]
+    step: int  # number of the checkpoint
+    leaves: dict[str, dict[str, LeafRecord]]  # description of every array, by tree and path
+    facts: CheckpointFacts  # values of the caller
+    files: dict[str, str]  # SHA-256 of every other file of the checkpoint, by relative name
 
 
 def write_table(folder: Path, table: Table, limit: int = LIMIT) -> None:
