@@ -1,65 +1,72 @@
-"""Mistakes that a user can mend: one sentence that says what came, what would do, what next."""
+"""Errors that a user can correct: one line with the input, the allowed values and the next step."""
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
 
-LONGEST = 2000  # characters of one message; what a stranger's file says may be of any length
+MESSAGE_LIMIT = 2000  # characters of one message; a file can contain text of any length
+VALUE_LIMIT = 200  # characters of one value inside a message
 
 
 class UserError(ValueError):
     """A mistake in the input; the command line prints it as one line and exits with status 2.
 
-    The message is one printable line of at most `LONGEST` characters, whatever names of files and
-    fields went into it.
+    The message is one printable line of at most `MESSAGE_LIMIT` characters, even if it contains
+    names of files and fields.
+
+    >>> str(UserError("cannot read a.json:\\n  it is not JSON"))
+    'cannot read a.json: it is not JSON'
     """
 
     def __init__(self, message: object = "") -> None:
-        # The lines of another library's message are joined; all else that would move a cursor is
-        # escaped.
-        lines = filter(None, map(str.strip, str(message).split("\n")))
-        # Shortened again, as one character may have become ten.
-        super().__init__(shortened(printable(shortened(" ".join(lines)))))
-
-
-def printable(text: str) -> str:
-    r"""`text` with what a terminal would obey, and what cannot be encoded, as `\x1b` and the like.
-
-    For names out of somebody's files, wherever they are shown: control codes, marks that turn the
-    direction of writing, lone surrogates.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
-
-
-def shortened(text: str, most: int = LONGEST) -> str:
-    """`text`, or its beginning and its end where it has more than `most` characters."""
-    if len(text) <= most:
-        return text
-    half = (most - 5) // 2
-    return f"{text[:half]} ... {text[-half:]}"
+        # Messages of other libraries can have several lines.
+        lines = [line.strip() for line in str(message).split("\n")]
+        line = shortened(" ".join(filter(None, lines)))
+        # Shorten again: an escaped character can take ten characters.
+        super().__init__(shortened(printable(line)))
 
 
 class Corrupted(UserError):
-    """What is on disk is not what was written there."""
+    """A file on disk that differs from the file that was written."""
+
+
+def printable(text: str) -> str:
+    r"""Escape control characters and characters that cannot be encoded, as `\x1b`.
+
+    Use it wherever names from files are shown. Control codes, marks that change the direction of
+    writing and lone surrogates could otherwise change the user's terminal.
+    """
+    if text.isprintable():
+        return text
+    return "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def shortened(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """Return `text`, or its beginning and end if it has more than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    half = (limit - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
+def shown(value: object) -> str:
+    """Return a short `repr` of any value from JSON or from a caller."""
+    try:
+        return shortened(repr(value), VALUE_LIMIT)
+    except (ValueError, RecursionError):  # more digits or levels than Python prints
+        return f"a {type(value).__name__} that is too large to print"
 
 
 def did_you_mean(name: str, valid: Iterable[str], limit: int = 12) -> str:
-    """The nearest valid name if there is one, then the valid names (the first `limit` of them)."""
+    """Suggest the closest valid name, if any, then list the first `limit` valid names."""
     names = list(valid)
-    # The search takes the square of the length.
-    near = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    more = f", and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{hint}It can be {', '.join(names[:limit])}{more}"
-
-
-def shown(value: Any) -> str:
-    """`repr`, of whatever a file of JSON or a caller may give."""
-    try:
-        return shortened(repr(value), 200)
-    except (ValueError, RecursionError):  # a number of more digits than Python writes
-        return f"a {type(value).__name__} that is too large"
+    # The search time grows with the square of the length, so only the beginning counts.
+    similar = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.6)
+    hint = f"did you mean {similar[0]!r}? " if similar else ""
+    rest = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{hint}choose from {', '.join(names[:limit])}{rest}"

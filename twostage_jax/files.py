@@ -1,4 +1,4 @@
-"""Text and JSON files of whatever size and kind somebody gives, read up to a bound."""
+"""Bounded reading of text, JSON and bytes from untrusted files."""
 
 import hashlib
 import json
@@ -12,47 +12,46 @@ from twostage_jax.errors import UserError
 
 MIB = 2**20
 TEXT_LIMIT = 64 * MIB
-_PIECE = MIB
+READ_SIZE = MIB
 
 
 def read_text(path: Path | str, limit: int = TEXT_LIMIT, *, regular: bool = False) -> str:
-    """What a text file in UTF-8 holds; a pipe such as `<(command)` will do unless `regular`.
+    """Read a text file in UTF-8; a pipe such as `<(command)` is accepted unless `regular`.
 
     Raises:
-        UserError: more than `limit` bytes, a file that cannot be read, bytes that are no UTF-8;
-            with `regular` what is no regular file.
+        UserError: if the file has more than `limit` bytes, cannot be read or is not UTF-8; with
+            `regular`, if it is not a regular file.
     """
+    content = read_bytes(path, limit, regular=regular)
     try:
-        content = read_bytes(path, limit, regular=regular)
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"cannot read {path}: byte {error.start} is not UTF-8; it is damaged or no text file"
+            f"cannot read {path}: byte {error.start} is not UTF-8; give an undamaged text file"
         ) from error
 
 
 def read_json(path: Path | str, limit: int = TEXT_LIMIT, *, regular: bool = False) -> Any:
-    """The one value that a JSON file holds.
+    """Read a JSON file and return its value.
 
     Raises:
-        UserError: as `read_text`, and what is not JSON.
+        UserError: as `read_text`, or if the text is not JSON.
     """
+    text = read_text(path, limit, regular=regular)
     try:
-        return as_json(read_text(path, limit, regular=regular))
-    except UserError:
-        raise
+        return as_json(text)
     except RecursionError as error:
-        raise UserError(f"cannot read {path}: it is nested too deep to be one of ours") from error
+        raise UserError(f"cannot read {path}: its values are nested too deeply") from error
     except ValueError as error:
-        raise UserError(f"cannot read {path}: it is no JSON, {error}") from error
+        raise UserError(f"cannot read {path}: it is not JSON: {error}") from error
 
 
 def as_json(text: str | bytes) -> Any:
-    """The one value that a text in JSON has; all its numbers are finite.
+    """Parse JSON in which all numbers are finite.
 
     Raises:
-        ValueError: what is not JSON, `NaN` and `1e999` included, which Python would read.
-        RecursionError: what is nested too deep.
+        ValueError: if the text is not JSON; `NaN` and `1e999`, which Python accepts, are rejected.
+        RecursionError: if the values are nested too deeply.
     """
     return json.loads(text, parse_constant=_finite, parse_float=_finite)
 
@@ -60,92 +59,93 @@ def as_json(text: str | bytes) -> Any:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return number
 
 
 def read_bytes(path: Path | str, limit: int, *, regular: bool = False) -> bytes:
-    """All bytes of a file, pipe or device, unless they are more than `limit`.
-
-    They are read in pieces, because neither a pipe nor a device says how much is to come, and
-    `read(n)` takes room for n bytes at once.
+    """Read all bytes of a file, pipe or device, up to a limit.
 
     Args:
-        path: what to read.
-        limit: bytes.
-        regular: whether a pipe or device is refused, as it must be in a folder that a stranger may
-            have made: a pipe that nobody writes to is waited for without end.
+        path: file to read.
+        limit: maximum size in bytes.
+        regular: reject pipes and devices. Required for folders that a stranger may have made: a
+            pipe that nobody writes to blocks the reader forever.
 
     Raises:
-        UserError: more than `limit` bytes, or a file that cannot be read; with `regular` what is no
-            regular file.
+        UserError: if there are more than `limit` bytes or the file cannot be read; with `regular`,
+            if it is not a regular file.
     """
     content = bytearray()
     try:
         with open_regular(path) if regular else open(path, "rb", buffering=0) as file:
-            while len(content) <= limit and (piece := file.read(_PIECE)):
+            # Read in pieces: a pipe has no size, and `read(n)` allocates n bytes at once.
+            while len(content) <= limit:
+                piece = file.read(READ_SIZE)
+                if not piece:
+                    return bytes(content)
                 content += piece
     except UserError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+    except (OSError, ValueError) as error:  # ValueError: the path contains a zero byte
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {path}: {reason}; give a file that can be read") from error
-    if len(content) > limit:
-        raise UserError(
-            f"{path} has more than {limit:,} bytes, the most that is read of such a file: give the "
-            "right one"
-        )
-    return bytes(content)
+        raise UserError(f"cannot read {path}: {reason}; give a readable file") from error
+    raise UserError(
+        f"{path} has more than {limit:,} bytes, the limit for such a file: give a smaller file"
+    )
 
 
 def digest_of_file(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits, read in pieces.
+    """SHA-256 of a file as hexadecimal digits, computed in pieces.
 
     Raises:
-        OSError: what cannot be read.
+        OSError: if the file cannot be read.
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_regular(path: Path | str) -> BinaryIO:
-    """A regular file, or a link to one, opened for reading its bytes.
-
-    It is looked at once it is open, so nobody can put something else in its place in between, and
-    opened without waiting for somebody at the other end of a pipe.
+    """Open a regular file, or a link to one, for reading bytes.
 
     Raises:
-        UserError: a directory, pipe or device.
-        OSError: what is not there or cannot be opened.
-        ValueError: a zero byte in the path.
+        UserError: if the path is a directory, pipe or device.
+        OSError: if the file does not exist or cannot be opened.
+        ValueError: if the path contains a zero byte.
     """
+    # O_NONBLOCK: opening a pipe must not wait for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    # Check the open file, not the path: nobody can replace it between check and use.
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
-    kind = "directory" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
+    kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "pipe"}
+    kind = kinds.get(stat.S_IFMT(mode), "device")
     raise UserError(f"cannot read {path}: it is a {kind}; give a regular file")
 
 
 # Photographs shrink by 2, scans of digits by 5, drawings by 30; deflate reaches 1,032 on zeros.
-RATIO = 100
-ALWAYS = 64 * MIB  # what any machine has room for
+RATIO_LIMIT = 100
+ALWAYS_EXPANDED = 64 * MIB  # any machine has this much memory
 
 
-def check_expanded(where: Path | str, announced: int, compressed: int, instead: str) -> None:
-    """Raise `UserError` where a file announces more bytes than its own size makes credible.
+def check_expanded(where: Path | str, announced: int, compressed: int, remedy: str) -> None:
+    """Reject a compressed file that announces an implausible size.
 
-    To be called before anything is allocated.
+    Call it before any memory is allocated.
 
     Args:
-        where: the file.
-        announced: bytes after expansion, as its header says.
-        compressed: bytes it has.
-        instead: how the user can go on if the file is honest.
+        where: file, for the message.
+        announced: size in bytes after expansion, from the file's header.
+        compressed: size of the file in bytes.
+        remedy: next step for a user who trusts the file.
+
+    Raises:
+        UserError: if `announced` is above 64 MiB and above 100 times `compressed`.
     """
-    if announced > max(ALWAYS, RATIO * compressed):
+    if announced > max(ALWAYS_EXPANDED, RATIO_LIMIT * compressed):
         raise UserError(
-            f"{where} has {compressed:,} bytes and announces {announced:,}, more than {RATIO} "
-            f"times as many: if you trust it, {instead}"
+            f"{where} has {compressed:,} bytes and announces {announced:,}, more than "
+            f"{RATIO_LIMIT} times its size: if you trust it, {remedy}"
         )

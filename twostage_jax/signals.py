@@ -1,9 +1,9 @@
-"""SIGINT and SIGTERM: at once where nothing is lost, at the next safe moment while training.
+"""SIGINT and SIGTERM: exit at once, or after the current step while a run trains.
 
-At once means that the process ends where it stands, as after `kill -9`, which every run survives:
-an exception that is raised in the middle of somebody's C code, while a library is being imported or
-a program compiled, can come out as another one or not at all, and may be heard seconds later. So a
-second thread listens too, and ends the process where the first one does not.
+Outside training nothing is lost, so the process exits where it is. Every run survives that, as it
+survives `kill -9`. We do not raise an exception there: inside C code, during an import or a
+compilation, an exception can be delayed, replaced or lost. For the same reason a second thread also
+listens, and ends the process if the main thread does not react.
 """
 
 import contextlib
@@ -13,65 +13,68 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Two ticks, one second, are how long the main thread may take where nothing has to be saved.
-TICK, PATIENCE = 0.5, 2
+TICK = 0.5  # seconds
+PATIENCE = 2  # ticks that the main thread may take if nothing has to be saved
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the program to stop.
+    """A signal that stopped the program.
 
     Attributes:
-        signum: the signal.
-        resume: the command that goes on with what was stopped; None if nothing was saved.
+        signum: number of the signal.
+        resume: command that resumes the run; None if nothing was saved.
     """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
-        self.resume = _resume[-1] if _resume else None
+        self.resume = _resume_commands[-1] if _resume_commands else None
 
 
-# Signals belong to the process, so this is where they are noted: what came and has to wait, whether
-# it has to wait or to be raised, how what is running can be resumed, and what has to be done first.
-_pending: list[int] = []
+# Signals belong to the process, so their state is global. Each list is a stack of active blocks.
+_pending: list[int] = []  # the signal that waits for the end of `deferred`
 _deferring: list[bool] = []
 _raising: list[bool] = []
-_resume: list[str] = []
-_last: list[Callable[[], None]] = []
+_resume_commands: list[str] = []
+_exit_actions: list[Callable[[], None]] = []
 
 
-def farewell(stop: Interrupted) -> str:
-    """What an interrupted command prints at its end."""
-    then = f"resume with: {stop.resume}" if stop.resume else "nothing was begun: run it again"
-    return f"twostage: stopped by {stop}\n{then}\n"
+def farewell(interrupt: Interrupted) -> str:
+    """Text that an interrupted command prints before it exits."""
+    remedy = "nothing was saved: run it again"
+    if interrupt.resume:
+        remedy = f"resume with: {interrupt.resume}"
+    return f"twostage: stopped by {interrupt}\n{remedy}\n"
 
 
 @contextlib.contextmanager
-def handled(words: Callable[[Interrupted], str] = farewell) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the process with 128 + their number within the block.
+def handled(message: Callable[[Interrupted], str] = farewell) -> Iterator[None]:
+    """Exit with status 128 + signal number on SIGINT and SIGTERM within the block.
 
-    A second one ends it at once. Only the main thread can use it.
+    A second signal ends the process immediately. Only the main thread can use this block.
 
     Args:
-        words: what is printed to standard error then.
+        message: text for standard error before the exit.
     """
-
     once = threading.Lock()
 
     def leave(signum: int) -> None:
-        # Both threads may come here, and a further signal into the middle of it: one goes.
+        # Both threads can arrive here, and another signal can interrupt them: only one exits.
         if not once.acquire(blocking=False):
             return
         try:
-            os.write(2, words(Interrupted(signum)).encode())
-            for act in reversed(_last):
-                act()
+            os.write(2, message(Interrupted(signum)).encode())
+            for action in reversed(_exit_actions):
+                action()
         finally:
             os._exit(128 + signum)
 
-    def note(signum: int, frame: FrameType | None) -> None:
+    def handle(signum: int, frame: FrameType | None) -> None:
         if _pending or not (_deferring or _raising):
             leave(signum)
         elif _deferring:
@@ -79,34 +82,37 @@ def handled(words: Callable[[Interrupted], str] = farewell) -> Iterator[None]:
         else:
             raise Interrupted(signum)
 
-    before = {signum: signal.signal(signum, note) for signum in SIGNALS}
+    previous = {signum: signal.signal(signum, handle) for signum in SIGNALS}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    listening = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    previous_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=(reader, leave), daemon=True).start()
     try:
         yield
     finally:
-        signal.set_wakeup_fd(listening)
-        os.close(writer)  # which ends the thread
+        signal.set_wakeup_fd(previous_writer)
+        os.close(writer)  # ends the thread
         _pending.clear()
-        for signum, handler in before.items():
+        for signum, handler in previous.items():
             signal.signal(signum, handler)
 
 
 def _listen(reader: int, leave: Callable[[int], None]) -> None:
-    """Read the number of every signal as it comes, whatever the main thread is doing."""
-    signum, ticks = 0, 0
+    """Read the number of each signal, even if the main thread is busy, and exit if it stays so."""
+    signum = 0
+    ticks = 0
     try:
         while ticks < PATIENCE:
             if signum and not select.select([reader], [], [], TICK)[0]:
+                # While a state is being saved, only a second signal counts.
                 ticks = 0 if _deferring or _raising else ticks + 1
                 continue
             byte = os.read(reader, 1)
             if not byte:
                 return
             if byte[0] in SIGNALS:
-                ticks, signum = (PATIENCE if signum else 0), byte[0]
+                ticks = PATIENCE if signum else 0
+                signum = byte[0]
         leave(signum)
     finally:
         os.close(reader)
@@ -114,10 +120,10 @@ def _listen(reader: int, leave: Callable[[int], None]) -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Hold the first signal back within the block, and raise `Interrupted` at the end of the block.
+    """Defer the first signal to the end of the block, and raise `Interrupted` there.
 
-    The function given says whether one has come, so that a loop can save its state and leave. A
-    second signal does not wait.
+    The block receives a function that returns True after a signal, so that a loop can save its
+    state and end. A second signal is not deferred.
     """
     with _within(_deferring, True):
         yield lambda: bool(_pending)
@@ -126,22 +132,22 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
 
 def interrupt_as_exception() -> contextlib.AbstractContextManager[None]:
-    """Within the block a signal raises `Interrupted`, for what has child processes to end."""
+    """Raise `Interrupted` on a signal within the block, for code that must end its children."""
     return _within(_raising, True)
 
 
 def resumable(command: str) -> contextlib.AbstractContextManager[None]:
-    """Within the block, `command` is how what is running can be resumed."""
-    return _within(_resume, command)
+    """Print `command` as the way to resume if a signal arrives within the block."""
+    return _within(_resume_commands, command)
 
 
-def run_before_exit(act: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
-    """Within the block, a signal that ends the process calls `act` before it does."""
-    return _within(_last, act)
+def run_before_exit(action: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+    """Call `action` before a signal within the block ends the process."""
+    return _within(_exit_actions, action)
 
 
 @contextlib.contextmanager
-def _within(stack: list, value: object) -> Iterator[None]:
+def _within(stack: list[T], value: T) -> Iterator[None]:
     stack.append(value)
     try:
         yield

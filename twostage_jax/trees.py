@@ -1,79 +1,94 @@
-"""A stage is a pair of pure functions, as a gradient transformation is in Optax.
-
-Everything that is trained is a `Stage`: an autoencoder, a classifier on a frozen encoder, your own.
-Parameters are a dict of groups (`encoder`, `decoder`, `head`, …); we freeze, save and hand over by
-the names of the groups.
-"""
+"""Paths, signatures, digests and sizes of pytrees of arrays."""
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
+# Nested containers with arrays, or shapes of arrays, as leaves; Python cannot type this further.
+PyTree: TypeAlias = Any
 
-def tree_leaves(tree: Any) -> dict[str, Any]:
-    """Leaves of any pytree by path, `encoder/params/dense_0/kernel`, in the tree's own order.
+
+def tree_leaves(tree: PyTree) -> dict[str, PyTree]:
+    """Leaves of a pytree by path, such as `encoder/params/dense_0/kernel`, in the tree's order.
 
     Raises:
-        ValueError: two leaves of one path, as by a key that contains a slash.
+        ValueError: if two leaves have the same path because a key contains a slash.
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
     if len(leaves) != len(flat):
-        raise ValueError(
-            "two leaves have the same path: keep slashes out of the names of parameters"
-        )
+        raise ValueError("two leaves have the same path: use parameter names without slashes")
     return leaves
 
 
-def tree_signature(tree: Any) -> dict[str, dict[str, Any]]:
-    """`{path: {"shape": [...], "dtype": "float32"}}` for the leaves of a tree, abstract or not."""
-    leaves = {
-        path: leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-        for path, leaf in tree_leaves(tree).items()
-    }
-    return {
-        path: {"shape": list(leaf.shape), "dtype": leaf.dtype.name} for path, leaf in leaves.items()
-    }
+def tree_signature(tree: PyTree) -> dict[str, dict[str, object]]:
+    """`{path: {"shape": [...], "dtype": "float32"}}` of a tree of arrays or of their shapes."""
+    return {path: _signature(leaf) for path, leaf in tree_leaves(tree).items()}
 
 
-def tree_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """One phrase for each leaf by which two `tree_signature`s differ, empty if they agree."""
-    problems = [f"{path} is missing" for path in expected if path not in found]
-    problems += [f"{path} is unexpected" for path in found if path not in expected]
-    for path in expected:
-        for what in ("shape", "dtype"):
-            if path in found and found[path][what] != expected[path][what]:
-                problems.append(
-                    f"{path} has {what} {found[path][what]}, expected {expected[path][what]}"
-                )
+def _signature(leaf: PyTree) -> dict[str, object]:
+    array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    return {"shape": list(array.shape), "dtype": array.dtype.name}
+
+
+def tree_differences(
+    expected: Mapping[str, Mapping[str, object]], actual: Mapping[str, Mapping[str, object]]
+) -> list[str]:
+    """List the differences between two results of `tree_signature`, one phrase for each leaf."""
+    problems = [f"{path} is missing" for path in expected if path not in actual]
+    problems += [f"{path} is unexpected" for path in actual if path not in expected]
+    for path in filter(actual.__contains__, expected):
+        for field in ("shape", "dtype"):
+            before = expected[path][field]
+            after = actual[path][field]
+            if before != after:
+                problems.append(f"{path} has {field} {after}, expected {before}")
     return problems
 
 
-def array_bytes(leaf: Any) -> bytes:
-    """The values of one leaf as little-endian bytes in C order."""
+def array_bytes(leaf: PyTree) -> bytes:
+    """Values of one leaf as little-endian bytes in C order."""
     array = np.asarray(jax.device_get(leaf))
+    # The bytes, and so the digest, must not depend on the machine.
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).tobytes()
 
 
-def digest(params: Any) -> str:
-    """`sha256:…` over tree paths, shapes, dtypes and bytes: equal means equal bit for bit."""
+def describe(tree: PyTree) -> dict[str, dict[str, object]]:
+    """`{path: {"shape": [...], "dtype": "float32", "sha256": "…"}}` of a tree of arrays.
+
+    This is the only place that hashes arrays. `digest_of_description` needs no second pass.
+    """
+    table = tree_signature(tree)
+    for path, leaf in tree_leaves(tree).items():
+        table[path]["sha256"] = hashlib.sha256(array_bytes(leaf)).hexdigest()
+    return table
+
+
+def digest_of_description(table: Mapping[str, Mapping[str, object]]) -> str:
+    """Digest `sha256:…` of a tree from the result of `describe`."""
     total = hashlib.sha256()
-    signature = tree_signature(params)
-    for path, leaf in sorted(tree_leaves(params).items()):
-        shape, dtype = signature[path]["shape"], signature[path]["dtype"]
-        total.update(f"{path}\0{shape}\0{dtype}\0".encode())
-        total.update(array_bytes(leaf))
+    for path, entry in sorted(table.items()):
+        total.update(f"{path}\0{entry['shape']}\0{entry['dtype']}\0{entry['sha256']}\0".encode())
     return f"sha256:{total.hexdigest()}"
 
 
-def shapes_of(tree: Any) -> Any:
-    """Shapes and types of the leaves of a tree."""
+def digest(params: PyTree) -> str:
+    """Digest `sha256:…` of paths, shapes, dtypes and bytes: equal digests mean equal bits.
+
+    >>> digest({"w": np.zeros(2, np.float32)})[:15]
+    'sha256:ee40a556'
+    """
+    return digest_of_description(describe(params))
+
+
+def shapes_of(tree: PyTree) -> PyTree:
+    """Shapes and dtypes of a tree's leaves, as `jax.ShapeDtypeStruct`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-def size_of(tree: Any) -> int:
-    """Bytes of the leaves of a tree, abstract or not."""
+def size_of(tree: PyTree) -> int:
+    """Size in bytes of a tree of arrays or of their shapes."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -1,1 +1,11 @@
-"""A run's folder: atomic files, checksums, checkpoints."""
+"""Folders of runs: atomic files, typed records, checksums, checkpoints and a lock.
+
+layout.py      names of files, and new, free and leftover folders
+atomic.py      files that are written completely or not at all
+records.py     dataclasses for each JSON file
+decoding.py    JSON values to dataclasses and back, with one check of types
+checksums.py   SHA256SUMS of a finished run
+checkpoint.py  verified checkpoints of a stage
+orbax.py       the only importer of Orbax
+lock.py        one process at a time in a folder
+"""

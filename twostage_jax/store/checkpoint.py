@@ -1,124 +1,148 @@
-"""Checkpoints of a stage: Orbax stores, we verify.
+"""Checkpoints of a stage: Orbax stores the arrays, and we verify them.
 
-Orbax notices neither a flipped bit nor a changed dtype. So a sealed record is written into each
-checkpoint: shape, dtype and sha256 of every leaf, sha256 of every file, and the caller's facts. It
-is held against what is expected, what is on disk and what is loaded.
+Orbax notices neither a flipped bit nor a changed dtype. So each checkpoint contains a sealed table:
+shape, dtype and SHA-256 of every array, SHA-256 of every file, and the caller's facts. The table is
+compared with the expected trees, with the files on disk and with the loaded arrays.
 
-A checkpoint is never written over: a new one is written beside the older ones under another name,
-renamed when it is whole with its record, and only then is the oldest one renamed and removed. So a
-process may be killed at any moment, and the newest whole checkpoint is still there.
+A checkpoint is never overwritten. A new one is written under another name beside the older ones,
+and renamed when it is complete. Only then is the oldest one renamed and removed. So a process may
+be killed at any moment, and the newest complete checkpoint still exists.
 """
 
 import contextlib
-import hashlib
-import json
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from twostage_jax.errors import Corrupted, UserError
-from twostage_jax.files import check_expanded, read_json
-from twostage_jax.store import sealed as records
-from twostage_jax.store.orbax import quiet
-from twostage_jax.trees import array_bytes, tree_differences, tree_leaves, tree_signature
+from twostage_jax.files import check_expanded
+from twostage_jax.store import orbax
+from twostage_jax.store.atomic import remove
+from twostage_jax.store.epochs import CheckpointFacts
+from twostage_jax.store.records import LeafRecord, describe_leaves
+from twostage_jax.store.table import (
+    TABLE,
+    Table,
+    check_arrays,
+    check_files,
+    check_fit,
+    digests_of_files,
+    files_below,
+    read_errors,
+    read_table,
+    write_table,
+)
+from twostage_jax.trees import PyTree, size_of, tree_signature
 
-KEPT = 2  # the newest, and one to fall back to
-# Orbax measures its patience by the wall's clock, which may jump: by less than thirty years.
-PATIENT = ocp.options.AsyncOptions(timeout_secs=10**9, create_directories_asynchronously=False)
-METADATA = "_CHECKPOINT_METADATA"
-NEW, GONE = ".new", ".gone"  # what is being written, and removed
-UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax adds to the name until it is done
-
-
-def describe(tree: Any) -> dict[str, dict[str, Any]]:
-    """`{path: {"shape": [...], "dtype": "float32", "sha256": "…"}}` for the leaves of a tree."""
-    hashes = {
-        path: hashlib.sha256(array_bytes(leaf)).hexdigest()
-        for path, leaf in tree_leaves(tree).items()
-    }
-    return {path: {**entry, "sha256": hashes[path]} for path, entry in tree_signature(tree).items()}
+KEPT = 2  # the newest checkpoint, and one to fall back to
+NEW = ".new"  # suffix of a checkpoint that is being written
+GONE = ".gone"  # suffix of a checkpoint that is being removed
 
 
 class Loaded(NamedTuple):
     """A verified checkpoint.
 
     Attributes:
-        step: its number.
-        trees: arrays on the first device, by name.
-        facts: what was saved beside them.
+        step: number of the checkpoint.
+        trees: trees of NumPy arrays, by name.
+        facts: values that were saved with them.
+        leaves: description of every array of `trees`, by tree and path.
     """
 
     step: int
-    trees: dict[str, Any]
-    facts: dict[str, Any]
+    trees: dict[str, PyTree]
+    facts: CheckpointFacts
+    leaves: dict[str, dict[str, LeafRecord]]
 
 
 class Store:
-    """The checkpoints of one stage, named by the number of steps taken; the newest two are kept."""
+    """Checkpoints of one stage, numbered by training steps; the newest two are kept.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: folder of the checkpoints; `clean` creates it.
+        save: function that writes trees to a new folder.
+        load: function that reads trees from a folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        save: Callable[[Path, Mapping[str, PyTree]], None] = orbax.save,
+        load: Callable[[Path, Mapping[str, PyTree]], dict[str, PyTree]] = orbax.load,
+    ) -> None:
         self._folder = folder
+        self._save = save
+        self._load = load
         self._writer = ThreadPoolExecutor(1)
         self._pending: tuple[int, Future[None]] | None = None
-        self._place: os.stat_result | None = None
+        self._identity: os.stat_result | None = None
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the checkpoints on disk, ascending; that they are whole shows when loaded."""
+        """Numbers of the checkpoints on disk, ascending; they are not verified."""
         if not self._folder.is_dir():
             return []
-        return sorted(
-            int(path.name)
-            for path in self._folder.iterdir()
-            if _is_step(path.name) and path.is_dir()
-        )
+        paths = [path for path in self._folder.iterdir() if _is_step(path.name) and path.is_dir()]
+        return sorted(int(path.name) for path in paths)
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint with this number."""
+        return self._folder / str(step)
 
     def clean(self) -> None:
-        """Make the folder, and remove what a process has left there that was killed."""
+        """Create the folder, and remove unfinished checkpoints of a killed process."""
         self._folder.mkdir(exist_ok=True)
-        self._place = self._folder.stat()
+        self._identity = self._folder.stat()
         for path in self._folder.iterdir():
-            step, dot, kind = path.name.partition(".")
-            mine = dot + kind in (NEW, GONE) or (dot + kind).startswith(NEW + UNFINISHED)
-            if _is_step(step) and mine:
-                records.remove(path)
+            step, dot, rest = path.name.partition(".")
+            suffix = dot + rest
+            leftover = suffix in (NEW, GONE) or suffix.startswith(NEW + orbax.UNFINISHED)
+            if _is_step(step) and leftover:
+                remove(path)
 
-    def save(self, step: int, trees: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        """Begin to write trees of arrays, by name, and JSON facts, while the caller goes on.
+    def save(self, step: int, trees: Mapping[str, PyTree], facts: CheckpointFacts) -> None:
+        """Start to write a checkpoint in the background.
 
-        The checkpoint counts once all of it is on disk, at the latest after `wait`.
+        The checkpoint exists once it is completely on disk, at the latest after `wait`.
+
+        Args:
+            step: number of the checkpoint.
+            trees: trees of arrays, by name.
+            facts: values to save with them.
 
         Raises:
-            UserError: what kept the one before it from being written.
+            UserError: if the previous checkpoint could not be written.
         """
         self.wait()
-        # A copy, because the next step of the training takes the buffers over.
-        trees = {name: jax.tree.map(np.array, jax.device_get(tree)) for name, tree in trees.items()}
-        text = json.dumps(dict(facts))  # now: the caller's facts may grow while it is written
-        with self._written(step):
-            self._pending = step, self._writer.submit(self._write, step, trees, text)
+        # Copy the arrays: the next training step reuses their buffers.
+        copies = jax.tree.map(np.array, jax.device_get(dict(trees)))
+        # Copy the list too: the caller appends to it while the checkpoint is written.
+        facts = dataclasses.replace(facts, records=list(facts.records))
+        written = self._writer.submit(self._write, step, copies, facts)
+        self._pending = (step, written)
 
     def wait(self) -> None:
-        """Return when what was given to `save` is on disk.
+        """Wait until the last `save` has finished.
 
         Raises:
-            UserError: what kept it from being written, a full disk for instance.
+            UserError: if the checkpoint could not be written, for example on a full disk.
         """
         if self._pending is None:
             return
-        (step, written), self._pending = self._pending, None
-        with self._written(step):
+        step, written = self._pending
+        self._pending = None
+        with self._write_errors(step):
             written.result()
 
     def close(self) -> None:
-        """Return when all is on disk, and end the thread that writes.
+        """Wait for the last `save`, and end the writing thread.
 
         Raises:
             UserError: as `wait`.
@@ -126,203 +150,179 @@ class Store:
         with self._writer:
             self.wait()
 
-    def _write(self, step: int, trees: Mapping[str, Any], facts: str) -> None:
-        """Write a checkpoint beside the others, let it count, and remove those that are too many.
+    def _write(self, step: int, trees: Mapping[str, PyTree], facts: CheckpointFacts) -> None:
+        """Write a checkpoint, make it visible, and remove the oldest.
 
         Raises:
-            Exception: whatever Orbax, TensorStore and the system make of a disk.
+            Exception: any error of Orbax, TensorStore or the operating system.
         """
         new = self.path(step).with_name(f"{step}{NEW}")
-        self._check_place(new)
-        records.remove(new)
-        # Orbax takes no relative path.
-        with quiet(), ocp.Context(async_options=PATIENT):
-            ocp.save_checkpointables_async(str(new.absolute()), dict(trees)).result()
-        self._check_place(new)
-        try:
-            read_json(new / METADATA)
-        except UserError as error:  # on a full disk Orbax may call this written
-            raise OSError("not all of it was written; the disk may be full") from error
-        table = {name: describe(tree) for name, tree in trees.items()}
-        records.write(new, {"step": step, "leaves": table, "facts": json.loads(facts)})
-        if os.path.lexists(self.path(step)):  # no checkpoint, or one that the caller gives again
+        self._check_same_folder(new)
+        remove(new)
+        self._save(new, trees)
+        self._check_same_folder(new)
+        orbax.check_complete(new)
+        leaves = {name: describe_leaves(tree) for name, tree in trees.items()}
+        write_table(new, Table(step, leaves, facts, digests_of_files(new)))
+        if os.path.lexists(self.path(step)):  # a repeated step, or a file with this name
             self.retire(step)
         os.rename(new, self.path(step))
         for old in self.steps[:-KEPT]:
             self.retire(old)
 
-    def _check_place(self, new: Path) -> None:
-        """Raise `UserError` where the folder is not the one that `clean` has found.
+    def _check_same_folder(self, new: Path) -> None:
+        """Raise `UserError` if the folder was renamed or removed since `clean`.
 
-        Orbax makes folders that are missing, so a run whose folder was renamed would go on in two;
-        what it has made is removed.
+        Orbax creates missing folders, so the run would continue in two folders. Remove whatever
+        Orbax has created.
         """
         try:
-            same = self._place is None or os.path.samestat(self._place, self._folder.stat())
+            same = self._identity is None or os.path.samestat(self._identity, self._folder.stat())
         except FileNotFoundError:
             same = False
-        if not same:
-            records.remove(new)
-            for made in (self._folder, self._folder.parent):
-                with contextlib.suppress(OSError):  # not empty, so not its own
-                    made.rmdir()
-            raise UserError(
-                f"{self._folder} was renamed or removed while checkpoints were written to it: put "
-                "it back, then go on with --resume"
-            )
+        if same:
+            return
+        remove(new)
+        for folder in (self._folder, self._folder.parent):
+            with contextlib.suppress(OSError):  # not empty, so Orbax has not created it
+                folder.rmdir()
+        raise UserError(
+            f"{self._folder} was renamed or removed during training: move it back, then resume "
+            "with --resume"
+        )
 
     def retire(self, step: int) -> None:
-        """Remove a checkpoint, so that it is there whole or not at all."""
+        """Remove a checkpoint; a kill leaves it complete or invisible."""
         gone = self.path(step).with_name(f"{step}{GONE}")
-        records.remove(gone)
+        remove(gone)
         os.rename(self.path(step), gone)
-        records.remove(gone)
+        remove(gone)
 
-    def load(self, expected: Mapping[str, Any], step: int | None = None) -> Loaded:
-        """The trees of a checkpoint that `expected` names and gives the structure of.
+    def load(self, expected: Mapping[str, PyTree], step: int | None = None) -> Loaded:
+        """Load and verify some trees of a checkpoint.
 
         Args:
             expected: trees of arrays or of their shapes, by name.
-            step: of the checkpoint, by default the newest.
+            step: number of the checkpoint, by default the newest.
 
         Raises:
-            UserError: every missing, unexpected, misshaped or wrongly typed leaf; what keeps a
-                checkpoint from being read that is as it was saved, or that nothing is known of.
-            Corrupted: where there is no checkpoint; files that are missing or not as they were
-                saved, and arrays.
+            UserError: if arrays are missing, unexpected or have another shape or dtype; if an
+                intact checkpoint cannot be read.
+            Corrupted: if there is no checkpoint, or files or arrays differ from what was saved.
         """
         self.wait()
         step = self._newest() if step is None else step
-        where = f"the checkpoint {self.path(step)}"
-        record = self._record(step, where)
-        recorded, problems = record["leaves"], []
-        for name, tree in expected.items():
-            wrong = tree_differences(tree_signature(tree), recorded.get(name, {}))
-            problems += [f"{name}/{problem}" for problem in wrong]
-        if problems:
-            raise UserError(f"{where} does not fit: {'; '.join(problems)}")
-        wanted = lambda name: "/" not in name or name.split("/")[0] in expected  # noqa: E731
-        records.check_files(self.path(step), where, record["files"], wanted)
-        loaded = self._read(step, expected, where)
-        damaged = [
-            f"{name}/{path}"
-            for name, tree in loaded.items()
-            for path, entry in describe(tree).items()
-            if entry != recorded[name][path]
-        ]
-        if damaged:
-            raise Corrupted(f"{where} is damaged: {', '.join(damaged)} changed since it was saved")
-        return Loaded(step, loaded, record["facts"])
+        folder = self.path(step)
+        signatures = {name: tree_signature(tree) for name, tree in expected.items()}
+        with read_errors(folder):
+            table = self._read_table(step)
+            check_fit(folder, table, signatures)
+            check_files(folder, table, lambda n: "/" not in n or n.split("/")[0] in expected)
+            size = sum(path.stat().st_size for path in files_below(folder).values())
+            check_expanded(f"the checkpoint {folder}", size_of(expected), size, "train again")
+            trees = self._load(folder, expected)
+        leaves = {name: describe_leaves(tree) for name, tree in trees.items()}
+        check_arrays(folder, table, leaves)
+        return Loaded(step, trees, table.facts, leaves)
 
     def check(self) -> None:
-        """Hold the files of the newest checkpoint against what was recorded of them.
+        """Compare all files of the newest checkpoint with its table.
 
         Raises:
-            UserError: what keeps them from being read.
-            Corrupted: where one is missing or not as it was saved, or there is no checkpoint.
+            UserError: if a file cannot be read.
+            Corrupted: if there is no checkpoint, or a file is missing or has changed.
         """
         step = self._newest()
-        where = f"the checkpoint {self.path(step)}"
-        record = self._record(step, where)
-        records.check_files(self.path(step), where, record["files"], lambda name: True)
+        with read_errors(self.path(step)):
+            check_files(self.path(step), self._read_table(step), lambda name: True)
 
     def load_newest(
         self,
-        expected: Mapping[str, Any],
-        say: Callable[[str], None],
-        known: Callable[[Mapping[str, Any]], bool] = lambda facts: True,
+        expected: Mapping[str, PyTree],
+        notice: Callable[[str], None],
+        accept: Callable[[CheckpointFacts], bool] | None = None,
     ) -> Loaded | None:
-        """The newest checkpoint that is whole, or None.
+        """Load the newest intact checkpoint; None if there is none.
 
-        Those that are known to be damaged are removed: what is trained again takes their names.
+        Corrupted checkpoints are removed, because the resumed training reuses their numbers.
 
         Args:
             expected: as for `load`.
-            say: is told of each that is damaged.
-            known: whether facts are what the caller saves; what is not counts as damaged.
+            notice: prints a message about each corrupted checkpoint.
+            accept: returns False for facts that the caller never saves; they count as corrupted.
 
         Raises:
-            UserError: a whole checkpoint that does not fit; one that cannot be read, and may be
-                whole. Then all are left in place.
+            UserError: if an intact checkpoint does not fit; if a checkpoint that may be intact
+                cannot be read. Then no checkpoint is removed.
         """
-        damaged, found = [], None
+        corrupted = []
+        loaded = None
         for step in reversed(self.steps):
             try:
-                loaded = self.load(expected, step)
-                if known(loaded.facts):
-                    found = loaded
-                    break
-                path = self.path(step) / records.RECORD
-                raise Corrupted(f"{path} does not hold what a run writes there")
+                loaded = self._load_accepted(expected, step, accept)
+                break
             except Corrupted as error:
-                damaged.append(step)
-                say(f"{error}; falling back to an older one")
-        for step in damaged:
+                corrupted.append(step)
+                notice(f"{error}; falling back to an older one")
+        for step in corrupted:
             self.retire(step)
-        return found
+        return loaded
+
+    def _load_accepted(
+        self,
+        expected: Mapping[str, PyTree],
+        step: int,
+        accept: Callable[[CheckpointFacts], bool] | None,
+    ) -> Loaded:
+        loaded = self.load(expected, step)
+        if accept and not accept(loaded.facts):
+            raise Corrupted(f"{self.path(step) / TABLE} is corrupted: its facts are rejected")
+        return loaded
 
     def _newest(self) -> int:
         if not self.steps:
-            raise Corrupted(f"{self._folder} has no whole checkpoint: run the stage again")
+            raise Corrupted(f"{self._folder} has no complete checkpoint: train the stage again")
         return self.steps[-1]
 
-    def path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
-        return self._folder / str(step)
-
-    def _record(self, step: int, where: str) -> dict[str, Any]:
-        record = records.read(self.path(step), where, {"step": int, "leaves": dict, "facts": dict})
-        if record["step"] != step or not all(map(_is_table, record["leaves"].values())):
-            raise Corrupted(f"{where} is damaged: {records.RECORD} is not that of step {step}")
-        return record
-
-    def _read(self, step: int, expected: Mapping[str, Any], where: str) -> dict[str, Any]:
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-
-        def placed(leaf: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-
-        announced = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(dict(expected)))
-        with records.readable(where), quiet():
-            files = records.files_below(self.path(step)).values()
-            stored = sum(path.stat().st_size for path in files)
-            check_expanded(where, announced, stored, "train the stage again")
-            trees = jax.tree.map(placed, dict(expected))
-            loaded = ocp.load_checkpointables(str(self.path(step).absolute()), trees)
-            return {name: loaded[name] for name in expected}
+    def _read_table(self, step: int) -> Table:
+        table = read_table(self.path(step))
+        if table.step != step:  # a checkpoint that was renamed
+            raise Corrupted(
+                f"the checkpoint {self.path(step)} is corrupted: {TABLE} belongs to step "
+                f"{table.step}"
+            )
+        return table
 
     @contextlib.contextmanager
-    def _written(self, step: int) -> Iterator[None]:
-        """Turn whatever Orbax and TensorStore raise when they cannot write into one sentence."""
+    def _write_errors(self, step: int) -> Iterator[None]:
+        """Convert any error of Orbax and TensorStore into a `UserError` with the remedy."""
         try:
             yield
         except Exception as error:
             for path in self._folder.glob(f"{step}{NEW}*"):
-                shutil.rmtree(path, ignore_errors=True)  # it may be what fills the disk
-            older = f"; {self.path(self.steps[-1])} is whole" if self.steps else ""
+                shutil.rmtree(path, ignore_errors=True)  # it may fill the disk
             if isinstance(error, UserError):
                 raise
+            reason = orbax.reason(error)
+            intact = f"; {self.path(self.steps[-1])} is intact" if self.steps else ""
             raise UserError(
-                f"cannot write the checkpoint {self.path(step)}: {records.reason(error)}{older}; "
-                "make room, then go on with --resume"
+                f"cannot write the checkpoint {self.path(step)}: {reason}{intact}; free disk "
+                "space, then resume with --resume"
             ) from error
 
 
 def _is_step(name: str) -> bool:
-    """Whether a checkpoint may be called so: 7, and neither 007 nor another script's digits."""
+    """Return True for a plain number such as 7, but not for 007 or digits of other scripts."""
     return name.isdecimal() and name == str(int(name))
-
-
-def _is_table(table: Any) -> bool:
-    """Whether it is what `describe` makes, as far as anything depends on it."""
-    return isinstance(table, dict) and all(
-        isinstance(leaf, dict) and {"shape", "dtype"} <= leaf.keys() for leaf in table.values()
-    )
 
 
 @contextlib.contextmanager
 def open_store(folder: Path) -> Iterator[Store]:
-    """The checkpoints in `folder`, which is made if it is not there; all are written at the end."""
+    """Open the checkpoints in `folder`, which is created if missing, and finish writing at the end.
+
+    Raises:
+        UserError: as `Store.wait`.
+    """
     store = Store(folder)
     store.clean()
     try:

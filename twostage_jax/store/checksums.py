@@ -1,95 +1,101 @@
-"""`SHA256SUMS`: what the files of a complete run are, as `sha256sum -c` checks it."""
+"""`SHA256SUMS`: checksums of the files of a finished run, in the format of `sha256sum -c`."""
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.files import digest_of_file, read_text
-from twostage_jax.store.layout import CONFIG, MANIFEST, METRICS, RESULT, SUMS, write_bytes
+from twostage_jax.store.atomic import write_bytes
+from twostage_jax.store.layout import CONFIG, MANIFEST, METRICS, RESULT, SUMS
 
-ALWAYS = (CONFIG, METRICS, MANIFEST, RESULT)
+REQUIRED = (CONFIG, METRICS, MANIFEST, RESULT)
 
 
-def finish(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put files into the folder of a complete run, and their checksums; `result.json` comes last.
+def write_files(
+    folder: Path,
+    files: Mapping[str, bytes],
+    write: Callable[[Path, bytes], None] = write_bytes,
+) -> None:
+    """Write files of a finished run and their checksums; `result.json` comes last.
 
-    Whatever the moment at which the process is killed, each file is the old or the new one, and the
-    checksums know it. Those of other files stay as they are: what has been damaged in the meantime
-    must not be taken for whole.
+    If the process is killed, each file is the old or the new one, and the checksums accept both.
+    The checksums of other files stay as they are, so a corrupted file is still detected later.
 
     Args:
-        folder: of the run.
-        files: what each file is to hold, by name.
+        folder: folder of the run.
+        files: content of each file, by name.
+        write: function that writes a file atomically.
 
     Raises:
-        UserError: where that cannot be written.
+        UserError: if a file cannot be written.
     """
-    known: dict[str, set[str]] = {}
+    old: dict[str, set[str]] = {}
     if (folder / SUMS).is_file():
         with contextlib.suppress(Corrupted):
-            known = {name: each for name, each in read(folder).items() if _there(folder, name)}
+            old = {n: sums for n, sums in read_sums(folder).items() if _exists(folder, n)}
     new = {name: {hashlib.sha256(content).hexdigest()} for name, content in files.items()}
-    _write(folder, known | {name: known.get(name, set()) | each for name, each in new.items()})
+    either = {name: old.get(name, set()) | sums for name, sums in new.items()}
+    write(folder / SUMS, _lines(old | either))
     for name in sorted(files, key=lambda name: name == RESULT):
-        write_bytes(folder / name, files[name])
-    _write(folder, known | new)
+        write(folder / name, files[name])
+    write(folder / SUMS, _lines(old | new))
 
 
-def _write(folder: Path, sums: Mapping[str, set[str]]) -> None:
-    """A line for each digest that a file may have: the digest, two spaces, the name."""
+def _lines(sums: Mapping[str, set[str]]) -> bytes:
+    """One line for each accepted digest of a file: the digest, two spaces, the name."""
     lines = [f"{digest}  {name}\n" for name in sorted(sums) for digest in sorted(sums[name])]
-    write_bytes(folder / SUMS, "".join(lines).encode())
+    return "".join(lines).encode()
 
 
-def read(folder: Path) -> dict[str, set[str]]:
-    """`{name: sha256s, any of which will do}` of the files of a complete run.
+def read_sums(folder: Path) -> dict[str, set[str]]:
+    """Accepted digests of each file of a finished run, by name.
 
     Raises:
-        Corrupted: if it cannot be read.
+        Corrupted: if `SHA256SUMS` cannot be read.
     """
     try:
         lines = read_text(folder / SUMS, regular=True).splitlines()
     except UserError as error:
-        raise Corrupted(f"{error}; without it nothing tells whether {folder} is whole") from error
-    known: dict[str, set[str]] = {}
+        raise Corrupted(f"{error}; without it, {folder} cannot be verified") from error
+    sums: dict[str, set[str]] = {}
     for line in lines:
         digest, _, name = line.partition("  ")
-        known.setdefault(name, set()).add(digest)
-    return known
+        sums.setdefault(name, set()).add(digest)
+    return sums
 
 
 def check(folder: Path) -> None:
-    """Hold what every complete run has against its checksums.
+    """Compare the files that every finished run has with their checksums.
 
     Raises:
-        Corrupted: for the first file that is not what it was when the run was complete.
+        Corrupted: if a file is missing or differs; names the first one.
     """
-    for _, why in _broken(folder, read(folder), ALWAYS):
-        raise Corrupted(why)
+    for _, problem in _corrupted(folder, read_sums(folder), REQUIRED):
+        raise Corrupted(problem)
 
 
-def broken_outputs(folder: Path) -> Iterator[tuple[str, str]]:
-    """Names of pictures and predictions that are not what they were, and what is wrong with each.
+def corrupted_outputs(folder: Path) -> Iterator[tuple[str, str]]:
+    """Find corrupted plots and predictions; yields their names and problems.
 
     Raises:
-        Corrupted: if the checksums cannot be read.
+        Corrupted: if `SHA256SUMS` cannot be read.
     """
-    known = read(folder)
-    yield from _broken(folder, known, sorted(known.keys() - set(ALWAYS)))
+    sums = read_sums(folder)
+    yield from _corrupted(folder, sums, sorted(sums.keys() - set(REQUIRED)))
 
 
-def _broken(
-    folder: Path, known: Mapping[str, set[str]], names: Iterable[str]
+def _corrupted(
+    folder: Path, sums: Mapping[str, set[str]], names: Iterable[str]
 ) -> Iterator[tuple[str, str]]:
     for name in names:
-        if name not in known or not _there(folder, name):
-            yield name, f"{folder / name} is missing, or is not in {SUMS}"
-        elif digest_of_file(folder / name) not in known[name]:
-            yield name, f"{folder / name} and {SUMS} do not agree: one is damaged"
+        if name not in sums or not _exists(folder, name):
+            yield name, f"{folder / name} is missing, or is not listed in {SUMS}"
+        elif digest_of_file(folder / name) not in sums[name]:
+            yield name, f"{folder / name} is corrupted, or its line in {SUMS} is"
 
 
-def _there(folder: Path, name: str) -> bool:
-    # A stranger's list must not lead elsewhere.
+def _exists(folder: Path, name: str) -> bool:
+    # A stranger's list must not lead out of the folder.
     return "/" not in name and (folder / name).is_file()

@@ -1,6 +1,7 @@
-"""One process at a time in a run's folder."""
+"""Lock that lets one process at a time write to a run's folder."""
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import json
@@ -10,48 +11,64 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from twostage_jax.errors import UserError
+from twostage_jax.files import as_json
 from twostage_jax.signals import run_before_exit
+from twostage_jax.store.decoding import decode, encode
 from twostage_jax.store.layout import LOCK
 
-NAME_TRIES = 50
-LONGEST = 4096  # bytes of the lock's file that are read
+READ_LIMIT = 4096  # bytes of the lock file that are read
+RETRY_SECONDS = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class LockHolder:
+    """Content of the lock file: the process that holds the lock."""
+
+    pid: int  # number of the process
+    host: str  # name of its machine
+    since: str  # local time at which it took the lock
+
+    def __str__(self) -> str:
+        """Name the process."""
+        return f"process {self.pid} on {self.host} (since {self.since})"
 
 
 @contextlib.contextmanager
-def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def locked(folder: Path, notice: Callable[[str], None], retries: int = 50) -> Iterator[None]:
     """Keep other processes out of a run's folder within the block.
 
-    The kernel holds the lock for as long as the process lives, so nobody has to guess whether one
-    that is gone still has it; the file says who has, and is gone after the block.
+    The kernel releases the lock when its process ends, so a lock is never stale. The file names the
+    process, and is removed after the block.
 
     Args:
-        folder: of the run.
-        say: is told of a process that ended without giving its lock back.
+        folder: folder of the run.
+        notice: prints a message about a process that ended without removing its lock file.
+        retries: number of further attempts while the holder is unknown or the file changes.
 
     Raises:
-        UserError: where another process, or this one, is at it already; a folder that cannot be
-            written to; a lock that is a link, a pipe or anything else than a file.
+        UserError: if another process, or this one, holds the lock; if the folder is not writable;
+            if the lock file is a link, pipe or other special file.
     """
     path = folder / LOCK
     try:
-        descriptor, before = _take(path)
+        descriptor = _acquire(path, retries)
     except OSError as error:
         raise UserError(
-            f"cannot write in {folder}: {error.strerror}; make it writable, or copy the run"
+            f"cannot write to {folder}: {error.strerror}; make it writable, or copy the run"
         ) from error
     try:
-        if before:
-            say(f"the lock of {folder} is taken over from {_who(before)}, which is gone")
-        me = Holder(os.getpid(), socket.gethostname(), time.strftime("%F %T"))
+        previous = _read_holder(descriptor)
+        if previous:
+            notice(f"the lock of {folder} is taken over from {previous}, which has ended")
+        holder = LockHolder(os.getpid(), socket.gethostname(), time.strftime("%F %T"))
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(me._asdict()).encode(), 0)
+        os.pwrite(descriptor, json.dumps(encode(holder)).encode(), 0)
         with run_before_exit(lambda: _remove(path)):
             yield
     finally:
-        # While it is still held: who opens the file from now on makes a new one.
+        # Remove the file before the lock is released: the next process creates a new file.
         _remove(path)
         os.close(descriptor)
 
@@ -61,10 +78,45 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
+def _acquire(path: Path, retries: int) -> int:
+    """Open and lock the file; return its descriptor.
+
+    Raises:
+        UserError: if another process holds the lock.
+        OSError: if the file cannot be opened.
+    """
+    for _ in range(retries + 1):
+        with contextlib.ExitStack() as stack:
+            descriptor = _open(path)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = _read_holder(descriptor)
+                if holder:
+                    raise UserError(_in_use(path, holder)) from None
+                # The holder has only just taken the lock and will write its name.
+                time.sleep(RETRY_SECONDS)
+                continue
+            if _is_same(path, descriptor):
+                stack.pop_all()  # keep the file open
+                return descriptor
+            # The holder removed the file after we opened it: try the new file.
+    raise UserError(_in_use(path, "another process"))
+
+
+def _in_use(path: Path, holder: object) -> str:
+    return f"{path.parent} is in use by {holder}: wait for it, or stop it"
+
+
 def _open(path: Path) -> int:
-    """The lock's file, made where there is none; what a link leads to is not ours to overwrite."""
+    """Open the lock file, or create it.
+
+    Raises:
+        UserError: if it is not a regular file. The target of a link must not be overwritten.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
         descriptor = os.open(path, flags, 0o644)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # link, folder, socket
@@ -73,66 +125,19 @@ def _open(path: Path) -> int:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
         os.close(descriptor)
-    raise UserError(f"{path} is a link, a pipe or the like and no lock of ours: remove it")
+    raise UserError(f"{path} is a link, pipe or other special file, not our lock: remove it")
 
 
-def _take(path: Path) -> tuple[int, "Holder | None"]:
-    """The locked file, and who had it before without giving it back."""
-    for left in range(NAME_TRIES, -1, -1):
-        descriptor = _open(path)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is(path, descriptor):
-                return descriptor, _read(descriptor)
-        except BlockingIOError:
-            holder = _read(descriptor)
-            os.close(descriptor)
-            if not holder and left:
-                time.sleep(0.02)  # it has only just got the lock and will say who it is
-                continue
-            raise UserError(
-                f"{path.parent} is in use by {_who(holder)}: wait for it, or stop it"
-            ) from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        # Whoever held it has removed the file since it was opened.
-        os.close(descriptor)
-    raise UserError(f"{path.parent} changes hands all the time: try again")
-
-
-def _is(path: Path, descriptor: int) -> bool:
+def _is_same(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-class Holder(NamedTuple):
-    """Who has a lock: what its file says, as JSON.
-
-    Attributes:
-        pid: of the process.
-        host: it runs on.
-        since: local time it got the lock.
-    """
-
-    pid: int
-    host: str
-    since: str
-
-
-def _read(descriptor: int) -> Holder | None:
-    """Who has written the lock's file; None where it is empty, or says nothing of the kind."""
+def _read_holder(descriptor: int) -> LockHolder | None:
+    """Read the process from the lock file; None if it is empty or malformed."""
     try:
-        holder = Holder(**json.loads(os.pread(descriptor, LONGEST, 0)))
-    except (ValueError, TypeError, RecursionError):
+        return decode(LockHolder, as_json(os.pread(descriptor, READ_LIMIT, 0)), LOCK)
+    except (ValueError, RecursionError):
         return None
-    known = all(type(value) is kind for value, kind in zip(holder, (int, str, str), strict=True))
-    return holder if known else None
-
-
-def _who(holder: Holder | None) -> str:
-    if holder is None:
-        return "another process"
-    return f"process {holder.pid} on {holder.host} (since {holder.since})"

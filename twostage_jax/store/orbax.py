@@ -1,45 +1,97 @@
-"""What Orbax says beside its errors, which are told in one sentence, is kept from the user."""
+"""Orbax: arrays of a checkpoint to and from files. The only importer of Orbax."""
 
-import contextlib
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from twostage_jax.errors import UserError
+from twostage_jax.files import read_json
+from twostage_jax.trees import PyTree
+
+METADATA = "_CHECKPOINT_METADATA"
+UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax appends this to the name until it is done
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Orbax from logging pages about what fails; the cause stays with the error.
+def save(path: Path, trees: Mapping[str, PyTree]) -> None:
+    """Write trees of arrays, by name, to a new folder.
 
-    Of many writes that fail the first is raised here. TensorStore reports the others to Orbax's
-    event loop, which is gone by then, and asyncio those that are collected, whenever that is: so
-    after a failure what would be said of them stays unheard. Nothing else is kept from anybody.
+    Raises:
+        Exception: any error of Orbax, TensorStore or the operating system.
     """
+    context = ocp.Context()
+    # Orbax measures its timeout by the wall clock, which may jump, but by less than 30 years.
+    context.asynchronous.timeout_secs = 10**9
+    # Otherwise Orbax creates folders in the background, after a rename of the run's folder too.
+    context.asynchronous.create_directories_asynchronously = False
+    with context:
+        # Orbax rejects relative paths.
+        ocp.save_checkpointables_async(str(path.absolute()), dict(trees)).result()
 
-    def unraisable(found: Any) -> None:
-        if not (found.object is None and str(found.exc_value) == "Event loop is closed"):
-            before(found)
 
-    absl, late, before = logging.getLogger("absl"), logging.getLogger("asyncio"), sys.unraisablehook
-    stays = _retrieved in late.filters  # since an earlier failure
-    absl.addFilter(_by_others)
-    late.addFilter(_retrieved)
-    sys.unraisablehook = unraisable
+def check_complete(path: Path) -> None:
+    """Check that `save` has written everything: on a full disk, Orbax may not notice.
+
+    Raises:
+        OSError: if the metadata is missing.
+    """
     try:
-        yield
-    finally:
-        absl.removeFilter(_by_others)
-    # Not reached after a failure.
-    if not stays:
-        late.removeFilter(_retrieved)
-    if sys.unraisablehook is unraisable:
-        sys.unraisablehook = before
+        read_json(path / METADATA)
+    except UserError as error:
+        raise OSError("some files were not written; the disk may be full") from error
 
 
-def _by_others(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
+def load(path: Path, expected: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """Read the trees that `expected` names, as NumPy arrays.
+
+    Args:
+        path: folder of the checkpoint.
+        expected: trees of arrays or of their shapes, by name.
+
+    Raises:
+        Exception: any error of Orbax, TensorStore or the operating system.
+    """
+    templates = jax.tree.map(_template, dict(expected))
+    loaded = ocp.load_checkpointables(str(path.absolute()), templates)
+    return {name: loaded[name] for name in expected}
 
 
-def _retrieved(record: logging.LogRecord) -> bool:
-    return "OCDBT" not in f"{record.getMessage()} {record.exc_info}"
+def _template(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    # Orbax returns NumPy arrays for NumPy templates; a broadcast zero takes no memory.
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+
+
+def reason(error: BaseException) -> str:
+    """Message of the operating system inside the pages that TensorStore adds to it."""
+    text = str(error)
+    number = re.search(r"(?:Errno |OS error |os_error_code=')(\d{1,4})\b", text)
+    if number:
+        return os.strerror(int(number[1]))
+    return " ".join(text.split())[:200] or type(error).__name__
+
+
+# We raise the first failure of a save as one sentence. Orbax logs pages about it, asyncio reports
+# the other failed writes whenever they are garbage-collected, and TensorStore reports them to
+# Orbax's event loop, which is closed by then. These three reports are dropped, and no others.
+def _is_shown(record: logging.LogRecord) -> bool:
+    by_orbax = f"{os.sep}orbax{os.sep}" in record.pathname
+    return not by_orbax and "OCDBT" not in f"{record.getMessage()} {record.exc_info}"
+
+
+def _report(
+    unraisable: "sys.UnraisableHookArgs",
+    report: Callable[["sys.UnraisableHookArgs"], object] = sys.unraisablehook,
+) -> None:
+    if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+        report(unraisable)
+
+
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).addFilter(_is_shown)
+sys.unraisablehook = _report

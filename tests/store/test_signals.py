@@ -1,4 +1,4 @@
-"""Signals: heard whatever the main thread is doing, held back only where a state is saved."""
+"""Signals: they end the process at once, or after a state is saved."""
 
 import signal
 import subprocess
@@ -22,14 +22,15 @@ def farewell(stop):
     return f"stopped by {{stop}}, {{stop.resume}}\\n"
 
 try:
-    with handled(farewell), resumable("go on"), first(lambda: print("unlocked", flush=True)):
+    unlock = run_before_exit(lambda: print("unlocked", flush=True))
+    with handled(farewell), resumable("resume"), unlock:
         {body}
 except Interrupted as stop:
     print("raised", stop.resume, flush=True)
     sys.exit(128 + stop.signum)
 """
 READY = "print('ready', flush=True)"
-IN_C = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minutes in which Python hears nothing
+IN_C = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # C code that runs for minutes
 SAVING = """
         with deferred() as interrupted:
             print("ready", flush=True)
@@ -52,7 +53,7 @@ def start(body):
 
 
 def stop(process, signum=signal.SIGTERM):
-    """Output, error and seconds."""
+    """Send a signal; return output, errors and seconds until the exit."""
     began = time.monotonic()
     process.send_signal(signum)
     out, err = process.communicate(timeout=30)
@@ -61,45 +62,45 @@ def stop(process, signum=signal.SIGTERM):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("body", ["time.sleep(60)", IN_C])
-def test_where_nothing_has_to_be_saved_the_process_ends(body, signum):
+def test_the_process_exits_at_once_if_nothing_has_to_be_saved(body, signum):
     process = start(f"{READY}; {body}")
     out, err, seconds = stop(process, signum)
     assert process.returncode == 128 + signum
-    assert (out, err) == ("unlocked\n", f"stopped by {signal.Signals(signum).name}, go on\n")
-    assert seconds < 10  # one, and room for a busy machine
+    assert (out, err) == ("unlocked\n", f"stopped by {signal.Signals(signum).name}, resume\n")
+    assert seconds < 10  # one second, plus time for a busy machine
 
 
-def test_a_state_is_saved_first():
-    process = start(SAVING.format(then="time.sleep(2)"))
+def test_a_state_is_saved_before_the_exit():
+    process = start(SAVING.format(then="time.sleep(1.5)"))
     out, _, seconds = stop(process)
     assert process.returncode == 143
-    assert out == "saving\nraised go on\n"
-    assert seconds >= 2
+    assert out == "saving\nraised resume\n"
+    assert seconds >= 1.5  # longer than the second thread waits
 
 
-def test_a_second_signal_does_not_wait():
+def test_a_second_signal_is_not_deferred():
     process = start(SAVING.format(then=IN_C))
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "saving\n"
     out, err, seconds = stop(process, signal.SIGTERM)
     assert process.returncode == 143
-    assert (out, err) == ("unlocked\n", "stopped by SIGTERM, go on\n")
+    assert (out, err) == ("unlocked\n", "stopped by SIGTERM, resume\n")
     assert seconds < 10
 
 
-def test_many_signals_end_the_process_once():
+def test_many_signals_run_the_exit_actions_once():
     process = start(f"{READY}; time.sleep(60)")
     for _ in range(50):
         process.send_signal(signal.SIGTERM)
     out, err, seconds = stop(process)
     assert process.returncode == 143
-    assert (out, err) == ("unlocked\n", "stopped by SIGTERM, go on\n")
+    assert (out, err) == ("unlocked\n", "stopped by SIGTERM, resume\n")
     assert seconds < 10
 
 
-def test_what_has_children_to_end_gets_an_exception():
+def test_code_with_child_processes_receives_an_exception():
     process = start(
         f"\n        with interrupt_as_exception():\n            {READY}; time.sleep(60)"
     )
     out, _, _ = stop(process)
-    assert (process.returncode, out) == (143, "raised go on\n")
+    assert (process.returncode, out) == (143, "raised resume\n")
