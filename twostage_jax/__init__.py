@@ -1,8 +1,8 @@
 """Two-stage training in JAX: pretrain an encoder without labels, freeze it, train a head on it.
 
-Names are imported when they are first used, so that `import twostage_jax` costs nothing and the
-command line answers before jax is there. Reading order: `stage`, `pretrain`, `engine`, `head`,
-`pipeline`.
+Names are imported when they are first used, so `import twostage_jax` costs nothing and the command
+line answers before jax is loaded. Reading order: `stages/stage`, `stages/pretrain`, `engine/epoch`,
+`engine/train`, `stages/heads`, `runs/run`.
 """
 
 import importlib
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from twostage_jax.config.schema import Config, HeadConfig, PretrainConfig
     from twostage_jax.data.dataset import Dataset
+    from twostage_jax.data.labels import with_labels
     from twostage_jax.data.sources import load
     from twostage_jax.engine.compile import compiler_options, keep_compiled
     from twostage_jax.engine.passes import encode, evaluate, reconstruction
@@ -20,18 +21,21 @@ if TYPE_CHECKING:
     from twostage_jax.errors import UserError
     from twostage_jax.runs.run import Result, run
     from twostage_jax.stages.freezing import freeze
-    from twostage_jax.stages.heads.trained import classifier, make_logits
+    from twostage_jax.stages.heads.neighbours import knn
+    from twostage_jax.stages.heads.solved import linear, ridge
+    from twostage_jax.stages.heads.trained import attach, classifier, make_logits, mlp
     from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
     from twostage_jax.stages.optimiser import adam
     from twostage_jax.stages.pretrain.placeholder import placeholder
-    from twostage_jax.stages.pretrain.reconstruction import autoencoder, make_decode
-    from twostage_jax.stages.stage import Stage, as_batch, as_image
+    from twostage_jax.stages.pretrain.reconstruction import autoencoder, denoising, make_decode
+    from twostage_jax.stages.stage import Head, Stage, as_batch, as_image
     from twostage_jax.stages.torch_names import from_torch_state_dict, torch_state_dict
     from twostage_jax.trees import digest
 
 _HOME = {
     "config.schema": ("Config", "HeadConfig", "PretrainConfig"),
     "data.dataset": ("Dataset",),
+    "data.labels": ("with_labels",),
     "data.sources": ("load",),
     "engine.compile": ("compiler_options", "keep_compiled"),
     "engine.passes": ("encode", "evaluate", "reconstruction"),
@@ -41,12 +45,14 @@ _HOME = {
     "errors": ("UserError",),
     "runs.run": ("Result", "run"),
     "stages.freezing": ("freeze",),
-    "stages.heads.trained": ("classifier", "make_logits"),
+    "stages.heads.neighbours": ("knn",),
+    "stages.heads.solved": ("linear", "ridge"),
+    "stages.heads.trained": ("attach", "classifier", "make_logits", "mlp"),
     "stages.nets.mlp": ("MLP", "Identity", "mirror"),
     "stages.optimiser": ("adam",),
     "stages.pretrain.placeholder": ("placeholder",),
-    "stages.pretrain.reconstruction": ("autoencoder", "make_decode"),
-    "stages.stage": ("Stage", "as_batch", "as_image"),
+    "stages.pretrain.reconstruction": ("autoencoder", "denoising", "make_decode"),
+    "stages.stage": ("Head", "Stage", "as_batch", "as_image"),
     "stages.torch_names": ("from_torch_state_dict", "torch_state_dict"),
     "trees": ("digest",),
 }

@@ -31,6 +31,7 @@ from twostage_jax.config.values import check_coverage, check_whole
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import Corrupted, UserError, did_you_mean
 from twostage_jax.files import read_json
+from twostage_jax.runs.clock import Clock
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import Interrupted, farewell, handled, interrupt_as_exception
 
@@ -114,7 +115,8 @@ def execute(command: Command) -> None:
 def _train(command: Training) -> None:
     config = requested_config(command)
     terminal = Terminal()
-    with terminal.status("importing jax"):
+    clock = Clock()
+    with terminal.status("importing jax"), clock.phase("import"):
         from twostage_jax.engine.compile import use_cores
         from twostage_jax.runs.run import run
     # Members train side by side, one per core. This only works before jax is first used.
@@ -130,6 +132,7 @@ def _train(command: Training) -> None:
         allow_changed=command.allow_changed,
         checkpoint_every=command.checkpoint_every,
         terminal=terminal,
+        clock=clock,
     )
 
 
@@ -220,13 +223,38 @@ def _evaluate(command: Evaluate) -> None:
 
 
 def _describe_data(command: Data) -> None:
+    import numpy as np
+
+    from twostage_jax.data.fingerprint import duplicates
     from twostage_jax.data.sources import load
     from twostage_jax.show.tables import show_dataset
 
     terminal = Terminal()
     with terminal.status("reading data"):
         dataset = load(command.spec, command.validation, command.data_dir)
-    show_dataset(dataset, terminal)
+        splits = {name: split for name, split in dataset.splits.items() if "label" in split}
+        classes = len(dataset.classes)
+        counts = {
+            name: np.bincount(split["label"], minlength=classes).tolist()
+            for name, split in splits.items()
+        }
+        pixels = {
+            name: (int(image.min()), int(image.max()), float(image.mean()))
+            for name, image in ((name, split["image"]) for name, split in splits.items())
+            if image.size
+        }
+        same = duplicates(dataset.splits)
+    show_dataset(
+        dataset.name,
+        dataset.image_shape,
+        dataset.classes,
+        counts,
+        pixels,
+        same,
+        dataset.fingerprint,
+        terminal,
+        len(dataset.unlabelled["image"]),
+    )
 
 
 def _bench(command: Bench) -> None:

@@ -5,9 +5,10 @@ import hashlib
 import os
 import platform
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +93,11 @@ def compile_all(tree: T) -> T:
             zip(lowered, pool.map(lambda x: x.compile(), lowered.values()), strict=True)
         )
     return jax.tree.unflatten(structure, [compiled.get(id(leaf), leaf) for leaf in leaves])
+
+
+def as_function(lowered: jax.stages.Lowered) -> Callable:
+    """Type a lowered program as the function that `compile_all` makes of it."""
+    return cast(Callable, lowered)
 
 
 def cache_folder() -> Path:

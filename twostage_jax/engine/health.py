@@ -41,7 +41,7 @@ def _not_finite(values: PyTree) -> np.ndarray:
 
 def any_diverged(masks: Mapping[str, np.ndarray], members: int) -> np.ndarray:
     """Return a mask bool `[M]` of members with anything that is not finite."""
-    return np.any([np.zeros(members, bool), *masks.values()], axis=0)
+    return np.stack([np.zeros(members, bool), *masks.values()]).any(axis=0)
 
 
 def describe_diverged(masks: Mapping[str, np.ndarray]) -> str:

@@ -18,7 +18,7 @@ from twostage_jax.engine.epoch import Epoch
 from twostage_jax.engine.members import Numbers, StagePrograms, TrialData, repeat
 from twostage_jax.engine.placement import Placement, axis_map, padded, put, put_everywhere, take
 from twostage_jax.engine.state import TrainState
-from twostage_jax.stages.stage import Key, Metrics
+from twostage_jax.stages.stage import Key
 from twostage_jax.trees import PyTree
 
 
@@ -36,7 +36,7 @@ class Progress(NamedTuple):
     """
 
     state: TrainState | None
-    sums: Metrics
+    sums: Mapping[str, PyTree]
     epoch: int
     fraction: float
     metrics: dict[str, np.ndarray] | None
@@ -49,7 +49,7 @@ def fit(
     data: Mapping[str, jax.Array],
     key: Key,
     epochs: int,
-    sums: Metrics,
+    sums: Mapping[str, PyTree],
     put: Callable[[PyTree], PyTree],
     seconds_per_call: float = 0.5,
 ) -> Iterator[Progress]:
@@ -143,7 +143,8 @@ def fit_trials(
     while number < epochs:
         began = time.perf_counter()
         end = (number + 1) * steps
-        behind = [p for p in _pieces(programs.placement, state.step) if state.step[p[0]] < end]
+        pieces = _pieces(programs.placement, np.asarray(state.step))
+        behind = [piece for piece in pieces if state.step[piece[0]] < end]
         # A chunk of all members stays on the devices to the end; several take turns each epoch.
         resident = len(behind[0]) == len(state.step)
         target = epochs if resident else number + 1

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from twostage_jax.engine.compile import compiler_options, donated, options_for_once
+from twostage_jax.engine.compile import as_function, compiler_options, donated, options_for_once
 from twostage_jax.engine.epoch import Epoch, make_epoch, shuffle
 from twostage_jax.engine.placement import (
     Placement,
@@ -85,7 +85,7 @@ class StagePrograms(NamedTuple):
 def lower_stage(
     recipe: Recipe,
     numbers: Numbers,
-    batch: Batch,
+    batch: Mapping[str, PyTree],
     pretrained: Params,
     data: Mapping[str, PyTree],
     batch_size: int,
@@ -118,7 +118,7 @@ def lower_stage(
     lowered = init.lower(*abstract(placement, init_axes, arguments))
     state = jax.eval_shape(start, *arguments)
     epoch = _lower_epoch(recipe, numbers, state, data, batch_size, axes, placement)
-    return StagePrograms(placement, axes, lowered, epoch)
+    return StagePrograms(placement, axes, as_function(lowered), epoch)
 
 
 def _init_axes(axes: Axes, pretrained: Params) -> tuple[PyTree, ...]:
@@ -194,7 +194,11 @@ def _lower_shuffle(
 
 
 def start_states(
-    programs: StagePrograms, numbers: Numbers, keys: Key, batch: Batch, pretrained: Params
+    programs: StagePrograms,
+    numbers: Numbers,
+    keys: Key,
+    batch: Mapping[str, PyTree],
+    pretrained: Params,
 ) -> TrainState:
     """Return the states of all members before their first step, on the host.
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from twostage_jax.engine.compile import as_function
 from twostage_jax.engine.memory import free_bytes
 from twostage_jax.engine.placement import (
     Placement,
@@ -19,7 +20,7 @@ from twostage_jax.engine.placement import (
     spread,
     take,
 )
-from twostage_jax.scores.metrics import ScoreSums, score_sums, scores
+from twostage_jax.scores.metrics import ScoreSums, mean_scores, score_sums
 from twostage_jax.stages.pretrain.reconstruction import reconstruction_error
 from twostage_jax.stages.stage import Batch, Params, as_batch, as_image
 from twostage_jax.trees import PyTree
@@ -43,7 +44,7 @@ class Pass(NamedTuple):
     axes: PyTree
     batch_size: int
     result: jax.ShapeDtypeStruct
-    program: Callable[[PyTree, jax.Array], jax.Array]
+    program: Callable[..., jax.Array]
 
 
 def lower_pass(
@@ -77,7 +78,7 @@ def lower_pass(
     program = jax.jit(spread(apply_normalised, placement, in_axes))
     lowered = program.lower(*abstract(placement, in_axes, (params, images)))
     result = jax.eval_shape(apply_normalised, params, images)
-    return Pass(placement, axes, size, result, lowered)
+    return Pass(placement, axes, size, result, as_function(lowered))
 
 
 def apply_pass(compiled: Pass, params: PyTree, images: np.ndarray) -> np.ndarray:
@@ -217,8 +218,8 @@ def evaluate(
         batch_size: examples at a time; it only changes the rounding of the result.
 
     Returns:
-        Scalar arrays as in `scores.metrics.scores` (`float` makes JSON of one). Pure: it can be
-        vmapped over `params`.
+        Scalar arrays as in `scores.metrics.mean_scores` (`float` makes JSON of one). Pure: it can
+        be vmapped over `params`.
 
     >>> import jax, twostage_jax as ts
     >>> data, encoder, head = ts.load("digits"), ts.MLP((16, 8)), ts.MLP((10,))
@@ -227,7 +228,7 @@ def evaluate(
     >>> sorted(ts.evaluate(ts.make_logits(encoder, head), params, data.test))
     ['accuracy', 'brier', 'count', 'ece', 'nll']
     """
-    return scores(_sum_scores(apply, params, split, batch_size))
+    return mean_scores(_sum_scores(apply, params, split, batch_size))
 
 
 @partial(jax.jit, static_argnames=("decode", "batch_size"))

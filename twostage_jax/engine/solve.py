@@ -1,12 +1,12 @@
 """Heads that are computed in one call rather than trained step by step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from twostage_jax.engine.compile import compiler_options
+from twostage_jax.engine.compile import as_function, compiler_options
 from twostage_jax.engine.members import Numbers, TrialData
 from twostage_jax.engine.placement import Placement, abstract, map_chunks, spread
 from twostage_jax.stages.stage import Batch, Head, Key, Params
@@ -30,7 +30,7 @@ class SolvePrograms(NamedTuple):
 def lower_solve(
     make_head: Callable[[Numbers], Head],
     numbers: Numbers,
-    batch: Batch,
+    batch: Mapping[str, PyTree],
     axes: PyTree,
     placement: Placement,
 ) -> SolvePrograms:
@@ -53,7 +53,7 @@ def lower_solve(
     all_axes = (0, 0, axes)
     program = jax.jit(spread(solve, placement, all_axes), compiler_options=compiler_options())
     shapes = abstract(placement, all_axes, (dict(numbers), key, dict(batch)))
-    return SolvePrograms(placement, all_axes, program.lower(*shapes))
+    return SolvePrograms(placement, all_axes, as_function(program.lower(*shapes)))
 
 
 def solve_heads(programs: SolvePrograms, numbers: Numbers, keys: Key, data: TrialData) -> Params:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from twostage_jax.config.schema import Config
-from twostage_jax.config.sweep import DECLARED, SWEEPABLE, grid, swept
+from twostage_jax.config.sweep import DECLARATIONS, SWEEPABLE, grid, swept
 from twostage_jax.engine.predictor import Network
 from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.stages.families import HEADS, OBJECTIVES
@@ -112,7 +112,7 @@ def make_networks(
     decoder = MLP(mirror(widths, int(np.prod(image_shape))), torch_init)
     projector = MLP(PROJECTOR_WIDTHS, torch_init)
     modules = {"encoder": encoder, "decoder": decoder, "projector": projector, "classes": classes}
-    shapes = {"classes": classes, "widths": config.head.widths, "torch_init": torch_init}
+    options = {"classes": classes, "widths": config.head.widths, "torch_init": torch_init}
     objective = _function(config.pretrain.objective, OBJECTIVES)
     protocol = _function(config.head.protocol, HEADS)
     own_objective = ":" in config.pretrain.objective
@@ -130,7 +130,7 @@ def make_networks(
 
     def head(values: Numbers) -> Head:
         settings = dict(config.head.set or ()) | dict(values)
-        made = _call(config.head.protocol, protocol, shapes, settings, own_protocol)
+        made = _call(config.head.protocol, protocol, options, settings, own_protocol)
         return check_head(made, config.head.protocol)
 
     decode = None
@@ -198,7 +198,7 @@ def _check_swept(config: Config, networks: Networks) -> None:
         "head": (config.head.protocol, networks.head_numbers),
     }
     for name in swept(config):
-        if name in DECLARED:
+        if name in DECLARATIONS:
             continue
         stage, _, field = name.partition(".")
         function, defaults = functions[stage]
@@ -212,7 +212,7 @@ def _check_swept(config: Config, networks: Networks) -> None:
 
 def _numbers_of(stage: str, values: Mapping[str, float]) -> dict[str, float]:
     """Return the numbers of the function of a stage at one point of a sweep."""
-    names = [name for name in values if name.startswith(f"{stage}.") and name not in DECLARED]
+    names = [name for name in values if name.startswith(f"{stage}.") and name not in DECLARATIONS]
     return {name.partition(".")[2].replace("-", "_"): values[name] for name in names}
 
 

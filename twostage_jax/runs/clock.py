@@ -11,7 +11,7 @@ class Clock:
     """Adds up the seconds of each phase, for `result.json`."""
 
     def __init__(self) -> None:
-        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self._began = time.perf_counter()
 
     @contextlib.contextmanager

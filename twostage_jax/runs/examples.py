@@ -79,9 +79,7 @@ def _draws(config: Config, dataset: TrainingData, seeds: list[int]) -> np.ndarra
     return np.stack([draw_labels(label, config.labels, dataset.classes, seed) for seed in seeds])
 
 
-def _with_noise(
-    label: np.ndarray, shares: list[float], trials: Trials, classes: int
-) -> np.ndarray:
+def _with_noise(label: np.ndarray, shares: list[float], trials: Trials, classes: int) -> np.ndarray:
     """Return labels `[R, n]` with each trial's noise, from `[n]` or `[R, n]`."""
     flip = jax.jit(lambda key, label, share: flip_labels(key, label, share, classes))
     label = np.broadcast_to(label, (len(trials.heads), label.shape[-1]))

@@ -11,8 +11,8 @@ import numpy as np
 from twostage_jax.config.sweep import grid, swept
 from twostage_jax.data.dataset import Lockbox
 from twostage_jax.data.split import Split
-from twostage_jax.engine.passes import apply_pass, lower_pass
 from twostage_jax.engine.compile import compile_all
+from twostage_jax.engine.passes import apply_pass, lower_pass
 from twostage_jax.engine.predictor import Predictor, place_passes
 from twostage_jax.errors import UserError
 from twostage_jax.runs.handover import chosen_groups, chosen_probability, head_axes
@@ -25,6 +25,7 @@ from twostage_jax.runs.result import (
     ResultRecord,
 )
 from twostage_jax.runs.trials import Trials
+from twostage_jax.scores.detection import mean_probability
 from twostage_jax.scores.figures import (
     Scores,
     assess,
@@ -33,7 +34,6 @@ from twostage_jax.scores.figures import (
     prediction_file,
     probabilities,
 )
-from twostage_jax.scores.detection import mean_probability
 from twostage_jax.scores.members import MemberScores, SweepPoint, SweepRecord, choose_point
 from twostage_jax.show.plots import plot_sweep
 from twostage_jax.stages.stage import Params
@@ -182,7 +182,7 @@ def _finite_trials(logits: np.ndarray, finite: np.ndarray) -> np.ndarray:
 def _choose(
     plan: Plan, scores: MemberScores, finite: np.ndarray
 ) -> tuple[SweepRecord | None, np.ndarray]:
-    """Return the record of the sweep, if there is one, and the finite trials of its chosen point."""
+    """Return the record of the sweep if there is one, and the finite trials of its best point."""
     fields = swept(plan.config)
     with_scores = len(plan.dataset.validation["label"]) > 0
     points = []
@@ -220,7 +220,7 @@ def _validation_scores(probability: np.ndarray, split: Split, error: Reconstruct
 def _reconstruction_error(plan: Plan, trained: Trained, rows: np.ndarray) -> Reconstruction:
     """Return a function of images: the mean squared error of the chosen trials' decoders."""
     decode = plan.networks.decode
-    if decode is None or plan.pretrained is not None:
+    if decode is None:
         return lambda images: None
     encoders = np.unique(plan.trials.encoder_numbers[rows])
     params = jax.tree.map(lambda leaf: leaf[encoders], jax.device_get(trained.pretrained))

@@ -21,7 +21,7 @@ from twostage_jax.runs.examples import data_axes
 from twostage_jax.runs.trials import Trials
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.checkpoint import Store
-from twostage_jax.store.records import GroupRecord, Manifest, describe_leaves, group_records
+from twostage_jax.store.records import Manifest, describe_groups
 from twostage_jax.trees import PyTree, digest
 
 FROZEN = "encoder"
@@ -49,7 +49,7 @@ def stage_axes(config: Config, trials: Trials, stage: str, data: TrialData) -> A
     """Return what the trainings of a stage share."""
     state: PyTree = 0
     if stage == "head":
-        state = TrainState(head_axes(trials), 0, 0)
+        state = TrainState(head_axes(trials), 0, 0)  # pyright: ignore[reportArgumentType] axes
     return Axes(state, data_axes(data), None if "order" in config.share else 0)
 
 
@@ -100,11 +100,6 @@ def _without_axis(params: Params) -> Params:
     return jax.tree.map(lambda leaf: leaf[0], jax.device_get(params))
 
 
-def describe_groups(params: Params) -> dict[str, GroupRecord]:
-    """Describe groups for the manifest; each array is hashed once."""
-    return group_records(describe_leaves(params))
-
-
 def load_pretrained(folder: Path, manifest: Manifest, networks: Networks) -> Params:
     """Load the groups `[1, ...]` of stage 1 of a run with one encoder, on the host.
 
@@ -144,9 +139,7 @@ def stacked_shapes(shapes: Params, trials: Trials) -> Params:
 
 
 def _with_axis(tree: PyTree, count: int) -> PyTree:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), tree
-    )
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), tree)
 
 
 def _load(folder: Path, stage: str, expected: Params) -> Params:

@@ -68,9 +68,7 @@ def open_run(folder: Path, trust_code: bool = False) -> Run:
     trials = make_trials(config)
     shape = manifest.preprocessing.image_shape
     sizes = Sizes(record.data.labelled, record.data.validation)
-    networks = make_networks(
-        config, shape, len(manifest.classes), sizes.labelled, sizes.validation
-    )
+    networks = make_networks(config, shape, len(manifest.classes), sizes.labelled, sizes.validation)
     params = load_heads(folder, manifest, networks, trials, sizes)
     rows = np.array(record.ensemble.rows)
     if rows[-1] >= len(trials.heads):

@@ -30,6 +30,7 @@ from twostage_jax.runs.programs import Placed, Plan, feature_shape, stage_names
 from twostage_jax.runs.resume import package_versions, resumed_config, updated_manifest
 from twostage_jax.runs.trials import make_trials
 from twostage_jax.show.terminal import Terminal
+from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.layout import CONFIG, LOCK, MANIFEST, check_free
 from twostage_jax.store.lock import locked
 from twostage_jax.store.records import (
@@ -41,7 +42,6 @@ from twostage_jax.store.records import (
     read_manifest,
     write_manifest,
 )
-from twostage_jax.store.atomic import write_bytes
 
 
 class Request(NamedTuple):
@@ -128,8 +128,10 @@ def _on_encoder_of(config: Config, trust_code: bool) -> Config:
     if config.data not in (None, base.data):
         values |= {"validation": None, "data_dir": None, "labels": None}
     if config.head.protocol not in (None, base.head.protocol):
-        inherited = {k: x for k, x in to_dict(base)["head"].items() if k not in trained_fields()}
-        values["head"] = inherited
+        # Settings of a training do not carry over to another head.
+        unset = dict.fromkeys(trained_fields())
+        head = dataclasses.replace(base.head, **unset)
+        values["head"] = to_dict(dataclasses.replace(base, head=head))["head"]
     values["encoder_run"] = _origin(config, trust_code)
     merged = overlay(dataclasses.replace(config, encoder_run=None), values)
     if merged.pretrain != base.pretrain:

@@ -31,7 +31,7 @@ from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
 from twostage_jax.runs.trials import Trials
 from twostage_jax.stages.freezing import freeze
 from twostage_jax.stages.optimiser import adam
-from twostage_jax.stages.stage import Batch, Params
+from twostage_jax.stages.stage import Params
 from twostage_jax.trees import PyTree, size_of
 
 
@@ -108,7 +108,7 @@ class _StageParts(NamedTuple):
 
     recipe: Recipe
     numbers: dict[str, np.float32]
-    batch: Batch
+    batch: Mapping[str, PyTree]
     groups: Params
     data: TrialData
     batch_size: int

@@ -160,8 +160,8 @@ def updated_manifest(folder: Path, fresh: Manifest, terminal: Terminal) -> Manif
     moved |= differences(placement, {name: fresh.config.get(name) for name in PLACEMENT_FIELDS})
     if moved:
         terminal.notice(
-            f"{folder} resumes in another place ({describe_changes(moved)}): the result agrees with "
-            f"that of an uninterrupted run to about {TOLERANCE:g}, not bit for bit"
+            f"{folder} resumes in another place ({describe_changes(moved)}): the result agrees "
+            f"with that of an uninterrupted run to about {TOLERANCE:g}, not bit for bit"
         )
     config = {**fresh.config, **placement}
     changed = differences(stored.versions, fresh.versions)

@@ -29,7 +29,6 @@ from twostage_jax.runs.examples import head_data, pretrain_data, solve_data
 from twostage_jax.runs.finish import PREDICTIONS, SWEEP_PLOT, Trained, finish_run
 from twostage_jax.runs.handover import (
     FROZEN,
-    describe_groups,
     encoder_digest,
     frozen_encoder,
     head_groups,
@@ -47,8 +46,8 @@ from twostage_jax.runs.programs import (
     place_stages,
 )
 from twostage_jax.runs.resume import resumed_folder, run_identity
+from twostage_jax.runs.train import SEAMS, Seams, StagePlan, StageResult, solve_stage, train_stage
 from twostage_jax.runs.trials import INITIAL, TRAINING
-from twostage_jax.runs.train import Seams, StagePlan, StageResult, solve_stage, train_stage
 from twostage_jax.show.tables import PlanRow, show_data, show_plan, show_result, show_settings
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import resumable
@@ -72,6 +71,7 @@ from twostage_jax.store.records import (
     FrozenRecord,
     Manifest,
     PretrainRecord,
+    describe_groups,
     json_bytes,
     manifest_bytes,
     read_manifest,
@@ -133,7 +133,7 @@ def run(
     checkpoint_every: float = 5.0,
     terminal: Terminal | None = None,
     clock: Clock | None = None,
-    seams: Seams = Seams(),
+    seams: Seams = SEAMS,
 ) -> Result:
     """Run both stages and the evaluation, as `twostage run` does.
 
@@ -390,9 +390,7 @@ def _train_head(
     validation = _features(context, pretrained, dataset.validation["image"])
     assert validation is not None
     data = solve_data(data, validation, label, numbers)
-    expected = head_shapes(
-        plan.networks, dataset.image_shape, plan.examples.labelled, len(label)
-    )
+    expected = head_shapes(plan.networks, dataset.image_shape, plan.examples.labelled, len(label))
     keys = plan.trials.keys("head", INITIAL)
     with context.clock.phase("head"), context.terminal.status("solving"):
         return solve_stage(
@@ -426,13 +424,9 @@ def _train(
     plan = context.plan
     numbers = plan.numbers(stage)
     batch = few_examples(plan.dataset)
-    start = start_states(
-        programs, numbers, plan.trials.keys(stage, INITIAL), batch, pretrained
-    )
+    start = start_states(programs, numbers, plan.trials.keys(stage, INITIAL), batch, pretrained)
     keys = plan.trials.keys(stage, TRAINING)
-    return train_stage(
-        programs, data, numbers, keys, start, _stage_plan(context, stage, before)
-    )
+    return train_stage(programs, data, numbers, keys, start, _stage_plan(context, stage, before))
 
 
 def _stage_plan(context: RunContext, stage: str, before: Sequence[EpochRecord]) -> StagePlan:

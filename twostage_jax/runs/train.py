@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from twostage_jax.engine.health import any_diverged, describe_diverged, find_diverged
@@ -38,6 +39,9 @@ class Seams(NamedTuple):
     interruptible: Callable[[], AbstractContextManager[Callable[[], bool]]] = deferred
 
 
+SEAMS = Seams()
+
+
 class StagePlan(NamedTuple):
     """Length of a stage, and the place where its progress is kept and shown.
 
@@ -61,7 +65,7 @@ class StagePlan(NamedTuple):
     folder: Path
     terminal: Terminal
     names: Sequence[str]
-    seams: Seams = Seams()
+    seams: Seams = SEAMS
 
     def facts(self, records: Sequence[EpochRecord]) -> CheckpointFacts:
         """Return the facts that are saved with a checkpoint."""
@@ -182,7 +186,7 @@ def solve_stage(
             _check_identity(store.path(loaded.step), loaded.facts, plan.facts([]))
             params = loaded.trees["params"]
     write_epochs(plan.folder, plan.before)
-    solved = TrainState({"head": params["head"]}, (), np.zeros((), np.int32))
+    solved = TrainState({"head": params["head"]}, (), jnp.zeros((), jnp.int32))
     masks = find_diverged(solved, None)
     diverged = any_diverged(masks, programs.placement.members)
     if diverged.all():
@@ -251,7 +255,7 @@ class _Session:
         for member in np.flatnonzero(self._diverged & ~before):
             own = {name: mask[[member]] for name, mask in masks.items() if mask[member]}
             self._plan.terminal.notice(
-                f"{self._plan.names[member]} diverged in epoch {epoch} of stage {stage}: "
+                f"{self._plan.names[int(member)]} diverged in epoch {epoch} of stage {stage}: "
                 f"{describe_diverged(own)}"
             )
 

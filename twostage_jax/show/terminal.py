@@ -33,7 +33,7 @@ class ProgressBar:
         """Move the bar to a number of epochs, which may be a fraction."""
         self._bar.update(self._task, completed=epochs)
 
-    def epoch(self, number: int, metrics: Mapping[str, float], seconds: float) -> None:
+    def epoch(self, number: int, metrics: Mapping[str, float | None], seconds: float) -> None:
         """Print the line of a completed epoch, for instance `loss 0.0656  accuracy 0.9712`."""
         values = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         progress = f"epoch {number}/{self._epochs}"
