@@ -36,12 +36,13 @@ def find_diverged(
 
 def _not_finite(values: PyTree) -> np.ndarray:
     finite = np.isfinite(np.asarray(jax.device_get(values)))
-    return ~finite.reshape(len(finite), -1).all(axis=1)
+    return np.logical_not(finite.reshape(len(finite), -1)).any(axis=1)
 
 
 def any_diverged(masks: Mapping[str, np.ndarray], members: int) -> np.ndarray:
     """Return a mask bool `[M]` of members with anything that is not finite."""
-    return np.stack([np.zeros(members, bool), *masks.values()]).any(axis=0)
+    rows = [np.zeros(members, bool), *masks.values()]
+    return np.max(np.stack(rows), axis=0)
 
 
 def describe_diverged(masks: Mapping[str, np.ndarray]) -> str:

@@ -1,0 +1,87 @@
+"""A run that is resumed and has nothing left to do."""
+
+import dataclasses
+from pathlib import Path
+
+from twostage_jax.config.schema import Config
+from twostage_jax.errors import Corrupted, UserError
+from twostage_jax.runs.finish import PREDICTIONS, SWEEP_PLOT
+from twostage_jax.runs.open import open_run
+from twostage_jax.runs.resume import resumed_folder
+from twostage_jax.show.tables import show_result
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.stages.stage import Params
+from twostage_jax.store.checkpoint import Store
+from twostage_jax.store.checksums import corrupted_outputs, write_files
+from twostage_jax.store.decoding import encode
+from twostage_jax.store.layout import RESULT, remove_output
+from twostage_jax.store.records import read_manifest
+from twostage_jax.trees import PyTree
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Result:
+    """Result of a run.
+
+    Attributes:
+        folder: folder of the run.
+        record: content of `result.json`; empty after stage 1 alone.
+        params: groups `encoder` and `head`, of the members `[M, ...]` if there are several; after
+            stage 1 alone, its groups.
+    """
+
+    folder: Path
+    record: dict[str, PyTree]
+    params: Params
+
+    def __repr__(self) -> str:
+        """Show the folder and the scores on test."""
+        scores = {name: self.record["test"][name] for name in ("accuracy", "nll")}
+        return f"Result({str(self.folder)!r}, test={scores})" if self.record else str(self.folder)
+
+
+def complete_result(config: Config, trust_code: bool, terminal: Terminal) -> Result | None:
+    """Show and return the result of a run that has nothing left to do.
+
+    Returns None if it has, or if something in the folder is corrupted: then the run continues from
+    everything that is intact.
+    """
+    folder = resumed_folder(config)
+    if not (folder / RESULT).is_file():
+        return None
+    if config.save_predictions and not read_manifest(folder).save_predictions:
+        raise UserError(
+            f"{folder} is complete: write its predictions with twostage evaluate {folder} "
+            "--save-predictions"
+        )
+    try:
+        finished = open_run(folder, trust_code)
+        for stage in ("head",) if config.encoder_run else ("pretrain", "head"):
+            Store(folder / stage).check()
+        _check_outputs(folder, config, terminal)
+    except Corrupted as error:
+        terminal.notice(f"{error}: the run continues from what is intact, to the same result")
+        return None
+    show_result(finished.record, folder, terminal)
+    return Result(folder, encode(finished.record), finished.params)
+
+
+def _check_outputs(folder: Path, config: Config, terminal: Terminal) -> None:
+    """Verify plots and predictions; outputs that only `twostage evaluate` writes are removed.
+
+    Raises:
+        Corrupted: if an output that the run writes itself is corrupted.
+    """
+    own = (SWEEP_PLOT, *(PREDICTIONS.values() if config.save_predictions else ()))
+    removed = []
+    for name, problem in corrupted_outputs(folder):
+        if name in own:
+            raise Corrupted(problem)
+        removed.append(name)
+        terminal.notice(
+            f"{problem}; it is removed, and twostage evaluate --save-predictions writes it again"
+        )
+    for name in removed:
+        remove_output(folder, name)
+    if removed:
+        write_files(folder, {})

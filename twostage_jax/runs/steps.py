@@ -1,0 +1,131 @@
+"""The steps of a run: stage 1, features, stage 2."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from twostage_jax.engine.members import StagePrograms, start_states
+from twostage_jax.engine.passes import apply_pass
+from twostage_jax.engine.solve import SolvePrograms
+from twostage_jax.runs.build import head_shapes
+from twostage_jax.runs.clock import Clock
+from twostage_jax.runs.examples import head_data, pretrain_data, solve_data
+from twostage_jax.runs.handover import FROZEN, stacked_shapes
+from twostage_jax.runs.programs import Plan, RunPrograms, few_examples
+from twostage_jax.runs.resume import run_identity
+from twostage_jax.runs.train import Seams, StagePlan, StageResult, solve_stage, train_stage
+from twostage_jax.runs.trials import INITIAL, TRAINING
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.stages.stage import Params
+from twostage_jax.store.epochs import EpochRecord
+from twostage_jax.trees import PyTree
+
+
+class RunContext(NamedTuple):
+    """Everything that the steps of one run share.
+
+    Attributes:
+        plan: the run.
+        programs: compiled.
+        folder: folder of the run.
+        terminal: where to print.
+        clock: seconds of each phase.
+        every: seconds after which the state is saved within an epoch.
+        seams: functions that a test may replace.
+    """
+
+    plan: Plan
+    programs: RunPrograms
+    folder: Path
+    terminal: Terminal
+    clock: Clock
+    every: float
+    seams: Seams
+
+
+def pretrain(context: RunContext) -> StageResult:
+    """Train stage 1."""
+    programs = context.programs.pretrain
+    assert programs is not None
+    data = pretrain_data(context.plan.examples)
+    with context.clock.phase("pretrain"):
+        return _train(context, "pretrain", programs, data, {}, [])
+
+
+def train_head(
+    context: RunContext,
+    pretrained: Params,
+    encoder: PyTree,
+    before: Sequence[EpochRecord],
+) -> StageResult:
+    """Train or solve stage 2 on the frozen encoder."""
+    plan = context.plan
+    programs = context.programs.head
+    dataset = plan.dataset
+    numbers = plan.trials.encoder_numbers
+    images = dataset.train["image"][plan.examples.used]
+    features = _features(context, pretrained, images)
+    data = head_data(plan.examples, features, numbers)
+    frozen = {FROZEN: encoder}
+    if isinstance(programs, StagePrograms):
+        with context.clock.phase("head"):
+            return _train(context, "head", programs, data, frozen, before)
+    assert isinstance(programs, SolvePrograms)
+    label = dataset.validation["label"]
+    validation = _features(context, pretrained, dataset.validation["image"])
+    assert validation is not None
+    data = solve_data(data, validation, label, numbers)
+    expected = head_shapes(plan.networks, dataset.image_shape, plan.examples.labelled, len(label))
+    keys = plan.trials.keys("head", INITIAL)
+    with context.clock.phase("head"), context.terminal.status("solving"):
+        return solve_stage(
+            programs,
+            data,
+            plan.head_numbers,
+            keys,
+            frozen,
+            stacked_shapes(expected, plan.trials),
+            _stage_plan(context, "head", before),
+        )
+
+
+def _features(context: RunContext, pretrained: Params, images: np.ndarray) -> np.ndarray | None:
+    """Return features `[E, N, D]` of images from each encoder; None if they are not cached."""
+    if context.programs.encode is None:
+        return None
+    with context.terminal.status("encoding"), context.clock.phase("encode"):
+        return apply_pass(context.programs.encode, pretrained[FROZEN], images)
+
+
+def _train(
+    context: RunContext,
+    stage: str,
+    programs: StagePrograms,
+    data,
+    pretrained: Params,
+    before: Sequence[EpochRecord],
+) -> StageResult:
+    """Initialise and train a stage, with the keys that belong to its name."""
+    plan = context.plan
+    numbers = plan.numbers(stage)
+    batch = few_examples(plan.dataset)
+    start = start_states(programs, numbers, plan.trials.keys(stage, INITIAL), batch, pretrained)
+    keys = plan.trials.keys(stage, TRAINING)
+    return train_stage(programs, data, numbers, keys, start, _stage_plan(context, stage, before))
+
+
+def _stage_plan(context: RunContext, stage: str, before: Sequence[EpochRecord]) -> StagePlan:
+    plan = context.plan
+    return StagePlan(
+        name=stage,
+        epochs=getattr(plan.config, stage).epochs or 0,  # a solved head has none
+        identity=run_identity(plan.config, plan.dataset.fingerprint),
+        before=before,
+        every=context.every,
+        folder=context.folder,
+        terminal=context.terminal,
+        names=plan.trials.names(stage),
+        seams=context.seams,
+    )
