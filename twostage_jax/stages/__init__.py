@@ -1,1 +1,4 @@
-"""Functions that return a `Stage` or a `Head`, and the Linen modules they use."""
+"""Functions that return a `Stage` or a `Head`, and the Linen modules that they train.
+
+Files: stage, signature, families, freezing, optimiser, torch_names, nets/, pretrain/, heads/.
+"""

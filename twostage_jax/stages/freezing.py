@@ -1,11 +1,4 @@
-"""A stage is a pair of pure functions, as a gradient transformation is in Optax.
-
-Everything that is trained is a `Stage`: an autoencoder, a classifier on a frozen encoder, your own.
-Parameters are a dict of groups (`encoder`, `decoder`, `head`, …); we freeze, save and hand over by
-the names of the groups.
-"""
-
-from typing import Any
+"""Freezing of parameter groups by name."""
 
 import flax.struct
 import jax
@@ -17,21 +10,29 @@ from twostage_jax.stages.stage import Params
 
 @flax.struct.dataclass
 class FreezeState:
-    """Optimiser state of `freeze`: the inner state, and the names of the groups left alone."""
+    """Optimiser state of `freeze`: the state inside, and the names of the frozen groups."""
 
-    inner: Any
+    inner: optax.OptState
     groups: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
 
 def freeze(tx: optax.GradientTransformation, *groups: str) -> optax.GradientTransformation:
-    """`tx` for every parameter group except `groups`, whose updates are exactly zero.
+    """Apply `tx` to all parameter groups except `groups`, whose updates are exactly zero.
 
-    No moments are kept for frozen groups. Their names are in the optimiser state, so the engine
-    finds them however the result is wrapped (`optax.chain(clip, freeze(…))`): it computes no
-    gradient for these groups, and adds nothing to them.
+    Frozen groups have no moments. The engine computes no gradient for them and adds nothing to
+    them. It finds their names in the optimiser state, so the result may be wrapped
+    (`optax.chain(clip, freeze(…))`).
 
     Raises:
-        UserError: (from its `init`) where a group to freeze is not in the parameters.
+        UserError: from `init`, if a group to freeze is not in the parameters.
+
+    >>> import jax.numpy as jnp
+    >>> import twostage_jax as ts
+    >>> tx = ts.freeze(optax.sgd(0.5), "encoder")
+    >>> params = {"encoder": jnp.ones(1), "head": jnp.ones(1)}
+    >>> updates, _ = tx.update(params, tx.init(params), params)
+    >>> updates["encoder"].tolist(), updates["head"].tolist()
+    ([0.0], [-0.5])
     """
 
     def label(params: Params) -> dict[str, str]:
@@ -40,23 +41,29 @@ def freeze(tx: optax.GradientTransformation, *groups: str) -> optax.GradientTran
             raise UserError(f"cannot freeze {unknown}: the groups are {sorted(params)}")
         return {name: "frozen" if name in groups else "trained" for name in params}
 
-    inner = optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, label)
+    split = optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, label)
 
-    def init(params: Any) -> Any:
-        return FreezeState(inner.init(params), groups)
+    def init(params: optax.Params) -> FreezeState:
+        return FreezeState(split.init(params), groups)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        updates, inner_state = inner.update(updates, state.inner, params, **extra)
-        return updates, state.replace(inner=inner_state)
+    def update(
+        updates: optax.Updates,
+        state: FreezeState,
+        params: optax.Params | None = None,
+        **extra: object,
+    ) -> tuple[optax.Updates, FreezeState]:
+        updates, inner = split.update(updates, state.inner, params, **extra)
+        return updates, FreezeState(inner, state.groups)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    # The type of Optax knows no state of our own.
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def frozen_groups(opt_state: Any) -> tuple[str, ...]:
-    """Names of the groups that any `freeze` within an optimiser leaves alone."""
+def frozen_groups(opt_state: optax.OptState) -> tuple[str, ...]:
+    """Names of all groups that a `freeze` anywhere in an optimiser state leaves unchanged."""
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, FreezeState))
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}  # a dict, because it keeps the order
     for node in nodes:
         if isinstance(node, FreezeState):
-            found |= dict.fromkeys((*node.groups, *frozen_groups(node.inner)))
-    return tuple(found)
+            names |= dict.fromkeys((*node.groups, *frozen_groups(node.inner)))
+    return tuple(names)

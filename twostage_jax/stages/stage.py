@@ -1,88 +1,165 @@
-"""A stage is a pair of pure functions, as a gradient transformation is in Optax.
+"""Types of everything that is trained: `Stage`, `Head` and the batches they see.
 
-Everything that is trained is a `Stage`: an autoencoder, a classifier on a frozen encoder, your own.
-Parameters are a dict of groups (`encoder`, `decoder`, `head`, …); we freeze, save and hand over by
-the names of the groups.
+Parameters are a dict of groups (`encoder`, `decoder`, `head`, …). Groups are frozen, saved and
+handed over by name.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import ArrayLike
 
 from twostage_jax.errors import UserError
+from twostage_jax.trees import PyTree
 
-Key = jax.Array
-Batch = Mapping[str, jax.Array]
-Params = dict[str, Any]
-Metrics = dict[str, jax.Array]
+Key: TypeAlias = jax.Array
+Batch: TypeAlias = Mapping[str, jax.Array]
+Params: TypeAlias = dict[str, PyTree]
+Metrics: TypeAlias = dict[str, jax.Array]
+# A hyper-parameter: a Python number, or a traced array when it is swept by `vmap`.
+Scalar: TypeAlias = float | jax.Array
 
 
 class Stage(NamedTuple):
-    """How parameters start, and what they minimise.
+    """Pair of pure functions: initial parameters, and the loss to minimise.
 
     A batch holds `image` float32 `[B, H, W, C]` in [-1, 1], `label` int32 `[B]` and `weight`
-    float32 `[B]` (0 where a label does not count).
+    float32 `[B]` (0 for an example whose label does not count).
 
     Attributes:
         init: `(key, batch) -> params`, a dict of parameter groups.
-        loss: `(params, key, batch) -> (loss, metrics)`: a scalar, and a dict of scalars; both are
-            means over the examples of the batch. A metric called `count` says over how many, where
-            that is not the size of the batch; the engine weights the batches of an epoch by it.
+        loss: `(params, key, batch) -> (loss, metrics)`: a scalar and a dict of scalars, all of them
+            means over the batch. If a mean is not over all B examples, the metric `count` holds
+            the number of examples in it; the engine weights the batches of an epoch by `count`.
+
+    >>> import jax.numpy as jnp
+    >>> def init(key, batch):
+    ...     return {"encoder": jnp.zeros(())}
+    >>> def loss(params, key, batch):
+    ...     return jnp.mean((batch["image"] - params["encoder"]) ** 2), {}
+    >>> stage = Stage(init, loss)
+    >>> float(stage.loss({"encoder": 1.0}, None, {"image": jnp.zeros((2, 1, 1, 1))})[0])
+    1.0
     """
 
     init: Callable[[Key, Batch], Params]
     loss: Callable[[Params, Key, Batch], tuple[jax.Array, Metrics]]
 
 
-def init_on_features(encoder: Any, name: str, module: Any) -> Callable[[Key, Batch], Params]:
-    """An `init` for the groups `encoder` and `name`, whose `module` takes the encoder's output."""
+class Head(NamedTuple):
+    """Classifier on features: its logits, and either a stage that trains it or a solver.
 
-    def init(key: Key, batch: Batch) -> Params:
-        encoder_key, module_key = jax.random.split(key)
-        params = encoder.init(encoder_key, batch["image"])
-        features = encoder.apply(params, batch["image"])
-        return {"encoder": params, name: module.init(module_key, features)}
+    A head's parameters are its own alone: any dict of arrays, which a run keeps as the group
+    `head`. Everything that `logits` needs is in them, hyper-parameters included, so one head
+    function predicts for all members of a sweep.
+
+    Attributes:
+        logits: `(params, features [B, D]) -> logits [B, K]`.
+        stage: trains the head. Its batches hold features `[B, D]` as `image`.
+        solve: `(key, batch) -> params`, computed in one call from all examples: `image` features
+            float32 `[N, D]`, `label` int32 `[N]`, `weight` float32 `[N]`, and `validation_image`
+            `[V, D]` and `validation_label` `[V]` to choose on (V may be 0). Pure.
+
+    >>> import jax.numpy as jnp
+    >>> def logits(params, features):
+    ...     return -((features[:, None] - params["mean"][None]) ** 2).sum(-1)
+    >>> def solve(key, batch):
+    ...     one_hot = jax.nn.one_hot(batch["label"], 2) * batch["weight"][:, None]
+    ...     return {"mean": one_hot.T @ batch["image"] / one_hot.sum(0)[:, None]}
+    >>> head = Head(logits, solve=solve)  # nearest class mean
+    >>> batch = {"image": jnp.array([[0.0], [4.0]]), "label": jnp.arange(2), "weight": jnp.ones(2)}
+    >>> head.logits(head.solve(None, batch), jnp.array([[1.0]])).argmax(-1).tolist()
+    [0]
+    """
+
+    logits: Callable[[PyTree, jax.Array], jax.Array]
+    stage: Stage | None = None
+    solve: Callable[[Key, Batch], PyTree] | None = None
+
+
+def forward(module: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
+    """Output of a Linen module that returns one array."""
+    # Linen's type also allows `(output, changed variables)`, which only `mutable=` returns.
+    return cast(jax.Array, module.apply(variables, x))
+
+
+def module_init(module: nn.Module) -> Callable[[Key, Batch], PyTree]:
+    """Make `(key, batch) -> variables`, the initial values of a module that takes `image`."""
+
+    def init(key: Key, batch: Batch) -> PyTree:
+        return module.init(key, batch["image"])
 
     return init
 
 
-def as_image(image: Any) -> jax.Array:
-    """Images as float32: uint8 as `(x/255 - 0.5)/0.5`; floats are taken as normalised already.
+def init_on_features(
+    encoder: nn.Module, group: str, init: Callable[[Key, Batch], PyTree]
+) -> Callable[[Key, Batch], Params]:
+    """Make a `Stage.init` for the groups `encoder` and `group`.
+
+    Args:
+        encoder: Linen module, `[B, H, W, C]` to features.
+        group: name of the second group.
+        init: `(key, batch) -> parameters` of the second group; `image` holds the features.
+    """
+
+    def init_both(key: Key, batch: Batch) -> Params:
+        encoder_key, group_key = jax.random.split(key)
+        variables = encoder.init(encoder_key, batch["image"])
+        features = forward(encoder, variables, batch["image"])
+        return {"encoder": variables, group: init(group_key, {**batch, "image": features})}
+
+    return init_both
+
+
+def as_image(image: ArrayLike) -> jax.Array:
+    """Convert images to float32: uint8 as `(x/255 - 0.5)/0.5`, floats unchanged.
 
     Raises:
         UserError: images of another type.
+
+    >>> import numpy as np
+    >>> as_image(np.array([0, 255], np.uint8)).tolist()
+    [-1.0, 1.0]
     """
     image = jnp.asarray(image)
     if image.dtype == jnp.uint8:
         return (image.astype(jnp.float32) / 255 - 0.5) / 0.5
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise UserError(
-            f"images are {image.dtype}: give uint8 in 0 to 255, or floats in -1 to 1 as (x/255 - "
-            "0.5)/0.5"
+            f"images are {image.dtype}: give uint8 in 0 to 255, or floats in -1 to 1 as "
+            "(x/255 - 0.5)/0.5"
         )
     return image.astype(jnp.float32)
 
 
-def as_batch(examples: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Examples as a stage sees them.
+def as_batch(examples: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
+    """Convert examples to the batch that a stage sees.
 
     Args:
-        examples: `image` as `as_image` takes it, `[B, H, W, C]`, `label` int32 `[B]` and, if
-            labels count unequally, `weight` float32 `[B]`.
+        examples: `image` `[B, H, W, C]` as `as_image` takes it, `label` `[B]` and, if some labels
+            do not count, `weight` `[B]`.
 
     Returns:
         `image` float32, `label` int32, `weight` float32 (1 by default).
 
     Raises:
         UserError: images of another type.
+
+    >>> import numpy as np
+    >>> batch = as_batch({"image": np.zeros((2, 4, 4, 1), np.uint8), "label": [0, 1]})
+    >>> batch["weight"].tolist()
+    [1.0, 1.0]
     """
     label = jnp.asarray(examples["label"], jnp.int32)
     weight = examples.get("weight")
-    weight = jnp.ones(label.shape, jnp.float32) if weight is None else jnp.asarray(weight)
+    if weight is None:
+        weight = jnp.ones(label.shape, jnp.float32)
     return {
         "image": as_image(examples["image"]),
         "label": label,
-        "weight": weight.astype(jnp.float32),
+        "weight": jnp.asarray(weight, jnp.float32),
     }

@@ -1,1 +1,4 @@
-"""Stage-2 heads."""
+"""Stage-2 heads: functions that return a `Head`.
+
+Files: trained (mlp), solved (linear, ridge), neighbours (knn).
+"""

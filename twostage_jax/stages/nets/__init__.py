@@ -1,1 +1,4 @@
-"""Linen encoders, decoders and heads."""
+"""Linen modules for encoders, decoders, projectors and heads.
+
+Files: mlp.
+"""

@@ -1,23 +1,33 @@
-"""Linen encoders, decoders and heads. Parameters are all the state there is."""
+"""Dense networks, and the widths of networks that follow from each other."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import linen as nn
+from jax.typing import DTypeLike
+
+# Widths of the projector that an objective gets if it asks for one. Two layers with a narrow end,
+# as in SimCLR (Chen et al., "A Simple Framework for Contrastive Learning", 2020).
+PROJECTOR_WIDTHS = (256, 128)
 
 
 class MLP(nn.Module):
-    """Dense layers of `widths` with ReLU between them: `[B, ...]` to float32 `[B, widths[-1]]`.
+    """Dense layers with ReLU between them: `[B, ...]` to float32 `[B, widths[-1]]`.
 
-    Everything but the first axis is flattened first, so it takes images `[B, H, W, C]` as well as
-    features `[B, D]`. Layers are called `dense_0`, `dense_1`, ….
+    All axes but the first are flattened, so the input may be images `[B, H, W, C]` or features
+    `[B, D]`. The layers are called `dense_0`, `dense_1`, …
 
     Attributes:
         widths: output size of each layer.
         torch_init: draw weights and biases uniformly within ±1/√fan_in, as PyTorch's `Linear`
-            does; by default LeCun-normal weights (LeCun et al., "Efficient BackProp", 1998) and
-            zero biases, as Flax does.
+            does. By default weights are LeCun-normal (LeCun et al., "Efficient BackProp", 1998)
+            and biases zero, as in Flax.
+
+    >>> import jax.numpy as jnp
+    >>> import twostage_jax as ts
+    >>> params = ts.MLP((8, 3)).init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
+    >>> params["params"]["dense_0"]["kernel"].shape
+    (4, 8)
     """
 
     widths: Sequence[int]
@@ -25,36 +35,49 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, ...]` to `[B, widths[-1]]`; no activation after the last layer."""
+        """Apply all layers; there is no activation after the last one."""
         x = x.reshape(x.shape[0], -1)
         for index, width in enumerate(self.widths):
             if index:
                 x = nn.relu(x)
-            init = _torch_init(x.shape[-1]) if self.torch_init else {}
-            x = nn.Dense(width, name=f"dense_{index}", **init)(x)
+            x = self._dense(x.shape[-1], width, f"dense_{index}")(x)
         return x
+
+    def _dense(self, fan_in: int, width: int, name: str) -> nn.Dense:
+        if not self.torch_init:
+            return nn.Dense(width, name=name)
+        draw = _uniform(fan_in**-0.5)
+        return nn.Dense(width, name=name, kernel_init=draw, bias_init=draw)
 
 
 class Identity(nn.Module):
-    """Gives back what it gets: stands for an encoder where the data are its features already."""
+    """Return the input. Replaces the encoder when a batch already holds features.
+
+    >>> import jax.numpy as jnp
+    >>> import twostage_jax as ts
+    >>> ts.Identity().apply({}, jnp.ones(2)).tolist()
+    [1.0, 1.0]
+    """
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, ...]` as it is."""
+        """Return `x`."""
         return x
 
 
 def mirror(widths: Sequence[int], image_size: int) -> tuple[int, ...]:
-    """Widths of the decoder that mirrors an encoder, ending in `image_size` values.
+    """Widths of the decoder that mirrors an encoder and ends in `image_size` values.
 
-    `(256, 128)` for images of 784 values gives `(256, 784)`.
+    >>> import twostage_jax as ts
+    >>> ts.mirror((256, 128), 784)
+    (256, 784)
     """
     return (*reversed(tuple(widths)[:-1]), image_size)
 
 
-def _torch_init(fan_in: int) -> dict[str, Any]:
-    bound = fan_in**-0.5
+def _uniform(bound: float) -> Callable[[jax.Array, Sequence[int], DTypeLike], jax.Array]:
+    """Make an initialiser that draws uniformly from [-bound, bound)."""
 
-    def draw(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+    def draw(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return {"kernel_init": draw, "bias_init": draw}
+    return draw

@@ -1,1 +1,4 @@
-"""Stage-1 objectives."""
+"""Stage-1 objectives: functions that return a `Stage` and read no label.
+
+Files: reconstruction, placeholder.
+"""

@@ -1,24 +1,29 @@
-"""Stage-1 objectives: functions that return a `Stage`. No label is read here."""
-
-from typing import Any
+"""Objective without a gradient: the encoder keeps its initial values."""
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
-from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage
+from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage, forward
 
 
-def placeholder(encoder: Any) -> Stage:
-    """The blog's stage 1 as printed: `mse(features, stop_gradient(features))`.
+def placeholder(encoder: nn.Module) -> Stage:
+    """Stage 1 of the blog as printed: `mse(features, stop_gradient(features))`.
 
     Loss and gradient are exactly zero, so the encoder stays at its random start. Groups: `encoder`.
+
+    >>> import twostage_jax as ts
+    >>> stage = ts.placeholder(ts.MLP((2,)))
+    >>> batch = {"image": jnp.ones((3, 2, 2, 1))}
+    >>> float(stage.loss(stage.init(jax.random.key(0), batch), jax.random.key(1), batch)[0])
+    0.0
     """
 
     def init(key: Key, batch: Batch) -> Params:
         return {"encoder": encoder.init(key, batch["image"])}
 
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
-        features = encoder.apply(params["encoder"], batch["image"])
+        features = forward(encoder, params["encoder"], batch["image"])
         return jnp.mean((features - jax.lax.stop_gradient(features)) ** 2), {}
 
     return Stage(init, loss)

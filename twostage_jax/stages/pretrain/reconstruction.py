@@ -1,22 +1,27 @@
-"""Scores of a classifier as sums over examples, divided once at the end."""
+"""Objectives that decode features back to the image."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from twostage_jax.errors import UserError
-from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage, init_on_features
+from twostage_jax.stages.stage import (
+    Batch,
+    Key,
+    Metrics,
+    Params,
+    Scalar,
+    Stage,
+    forward,
+    init_on_features,
+    module_init,
+)
 
 
-def reconstruction_error(decoded: jax.Array, image: jax.Array) -> jax.Array:
-    """Mean squared error over all values, on the scale of the images, [-1, 1]."""
-    return jnp.mean((decoded.reshape(image.shape) - image) ** 2)
-
-
-def autoencoder(encoder: Any, decoder: Any) -> Stage:
-    """Encode the image, decode it, and minimise the mean squared error of the values in [-1, 1].
+def autoencoder(encoder: nn.Module, decoder: nn.Module) -> Stage:
+    """Reconstruction of the image from its features, by mean squared error.
 
     Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", 2006.
     Groups: `encoder`, `decoder`.
@@ -26,28 +31,79 @@ def autoencoder(encoder: Any, decoder: Any) -> Stage:
         decoder: Linen module, features to `[B, H, W, C]` or `[B, H*W*C]`.
 
     Raises:
-        UserError: while tracing, where the decoder's output is not of the image's size.
-    """
+        UserError: while tracing, if the decoder's output has not the size of the image.
 
+    >>> import twostage_jax as ts
+    >>> stage = ts.autoencoder(ts.MLP((2,)), ts.MLP((4,)))
+    >>> batch = {"image": jnp.zeros((3, 2, 2, 1))}
+    >>> float(stage.loss(stage.init(jax.random.key(0), batch), jax.random.key(1), batch)[0])
+    0.0
+    """
     decode = make_decode(encoder, decoder)
 
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
         decoded = decode(params, batch["image"])
         return reconstruction_error(decoded, batch["image"]), {}
 
-    return Stage(init_on_features(encoder, "decoder", decoder), loss)
+    return Stage(init_on_features(encoder, "decoder", module_init(decoder)), loss)
 
 
-def make_decode(encoder: Any, decoder: Any) -> Callable[[Params, jax.Array], jax.Array]:
-    """`(params, image [B, H, W, C]) -> [B, H, W, C]`, the image as the decoder gives it back."""
+def denoising(encoder: nn.Module, decoder: nn.Module, noise: Scalar = 0.5) -> Stage:
+    """Reconstruction of the clean image from a corrupted one, by mean squared error.
+
+    Vincent et al., "Extracting and Composing Robust Features with Denoising Autoencoders", 2008,
+    with Gaussian noise. Groups: `encoder`, `decoder`.
+
+    Args:
+        encoder: Linen module, `[B, H, W, C]` to features `[B, D]`.
+        decoder: Linen module, features to `[B, H, W, C]` or `[B, H*W*C]`.
+        noise: standard deviation of the noise, on the scale of the images, [-1, 1]; may be a
+            traced array.
+
+    Raises:
+        UserError: a negative `noise`; while tracing, a decoder output of another size.
+
+    >>> import twostage_jax as ts
+    >>> stage = ts.denoising(ts.MLP((2,)), ts.MLP((4,)), noise=0.1)
+    >>> sorted(stage.init(jax.random.key(0), {"image": jnp.zeros((3, 2, 2, 1))}))
+    ['decoder', 'encoder']
+    """
+    if isinstance(noise, float | int) and noise < 0:
+        raise UserError(f"noise is {noise}: give a standard deviation of at least 0")
+    decode = make_decode(encoder, decoder)
+
+    def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
+        image = batch["image"]
+        corrupted = image + noise * jax.random.normal(key, image.shape, image.dtype)
+        return reconstruction_error(decode(params, corrupted), image), {}
+
+    return Stage(init_on_features(encoder, "decoder", module_init(decoder)), loss)
+
+
+def make_decode(encoder: nn.Module, decoder: nn.Module) -> Callable[[Params, jax.Array], jax.Array]:
+    """Make `(params, image [B, H, W, C]) -> reconstruction [B, H, W, C]`.
+
+    >>> import twostage_jax as ts
+    >>> encoder, decoder = ts.MLP((2,)), ts.MLP((4,))
+    >>> image = jnp.zeros((3, 2, 2, 1))
+    >>> params = ts.autoencoder(encoder, decoder).init(jax.random.key(0), {"image": image})
+    >>> ts.make_decode(encoder, decoder)(params, image).shape
+    (3, 2, 2, 1)
+    """
 
     def decode(params: Params, image: jax.Array) -> jax.Array:
-        decoded = decoder.apply(params["decoder"], encoder.apply(params["encoder"], image))
+        features = forward(encoder, params["encoder"], image)
+        decoded = forward(decoder, params["decoder"], features)
         if decoded.size != image.size:
             raise UserError(
-                f"the decoder gives {list(decoded.shape[1:])} for an image of "
+                f"the decoder's output is {list(decoded.shape[1:])} for an image of "
                 f"{list(image.shape[1:])}: its last width must be {image[0].size}"
             )
         return decoded.reshape(image.shape)
 
     return decode
+
+
+def reconstruction_error(decoded: jax.Array, image: jax.Array) -> jax.Array:
+    """Mean squared error over all values, on the scale of the images, [-1, 1]."""
+    return jnp.mean((decoded.reshape(image.shape) - image) ** 2)
