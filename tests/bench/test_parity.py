@@ -58,7 +58,7 @@ def test_a_different_program_does_not_pass(digits):
 
 
 def test_a_network_trained_in_pytorch_gives_its_logits_in_ours(digits):
-    from twostage_jax.bench.torch.pytorch import TwoStageNetwork
+    from twostage_jax.bench.torch.network import TwoStageNetwork
 
     torch.manual_seed(0)
     net = TwoStageNetwork(64, 10)

@@ -10,7 +10,8 @@ from twostage_jax.data.sources import load
 torch = pytest.importorskip("torch")
 
 from twostage_jax.bench.torch import members  # noqa: E402
-from twostage_jax.bench.torch.pytorch import LEARNING_RATE, TwoStageNetwork  # noqa: E402
+from twostage_jax.bench.torch.network import TwoStageNetwork  # noqa: E402
+from twostage_jax.bench.torch.pytorch import LEARNING_RATE  # noqa: E402
 
 
 def test_stacked_members_take_the_same_steps_as_single_networks():

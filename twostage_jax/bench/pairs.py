@@ -27,7 +27,7 @@ from twostage_jax.stages.torch_names import torch_state_dict
 if TYPE_CHECKING:  # PyTorch is optional
     import torch
 
-    from twostage_jax.bench.torch.pytorch import TwoStageNetwork
+    from twostage_jax.bench.torch.network import TwoStageNetwork
 
     Tensors: TypeAlias = tuple[torch.Tensor, ...]
 
@@ -104,7 +104,7 @@ def torch_network(params: Params) -> "TwoStageNetwork":
     """Make a `TwoStageNetwork` with our weights."""
     import torch
 
-    from twostage_jax.bench.torch.pytorch import TwoStageNetwork
+    from twostage_jax.bench.torch.network import TwoStageNetwork
 
     arrays = torch_state_dict(params)
     net = TwoStageNetwork(arrays["stage1.0.weight"].shape[1], len(arrays["stage2.2.bias"]))
@@ -122,7 +122,8 @@ def torch_steps(
     """Yield the losses of PyTorch's steps in that order, at most `steps` of them."""
     import torch
 
-    from twostage_jax.bench.torch.pytorch import batches, make_step
+    from twostage_jax.bench.torch.network import batches
+    from twostage_jax.bench.torch.pytorch import make_step
 
     step = make_step(loss, torch.optim.Adam(parameters, lr=RATE))
     for number, batch in enumerate(batches(tensors, torch.tensor(order).long())):
@@ -135,7 +136,7 @@ def torch_tensors(split: Arrays) -> "Tensors":
     """Convert images and labels of a split to the tensors of PyTorch's S1."""
     import torch
 
-    from twostage_jax.bench.torch.pytorch import normalised
+    from twostage_jax.bench.torch.network import normalised
 
     images = normalised(np.asarray(split["image"]), "cpu")
     return images, torch.tensor(np.asarray(split["label"])).long()

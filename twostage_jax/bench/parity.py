@@ -43,7 +43,7 @@ from twostage_jax.store.layout import create_folder
 from twostage_jax.trees import digest
 
 if TYPE_CHECKING:  # PyTorch is optional
-    from twostage_jax.bench.torch.pytorch import TwoStageNetwork
+    from twostage_jax.bench.torch.network import TwoStageNetwork
 
 STEPS = 200
 FIRST_STEPS = 20
@@ -200,11 +200,11 @@ def logit_checks(dataset: Dataset, params: Params) -> list[Check]:
     with torch.no_grad():
         theirs = net(torch_tensors(dataset.test)[0]).numpy()
     converted = from_torch_state_dict(net.state_dict())
-    there = _share_of_largest(logits(params, as_image(image)), theirs)
+    carried = _share_of_largest(logits(params, as_image(image)), theirs)
     back = _share_of_largest(logits(converted, as_image(image)), theirs)
     over = f"{len(image)} images"
     return [
-        Check("ours in PyTorch: logits, share of largest", over, there, LOGIT_LIMIT),
+        Check("ours in PyTorch: logits, share of largest", over, carried, LOGIT_LIMIT),
         Check("PyTorch's in ours: logits, share of largest", over, back, LOGIT_LIMIT),
     ]
 

@@ -1,1 +1,1 @@
-"""The PyTorch programs, run in their own processes: `pytorch` and `members`. They import no jax."""
+"""The PyTorch programs, run in their own processes: `network`, `pytorch`, `members`. No jax."""

@@ -25,19 +25,14 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn import functional as F
 
-from twostage_jax.bench.torch.pytorch import (
+from twostage_jax.bench.torch.network import (
     BATCH,
-    CHUNK,
-    LEARNING_RATE,
-    Loss,
-    Program,
-    Step,
-    Times,
     TwoStageNetwork,
     normalised,
     read_arrays,
     tensor_batches,
 )
+from twostage_jax.bench.torch.pytorch import CHUNK, LEARNING_RATE, Loss, Program, Step, Times
 
 TUNING_STEPS = 50
 TUNING_EPOCHS = 4
