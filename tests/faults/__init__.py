@@ -1,1 +1,5 @@
-"""Faults done to real runs; `scripts/torture.py` is the way in."""
+"""The campaign of faults: a test tool that injects faults into real runs.
+
+Start it with `python -m tests.faults`. Files: `processes`, `folders`, `session`, `table`, `worker`,
+and one for each sort of fault: `kills`, `flips`, `disks`, `pairs`, `values`.
+"""

@@ -1,11 +1,11 @@
-"""Faults done to real runs on the command line, counted in a table for docs/reliability.md.
+"""Injects faults into real runs and prints the table for docs/reliability.md.
 
-    python scripts/torture.py --quick
-    python scripts/torture.py --faults kill flip --kills 200 --flips 500
+    python -m tests.faults --quick
+    python -m tests.faults --faults kill flip --kills 200 --flips 500
 
-Runs are killed, damaged, starved of disk space, started twice, put where nothing can be written,
-made to diverge and stopped by signals; each must end with the numbers of a run to which nothing
-happened, or say in one line what is wrong. Every case goes to `cases.jsonl` in --out.
+Runs are killed, corrupted, left without disk space, started twice, put into read-only folders, made
+to diverge and stopped by signals. Each must end with the numbers of an undisturbed run or report
+the problem in one line. Every case is written to `cases.jsonl` in --out.
 """
 
 import argparse
@@ -18,15 +18,13 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+from tests.faults import disks, flips, kills, pairs, values
+from tests.faults.processes import machine
+from tests.faults.session import Session
+from tests.faults.table import Record, markdown, run_cases
 
-from torture import disks, flips, kills, pairs, values
-from torture.processes import machine
-from torture.session import Session
-from torture.table import markdown, run_cases
-
-# How often each fault is done, and how often in a quick session.
-OFTEN = {
+# Number of cases of each fault, and in a quick session.
+COUNTS = {
     "kill": (200, 20),
     "flip": (500, 50),
     "full": (12, 3),
@@ -38,8 +36,6 @@ OFTEN = {
     "nan": (values.CASES, values.QUICK_CASES),
     "signal": (40, 6),
 }
-
-
 CASES = {
     "kill": kills.kill,
     "flip": flips.flip,
@@ -54,52 +50,65 @@ CASES = {
 }
 
 
-def latencies(done: list) -> str:
-    """How soon runs stopped at the first signal."""
-    seen = sorted(case.seen["latency"] for case in done if not case.seen.get("twice", True))
-    if not seen:
+def latencies(records: list[Record]) -> str:
+    """Return a line with the seconds from the first signal to the end of a run."""
+    single = [record.details for record in records if not record.details.get("twice", True)]
+    seconds = sorted(details["latency"] for details in single)
+    if not seconds:
         return ""
-    most = seen[min(int(0.95 * len(seen)), len(seen) - 1)]
-    return f"- signal: stopped after {seen[-1]:.2f} s at most, 95 % within {most:.2f} s\n"
+    index = min(int(0.95 * len(seconds)), len(seconds) - 1)
+    return (
+        f"- signal: stopped after at most {seconds[-1]:.2f} s, 95 % within {seconds[index]:.2f} s\n"
+    )
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Faults done to real runs.")
-    parser.add_argument("--out", type=Path, help="default: runs/torture-TIME")
-    parser.add_argument("--quick", action="store_true", help="in minutes, for CI")
-    parser.add_argument("--faults", nargs="+", choices=OFTEN, default=list(OFTEN), metavar="FAULT",
-                        help=", ".join(OFTEN))  # fmt: skip
-    parser.add_argument("--kills", type=int, help="cases of kill")
-    parser.add_argument("--flips", type=int, help="cases of flip")
-    parser.add_argument("--count", type=int, help="cases of each fault")
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults", description="Inject faults into real runs."
+    )
+    parser.add_argument("--out", type=Path, help="folder of the session (runs/faults-TIME)")
+    parser.add_argument("--quick", action="store_true", help="fewer cases, for CI")
+    parser.add_argument(
+        "--faults",
+        nargs="+",
+        choices=COUNTS,
+        default=list(COUNTS),
+        metavar="FAULT",
+        help=f"faults to inject: {', '.join(COUNTS)}",
+    )
+    parser.add_argument("--kills", type=int, help="number of cases of kill")
+    parser.add_argument("--flips", type=int, help="number of cases of flip")
+    parser.add_argument("--count", type=int, help="number of cases of each fault")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="cases at a time")
-    parser.add_argument("--seed", type=int, default=0, help="of all random choices")
-    parser.add_argument("--keep", action="store_true", help="keep the folders of failures")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    parser.add_argument("--keep", action="store_true", help="keep the folders of failed cases")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Do the faults, print the table, and return 1 if anything did not hold."""
-    args, began = arguments(), time.perf_counter()
-    out = args.out or Path("runs") / time.strftime("torture-%Y%m%d-%H%M%S")
-    often = {fault: args.count or OFTEN[fault][args.quick] for fault in args.faults}
-    for fault, asked in (("kill", args.kills), ("flip", args.flips)):
-        if fault in often and asked is not None:
-            often[fault] = asked
+    """Run the session, print the table, and return 1 if a case failed."""
+    args = parse_arguments()
+    began = time.perf_counter()
+    out = args.out or Path("runs") / time.strftime("faults-%Y%m%d-%H%M%S")
+    counts = {fault: args.count or COUNTS[fault][args.quick] for fault in args.faults}
+    for fault, count in (("kill", args.kills), ("flip", args.flips)):
+        if fault in counts and count is not None:
+            counts[fault] = count
     out.mkdir(parents=True, exist_ok=True)
-    session = Session(out.absolute(), args.seed, args.workers, args.quick, args.keep, often)
-    # Cases that have begun then end in order, and what they mounted is unmounted.
+    session = Session(out.absolute(), args.seed, args.workers, args.quick, args.keep, counts)
+    # Running cases then end in order and unmount their disks.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        done = run_cases(session, CASES)
+        results = run_cases(session, CASES)
     finally:
         session.close()
-    print(f"\n{markdown(done)}\n{latencies(done.get('signal', []))}")
+    print(f"\n{markdown(results)}\n{latencies(results.get('signal', []))}")
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "orbax-checkpoint"))
-    print(f"{machine()}; {versions}; {datetime.date.today()}; seed {args.seed}; "
-          f"{time.perf_counter() - began:.0f} s")  # fmt: skip
-    failed = any(case.wrong for cases in done.values() for case in cases)
+    seconds = time.perf_counter() - began
+    date = datetime.date.today()
+    print(f"{machine()}; {versions}; {date}; seed {args.seed}; {seconds:.0f} s")
+    failed = any(record.failures for records in results.values() for record in records)
     if not (failed and args.keep):
         shutil.rmtree(out / "cases")
     return int(failed)

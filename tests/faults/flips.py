@@ -1,4 +1,4 @@
-"""One bit flipped, one file truncated, emptied or removed, anywhere under a run's folder."""
+"""Corrupted files: one bit flipped, or a file truncated, emptied or removed, in a run's folder."""
 
 import random
 import re
@@ -7,23 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from torture import folders
-from torture.processes import Outcome
-from torture.session import Reference, Session, table_rows
-from torture.table import Record
+from tests.faults import folders
+from tests.faults.processes import Outcome
+from tests.faults.session import Reference, Session, table_rows
+from tests.faults.table import Record
 
-WAYS = {"flip": 4, "truncate": 2, "empty": 1, "remove": 2}
-# What says that something damaged was set aside.
-NOTICE = re.compile(r"left out|damaged|not whole|fall(s|ing|en)? back|again from", re.IGNORECASE)
+WAYS = {"flip": 4, "truncate": 2, "empty": 1, "remove": 2}  # relative frequency
+STATES = ("stopped in stage 2", "stopped in stage 1", "complete")
+# Words of the notice that a corrupted file is not used.
+NOTICE = re.compile(r"corrupted|fall(s|ing|en)? back|again from", re.IGNORECASE)
 
 
 class Damage(NamedTuple):
-    """What is done to one file.
+    """A change of one file.
 
     Attributes:
-        file: relative to the run's folder.
-        way: flip, truncate, empty or remove.
-        place: the bit that is flipped, or the bytes that are left.
+        file: path relative to the run's folder.
+        way: `flip`, `truncate`, `empty` or `remove`.
+        place: the flipped bit, or the number of remaining bytes.
     """
 
     file: str
@@ -31,7 +32,7 @@ class Damage(NamedTuple):
     place: int
 
     def apply(self, folder: Path) -> None:
-        """Do it to the copy of a run."""
+        """Change the file in a copy of a run."""
         path = folder / self.file
         if self.way == "remove":
             path.unlink()
@@ -45,128 +46,145 @@ class Damage(NamedTuple):
 
 
 def choose_damage(folder: Path, choice: random.Random) -> Damage:
-    """Half the time any file; half the time first one of the sorts of files, of which most are few.
+    """Choose a file and a change.
 
-    Without the second half nearly all cases would be pieces of checkpoints.
+    Half of the time any file is chosen; otherwise a sort of file is chosen first. Without this,
+    nearly all cases would change arrays of checkpoints, because most files are of this sort.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if choice.random() < 0.5:
         sorts: dict[str, list[Path]] = {}
         for path in files:
-            sorts.setdefault(sort_of(path.relative_to(folder)), []).append(path)
+            sorts.setdefault(sort_of_file(path.relative_to(folder)), []).append(path)
         files = sorts[choice.choice(sorted(sorts))]
     path = choice.choice(files)
-    size, name = path.stat().st_size, str(path.relative_to(folder))
+    size = path.stat().st_size
     way = choice.choices(list(WAYS), list(WAYS.values()))[0] if size else "remove"
     places = {"flip": 8 * size, "truncate": size}
-    return Damage(name, way, choice.randrange(places[way]) if way in places else 0)
+    place = choice.randrange(places[way]) if way in places else 0
+    return Damage(str(path.relative_to(folder)), way, place)
 
 
-def sort_of(path: Path) -> str:
-    """What a file is for, by its relative path."""
+def sort_of_file(path: Path) -> str:
+    """Name the purpose of a file by its relative path."""
     if path.parts[0] not in folders.STAGES:
         return path.name
-    data = "d" in path.parts or path.name.endswith(".ocdbt")
-    return "arrays of a checkpoint" if data else f"checkpoint's {path.name}"
+    arrays = "d" in path.parts or path.name.endswith(".ocdbt")
+    return "arrays of a checkpoint" if arrays else f"checkpoint's {path.name}"
 
 
 def named(line: str, folder: Path, damage: Damage) -> str | None:
-    """What of the damage a message names: `file`, something `else` of the folder, or None."""
+    """Return `file` if a message names the changed file, `else` for another file, or None."""
     text = re.sub(r"--[\w.-]+", "", line.replace(str(folder), ""))
+    # Naming the checkpoint or the stage of a file is precise enough.
     exact = set(Path(damage.file).parts)
-    # A step of a stage says enough of a file in it, and a stage that has none of its files.
-    others = {path.name for path in folder.rglob("*")} | exact | {"encoder", "decoder"}
+    if _names_one(text, exact):
+        return "file"
+    other = {path.name for path in folder.rglob("*")} | {"encoder", "decoder"}
+    return "else" if _names_one(text, other) else None
 
-    def among(names: set[str]) -> bool:
-        return any(re.search(rf"(?<![\w.]){re.escape(name)}(?![\w])", text) for name in names)
 
-    return "file" if among(exact) else "else" if among(others) else None
+def _names_one(text: str, names: set[str]) -> bool:
+    return any(re.search(rf"(?<![\w.]){re.escape(name)}(?![\w])", text) for name in names)
 
 
 def flip(session: Session, index: int, base: Path) -> Record:
-    """Damage a copy of a run, and see what the next commands make of it."""
-    state = ["cut in stage 2", "cut in stage 1", "complete"][index % 3]
-    wanted = session.reference("longer")
+    """Change one file in a copy of a run, and check what the next commands do."""
+    state = STATES[index % 3]
+    expected = session.reference("longer")
     if state == "complete":
-        source = wanted.base / "run"
+        source = expected.base / "run"
     else:
-        source = session.cut("head" if state.endswith("2") else "pretrain")
+        source = session.interrupted("head" if state.endswith("2") else "pretrain")
     damage = choose_damage(source, session.random("flip", index))
     copy = base / "run"
-    record = Trial(source, copy, damage, wanted, session.inside)()
-    if record.wrong:
-        # Once more in processes of their own: only what is so there counts.
+    record = Corruption(source, copy, damage, expected, session.resident_command).check()
+    if record.failures:
+        # Repeat in new processes: a failure counts only if it happens there too.
         shutil.rmtree(copy)
-        alone = Trial(source, copy, damage, wanted, lambda argv: session.command(argv, base))()
-        record = alone._replace(seen=alone.seen | {"in a shared process": record.wrong})
-    return record._replace(seen={"state": state, **damage._asdict(), **record.seen})
+
+        def command(argv: list[str]) -> Outcome:
+            return session.command(argv, base)
+
+        again = Corruption(source, copy, damage, expected, command).check()
+        record = again._replace(details={**again.details, "resident": record.failures})
+    return record._replace(details={"state": state, **damage._asdict(), **record.details})
 
 
-class Trial(NamedTuple):
-    """One damaged copy, and how it is asked about.
+class Corruption(NamedTuple):
+    """A copy of a run with one changed file.
 
     Attributes:
-        source: the run that is copied.
-        copy: where to.
-        damage: done to the copy.
-        wanted: the run to which nothing happened.
+        source: the original run.
+        copy: folder of the copy.
+        damage: the change.
+        expected: the undisturbed run.
         command: runs a command line.
     """
 
     source: Path
     copy: Path
     damage: Damage
-    wanted: Reference
+    expected: Reference
     command: Callable[[list[str]], Outcome]
 
-    def __call__(self) -> Record:
-        """Damage it and run the commands that somebody would run next."""
+    def check(self) -> Record:
+        """Change the copy and run the commands that a user would run next."""
         shutil.copytree(self.source, self.copy)
         self.damage.apply(self.copy)
-        wrong, verdicts, seen = [], [], {}
-        asked = [["run", "--resume", "--out", str(self.copy)]]
+        commands = [["run", "--resume", "--out", str(self.copy)]]
         if (self.source / folders.RESULT).is_file():
-            asked.insert(0, _evaluate(self.copy))
-        for argv in asked:
+            commands.insert(0, _evaluate(self.copy))
+        failures = []
+        verdicts = []
+        details = {}
+        for argv in commands:
             outcome = self.command(argv)
-            verdict, why = self.judge(outcome, argv)
-            what = f"{self.damage.way} {self.damage.file}"
-            wrong += [f"{argv[0]} {reason} ({what})" for reason in why]
+            verdict, reasons = self.judge_outcome(outcome, argv)
+            change = f"{self.damage.way} {self.damage.file}"
+            failures += [f"{argv[0]} {reason} ({change})" for reason in reasons]
             verdicts.append(verdict)
-            seen[argv[0]] = {"verdict": verdict, **outcome.seen}
-        return Record(wrong, seen, {" then ".join(dict.fromkeys(verdicts)): 1, self.damage.way: 1})
+            details[argv[0]] = {"verdict": verdict, **outcome.summary}
+        counts = {" then ".join(dict.fromkeys(verdicts)): 1, self.damage.way: 1}
+        return Record(failures, details, counts)
 
-    def judge(self, outcome: Outcome, argv: list[str]) -> tuple[str, list[str]]:
-        """`healed`, `harmless` or `detected`, or `failed` with the reasons."""
+    def judge_outcome(self, outcome: Outcome, argv: list[str]) -> tuple[str, list[str]]:
+        """Return `healed`, `harmless`, `detected`, or `failed` with the reasons."""
         if outcome.status == 2:
-            if not outcome.in_one_line:
-                return "failed", [f"{len(outcome.error_lines)} lines on stderr"]
-            what = named(outcome.error_lines[0], self.copy, self.damage)
-            if what is None:
-                told = outcome.error_lines[0].replace(str(self.copy), "RUN")
-                return "failed", [f"names nothing: {told}"]
-            return "detected" if what == "file" else "detected, named otherwise", []
+            return self._judge_error(outcome)
         if outcome.status != 0:
             last = (outcome.error_lines or [""])[-1]
             return "failed", [f"ended with {outcome.status}: {last}"]
-        wrong = self.changed() if argv[0] == "run" else []
-        shown = self.command(_evaluate(self.copy)) if argv[0] == "run" else outcome
-        if shown.status != 0:
-            wrong.append(f"evaluate then ends with {shown.status}")
-        elif table_rows(shown.out) != self.wanted.scores:
-            wrong.append("shows other scores and says nothing")
-        if wrong:
-            return "failed", wrong
+        failures = []
+        scores = outcome
+        if argv[0] == "run":
+            failures = self.changes()
+            scores = self.command(_evaluate(self.copy))
+        if scores.status != 0:
+            failures.append(f"evaluate then ends with {scores.status}")
+        elif table_rows(scores.out) != self.expected.scores:
+            failures.append("prints other scores without a notice")
+        if failures:
+            return "failed", failures
         return "healed" if NOTICE.search(outcome.out + outcome.err) else "harmless", []
 
-    def changed(self) -> list[str]:
-        """What became other numbers although the command ended well."""
+    def _judge_error(self, outcome: Outcome) -> tuple[str, list[str]]:
+        if not outcome.is_one_line_error:
+            return "failed", [f"{len(outcome.error_lines)} lines on stderr"]
+        line = outcome.error_lines[0]
+        target = named(line, self.copy, self.damage)
+        if target is None:
+            return "failed", [f"names no file: {line.replace(str(self.copy), 'RUN')}"]
+        return "detected" if target == "file" else "detected, other file named", []
+
+    def changes(self) -> list[str]:
+        """List the numbers that changed although the command ended well."""
         try:
-            found = folders.contents(self.copy)
-            changed = folders.differences(found, self.wanted.contents[0])
+            contents = folders.contents(self.copy)
+            changed = folders.differences(contents, self.expected.contents[0])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return [f"ended well with unreadable files: {type(error).__name__}"]
-        return [f"other numbers and says nothing: {', '.join(changed[:4])}"] if changed else []
+        return [f"other numbers without a notice: {', '.join(changed[:4])}"] if changed else []
 
 
 def _evaluate(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""One session of faults: kinds of runs, how each looks where nothing happens, and its folders."""
+"""A session of faults: kinds of runs, their undisturbed references, and folders for the cases."""
 
 import random
 import shutil
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torture import folders
-from torture.processes import Outcome, Process, Resident, environment
+from tests.faults import folders
+from tests.faults.processes import Outcome, Process, Resident, environment
 
 MNIST = Path(__file__).resolve().parents[3] / "shared" / "data" / "mnist"
 
@@ -21,16 +21,21 @@ class Kind(NamedTuple):
     """A kind of run.
 
     Attributes:
-        flags: of `twostage run`, but for `--out`.
-        epochs: of each stage.
-        apart: whether `pretrain` and `head --from` do it in two folders.
-        cold: whether it compiles all its programs, as the first run on a machine does.
+        flags: flags of `twostage run` except `--out`.
+        epochs: epochs of each stage.
+        separate: True if `pretrain` and `head --from` run it in two folders.
+        cold: True if it compiles all programs, as the first run on a machine does.
     """
 
     flags: tuple[str, ...]
     epochs: int = 3
-    apart: bool = False
+    separate: bool = False
     cold: bool = False
+
+    @property
+    def stage_epochs(self) -> dict[str, int]:
+        """Epochs by stage."""
+        return dict.fromkeys(folders.STAGES, self.epochs)
 
 
 DIGITS = ("--data", "digits")
@@ -38,7 +43,7 @@ KINDS = {
     "plain": Kind(DIGITS),
     "members": Kind((*DIGITS, "--members", "3")),
     "sweep": Kind((*DIGITS, "--sweep", "head.learning-rate=1e-3,1e-2")),
-    "apart": Kind(DIGITS, apart=True),
+    "separate": Kind(DIGITS, separate=True),
     "cold": Kind(DIGITS, cold=True),
     "mnist": Kind(("--data", f"idx:{MNIST}"), epochs=1),
     "longer": Kind(DIGITS, epochs=6),
@@ -46,47 +51,43 @@ KINDS = {
 }
 
 
-def epochs_of_kind(name: str) -> dict[str, int]:
-    """How many epochs each stage has."""
-    return {stage: KINDS[name].epochs for stage in folders.STAGES}
-
-
 class Step(NamedTuple):
-    """One command of a run, and the folder that it fills."""
+    """One command of a run, and the folder that it writes."""
 
     argv: list[str]
     folder: Path
 
 
 def steps(kind: Kind, base: Path) -> list[Step]:
-    """The commands of a whole run within `base`."""
-    epochs = {s: [f"--{s}.epochs", str(kind.epochs)] for s in folders.STAGES}
-    if not kind.apart:
+    """Return the commands of a complete run with its folders in `base`."""
+    epochs = {stage: [f"--{stage}.epochs", str(kind.epochs)] for stage in folders.STAGES}
+    if not kind.separate:
         argv = ["run", *kind.flags, *epochs["pretrain"], *epochs["head"]]
         return [Step([*argv, "--out", str(base / "run")], base / "run")]
-    first, second = base / "first", base / "second"
-    argv = ["pretrain", *kind.flags, *epochs["pretrain"], "--out", str(first)]
-    then = ["head", "--from", str(first), *epochs["head"], "--out", str(second)]
-    return [Step(argv, first), Step(then, second)]
+    first = base / "first"
+    second = base / "second"
+    pretrain = ["pretrain", *kind.flags, *epochs["pretrain"], "--out", str(first)]
+    head = ["head", "--from", str(first), *epochs["head"], "--out", str(second)]
+    return [Step(pretrain, first), Step(head, second)]
 
 
-def onward(step: Step) -> list[str]:
-    """The command that goes on with a step, or begins it where its folder was never entered."""
-    if not (step.folder / folders.CONFIG).is_file():
+def next_command(step: Step) -> list[str]:
+    """Return the command that resumes a step, or starts it if its folder is not a run yet."""
+    if not (step.folder / folders.MANIFEST).is_file():
         return step.argv
     command = "pretrain" if step.argv[0] == "pretrain" else "run"
     return [command, "--resume", "--out", str(step.folder)]
 
 
 class Reference(NamedTuple):
-    """A run to which nothing happened.
+    """An undisturbed run.
 
     Attributes:
-        base: where its folders lie.
-        contents: of the folder of each step.
-        names: in the folder of each step.
-        scores: what `twostage evaluate` shows.
-        last: the step that each stage ends with.
+        base: parent of its folders.
+        contents: contents of the folder of each step.
+        names: names in the folder of each step.
+        scores: rows that `twostage evaluate` prints.
+        last: final step of each stage.
     """
 
     base: Path
@@ -97,22 +98,22 @@ class Reference(NamedTuple):
 
 
 def table_rows(text: str) -> list[str]:
-    """Rows of the tables in it; titles name a folder and break where its name is long."""
+    """Return the rows of tables; their titles contain the name of a folder."""
     return [line for line in text.splitlines() if line.startswith(("│", "|"))]
 
 
 @dataclass
 class Session:
-    """What all faults share.
+    """State that all cases share.
 
     Attributes:
-        out: folder for all of it.
-        seed: what every random choice comes from.
-        workers: how many cases go on at a time.
-        quick: whether it has to be done in minutes.
-        keep: whether folders of failures stay.
-        often: how many cases of each fault there are.
-        writing: held by who writes down a case.
+        out: folder of the session.
+        seed: seed of all random choices.
+        workers: number of cases at a time.
+        quick: True if the session must end within minutes.
+        keep: True if the folders of failed cases stay.
+        counts: number of cases of each fault.
+        writing: lock for the file of cases.
     """
 
     out: Path
@@ -120,45 +121,49 @@ class Session:
     workers: int
     quick: bool
     keep: bool
-    often: dict[str, int]
+    counts: dict[str, int]
+    writing: threading.Lock = field(default_factory=threading.Lock)
     _residents: list[Resident] = field(default_factory=list)
     _idle: list[Resident] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _made: dict[str, Any] = field(default_factory=dict)
     _locks: dict[str, threading.Lock] = field(default_factory=dict)
-    writing: threading.Lock = field(default_factory=threading.Lock)
 
     def random(self, *names: object) -> random.Random:
-        """Choices of one case, the same whatever the order of cases."""
+        """Make the random choices of a case; they do not depend on the order of cases."""
         return random.Random("/".join(str(name) for name in (self.seed, *names)))
 
     def base(self, *names: object) -> Path:
-        """A new folder for a case."""
+        """Create an empty folder for a case."""
         path = self.out / "cases" / "-".join(str(name) for name in names)
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
         return path
 
     def env(self, cache: Path | None = None) -> dict[str, str]:
-        """The environment of processes, with the programs that this session compiled."""
+        """Return the environment of processes; compiled programs are shared by default."""
         return environment(cache or self.out / "cache")
 
+    def env_for(self, kind: Kind, base: Path) -> dict[str, str]:
+        """Return the environment of a run of a kind; cold runs have their own cache."""
+        return self.env(base / "cache" if kind.cold else None)
+
     def start(self, argv: list[str], base: Path, env: Any = None, **options: Any) -> Process:
-        """Begin a command; its output goes to `base / "logs"`."""
+        """Start a command; its output goes to `base / "logs"`."""
         return Process(argv, base / "logs", env or self.env(), **options)
 
     def command(self, argv: list[str], base: Path, env: Any = None, **options: Any) -> Outcome:
-        """Run a command in a process of its own to its end."""
+        """Run a command in a new process to its end."""
         return self.start(argv, base, env, **options).finish()
 
-    def inside(self, argv: list[str]) -> Outcome:
-        """Run a command in one of the processes that stay: about one for each worker."""
+    def resident_command(self, argv: list[str]) -> Outcome:
+        """Run a command in one of the resident processes; there is about one for each worker."""
         with self._lock:
-            number = len(self._residents)
             if self._idle:
                 resident = self._idle.pop()
             else:
-                resident = Resident(self.out / "cases" / f"resident-{number}", self.env())
+                logs = self.out / "cases" / f"resident-{len(self._residents)}"
+                resident = Resident(logs, self.env())
                 self._residents.append(resident)
         try:
             return resident.call(argv)
@@ -166,32 +171,32 @@ class Session:
             self._idle.append(resident)
 
     def close(self) -> None:
-        """End the processes that stay."""
+        """End the resident processes."""
         for resident in self._residents:
             resident.close()
 
     def scores(self, folder: Path) -> Outcome:
-        """What `twostage evaluate` says of a run."""
-        return self.inside(["evaluate", str(folder), "--split", "validation"])
+        """Run `twostage evaluate` on the validation split of a run."""
+        return self.resident_command(["evaluate", str(folder), "--split", "validation"])
 
     def reference(self, name: str) -> Reference:
-        """The undisturbed run of a kind."""
-        return self._once(f"reference {name}", lambda: self._reference(name))
+        """Return the undisturbed run of a kind."""
+        return self._once(f"reference {name}", lambda: self._make_reference(name))
 
     def duration(self, name: str) -> float:
-        """Seconds that a run of a kind takes with all workers at work, lately."""
+        """Return the mean seconds of the last runs of a kind while all workers are busy."""
         self.reference(name)
-        known = self._once(f"durations {name}", lambda: self._durations(name))
-        lately = known[-4:]
-        return sum(lately) / len(lately)
+        durations = self._once(f"durations {name}", lambda: self._measure_durations(name))
+        recent = durations[-4:]
+        return sum(recent) / len(recent)
 
-    def took(self, name: str, seconds: float) -> None:
-        """Note how long a whole run took: others may come to use the machine, or leave it."""
+    def add_duration(self, name: str, seconds: float) -> None:
+        """Record the duration of a complete run: the load of the machine may change."""
         self._made.setdefault(f"durations {name}", []).append(seconds)
 
-    def cut(self, stage: str) -> Path:
-        """A folder `run` of the kind `longer` that SIGTERM cut within a stage, to be copied."""
-        return self._once(f"cut {stage}", lambda: self._cut(stage))
+    def interrupted(self, stage: str) -> Path:
+        """Return a folder of kind `longer` that SIGTERM stopped within a stage; copy it."""
+        return self._once(f"interrupted {stage}", lambda: self._interrupt(stage))
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
         with self._lock:
@@ -201,10 +206,12 @@ class Session:
                 self._made[name] = make()
             return self._made[name]
 
-    def _reference(self, name: str) -> Reference:
-        kind, base = KINDS[name], self.base("reference", name)
-        _whole(self, kind, base)
-        all_steps, last = steps(kind, base), {}
+    def _make_reference(self, name: str) -> Reference:
+        kind = KINDS[name]
+        base = self.base("reference", name)
+        self._run_whole(kind, base)
+        all_steps = steps(kind, base)
+        last: dict[str, int] = {}
         for step in all_steps:
             last |= folders.committed(step.folder)
         return Reference(
@@ -215,29 +222,38 @@ class Session:
             last,
         )
 
-    def _durations(self, name: str) -> list[float]:
-        places = [self.base("timed", name, number) for number in range(self.workers)]
+    def _measure_durations(self, name: str) -> list[float]:
+        bases = [self.base("timed", name, number) for number in range(self.workers)]
         with ThreadPoolExecutor(self.workers) as pool:
-            seconds = list(pool.map(lambda place: _whole(self, KINDS[name], place), places))
-        for place in places:
-            shutil.rmtree(place)
+            seconds = list(pool.map(lambda base: self._run_whole(KINDS[name], base), bases))
+        for base in bases:
+            shutil.rmtree(base)
         return seconds
 
-    def _cut(self, stage: str) -> Path:
+    def _run_whole(self, kind: Kind, base: Path) -> float:
+        """Run all steps of an undisturbed run and return the seconds."""
+        began = time.perf_counter()
+        for step in steps(kind, base):
+            outcome = self.command(step.argv, base, self.env_for(kind, base))
+            if outcome.status != 0:
+                raise RuntimeError(f"an undisturbed run failed: {step.argv}: {outcome.summary}")
+        return time.perf_counter() - began
+
+    def _interrupt(self, stage: str) -> Path:
         for attempt in range(10):
-            base = self.base("cut", stage, attempt)
+            base = self.base("interrupted", stage, attempt)
             step = steps(KINDS["longer"], base)[0]
             process = self.start(step.argv, base)
-            wait_for(process, lambda step=step: epochs_of(step.folder, stage) >= 2)
+            wait_for(process, lambda step=step: epoch_count(step.folder, stage) >= 2)
             process.signal(signal.SIGTERM)
             status = process.finish().status
             if status == 143 and not (step.folder / folders.RESULT).exists():
                 return step.folder
-        raise RuntimeError(f"no run could be cut in stage {stage}")
+        raise RuntimeError(f"no run could be interrupted in stage {stage}")
 
 
-def wait_for(process: Process, condition: Any, limit: float = 60.0) -> bool:
-    """Wait until `condition()` holds, at most until the process ends."""
+def wait_for(process: Process, condition: Callable[[], bool], limit: float = 60.0) -> bool:
+    """Wait until `condition()` is true, at most until the process ends."""
     end = time.perf_counter() + limit
     while process.running and time.perf_counter() < end:
         if condition():
@@ -246,51 +262,41 @@ def wait_for(process: Process, condition: Any, limit: float = 60.0) -> bool:
     return False
 
 
-def epochs_of(folder: Path, stage: str) -> int:
-    """How many epochs of a stage `metrics.jsonl` has."""
+def epoch_count(folder: Path, stage: str) -> int:
+    """Count the epochs of a stage in `metrics.jsonl`."""
     return sum(record["stage"] == stage for record in folders.records(folder))
 
 
-def cache_of(session: Session, kind: Kind, base: Path) -> dict[str, str]:
-    """The environment of a run of this kind."""
-    return session.env(base / "cache" if kind.cold else None)
-
-
-def _whole(session: Session, kind: Kind, base: Path) -> float:
-    """Seconds of a run from its start to its end."""
-    began = time.perf_counter()
-    for step in steps(kind, base):
-        outcome = session.command(step.argv, base, cache_of(session, kind, base))
-        if outcome.status != 0:
-            raise RuntimeError(f"an undisturbed run fails: {step.argv}: {outcome.seen}")
-    return time.perf_counter() - began
-
-
-def judge(session: Session, name: str, base: Path) -> list[str]:
-    """What is not as in the undisturbed run of this kind, once all steps have ended well."""
-    reference, wrong = session.reference(name), []
+def compare_with_reference(session: Session, name: str, base: Path) -> list[str]:
+    """List the differences between a completed run and the undisturbed run of its kind."""
+    reference = session.reference(name)
+    failures = []
     all_steps = steps(KINDS[name], base)
     for number, step in enumerate(all_steps):
         if not step.folder.is_dir():
-            return [f"{step.folder.name} is not there"]
-        changed = folders.differences(folders.contents(step.folder), reference.contents[number])
+            return [f"{step.folder.name} does not exist"]
+        contents = folders.contents(step.folder)
+        changed = folders.differences(contents, reference.contents[number])
         if changed:
-            wrong.append(f"other numbers: {', '.join(changed[:6])}")
-        if more := folders.names(step.folder) - reference.names[number]:
-            wrong.append(f"left over: {', '.join(sorted(more))}")
-        if fewer := reference.names[number] - folders.names(step.folder):
-            wrong.append(f"lacks: {', '.join(sorted(fewer))}")
+            failures.append(f"other numbers: {', '.join(changed[:6])}")
+        names = folders.names(step.folder)
+        expected = reference.names[number]
+        if names - expected:
+            failures.append(f"left over: {', '.join(sorted(names - expected))}")
+        if expected - names:
+            failures.append(f"missing: {', '.join(sorted(expected - names))}")
     shown = session.scores(all_steps[-1].folder)
     if shown.status != 0 or table_rows(shown.out) != reference.scores:
-        wrong.append(f"evaluate shows other scores: {shown.seen}")
-    return wrong
+        failures.append(f"evaluate prints other scores: {shown.summary}")
+    return failures
 
 
-def finish(session: Session, name: str, base: Path) -> tuple[list[str], Outcome | None]:
-    """Go on with a run to its end and judge it; with the outcome of the last command."""
-    outcome, env = None, cache_of(session, KINDS[name], base)
+def complete(session: Session, name: str, base: Path) -> tuple[list[str], Outcome]:
+    """Resume a run to its end and compare it; return the failures and the last outcome."""
+    env = session.env_for(KINDS[name], base)
+    outcome = Outcome(None, "", "", 0)
     for step in steps(KINDS[name], base):
-        outcome = session.command(onward(step), base, env)
+        outcome = session.command(next_command(step), base, env)
         if outcome.status != 0:
-            return [f"going on ended with {outcome.status}"], outcome
-    return judge(session, name, base), outcome
+            return [f"the resumed run ended with {outcome.status}"], outcome
+    return compare_with_reference(session, name, base), outcome

@@ -1,4 +1,4 @@
-"""Cases of faults: how they are run, written down and counted."""
+"""Cases of faults: running them, recording them, counting them."""
 
 import json
 import shutil
@@ -9,82 +9,85 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torture.session import Session
+from tests.faults.session import Session
 
 
 class Record(NamedTuple):
-    """One case.
+    """Result of one case.
 
     Attributes:
-        wrong: why it did not hold, in a few words; nothing if it held.
-        seen: what happened.
-        count: what is added up in the table, such as the phase of a kill.
+        failures: reasons why the case failed; empty if it passed.
+        details: observations.
+        counts: numbers that the table adds up, such as kills by phase.
     """
 
-    wrong: list[str]
-    seen: dict[str, Any]
-    count: dict[str, int] = {}
+    failures: list[str]
+    details: dict[str, Any]
+    counts: dict[str, int] = {}
 
 
 Case = Callable[[Session, int, Path], Record]
+Results = dict[str, list[Record]]
 
 
-def run_cases(session: Session, cases: dict[str, Case]) -> dict[str, list[Record]]:
-    """Run each case as often as the session says, several at a time; write each down as it ends."""
-    done: dict[str, list[Record]] = {fault: [] for fault in session.often}
+def run_cases(session: Session, cases: dict[str, Case]) -> Results:
+    """Run each fault as often as the session says, several cases at a time."""
+    results: Results = {fault: [] for fault in session.counts}
 
-    def one(what: tuple[str, int]) -> None:
-        fault, index = what
+    def run_case(case: tuple[str, int]) -> None:
+        fault, index = case
         base = session.base(fault, index)
         try:
             record = cases[fault](session, index, base)
         except Exception as error:
-            # Of the harness, or of a run in a state that it does not know: told like a failure.
-            told = traceback.format_exc().splitlines()[-6:]
-            record = Record([f"harness: {type(error).__name__}: {error}"], {"traceback": told})
-        if not (record.wrong and session.keep):
+            # An error of the tool itself, or a run in an unknown state: reported as a failure.
+            lines = traceback.format_exc().splitlines()[-6:]
+            record = Record([f"tool: {type(error).__name__}: {error}"], {"traceback": lines})
+        if not (record.failures and session.keep):
             shutil.rmtree(base, ignore_errors=True)
         with session.writing:
             _write(session, fault, index, record)
-            done[fault].append(record)
-            if len(done[fault]) == session.often[fault]:
-                held = sum(not record.wrong for record in done[fault])
-                print(f"{fault}: {held} of {len(done[fault])} held", flush=True)
+            results[fault].append(record)
+            if len(results[fault]) == session.counts[fault]:
+                passed = sum(not record.failures for record in results[fault])
+                print(f"{fault}: {passed} of {len(results[fault])} passed", flush=True)
 
-    wanted = [(fault, index) for fault, number in session.often.items() for index in range(number)]
+    numbered = [(fault, n) for fault, count in session.counts.items() for n in range(count)]
     with ThreadPoolExecutor(session.workers) as pool:
-        list(pool.map(one, wanted))
-    return done
+        # `map` cancels the cases that have not started if this thread is interrupted.
+        list(pool.map(run_case, numbered))
+    return results
 
 
 def _write(session: Session, fault: str, index: int, record: Record) -> None:
-    line = {"fault": fault, "case": index, "ok": not record.wrong, "why": record.wrong}
+    line = {"fault": fault, "case": index, "ok": not record.failures, **record._asdict()}
     with (session.out / "cases.jsonl").open("a") as file:
-        file.write(json.dumps({**line, "count": record.count, "seen": record.seen}) + "\n")
+        file.write(json.dumps(line) + "\n")
 
 
-def markdown(done: dict[str, list[Record]]) -> str:
-    """The table, and under it what was counted in each fault."""
-    lines = ["| fault | how often | held | failures |", "|---|---|---|---|"]
+def markdown(results: Results) -> str:
+    """Return the table, followed by the counts of each fault."""
+    lines = ["| fault | cases | passed | failures |", "|---|---|---|---|"]
     notes = []
-    for fault, cases in done.items():
-        reasons = Counter(_short(case.wrong[0]) for case in cases if case.wrong)
-        told = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(5))
-        held = sum(not case.wrong for case in cases)
-        lines.append(f"| {fault} | {len(cases)} | {held} | {told or 'none'} |")
-        if counts := _total(case.count for case in cases):
+    for fault, records in results.items():
+        reasons = Counter(_cell(record.failures[0]) for record in records if record.failures)
+        listed = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(5))
+        passed = sum(not record.failures for record in records)
+        lines.append(f"| {fault} | {len(records)} | {passed} | {listed or 'none'} |")
+        counts = _total(record.counts for record in records)
+        if counts:
             notes.append(f"{fault}: " + ", ".join(f"{v} {k}" for k, v in counts.most_common()))
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
 
 
-def _short(reason: str) -> str:
-    """A reason as it fits into a cell."""
-    cell = " ".join(reason.split()).replace("|", "/")
-    return cell if len(cell) <= 90 else cell[:89] + "…"
+def _cell(reason: str) -> str:
+    """Shorten a reason so that it fits into a cell."""
+    text = " ".join(reason.split()).replace("|", "/")
+    return text if len(text) <= 90 else text[:89] + "…"
 
 
 def _total(counts: Iterable[dict[str, int]]) -> Counter[str]:
     total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
+    for count in counts:
+        total.update(count)
     return total

@@ -1,4 +1,4 @@
-"""What is wrong is a value: losses that explode, images that are no numbers, a clock that jumps."""
+"""Wrong values: losses that diverge, NaN in images, and a clock that jumps."""
 
 import json
 import re
@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torture import folders
-from torture.session import KINDS, Session, judge, steps
-from torture.table import Record
+from tests.faults import folders
+from tests.faults.processes import Outcome
+from tests.faults.session import KINDS, Session, compare_with_reference, steps
+from tests.faults.table import Record
 
 GROUPS = re.compile(r"\b(encoder|decoder|projector|head)\b")
 
-# The clock of Python's standard library: up to a day off, by how much changes now and then.
+# Changes the clock of Python's standard library by up to a day, in one of three ways.
 CLOCK = """
 import random, time
 _time, _time_ns, _now, _choice = time.time, time.time_ns, time.monotonic, random.Random({seed})
@@ -28,7 +29,7 @@ def _offset():
 time.time = lambda: _time() + _offset()
 time.time_ns = lambda: _time_ns() + int(1e9 * _offset())
 """
-CLOCKS = {"one jump": 0, "a jump in 50 looks": 0.02, "a jump at every look": 1}
+CLOCKS = {"one jump": 0, "a jump in 50 readings": 0.02, "a jump at every reading": 1}
 
 FINITE = """
 import sys, jax, numpy as np
@@ -46,80 +47,88 @@ np.savez(sys.argv[1], image=image, label=np.arange(60) % 3)
 
 
 def clock(session: Session, index: int, base: Path) -> Record:
-    """A clock that jumps changes nothing: once, now and then, and whenever it is looked at."""
-    place, name = base / "clock", list(CLOCKS)[index % len(CLOCKS)]
+    """Let the clock jump once, sometimes, or at every reading: the results must not change."""
+    name = list(CLOCKS)[index % len(CLOCKS)]
+    place = base / "clock"
     place.mkdir()
     seconds = session.duration("plain")
     code = CLOCK.format(seed=session.seed + index, often=CLOCKS[name], seconds=seconds)
     (place / "sitecustomize.py").write_text(code)
     env = session.env()
-    env["PYTHONPATH"] = ":".join(filter(None, (str(place), env.get("PYTHONPATH"))))
+    env["PYTHONPATH"] = f"{place}:{env['PYTHONPATH']}"
     argv = steps(KINDS["plain"], base)[0].argv
     outcome = session.start(argv, base, env).finish(60)
-    wrong = judge(session, "plain", base) if outcome.status == 0 else []
-    if outcome.status != 0:
-        wrong = ["hangs" if outcome.status is None else f"ended with {outcome.status}"]
-    return Record([f"{name}: {reason}" for reason in wrong], outcome.seen, {name: 1})
+    if outcome.status is None:
+        failures = ["is stuck"]
+    elif outcome.status != 0:
+        failures = [f"ended with {outcome.status}"]
+    else:
+        failures = compare_with_reference(session, "plain", base)
+    return Record([f"{name}: {reason}" for reason in failures], outcome.summary, {name: 1})
 
 
 class Divergence(NamedTuple):
-    """A learning rate at which a training cannot stay finite, alone or for one of two members."""
+    """A learning rate that makes a stage diverge, alone or in one of two members."""
 
     stage: str
     rate: str
     swept: bool
 
 
-# What always diverges comes first, and is all that a quick session does.
+# The rate that always diverges comes first; a quick session has only those cases.
 DIVERGENCES = [
     Divergence(stage, rate, swept)
     for rate in ("1e30", "1e6")
     for swept in (False, True)
     for stage in folders.STAGES
 ]
-CASES, QUICK_CASES = len(DIVERGENCES) + 1, 5
+CASES = len(DIVERGENCES) + 1
+QUICK_CASES = 5
 
 
 def nan(session: Session, index: int, base: Path) -> Record:
-    """In turns: a NaN in an image; each stage alone and as one of two members, at two rates."""
+    """Train on an image with NaN, or let a stage diverge, alone or in one of two members."""
     if index % CASES == 0:
         return _nan_image(session, base)
     case = DIVERGENCES[index % CASES - 1]
-    flag, argv = f"{case.stage}.learning-rate", steps(KINDS["plain"], base)[0].argv
+    flag = f"{case.stage}.learning-rate"
+    argv = steps(KINDS["plain"], base)[0].argv
     more = ["--sweep", f"{flag}=1e-3,{case.rate}"] if case.swept else [f"--{flag}", case.rate]
     outcome = session.command([*argv, *more], base)
-    seen = {**case._asdict(), **outcome.seen}
+    details = {**case._asdict(), **outcome.summary}
     folder = base / "run"
     if case.swept:
-        return _one_of_two(outcome, folder, case, seen)
+        return _one_of_two(outcome, folder, case, details)
     name = f"{case.stage} {case.rate}"
     if outcome.status == 0 and case.rate == "1e6":
-        # Adam's steps are bounded by the rate: that one need not be enough.
-        return Record([], seen, {f"{name} stays finite": 1})
-    wrong = _told(outcome, case.stage) + _finite(session, folder / case.stage, seen)
-    return Record([f"{name}: {reason}" for reason in wrong], seen, {f"{name} diverges": 1})
+        # A step of Adam is at most as long as the rate, so this rate need not suffice.
+        return Record([], details, {f"{name} stays finite": 1})
+    failures = _check_message(outcome, case.stage)
+    failures += _check_finite(session, folder / case.stage, details)
+    return Record([f"{name}: {reason}" for reason in failures], details, {f"{name} diverges": 1})
 
 
-def _told(outcome: Any, stage: str) -> list[str]:
-    """What the message of a divergence lacks."""
-    if not outcome.in_one_line:
+def _check_message(outcome: Outcome, stage: str) -> list[str]:
+    """List the parts that the message about a divergence lacks."""
+    if not outcome.is_one_line_error:
         return [f"status {outcome.status}, {len(outcome.error_lines)} lines on stderr"]
-    line, wrong = outcome.error_lines[0], []
+    line = outcome.error_lines[0]
+    failures = []
     if stage not in line:
-        wrong.append(f"does not name stage {stage}")
+        failures.append(f"does not name stage {stage}")
     if not re.search(r"epoch \d", line):
-        wrong.append("does not name the epoch")
-    # Neither the stage nor the flag to change is a group.
+        failures.append("does not name the epoch")
+    # The name of the stage and the flag to change do not count as a parameter group.
     rest = re.sub(r"stage \w+|--[\w.-]+", "", line)
     if not GROUPS.search(rest):
-        wrong.append("does not name a parameter group")
-    return wrong
+        failures.append("does not name a parameter group")
+    return failures
 
 
-def _finite(session: Session, folder: Path, seen: dict[str, Any]) -> list[str]:
-    """Whether the newest checkpoint of a stage is there and has finite parameters."""
+def _check_finite(session: Session, folder: Path, details: dict[str, Any]) -> list[str]:
+    """Check that a stage has a checkpoint and that the newest one has finite parameters."""
     newest = folders.committed(folder.parent).get(folder.name)
-    seen["checkpoint"] = newest
+    details["checkpoint"] = newest
     if newest is None:
         return [f"no checkpoint is left in {folder.name}"]
     command = [sys.executable, "-c", FINITE, str(folder / str(newest))]
@@ -130,26 +139,32 @@ def _finite(session: Session, folder: Path, seen: dict[str, Any]) -> list[str]:
     return []
 
 
-def _one_of_two(outcome: Any, folder: Path, case: Divergence, seen: dict[str, Any]) -> Record:
-    name = f"{case.stage} {case.rate} as one of two"
+def _one_of_two(
+    outcome: Outcome, folder: Path, case: Divergence, details: dict[str, Any]
+) -> Record:
+    name = f"{case.stage} {case.rate} in one of two members"
     if outcome.status != 0:
-        return Record([f"{name}: ended with {outcome.status}"], seen)
-    record = json.loads((folder / folders.RESULT).read_text())
-    diverged = seen["diverged"] = record.get("ensemble", {}).get("diverged")
-    seen["test"] = record["test"]["accuracy"]
+        return Record([f"{name}: ended with {outcome.status}"], details)
+    result = json.loads((folder / folders.RESULT).read_text())
+    diverged = result.get("ensemble", {}).get("diverged")
+    accuracy = result["test"]["accuracy"]
+    details["diverged"] = diverged
+    details["test"] = accuracy
     if not diverged and case.rate == "1e6":
-        return Record([], seen, {f"{name} stays finite": 1})
-    wrong = [] if diverged else [f"{name}: no member is named as diverged"]
-    if not record["test"]["accuracy"] > 0.5:
-        wrong.append(f"{name}: the others were spoilt")
-    return Record(wrong, seen, {f"{name} diverges": 1})
+        return Record([], details, {f"{name} stays finite": 1})
+    failures = [] if diverged else [f"{name}: no member is reported as diverged"]
+    if not accuracy > 0.5:
+        failures.append(f"{name}: the other member is affected")
+    return Record(failures, details, {f"{name} diverges": 1})
 
 
 def _nan_image(session: Session, base: Path) -> Record:
     path = base / "images.npz"
     subprocess.run([sys.executable, "-c", IMAGES, str(path)], check=True)
     outcome = session.command(["run", "--data", f"npz:{path}", "--out", str(base / "run")], base)
-    wrong = [] if outcome.in_one_line else [f"NaN in an image: status {outcome.status}"]
+    failures = []
+    if not outcome.is_one_line_error:
+        failures.append(f"NaN in an image: status {outcome.status}")
     if (base / "run").exists():
-        wrong.append("NaN in an image: a folder was made")
-    return Record(wrong, outcome.seen, {"NaN in an image": 1})
+        failures.append("NaN in an image: a folder was created")
+    return Record(failures, outcome.summary, {"NaN in an image": 1})

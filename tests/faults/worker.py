@@ -1,6 +1,6 @@
-"""Runs commands of the package one after another, as `processes.Resident` asks for them.
+"""Runs commands of the package one after another, as `processes.Resident` requests them.
 
-It saves the three seconds of imports that a process of its own costs each command.
+This saves the three seconds of imports that a new process costs for each command.
 """
 
 import json
@@ -13,12 +13,12 @@ from twostage_jax.cli import main
 
 
 def call(argv, out, err):
-    """The exit status of one command; what it prints, C++ included, goes to two files."""
-    kept = os.dup(1), os.dup(2)
+    """Run one command with its output, also that of C++ code, in two files; return its status."""
+    saved = [os.dup(1), os.dup(2)]
     for number, path in ((1, out), (2, err)):
-        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(opened, number)
-        os.close(opened)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     try:
         return main(argv)
     except SystemExit as stop:
@@ -27,21 +27,22 @@ def call(argv, out, err):
         traceback.print_exc()
         return 1
     finally:
-        for number, stream, old in zip((1, 2), (sys.stdout, sys.stderr), kept, strict=True):
+        for number, stream, old in zip((1, 2), (sys.stdout, sys.stderr), saved, strict=True):
             stream.flush()
             os.dup2(old, number)
             os.close(old)
 
 
 def serve():
-    """Answer each line of standard input with the status of the command in it."""
-    # Nothing that a command prints may get between the answers.
+    """Answer each line of standard input, a command, with its status."""
+    # The answers keep the original standard output; everything else goes to standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
         request = json.loads(line)
         Path(request["out"]).unlink(missing_ok=True)
-        answers.write(f"{json.dumps(call(request['argv'], request['out'], request['err']))}\n")
+        status = call(request["argv"], request["out"], request["err"])
+        answers.write(f"{json.dumps(status)}\n")
         answers.flush()
 
 
