@@ -1,1 +1,5 @@
-"""Speed and parity, side by side with PyTorch; PyTorch comes with the extra `bench`."""
+"""Speed and parity beside PyTorch.
+
+Files: `records`, `figures`, `roofline`, `processes`, `rows`, `report`, `harness`, `speed`,
+`members`, `cost`, `pairs`, `parity`. `torch/` holds the PyTorch programs.
+"""

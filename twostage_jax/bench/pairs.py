@@ -1,17 +1,17 @@
-"""The same training in ours and in PyTorch: one start, one order of examples."""
+"""The same training in ours and in PyTorch: equal initial values, equal order of examples.
 
-import functools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+Ours runs through the public functions `init_state`, `make_train`, `encode` and `evaluate`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import jax
 import numpy as np
 import optax
 
 from twostage_jax.data.dataset import Dataset
-from twostage_jax.engine.compile import compile_all, compiler_options
-from twostage_jax.engine.epoch import make_epoch
-from twostage_jax.engine.loop import lower_epoch
+from twostage_jax.engine.compile import compiler_options
 from twostage_jax.engine.passes import encode, evaluate
 from twostage_jax.engine.state import TrainState, init_state
 from twostage_jax.engine.train import make_train
@@ -24,7 +24,17 @@ from twostage_jax.stages.pretrain.reconstruction import autoencoder
 from twostage_jax.stages.stage import Params, Stage
 from twostage_jax.stages.torch_names import torch_state_dict
 
-BATCH, RATE = 32, 0.001
+if TYPE_CHECKING:  # PyTorch is optional
+    import torch
+
+    from twostage_jax.bench.torch.network import TwoStageNetwork
+
+    Tensors: TypeAlias = tuple[torch.Tensor, ...]
+
+BATCH = 32
+RATE = 0.001
+WIDTHS = (256, 128)
+Arrays = Mapping[str, np.ndarray | jax.Array]
 
 
 class Ours(NamedTuple):
@@ -38,52 +48,63 @@ class Ours(NamedTuple):
 
 
 def make_ours(dataset: Dataset) -> Ours:
-    """The blog's network for the shapes of `dataset`."""
-    mlp = functools.partial(MLP, torch_init=True)
+    """Make the blog's network for the shapes of `dataset`."""
     size = int(np.prod(dataset.image_shape))
-    encoder, head = mlp((256, 128)), mlp((64, len(dataset.classes)))
-    decoder = mlp(mirror((256, 128), size))
-    stages = autoencoder(encoder, decoder), placeholder(encoder), classifier(encoder, head)
-    return Ours(encoder, head, *stages)
+    encoder = MLP(WIDTHS, torch_init=True)
+    decoder = MLP(mirror(WIDTHS, size), torch_init=True)
+    head = MLP((64, len(dataset.classes)), torch_init=True)
+    return Ours(
+        encoder,
+        head,
+        autoencoder(encoder, decoder),
+        placeholder(encoder),
+        classifier(encoder, head),
+    )
 
 
 def start_params(ours: Ours, dataset: Dataset, seed: int) -> Params:
-    """Initial values of all three groups."""
-    few = {name: values[:2] for name, values in dataset.train.items()}
+    """Draw the initial values of all three groups."""
+    examples = {name: values[:2] for name, values in dataset.train.items()}
     keys = jax.random.split(jax.random.key(seed))
     tx = optax.sgd(0.0)
-    first = init_state(ours.autoencoder, tx, keys[0], few).params
-    second = init_state(ours.classifier, tx, keys[1], few, encoder=first["encoder"]).params
+    first = init_state(ours.autoencoder, tx, keys[0], examples).params
+    encoder = first["encoder"]
+    second = init_state(ours.classifier, tx, keys[1], examples, encoder=encoder).params
     return {**first, "head": second["head"]}
 
 
 def make_order(seed: int, epochs: int, count: int) -> np.ndarray:
-    """Which example comes when, int32 `[epochs, count]`, for both."""
+    """Draw an order of the examples for each epoch, int32 `[epochs, count]`, used by both."""
     random = np.random.RandomState(seed)
     return np.stack([random.permutation(count) for _ in range(epochs)]).astype(np.int32)
 
 
 def our_steps(
-    stage: Stage, tx: Any, state: TrainState, data: Any, order: np.ndarray, steps: int
+    stage: Stage,
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    data: Arrays,
+    order: np.ndarray,
+    steps: int,
 ) -> tuple[list[float], Params]:
-    """Losses of the first `steps` steps of one epoch of the engine, and where they lead."""
-    epoch = make_epoch(stage, tx, BATCH, state, data)
-    epoch = compile_all(lower_epoch(epoch, state, data))
-    state, rows = jax.device_put(state, may_alias=False), jax.device_put(order)
+    """Train the first `steps` full batches of an epoch; return their losses and the parameters."""
+    # A training of one epoch on one batch is one step of the engine.
+    step = jax.jit(make_train(stage, tx, BATCH, 1), compiler_options=compiler_options())
+    within = np.arange(BATCH, dtype=np.int32)[None]
     losses = []
-    for step in range(min(steps, epoch.full)):
-        zeros = jax.device_put(epoch.zeros)
-        bounds = jax.device_put((np.int32(step), np.int32(step + 1)))
-        state, sums = epoch.advance(state, zeros, data, rows, jax.random.key(0), *bounds)
-        losses.append(float(sums["loss"]) / float(sums["count"]))
+    for number in range(min(steps, len(order) // BATCH)):
+        rows = order[number * BATCH : (number + 1) * BATCH]
+        batch = {name: values[rows] for name, values in data.items()}
+        state, metrics = step(state, batch, jax.random.key(0), within)
+        losses.append(float(metrics["loss"][0]))
     return losses, jax.device_get(state.params)
 
 
-def torch_network(params: Params) -> Any:
-    """A `TwoStageNetwork` with our weights."""
+def torch_network(params: Params) -> "TwoStageNetwork":
+    """Make a `TwoStageNetwork` with our weights."""
     import torch
 
-    from twostage_jax.bench.pytorch import TwoStageNetwork
+    from twostage_jax.bench.torch.network import TwoStageNetwork
 
     arrays = torch_state_dict(params)
     net = TwoStageNetwork(arrays["stage1.0.weight"].shape[1], len(arrays["stage2.2.bias"]))
@@ -92,12 +113,17 @@ def torch_network(params: Params) -> Any:
 
 
 def torch_steps(
-    loss: Callable, parameters: list, tensors: tuple, order: np.ndarray, steps: int | None = None
+    loss: "Callable[..., torch.Tensor]",
+    parameters: "list[torch.nn.Parameter]",
+    tensors: "Tensors",
+    order: np.ndarray,
+    steps: int | None = None,
 ) -> Iterator[float]:
-    """Losses of PyTorch's steps in that order."""
+    """Yield the losses of PyTorch's steps in that order, at most `steps` of them."""
     import torch
 
-    from twostage_jax.bench.pytorch import batches, make_step
+    from twostage_jax.bench.torch.network import batches
+    from twostage_jax.bench.torch.pytorch import make_step
 
     step = make_step(loss, torch.optim.Adam(parameters, lr=RATE))
     for number, batch in enumerate(batches(tensors, torch.tensor(order).long())):
@@ -106,49 +132,63 @@ def torch_steps(
         yield step(*batch).item()
 
 
-def torch_tensors(split: dict[str, np.ndarray]) -> tuple[Any, Any]:
-    """Images and labels of a split as PyTorch's S1 takes them."""
+def torch_tensors(split: Arrays) -> "Tensors":
+    """Convert images and labels of a split to the tensors of PyTorch's S1."""
     import torch
 
-    from twostage_jax.bench.pytorch import normalised
+    from twostage_jax.bench.torch.network import normalised
 
-    return normalised(split["image"], "cpu"), torch.tensor(split["label"]).long()
+    images = normalised(np.asarray(split["image"]), "cpu")
+    return images, torch.tensor(np.asarray(split["label"])).long()
 
 
 def train_ours(dataset: Dataset, seed: int, epochs: int) -> tuple[Params, float]:
-    """Both stages from the shared start and order: parameters and test accuracy."""
-    ours, params = make_ours(dataset), start_params(make_ours(dataset), dataset, seed)
-    data, tx = jax.device_put(dataset.train), adam(RATE)
+    """Train both stages of ours; return the parameters and the test accuracy."""
+    ours = make_ours(dataset)
+    start = start_params(ours, dataset, seed)
     order = make_order(seed, 2 * epochs, len(dataset.train["label"]))
+    data = jax.device_put(dataset.train)
+    groups = {name: start[name] for name in ("encoder", "decoder")}
+    params = _train(ours.autoencoder, adam(RATE), dataset, data, order[:epochs], groups)
 
-    def train(stage: Stage, tx: Any, data: Any, order: np.ndarray, **groups: Any) -> Params:
-        state = init_state(stage, tx, jax.random.key(0), dataset.train, **groups)
-        run = jax.jit(make_train(stage, tx, BATCH, epochs), compiler_options=compiler_options())
-        return run(state, data, jax.random.key(1), order)[0].params
-
-    first = {name: params[name] for name in ("encoder", "decoder")}
-    moved = train(ours.autoencoder, tx, data, order[:epochs], **first)
-    encoder = moved["encoder"]
-    apply: Any = ours.encoder.apply
-    features = encode(apply, encoder, data["image"])
+    # Linen's type of `apply` also allows a pair of output and changed collections.
+    apply = cast(Callable[..., jax.Array], ours.encoder.apply)
+    features = encode(apply, params["encoder"], data["image"])
+    # The initial values need images, and the training gets the features.
     on_features = Stage(ours.classifier.init, classifier(Identity(), ours.head).loss)
-    groups = {"encoder": encoder, "head": params["head"]}
-    tx, data = freeze(tx, "encoder"), {**data, "image": features}
-    params = {**moved, **train(on_features, tx, data, order[epochs:], **groups)}
+    groups = {"encoder": params["encoder"], "head": start["head"]}
+    tx = freeze(adam(RATE), "encoder")
+    data = {**data, "image": features}
+    params = {**params, **_train(on_features, tx, dataset, data, order[epochs:], groups)}
     scores = evaluate(make_logits(ours.encoder, ours.head), params, dataset.test)
     return params, float(scores["accuracy"])
 
 
+def _train(
+    stage: Stage,
+    tx: optax.GradientTransformation,
+    dataset: Dataset,
+    data: Arrays,
+    order: np.ndarray,
+    groups: Params,
+) -> Params:
+    state = init_state(stage, tx, jax.random.key(0), dataset.train, **groups)
+    train = make_train(stage, tx, BATCH, len(order))
+    compiled = jax.jit(train, compiler_options=compiler_options())
+    state, _ = compiled(state, data, jax.random.key(1), order)
+    return state.params
+
+
 def train_torch(dataset: Dataset, seed: int, epochs: int) -> float:
-    """Test accuracy of PyTorch's S1 from the shared start and order."""
+    """Train both stages of PyTorch's S1 from the same start; return the test accuracy."""
     net = torch_network(start_params(make_ours(dataset), dataset, seed))
     images, labels = torch_tensors(dataset.train)
     order = make_order(seed, 2 * epochs, len(labels))
-    trained = net.stage1_parameters("autoencoder")
-    for _ in torch_steps(net.reconstruct, trained, (images,), order[:epochs].ravel()):
+    parameters = net.stage1_parameters("autoencoder")
+    for _ in torch_steps(net.reconstruct, parameters, (images,), order[:epochs].ravel()):
         pass
-    trained = list(net.stage2.parameters())
-    for _ in torch_steps(net.classify, trained, (images, labels), order[epochs:].ravel()):
+    parameters = list(net.stage2.parameters())
+    for _ in torch_steps(net.classify, parameters, (images, labels), order[epochs:].ravel()):
         pass
-    found = net(torch_tensors(dataset.test)[0]).argmax(1).numpy()
-    return float((found == dataset.test["label"]).mean())
+    predicted = net(torch_tensors(dataset.test)[0]).argmax(1).numpy()
+    return float((predicted == dataset.test["label"]).mean())

@@ -1,20 +1,23 @@
 """Proof that ours and PyTorch's S1 and S0 compute the same: a certificate with every difference.
 
-Both start from the same weights, carried over by `torch_names`, and see the same examples in the
-same order. Ours goes through the engine's compiled loop, a step at a time.
+Both start from the same weights, converted by `torch_names`, and see the same examples in the same
+order.
 """
 
+import json
 import statistics
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
-from twostage_jax.bench.harness import default_data
+from twostage_jax.bench.harness import default_data, has_torch
 from twostage_jax.bench.pairs import (
     RATE,
+    Ours,
     make_order,
     make_ours,
     our_steps,
@@ -35,153 +38,199 @@ from twostage_jax.stages.heads.trained import make_logits
 from twostage_jax.stages.optimiser import adam
 from twostage_jax.stages.stage import Params, as_image
 from twostage_jax.stages.torch_names import from_torch_state_dict, torch_state_dict
-from twostage_jax.store import layout as folders
+from twostage_jax.store.atomic import write_bytes
+from twostage_jax.store.layout import create_folder
 from twostage_jax.trees import digest
 
-STEPS, FIRST_STEPS = 200, 20
-LOSS, PARAMETERS, LOGITS = 1e-5, 1e-4, 1e-5
-SEEDS = range(5)
+if TYPE_CHECKING:  # PyTorch is optional
+    from twostage_jax.bench.torch.network import TwoStageNetwork
+
+STEPS = 200
+FIRST_STEPS = 20
+LOSS_LIMIT = 1e-5
+PARAMETER_LIMIT = 1e-4
+LOGIT_LIMIT = 1e-5
+SEEDS = tuple(range(5))
 
 
 class Check(NamedTuple):
-    """One line of the certificate: `difference` must not be above `limit`."""
+    """A line of the certificate.
 
-    what: str
+    Attributes:
+        name: the compared quantity.
+        over: the steps, seeds or images of the comparison.
+        difference: the largest difference.
+        limit: the largest difference that passes.
+    """
+
+    name: str
     over: str
     difference: float
     limit: float
 
     @property
     def passed(self) -> bool:
-        """False for NaN, too."""
+        """True if the difference is within the limit; False for NaN."""
         return bool(self.difference <= self.limit)
 
 
 class Gap(NamedTuple):
-    """Relative difference of the loss in each step, and of the parameters at the end."""
+    """Relative difference of the loss in each step, and of the parameters after the last one."""
 
     losses: list[float]
     parameters: float
 
 
-def stage_1_gap(dataset: Dataset, seed: int, steps: int, double: bool) -> Gap:
-    """S1's stage 1 in ours and in PyTorch, in float32 or in float64."""
-    ours, order = make_ours(dataset), make_order(seed, 1, len(dataset.train["label"]))[0]
+class Pair(NamedTuple):
+    """Both programs before their first step, and the order of the examples."""
+
+    ours: Ours
+    params: Params
+    net: "TwoStageNetwork"
+    order: np.ndarray
+
+
+def make_pair(dataset: Dataset, seed: int) -> Pair:
+    """Make both programs with equal initial values."""
+    ours = make_ours(dataset)
     params = start_params(ours, dataset, seed)
-    groups = {name: jax.device_get(params[name]) for name in ("encoder", "decoder")}
-    net, images = torch_network(params), torch_tensors(dataset.train)[0]
-    dtype = np.float64 if double else np.float32
-    # The images as PyTorch rounds them, so that only the training is compared.
+    order = make_order(seed, 1, len(dataset.train["label"]))[0]
+    return Pair(ours, params, torch_network(params), order)
+
+
+def stage_1_gap(
+    dataset: Dataset,
+    seed: int,
+    steps: int,
+    double: bool,
+    tx: optax.GradientTransformation | None = None,
+) -> Gap:
+    """Compare stage 1 of S1 in float32 or, if `double`, in float64; `tx` is Adam by default."""
+    ours, params, net, order = make_pair(dataset, seed)
+    images = torch_tensors(dataset.train)[0]
+    # Both get the images as PyTorch rounds them, so that only the training is compared.
     shape = dataset.train["image"].shape
     data = {"image": images.numpy().reshape(shape), "label": dataset.train["label"]}
+    groups = {name: jax.device_get(params[name]) for name in ("encoder", "decoder")}
+    dtype = np.float32
     if double:
-        net, images = net.double(), images.double()
+        dtype = np.float64
+        net = net.double()
+        images = images.double()
     with jax.enable_x64(double):
-        groups, tx = jax.tree.map(lambda x: jax.numpy.asarray(x, dtype), groups), adam(RATE)
+        tx = tx or adam(RATE)
+        groups = jax.tree.map(lambda x: jax.numpy.asarray(x, dtype), groups)
         state = TrainState(groups, tx.init(groups), jax.numpy.zeros((), np.int32))
-        mine, after = our_steps(ours.autoencoder, tx, state, jax.device_put(data), order, steps)
-    trained = net.stage1_parameters("autoencoder")
-    theirs = list(torch_steps(net.reconstruct, trained, (images,), order, len(mine)))
+        mine, after = our_steps(ours.autoencoder, tx, state, data, order, steps)
+    parameters = net.stage1_parameters("autoencoder")
+    theirs = list(torch_steps(net.reconstruct, parameters, (images,), order, len(mine)))
     return Gap(_relative(mine, theirs), _parameter_gap(after, net))
 
 
 def stage_2_gap(dataset: Dataset, seed: int, steps: int) -> Gap:
-    """S1's stage 2 in ours and in PyTorch, in float32."""
-    ours, order = make_ours(dataset), make_order(seed, 1, len(dataset.train["label"]))[0]
-    params, data = start_params(ours, dataset, seed), jax.device_put(dataset.train)
-    net, tx = torch_network(params), freeze(adam(RATE), "encoder")
+    """Compare stage 2 of S1 in float32."""
+    ours, params, net, order = make_pair(dataset, seed)
+    tx = freeze(adam(RATE), "encoder")
     groups = {"encoder": params["encoder"], "head": params["head"]}
-    state = init_state(ours.classifier, tx, jax.random.key(0), data, **groups)
-    mine, after = our_steps(ours.classifier, tx, state, data, order, steps)
-    trained, tensors = list(net.stage2.parameters()), torch_tensors(dataset.train)
-    theirs = list(torch_steps(net.classify, trained, tensors, order, len(mine)))
+    state = init_state(ours.classifier, tx, jax.random.key(0), dataset.train, **groups)
+    mine, after = our_steps(ours.classifier, tx, state, dataset.train, order, steps)
+    parameters = list(net.stage2.parameters())
+    tensors = torch_tensors(dataset.train)
+    theirs = list(torch_steps(net.classify, parameters, tensors, order, len(mine)))
     return Gap(_relative(mine, theirs), _parameter_gap(after, net))
 
 
-def stage_checks(dataset: Dataset, steps: int = STEPS) -> list[Check]:
-    """Losses and parameters of both stages, step by step, and the exactness of S0.
+def stage_checks(dataset: Dataset, steps: int = STEPS, seeds: Sequence[int] = SEEDS) -> list[Check]:
+    """Compare losses and parameters of both stages step by step, and S0 exactly.
 
-    In float32 a unit whose input is zero but for rounding is sooner or later on in one program and
-    off in the other; from there both go their ways, as PyTorch in float32 and in float64 do. So
-    stage 1 is held to its limits in float64, and in float32 over its first steps; how many seeds
-    stay together for all steps is said beside it.
+    In float32 rounding sooner or later decides for some unit whether its input is above zero, and
+    then the unit is active in one program and not in the other. From this step on the two trainings
+    differ, as PyTorch in float32 and in float64 differ. Therefore stage 1 must meet its limits in
+    float64, and in float32 over its first steps. The certificate also gives the number of seeds for
+    which float32 stays within the limit for all steps.
     """
-    exact = [stage_1_gap(dataset, seed, steps, double=True) for seed in SEEDS]
-    single = [stage_1_gap(dataset, seed, steps, double=False) for seed in SEEDS]
-    together = sum(max(gap.losses) <= LOSS for gap in single)
-    first = max(max(gap.losses[:FIRST_STEPS]) for gap in single)
-    second, over = stage_2_gap(dataset, 0, steps), f"{len(exact[0].losses)} steps"
-    seeds = f"{over}, {len(exact)} seeds"
-    few = f"first {FIRST_STEPS} steps, {len(single)} seeds; {together} of them for {over}"
+    exact = [stage_1_gap(dataset, seed, steps, double=True) for seed in seeds]
+    single = [stage_1_gap(dataset, seed, steps, double=False) for seed in seeds]
+    second = stage_2_gap(dataset, 0, steps)
+    over = f"{len(second.losses)} steps"
+    all_seeds = f"{over}, {len(seeds)} seeds"
+    within = sum(max(gap.losses) <= LOSS_LIMIT for gap in single)
+    first_steps = f"first {FIRST_STEPS} steps, {len(seeds)} seeds; {within} of them for {over}"
+    exact_loss = max(max(gap.losses) for gap in exact)
+    exact_parameters = max(gap.parameters for gap in exact)
+    first_loss = max(max(gap.losses[:FIRST_STEPS]) for gap in single)
     return [
-        Check("stage 1, float64: loss", seeds, max(max(gap.losses) for gap in exact), LOSS),
-        Check("stage 1, float64: parameters", seeds, max(g.parameters for g in exact), PARAMETERS),
-        Check("stage 1, float32: loss", few, first, LOSS),
-        Check("stage 2, float32: loss", over, max(second.losses), LOSS),
-        Check("stage 2, float32: parameters", over, second.parameters, PARAMETERS),
+        Check("stage 1, float64: loss", all_seeds, exact_loss, LOSS_LIMIT),
+        Check("stage 1, float64: parameters", all_seeds, exact_parameters, PARAMETER_LIMIT),
+        Check("stage 1, float32: loss", first_steps, first_loss, LOSS_LIMIT),
+        Check("stage 2, float32: loss", over, max(second.losses), LOSS_LIMIT),
+        Check("stage 2, float32: parameters", over, second.parameters, PARAMETER_LIMIT),
         *placeholder_checks(dataset, steps),
     ]
 
 
 def placeholder_checks(dataset: Dataset, steps: int = STEPS) -> list[Check]:
-    """S0's stage 1 does nothing, in both, to the bit."""
-    ours, order = make_ours(dataset), make_order(0, 1, len(dataset.train["label"]))[0]
-    params, data = start_params(ours, dataset, 0), jax.device_put(dataset.train)
-    encoder, net, tx = params["encoder"], torch_network(params), adam(RATE)
-    state = init_state(ours.placeholder, tx, jax.random.key(0), data, encoder=encoder)
-    mine, after = our_steps(ours.placeholder, tx, state, data, order, steps)
-    parameters, images = net.stage1_parameters("placeholder"), torch_tensors(dataset.train)[:1]
+    """Check that stage 1 of S0 does nothing in either program, bit for bit."""
+    ours, params, net, order = make_pair(dataset, 0)
+    encoder = params["encoder"]
+    tx = adam(RATE)
+    state = init_state(ours.placeholder, tx, jax.random.key(0), dataset.train, encoder=encoder)
+    mine, after = our_steps(ours.placeholder, tx, state, dataset.train, order, steps)
+    parameters = net.stage1_parameters("placeholder")
+    images = torch_tensors(dataset.train)[:1]
     theirs = list(torch_steps(net.placeholder, parameters, images, order, len(mine)))
     moved = _parameter_gap({"encoder": encoder}, net)
-    same = digest(after["encoder"]) == digest(encoder)
+    if digest(after["encoder"]) != digest(encoder):
+        moved = float("inf")
     over = f"{len(mine)} steps"
     return [
-        Check("S0: loss of either", over, max(map(abs, mine + theirs)), 0.0),
-        Check("S0: how far either encoder moved", over, moved if same else np.inf, 0.0),
+        Check("S0: loss in either program", over, max(map(abs, mine + theirs)), 0.0),
+        Check("S0: change of either encoder", over, moved, 0.0),
     ]
 
 
 def logit_checks(dataset: Dataset, params: Params) -> list[Check]:
-    """Logits of one model in both, and after the way there and back."""
+    """Compare the logits of one model in both programs, before and after the conversion back."""
     import torch
 
-    ours, net = make_ours(dataset), torch_network(params)
+    ours = make_ours(dataset)
+    net = torch_network(params)
     image = dataset.test["image"]
-    mine = make_logits(ours.encoder, ours.head)
+    logits = make_logits(ours.encoder, ours.head)
     with torch.no_grad():
         theirs = net(torch_tensors(dataset.test)[0]).numpy()
-    back = from_torch_state_dict(net.state_dict())
-    there = _of_largest(mine(params, as_image(image)), theirs)
-    again = _of_largest(mine(back, as_image(image)), theirs)
+    converted = from_torch_state_dict(net.state_dict())
+    carried = _share_of_largest(logits(params, as_image(image)), theirs)
+    back = _share_of_largest(logits(converted, as_image(image)), theirs)
     over = f"{len(image)} images"
     return [
-        Check("ours in PyTorch: logits, of the largest", over, there, LOGITS),
-        Check("PyTorch's in ours: logits, of the largest", over, again, LOGITS),
+        Check("ours in PyTorch: logits, share of largest", over, carried, LOGIT_LIMIT),
+        Check("PyTorch's in ours: logits, share of largest", over, back, LOGIT_LIMIT),
     ]
 
 
 def accuracy_check(mine: list[float], theirs: list[float]) -> Check:
-    """Difference of the mean test accuracies against one standard error of it, over the seeds."""
-    gap = abs(statistics.mean(mine) - statistics.mean(theirs))
+    """Compare the difference of the mean test accuracies with its standard error over the seeds."""
+    means = (statistics.mean(mine), statistics.mean(theirs))
     error = ((statistics.variance(mine) + statistics.variance(theirs)) / len(mine)) ** 0.5
-    over = f"{len(mine)} seeds, {statistics.mean(mine):.4f} and {statistics.mean(theirs):.4f}"
-    return Check("test accuracy, difference of the means", over, gap, error)
+    over = f"{len(mine)} seeds, {means[0]:.4f} and {means[1]:.4f}"
+    return Check("test accuracy, difference of the means", over, abs(means[0] - means[1]), error)
 
 
-def _parameter_gap(params: Params, net: Any) -> float:
-    """The largest over all arrays of the largest difference as a share of the largest value."""
+def _parameter_gap(params: Params, net: "TwoStageNetwork") -> float:
+    """Return the largest `_share_of_largest` over all parameters."""
     state = net.state_dict()
-    found = torch_state_dict(params)
-    return max(_of_largest(array, state[name].numpy()) for name, array in found.items())
+    arrays = torch_state_dict(params)
+    return max(_share_of_largest(array, state[name].numpy()) for name, array in arrays.items())
 
 
 def _relative(mine: list[float], theirs: list[float]) -> list[float]:
     return [abs(a - b) / abs(b) for a, b in zip(mine, theirs, strict=True)]
 
 
-def _of_largest(found: Any, expected: np.ndarray) -> float:
-    """The largest difference as a share of the largest value."""
-    return float(np.abs(np.asarray(found) - expected).max() / np.abs(expected).max())
+def _share_of_largest(values: np.ndarray | jax.Array, expected: np.ndarray) -> float:
+    """Return the largest difference as a share of the largest expected value."""
+    return float(np.abs(np.asarray(values) - expected).max() / np.abs(expected).max())
 
 
 def certify(
@@ -190,47 +239,59 @@ def certify(
     *,
     quick: bool = False,
     terminal: Terminal | None = None,
+    steps: int = STEPS,
+    seeds: Sequence[int] = SEEDS,
 ) -> list[Check]:
     """Run all checks, print the certificate and write it to `parity.json` in `out`.
 
     Args:
-        data: SPEC of the data, by default as for `bench`.
-        out: folder to make, by default `runs/parity-TIME`.
-        quick: one epoch of each stage, in place of five, for the accuracies.
-        terminal: where to print.
+        data: SPEC of the data, by default `default_data()`.
+        out: folder to create, by default `runs/parity-TIME`.
+        quick: True to train one epoch of each stage instead of five for the accuracies.
+        terminal: output.
+        steps: steps that are compared one by one.
+        seeds: seeds of the trainings; at least two.
 
     Raises:
-        UserError: PyTorch is not installed; a check that fails.
+        UserError: PyTorch is not installed, or a check failed.
     """
-    if find_spec("torch") is None:
+    if not has_torch():
         raise UserError("--parity needs PyTorch: pip install '.[bench]'")
     terminal = terminal or Terminal()
-    with terminal.phase("data", "reading data"):
+    epochs = 1 if quick else 5
+    with terminal.status("reading data"):
         dataset = load(data or default_data(), 0)
-    folder = folders.create(out, "parity")
-    with terminal.phase("parity", "step by step"):
-        checks = stage_checks(dataset)
-    epochs, mine, theirs, params = 1 if quick else 5, [], [], {}
-    for seed in SEEDS:
-        with terminal.phase("parity", f"training both, seed {seed}"):
+    folder = create_folder(out, "parity")
+    with terminal.status("comparing step by step"):
+        checks = stage_checks(dataset, steps, seeds)
+    mine = []
+    theirs = []
+    params: Params = {}
+    for seed in seeds:
+        with terminal.status(f"training both programs, seed {seed}"):
             params, accuracy = train_ours(dataset, seed, epochs)
             mine.append(accuracy)
             theirs.append(train_torch(dataset, seed, epochs))
     checks += [*logit_checks(dataset, params), accuracy_check(mine, theirs)]
+    lines = [{**check._asdict(), "passed": check.passed} for check in checks]
     record = {"data": dataset.name, "epochs": epochs, "ours": mine, "torch": theirs}
-    lines = [check._asdict() | {"passed": check.passed} for check in checks]
-    folders.write_json(folder, "parity.json", record | {"checks": lines})
-    show(checks, dataset, epochs, terminal)
-    if failed := [check.what for check in checks if not check.passed]:
-        raise UserError(f"parity does not hold on {dataset.name}: {'; '.join(failed)}")
+    text = json.dumps({**record, "checks": lines}, indent=1)
+    write_bytes(folder / "parity.json", f"{text}\n".encode())
+    show_certificate(checks, dataset.name, epochs, terminal)
+    failed = [check.name for check in checks if not check.passed]
+    if failed:
+        raise UserError(
+            f"parity does not hold on {dataset.name} for {'; '.join(failed)}: see {folder}"
+        )
     return checks
 
 
-def show(checks: list[Check], dataset: Dataset, epochs: int, terminal: Terminal) -> None:
-    """The certificate."""
-    title = f"parity of ours and PyTorch on {dataset.name}, {epochs}+{epochs} epochs"
-    rows = [
-        (c.what, c.over, f"{c.difference:.1e}", f"{c.limit:.1e}", "pass" if c.passed else "FAIL")
-        for c in checks
-    ]
-    terminal.table(title, ("what", "over", "largest", "limit", ""), rows)
+def show_certificate(checks: list[Check], name: str, epochs: int, terminal: Terminal) -> None:
+    """Print the certificate of the data set `name`."""
+    rows = []
+    for check in checks:
+        verdict = "pass" if check.passed else "FAIL"
+        numbers = (f"{check.difference:.1e}", f"{check.limit:.1e}")
+        rows.append((check.name, check.over, *numbers, verdict))
+    title = f"parity of ours and PyTorch on {name}, {epochs}+{epochs} epochs"
+    terminal.table(title, ("quantity", "over", "largest", "limit", ""), rows)

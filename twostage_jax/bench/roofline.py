@@ -1,6 +1,6 @@
-"""The rate of large matrix products here, and the operations of an epoch, counted from shapes.
+"""Rate of large matrix products on a device, and operations of an epoch counted from shapes.
 
-Run as a process of its own, `python -m twostage_jax.bench.roofline`, it prints the rate as JSON.
+As a process, `python -m twostage_jax.bench.roofline` prints the rate as JSON.
 """
 
 import json
@@ -8,25 +8,27 @@ import statistics
 import time
 from collections.abc import Sequence
 
+# Large enough that the rate no longer grows with the size.
 SIZE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 REPEATS = 15
 
 
-def _products(widths: Sequence[int]) -> int:
-    """Multiply-adds of one example through dense layers, twice: operations."""
-    return sum(2 * a * b for a, b in zip(widths, widths[1:], strict=False))
-
-
 def operations(pixels: int, classes: int, count: int) -> dict[str, int]:
-    """Floating-point operations of matrix products over `count` examples, for the blog's network.
+    """Count the floating-point operations of matrix products in the blog's network.
 
-    Forward, gradient by weight and gradient by input cost the same; the first trained layer needs
-    no gradient by its input.
+    The forward pass, the gradient by the weights and the gradient by the input cost the same. The
+    first trained layer needs no gradient by its input.
+
+    Args:
+        pixels: number of values in an image.
+        classes: number of classes.
+        count: number of examples.
 
     Returns:
-        `pretrain` and `head`: one epoch; `head` is on features. `encode`: one pass.
+        `pretrain` and `head`: one epoch, the latter on features. `encode`: one pass.
     """
-    encoder, head = (pixels, 256, 128), (128, 64, classes)
+    encoder = (pixels, 256, 128)
+    head = (128, 64, classes)
     network = (*encoder, 256, pixels)
     return {
         "pretrain": count * (3 * _products(network) - _products(network[:2])),
@@ -35,14 +37,20 @@ def operations(pixels: int, classes: int, count: int) -> dict[str, int]:
     }
 
 
+def _products(widths: Sequence[int]) -> int:
+    """Count the operations of one example in dense layers; a multiply-add counts as two."""
+    return sum(2 * a * b for a, b in zip(widths, widths[1:], strict=False))
+
+
 def matrix_rate() -> float:
-    """Operations per second of a large float32 matrix product in jax, the median of 15."""
+    """Measure operations per second of a large float32 matrix product in jax: median of 15."""
     import jax
     import jax.numpy as jnp
 
     size = SIZE.get(jax.default_backend(), 2048)
-    multiply, a = jax.jit(jnp.matmul), jnp.ones((size, size))
-    jax.block_until_ready(multiply(a, a))
+    multiply = jax.jit(jnp.matmul)
+    a = jnp.ones((size, size))
+    jax.block_until_ready(multiply(a, a))  # compiles
     rates = []
     for _ in range(REPEATS):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The command line of the package: in a process of its own, or in one that stays."""
+"""Commands of the package: in a new process each, or in one resident process."""
 
 import contextlib
 import json
@@ -8,22 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-WORKER = Path(__file__).parent / "worker.py"
-HANGS = 120.0  # seconds after which a process is taken to be stuck
+STUCK = 120.0  # seconds after which a process counts as stuck
 
 
 class Outcome(NamedTuple):
-    """How a command ended.
+    """Result of a command.
 
     Attributes:
-        status: as Python has it: negative where a signal ended it; None where it had to be ended.
-        out: what it printed.
-        err: what it printed on stderr.
-        seconds: how long it took.
+        status: exit status; negative if a signal ended the process, None if it was stuck.
+        out: standard output.
+        err: standard error.
+        seconds: duration.
     """
 
     status: int | None
@@ -33,18 +32,18 @@ class Outcome(NamedTuple):
 
     @property
     def error_lines(self) -> list[str]:
-        """Lines of stderr that say something."""
+        """Lines of standard error that are not empty."""
         return [line for line in self.err.splitlines() if line.strip()]
 
     @property
-    def in_one_line(self) -> bool:
-        """Whether it ended as a mistake that a user can mend has to."""
+    def is_one_line_error(self) -> bool:
+        """True if the command ended as a user's mistake does: status 2 and one line."""
         lines = self.error_lines
         return self.status == 2 and len(lines) == 1 and lines[0].startswith("twostage: error: ")
 
     @property
-    def seen(self) -> dict[str, Any]:
-        """For the record of a case."""
+    def summary(self) -> dict[str, Any]:
+        """Status, duration and last lines, for the record of a case."""
         return {
             "status": self.status,
             "seconds": round(self.seconds, 2),
@@ -54,56 +53,57 @@ class Outcome(NamedTuple):
 
 
 class Process:
-    """A command that runs, its output going to files so that it never waits for us."""
+    """A running command. Its output goes to files, so that it never waits for a reader."""
 
     def __init__(self, argv: Sequence[str], logs: Path, env: dict[str, str], **options: Any):
         logs.mkdir(parents=True, exist_ok=True)
         number = len(list(logs.iterdir()))
-        self._paths = logs / f"{number:02}.out", logs / f"{number:02}.err"
+        self._out = logs / f"{number:02}.out"
+        self._err = logs / f"{number:02}.err"
         command = [sys.executable, "-m", "twostage_jax", *argv]
         self.began = time.perf_counter()
-        with self._paths[0].open("wb") as out, self._paths[1].open("wb") as err:
+        with self._out.open("wb") as out, self._err.open("wb") as err:
             self._popen = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env, **options
             )
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """Process id."""
         return self._popen.pid
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """True until the process ends."""
         return self._popen.poll() is None
 
     @property
     def printed(self) -> str:
-        """What it has printed so far."""
-        return self._paths[0].read_text(errors="replace")
+        """Standard output so far."""
+        return self._out.read_text(errors="replace")
 
     def signal(self, signum: int) -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal if the process still runs."""
         with contextlib.suppress(ProcessLookupError):
             self._popen.send_signal(signum)
 
     def ends_within(self, seconds: float) -> bool:
-        """Wait so long at most."""
+        """Wait for the end, at most so long, and return True if it came."""
         try:
             self._popen.wait(max(seconds, 0))
         except subprocess.TimeoutExpired:
             return False
         return True
 
-    def finish(self, limit: float = HANGS) -> Outcome:
-        """Wait for its end; after `limit` seconds make one."""
+    def finish(self, limit: float = STUCK) -> Outcome:
+        """Wait for the end; kill the process after `limit` seconds."""
         stuck = not self.ends_within(limit)
         if stuck:
             self.signal(signal.SIGKILL)
             self._popen.wait()
         status = None if stuck else self._popen.returncode
         seconds = time.perf_counter() - self.began
-        return Outcome(status, self.printed, self._paths[1].read_text(errors="replace"), seconds)
+        return Outcome(status, self.printed, self._err.read_text(errors="replace"), seconds)
 
 
 class Resident:
@@ -111,30 +111,42 @@ class Resident:
 
     def __init__(self, logs: Path, env: dict[str, str]):
         logs.mkdir(parents=True, exist_ok=True)
-        self._paths, self._env = (logs / "out", logs / "err"), env
+        self._out = logs / "out"
+        self._err = logs / "err"
+        self._env = env
         self._popen: subprocess.Popen[str] | None = None
 
     def call(self, argv: Sequence[str], limit: float = 60.0) -> Outcome:
-        """Run `twostage_jax.cli.main(argv)`; a process that hangs or dies is replaced."""
+        """Run `twostage_jax.cli.main(argv)`; a process that is stuck or ends is replaced."""
         began = time.perf_counter()
         if self._popen is None or self._popen.poll() is not None:
-            self._popen = subprocess.Popen(
-                [sys.executable, str(WORKER)], env=self._env, text=True, bufsize=1,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-        channel, answers = self._popen.stdin, self._popen.stdout
-        assert channel and answers
-        request = {"argv": list(argv), "out": str(self._paths[0]), "err": str(self._paths[1])}
-        channel.write(json.dumps(request) + "\n")
-        channel.flush()
+            self._popen = self._start()
+        requests, answers = self._popen.stdin, self._popen.stdout
+        assert requests and answers
+        request = {"argv": list(argv), "out": str(self._out), "err": str(self._err)}
+        requests.write(json.dumps(request) + "\n")
+        requests.flush()
         ready, _, _ = select.select([answers], [], [], limit)
         line = answers.readline() if ready else ""
         status = json.loads(line) if line else None
         if not line:
             self.close()
             status = self._popen.returncode if ready else None
-        out, err = (path.read_text(errors="replace") for path in self._paths)
+        out = self._out.read_text(errors="replace")
+        err = self._err.read_text(errors="replace")
         return Outcome(status, out, err, time.perf_counter() - began)
+
+    def _start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.faults.worker"]
+        return subprocess.Popen(
+            command,
+            env=self._env,
+            text=True,
+            bufsize=1,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
 
     def close(self) -> None:
         """End the process."""
@@ -143,9 +155,12 @@ class Resident:
             self._popen.wait()
 
 
-def environment(cache: Path) -> dict[str, str]:
-    """Of all processes here: where compiled programs are kept, and no output that comes late."""
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONUNBUFFERED": "1"}
+def environment(cache: Path, variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Environment of all commands: the folder of compiled programs, and unbuffered output."""
+    root = str(Path(__file__).resolve().parents[2])  # of `tests`, for the resident process
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    ours = {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
+    return {**os.environ, **ours, **(variables or {})}
 
 
 def machine() -> str:

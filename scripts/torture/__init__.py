@@ -1,1 +1,0 @@
-"""Faults done to real runs; `scripts/torture.py` is the way in."""

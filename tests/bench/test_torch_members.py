@@ -1,0 +1,52 @@
+"""PyTorch's side of the benchmark of members."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from twostage_jax.data.sources import load
+
+torch = pytest.importorskip("torch")
+
+from twostage_jax.bench.torch import members  # noqa: E402
+from twostage_jax.bench.torch.network import TwoStageNetwork  # noqa: E402
+from twostage_jax.bench.torch.pytorch import LEARNING_RATE  # noqa: E402
+
+
+def test_stacked_members_take_the_same_steps_as_single_networks():
+    torch.manual_seed(0)
+    single = [TwoStageNetwork(16, 3) for _ in range(2)]
+    nets = [torch.nn.Sequential(net.stage1, net.decoder) for net in copy.deepcopy(single)]
+    stack = members.stacked(nets)
+    images = torch.rand(2, 8, 16)
+    step = members.make_step(members.reconstruction(stack), stack.params)
+    losses = [step(images) for _ in range(3)]
+    for member, net in enumerate(single):
+        optimiser = torch.optim.Adam(net.stage1_parameters("autoencoder"), lr=LEARNING_RATE)
+        for number in range(3):
+            optimiser.zero_grad()
+            loss = net.reconstruct(images[member])
+            loss.backward()
+            optimiser.step()
+            assert losses[number][member].item() == pytest.approx(loss.item(), abs=1e-6)
+        weight = stack.params["0.0.weight"][member]
+        torch.testing.assert_close(weight, net.stage1[0].weight, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["func", "serial"])
+@pytest.mark.parametrize("share", [False, True])
+def test_both_programs_learn(mode, share, tmp_path):
+    data = load("digits", 0)
+    path = tmp_path / "data.npz"
+    splits = {"train": data.train, "test": data.test}
+    arrays = {f"x_{name}": split["image"] for name, split in splits.items()}
+    arrays |= {f"y_{name}": split["label"] for name, split in splits.items()}
+    np.savez(path, **arrays)
+    task = {"mode": mode, "share": share, "members": 2, "device": "cpu", "classes": 10}
+    task |= {"data": str(path), "seed": 0, "threads": None, "epochs": (2, 8)}
+    report = members.run(task)
+    assert len(report["accuracies"]) == 2 and min(report["accuracies"]) > 0.6
+    assert len(report["pretrain"]) == 2 and len(report["head"]) == 8
+    tuning = members.tune({**task, "mode": "func"}, [1])
+    assert tuning["threads"] == 1

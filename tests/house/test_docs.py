@@ -1,0 +1,85 @@
+"""The documents: the files, links, flags and commands in them exist, and their Python runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.house.source import ROOT
+from twostage_jax import cli
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [ROOT / "README.md", *PAGES]
+TEXTS = {path.name: path.read_text() for path in DOCUMENTS}
+
+
+def test_the_files_that_they_name_exist():
+    missing = []
+    for path, text in zip(DOCUMENTS, TEXTS.values(), strict=True):
+        names = re.findall(r"`((?:scripts|docs|tests|twostage_jax)/[\w./]+)`", text)
+        missing += [f"{path.name}: {name}" for name in names if not (ROOT / name).exists()]
+        links = re.findall(r"\]\((?!http|#)([\w./-]+)(?:#[\w-]+)?\)", text)
+        missing += [f"{path.name}: {link}" for link in links if not (path.parent / link).exists()]
+    assert not missing, "\n".join(missing)
+
+
+def test_the_tests_that_they_name_exist():
+    text = "\n".join(TEXTS.values())
+    sources = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    names = set(re.findall(r"`(test_\w+\.py)`", text))
+    assert not names - sources.keys(), sorted(names - sources.keys())
+
+
+def test_the_flags_that_they_name_exist(capsys):
+    help_texts = []
+    for command in cli.COMMANDS:
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        help_texts.append(capsys.readouterr().out)
+    offered = set(re.findall(r"--[a-z][\w.-]*", "\n".join(help_texts)))
+    for tool in ("tests/faults/__main__.py", "tests/fuzz/__main__.py"):
+        offered |= set(re.findall(r"--[a-z][\w-]*", (ROOT / tool).read_text()))
+    for script in (ROOT / "scripts").glob("*.py"):
+        offered |= set(re.findall(r"--[a-z][\w-]*", script.read_text()))
+    unknown = {
+        f"{name}: {flag}"
+        for name, text in TEXTS.items()
+        for flag in re.findall(r"`(?:twostage [^`]*)?(--[a-z][\w.-]*)[^`]*`", text)
+        if flag not in offered and flag != "--version"
+    }
+    assert not unknown, "\n".join(sorted(unknown))
+
+
+def test_the_commands_that_they_show_are_parsed():
+    mistakes = []
+    for name, text in TEXTS.items():
+        blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        for line in "".join(blocks).replace("\\\n", " ").splitlines():
+            for part in line.split("&&"):
+                words = shlex.split(part, comments=True)
+                if not words or not words[0].endswith("twostage"):
+                    continue
+                try:
+                    cli.parse(words[1:])
+                except SystemExit:
+                    pass
+                except ValueError as error:
+                    mistakes.append(f"{name}: {part.strip()}: {error}")
+    assert not mistakes, "\n".join(mistakes)
+
+
+# A block without an import is a fragment for reading.
+BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXTS["extending.md"], re.DOTALL | re.MULTILINE)
+EXTENDING = [code for code in BLOCKS if "import " in code]
+
+
+@pytest.mark.parametrize("code", EXTENDING, ids=lambda code: code.strip().splitlines()[0][:40])
+def test_the_examples_of_own_parts_run(code, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(code)
+    done = subprocess.run(
+        [sys.executable, path.name], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,192 @@
+"""Programs in fresh processes, measured from outside: ours and those in PyTorch."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from twostage_jax.bench.records import Measured, Rate, Tuning
+
+PLATFORM = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # names used by jax and PyTorch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The conditions that all rows of a benchmark share.
+
+    Attributes:
+        data: SPEC that our programs read.
+        arrays: npz file with the same data, for PyTorch.
+        pixels: number of values in an image.
+        classes: number of classes.
+        count: number of training examples.
+        epochs: epochs of each stage.
+        device: `cpu`, `gpu` or `tpu`.
+        scratch: folder for temporary files.
+        threads: number of threads of each tuned PyTorch mode.
+        validation: number of examples set aside for validation; PyTorch does not see them either.
+    """
+
+    data: str
+    arrays: Path
+    pixels: int
+    classes: int
+    count: int
+    epochs: int
+    device: str
+    scratch: Path
+    threads: dict[str, int] = field(default_factory=dict)
+    validation: int = 0
+
+
+class Output(NamedTuple):
+    """Output of a process that ended well.
+
+    Attributes:
+        text: standard output.
+        seconds: time from its start to its exit.
+        peak_bytes: peak memory.
+    """
+
+    text: str
+    seconds: float
+    peak_bytes: int
+
+    def record(self) -> Any:
+        """Return the JSON value of the last line; libraries may print other lines before it."""
+        return json.loads(self.text.strip().splitlines()[-1])
+
+
+def run_process(
+    arguments: Sequence[str], plan: Plan, environment: Mapping[str, str] | None = None
+) -> Output:
+    """Run Python with `arguments` to its end.
+
+    Raises:
+        RuntimeError: if the process failed, with the last line that it wrote.
+    """
+    variables = {
+        **os.environ,
+        "JAX_PLATFORMS": PLATFORM[plan.device],
+        "PYTHONWARNINGS": "ignore",
+        **(environment or {}),
+    }
+    command = [sys.executable, *arguments]
+    # Files instead of pipes: a full pipe would make the process wait for us.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=variables)
+        try:
+            # wait4 reports the memory of this process alone.
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            messages = _content(err).strip().splitlines() or ["no message"]
+            raise RuntimeError(
+                f"{' '.join(arguments)} ended with {process.returncode}: {messages[-1]}"
+            )
+        # ru_maxrss is in KiB on Linux and in bytes on macOS.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return Output(_content(out), seconds, usage.ru_maxrss * unit)
+
+
+def _content(stream: BinaryIO) -> str:
+    stream.seek(0)
+    return stream.read().decode()
+
+
+def matrix_rate(plan: Plan) -> Rate:
+    """Measure the rate of large matrix products on the plan's device."""
+    return run_process(["-m", "twostage_jax.bench.roofline"], plan).record()
+
+
+def run_torch(
+    program: str,
+    task: Mapping[str, object],
+    plan: Plan,
+    environment: Mapping[str, str] | None = None,
+) -> Output:
+    """Run a program of `bench.torch` on a task, which it reads from a file."""
+    with tempfile.NamedTemporaryFile("w", dir=plan.scratch, suffix=".json") as file:
+        json.dump(task, file)
+        file.flush()
+        module = f"twostage_jax.bench.torch.{program}"
+        return run_process(["-m", module, file.name], plan, environment)
+
+
+def torch_task(plan: Plan, repetition: int) -> dict[str, object]:
+    """Return the part of a task that all PyTorch programs share."""
+    return {
+        "device": "cuda" if plan.device == "gpu" else plan.device,
+        "data": str(plan.arrays),
+        "classes": plan.classes,
+        "seed": repetition,
+    }
+
+
+def tune_threads(plan: Plan, task: Mapping[str, object], program: str) -> Tuning:
+    """Find the number of threads with which a PyTorch program is fastest."""
+    cores = os.cpu_count() or 1
+    candidates = sorted({1, 2, 4, cores // 2 or 1, cores} & set(range(1, cores + 1)))
+    whole_task = {"data": str(plan.arrays), **task, "candidates": candidates}
+    return run_torch(program, whole_task, plan).record()
+
+
+def recipe_flags(plan: Plan, seed: int, values: Mapping[str, object]) -> list[str]:
+    """Return the flags of the blog's recipe on the plan's data, and of `values`."""
+    flags = {
+        "data": plan.data,
+        "preset": "blog",
+        "validation": plan.validation,
+        "seed": seed,
+        **values,
+    }
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+def run_twostage(
+    command: str, flags: Sequence[str], folder: Path, name: str, plan: Plan
+) -> Measured:
+    """Run `twostage COMMAND FLAGS --out FOLDER/NAME` in a fresh process and read its records."""
+    out = folder / name
+    arguments = ["-m", "twostage_jax", command, *flags, "--out", str(out)]
+    if "--compile-cache" not in flags:
+        arguments += ["--compile-cache", str(folder / "cache")]
+    output = run_process(arguments, plan)
+    measured: Measured = {"cold": output.seconds, "peak_bytes": output.peak_bytes}
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    epochs = [json.loads(line) for line in lines]
+    measured["pretrain"] = [e["seconds"] for e in epochs if e["stage"] == "pretrain"]
+    measured["head"] = [e["seconds"] for e in epochs if e["stage"] == "head"]
+    if (out / "result.json").is_file():  # `pretrain` has no result
+        result = json.loads((out / "result.json").read_text())
+        measured["accuracy"] = mean_accuracy(result)
+        phases = result["seconds"]
+        measured["seconds"] = phases
+        measured["compile"] = phases["compile"]
+        measured["encode"] = phases["encode"]
+        measured["stage_2"] = phases["encode"] + phases["head"]
+    return measured
+
+
+def mean_accuracy(result: Mapping[str, Any]) -> float:
+    """Return the test accuracy of a run, or the mean over its members.
+
+    The accuracy of an ensemble is not comparable with that of single trainings.
+    """
+    scores = result.get("member_test", result["test"])
+    accuracy = scores["accuracy"]
+    if not isinstance(accuracy, list):
+        return accuracy
+    return statistics.mean(value for value in accuracy if value is not None)
