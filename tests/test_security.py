@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts.fuzzing import targets as fuzz_targets
 
 import twostage_jax as ts
-from scripts.fuzzing import targets as fuzz_targets
 from twostage_jax import cli
 from twostage_jax.data.tfds.prepared import read_prepared
 from twostage_jax.runs.open import open_run

@@ -271,11 +271,12 @@ def _bench(command: Bench) -> None:
 
         certify(command.data, command.out, quick=command.quick)
         return
+    from twostage_jax.bench.cost import COST
     from twostage_jax.bench.harness import bench
-    from twostage_jax.bench.members import bench_members
+    from twostage_jax.bench.speed import SPEED
 
-    measure = bench_members if command.members else bench
-    measure(
+    bench(
+        COST if command.members else SPEED,
         command.data,
         command.out,
         device=command.device,

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scripts.fuzzing import targets as fuzz_targets
 
 from scripts import fuzz
-from scripts.fuzzing import targets as fuzz_targets
 from twostage_jax.config.schema import Config, from_dict
 from twostage_jax.data import idx, npz
 from twostage_jax.data.tfds.records import read_array_records

@@ -36,13 +36,15 @@ def find_diverged(
 
 def _not_finite(values: PyTree) -> np.ndarray:
     finite = np.isfinite(np.asarray(jax.device_get(values)))
-    return np.logical_not(finite.reshape(len(finite), -1)).any(axis=1)
+    return np.array([not values.all() for values in finite])
 
 
 def any_diverged(masks: Mapping[str, np.ndarray], members: int) -> np.ndarray:
     """Return a mask bool `[M]` of members with anything that is not finite."""
-    rows = [np.zeros(members, bool), *masks.values()]
-    return np.max(np.stack(rows), axis=0)
+    diverged = np.zeros(members, bool)
+    for mask in masks.values():
+        diverged |= mask
+    return diverged
 
 
 def describe_diverged(masks: Mapping[str, np.ndarray]) -> str:

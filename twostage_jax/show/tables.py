@@ -83,16 +83,18 @@ def show_result(result: Record, folder: Path, terminal: Terminal) -> None:
     """Print the result of a run.
 
     Args:
-        result: `runs.ResultRecord`; `ensemble`, `summary` and `sweep` may be None.
+        result: `runs.ResultRecord`; `sweep` may be None.
         folder: of the run.
         terminal: where to print.
     """
     terminal.line()
     show_scores("results", {"validation": result.validation, "test": result.test}, terminal)
-    if result.ensemble is not None:
-        show_members(result.summary, len(result.ensemble.rows), "test", terminal)
-        for name in result.ensemble.diverged:
-            terminal.line(f"diverged  {name}: not in the ensemble")
+    members = len(result.ensemble.rows)
+    # The table of a single member would only repeat its scores.
+    if members > 1:
+        show_members(result.summary, members, "test", terminal)
+    for name in result.ensemble.diverged:
+        terminal.line(f"diverged  {name}: not in the ensemble")
     if result.sweep is not None:
         show_sweep(result.sweep, terminal)
     show_uncertainty(result.uncertainty, "test", terminal)

@@ -26,7 +26,8 @@ def linear(classes: int, penalty: Scalar = 1e-3) -> Head:
     Minimise `mean(weight · cross_entropy) + penalty/2 · |kernel|²` by L-BFGS (Liu and Nocedal, "On
     the Limited Memory BFGS Method", 1989). The bias has no penalty. The objective is convex, so the
     result depends on no seed and no batch order. In float32 the coefficients are exact to about
-    1e-5 for penalties of at least 1e-3; far below that only the objective is, to about 1e-5. Parameters: `kernel` `[D, K]`, `bias` `[K]`.
+    1e-5 for penalties of at least 1e-3; far below that only the objective is, to about 1e-5.
+    Parameters: `kernel` `[D, K]`, `bias` `[K]`.
 
     Args:
         classes: number of classes K.
