@@ -265,16 +265,25 @@ def head_shapes(
         image_shape: `(H, W, C)`.
         labelled: number of labelled examples, which a solved head may depend on.
         validation: number of validation examples.
-        head_numbers: numbers of the head; by default as the config sets them.
+        head_numbers: numbers of the head; by default as the config sets them. Arrays are traced, as
+            those of a sweep are; Python numbers are not.
     """
-    head_numbers = head_numbers or {}
+    head_numbers = dict(head_numbers or {})
     batch = batch_spec(image_shape)
     head = networks.head(head_numbers)
     if head.solve is None:
         return jax.eval_shape(networks.attached(head_numbers).init, jax.random.key(0), batch)
     encoder = encoder_shapes(networks, image_shape)
     size = jax.eval_shape(networks.features, encoder, batch["image"]).shape[1]
-    params = jax.eval_shape(head.solve, jax.random.key(0), _solve_spec(labelled, validation, size))
+    swept = {name: x for name, x in head_numbers.items() if isinstance(x, np.generic)}
+
+    def solve(values: Numbers, key: jax.Array, batch: Batch) -> PyTree:
+        solution = networks.head({**head_numbers, **values}).solve
+        assert solution is not None
+        return solution(key, batch)
+
+    spec = _solve_spec(labelled, validation, size)
+    params = jax.eval_shape(solve, swept, jax.random.key(0), spec)
     return {"encoder": encoder, "head": params}
 
 

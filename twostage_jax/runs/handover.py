@@ -18,7 +18,7 @@ from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import Corrupted
 from twostage_jax.runs.build import Networks, batch_spec, head_shapes
 from twostage_jax.runs.examples import data_axes
-from twostage_jax.runs.trials import Trials
+from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.checkpoint import Store
 from twostage_jax.store.records import Manifest, describe_groups
@@ -123,7 +123,8 @@ def load_heads(
         Corrupted: if they differ from their checkpoint's table or from the manifest.
     """
     shape = manifest.preprocessing.image_shape
-    expected = head_shapes(networks, shape, sizes.labelled, sizes.validation)
+    numbers = first_numbers(own_numbers(trials, networks))
+    expected = head_shapes(networks, shape, sizes.labelled, sizes.validation, numbers)
     params = _load(folder, "head", stacked_shapes(expected, trials))
     _check_groups(folder / "head", manifest, head_groups(params, trials))
     return params

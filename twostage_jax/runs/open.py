@@ -12,11 +12,11 @@ from twostage_jax.data.sources import load, load_images
 from twostage_jax.engine.passes import BATCH
 from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import Corrupted, UserError
-from twostage_jax.runs.build import OPTIMISER, make_networks
+from twostage_jax.runs.build import make_networks
 from twostage_jax.runs.handover import Sizes, chosen_groups, head_axes, load_heads
 from twostage_jax.runs.prepare import read_config
 from twostage_jax.runs.result import ResultRecord
-from twostage_jax.runs.trials import make_trials
+from twostage_jax.runs.trials import make_trials, own_numbers
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.checksums import check
 from twostage_jax.store.layout import RESULT
@@ -73,9 +73,8 @@ def open_run(folder: Path, trust_code: bool = False) -> Run:
     rows = np.array(record.ensemble.rows)
     if rows[-1] >= len(trials.heads):
         raise Corrupted(f"{folder / RESULT} is corrupted: there is no trial {rows[-1]}")
-    numbers = trials.numbers("head", networks.head_numbers)
-    own = {name: values for name, values in numbers.items() if name not in OPTIMISER}
-    everybody = Predictor(networks.network, own, params, head_axes(trials), shape, BATCH)
+    numbers = own_numbers(trials, networks)
+    everybody = Predictor(networks.network, numbers, params, head_axes(trials), shape, BATCH)
     chosen = everybody.select(rows)
     groups = chosen_groups(chosen.params, trials, config.members)
     return Run(folder, config, manifest, record, networks.encoder, groups, chosen)

@@ -28,7 +28,7 @@ from twostage_jax.runs.examples import (
     solve_data,
 )
 from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
-from twostage_jax.runs.trials import Trials
+from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.freezing import freeze
 from twostage_jax.stages.optimiser import adam
 from twostage_jax.stages.stage import Params
@@ -76,8 +76,18 @@ class Plan(NamedTuple):
     @property
     def head_numbers(self) -> dict[str, np.ndarray]:
         """Return the swept numbers that the head itself takes, without the optimiser's."""
-        numbers = self.numbers("head")
-        return {name: values for name, values in numbers.items() if name not in OPTIMISER}
+        return own_numbers(self.trials, self.networks)
+
+    @property
+    def head_shapes(self) -> Params:
+        """Return the shapes of the groups of stage 2 of one trial."""
+        return head_shapes(
+            self.networks,
+            self.dataset.image_shape,
+            self.examples.labelled,
+            len(self.dataset.validation["label"]),
+            first_numbers(self.head_numbers),
+        )
 
 
 class Placed(NamedTuple):
@@ -107,7 +117,7 @@ class _StageParts(NamedTuple):
     """Everything that the programs of one stage are made of, for one member."""
 
     recipe: Recipe
-    numbers: dict[str, np.float32]
+    numbers: Mapping[str, np.generic]
     batch: Mapping[str, PyTree]
     groups: Params
     data: TrialData
@@ -115,7 +125,7 @@ class _StageParts(NamedTuple):
 
 
 def _parts(plan: Plan, stage: str) -> _StageParts:
-    numbers = {name: values[0] for name, values in plan.numbers(stage).items()}
+    numbers = first_numbers(plan.numbers(stage))
     batch_size = getattr(plan.config, stage).batch_size
     groups = {}
     if stage == "head":
@@ -188,12 +198,7 @@ def _need(plan: Plan, stage: str) -> Need:
         data = solve_examples(plan)
         own = sum(size_of(x) for n, x in one_trial(data).items() if n in data.per_trial)
         total = size_of(dict(one_trial(data)))
-        head = head_shapes(
-            plan.networks,
-            plan.dataset.image_shape,
-            plan.examples.labelled,
-            len(plan.dataset.validation["label"]),
-        )["head"]
+        head = plan.head_shapes["head"]
         # A solution works on copies of its features.
         return Need(size_of(head), size_of(head) + 2 * total, total - own)
     parts = _parts(plan, stage)
@@ -245,7 +250,7 @@ def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
 
 def _lower_solve(plan: Plan, placement: Placement) -> SolvePrograms:
     data = solve_examples(plan)
-    numbers = {name: values[0] for name, values in plan.head_numbers.items()}
+    numbers = first_numbers(plan.head_numbers)
     return lower_solve(plan.networks.head, numbers, one_trial(data), data_axes(data), placement)
 
 
@@ -265,8 +270,8 @@ def _lower_logits(plan: Plan) -> Pass:
     shape = plan.dataset.image_shape
     return lower_logits(
         plan.networks.network,
-        {name: values[0] for name, values in plan.head_numbers.items()},
-        head_shapes(plan.networks, shape, plan.examples.labelled, validation),
+        first_numbers(plan.head_numbers),
+        plan.head_shapes,
         head_axes(plan.trials),
         shape,
         max(validation, plan.tested),

@@ -9,7 +9,6 @@ import numpy as np
 from twostage_jax.engine.members import StagePrograms, start_states
 from twostage_jax.engine.passes import apply_pass
 from twostage_jax.engine.solve import SolvePrograms
-from twostage_jax.runs.build import head_shapes
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.examples import head_data, pretrain_data, solve_data
 from twostage_jax.runs.handover import FROZEN, stacked_shapes
@@ -77,7 +76,6 @@ def train_head(
     validation = _features(context, pretrained, dataset.validation["image"])
     assert validation is not None
     data = solve_data(data, validation, label, numbers)
-    expected = head_shapes(plan.networks, dataset.image_shape, plan.examples.labelled, len(label))
     keys = plan.trials.keys("head", INITIAL)
     with context.clock.phase("head"), context.terminal.status("solving"):
         return solve_stage(
@@ -86,7 +84,7 @@ def train_head(
             plan.head_numbers,
             keys,
             frozen,
-            stacked_shapes(expected, plan.trials),
+            stacked_shapes(plan.head_shapes, plan.trials),
             _stage_plan(context, "head", before),
         )
 

@@ -191,6 +191,8 @@ def solve_stage(
     diverged = any_diverged(masks, programs.placement.members)
     if diverged.all():
         raise UserError(f"stage {plan.name} has no finite solution: {describe_diverged(masks)}")
+    for member in np.flatnonzero(diverged):
+        plan.terminal.notice(f"{plan.names[int(member)]} has no finite solution: it is left out")
     return StageResult(params, [], ~diverged)
 
 

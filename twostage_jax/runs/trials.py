@@ -13,6 +13,7 @@ import numpy as np
 
 from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import grid, point_name, swept
+from twostage_jax.runs.build import OPTIMISER, Networks
 from twostage_jax.stages.stage import Key
 
 STAGES = {"pretrain": 1, "head": 2, "noise": 3}  # folded into the key of the seed
@@ -104,6 +105,17 @@ class Trials(NamedTuple):
     def encoder_numbers(self) -> np.ndarray:
         """Number of each trial's encoder, int `[R]`."""
         return np.array([trial.encoder for trial in self.heads])
+
+
+def own_numbers(trials: Trials, networks: Networks) -> dict[str, np.ndarray]:
+    """Return the swept numbers that the head itself takes, without those of the optimiser."""
+    numbers = trials.numbers("head", networks.head_numbers)
+    return {name: values for name, values in numbers.items() if name not in OPTIMISER}
+
+
+def first_numbers(numbers: Mapping[str, np.ndarray]) -> dict[str, np.generic]:
+    """Return the numbers of the first training."""
+    return {name: values[0] for name, values in numbers.items()}
 
 
 def stage_key(seed: int, stage: str, purpose: int) -> Key:

@@ -28,8 +28,8 @@ def knn(classes: int, k: Scalar = 20, temperature: Scalar = 0.07) -> Head:
 
     Args:
         classes: number of classes K.
-        k: number of neighbours, from 1 to N. If it is a traced array, at most `SWEPT_NEIGHBOURS`
-            of them vote, and a value out of range is not detected.
+        k: number of neighbours, from 1 to N. A traced array may be at most `SWEPT_NEIGHBOURS`: the
+            votes of a larger one are NaN.
         temperature: above 0; may be a traced array. Large values weight all neighbours equally.
 
     Raises:
@@ -58,7 +58,10 @@ def knn(classes: int, k: Scalar = 20, temperature: Scalar = 0.07) -> Head:
                 )
             votes = jnp.ones(int(k))
         else:
-            votes = (jnp.arange(min(examples, SWEPT_NEIGHBOURS)) < k).astype(jnp.float32)
+            most = min(examples, SWEPT_NEIGHBOURS)
+            votes = (jnp.arange(most) < k).astype(jnp.float32)
+            # A search of more neighbours than there is room for must not pass for a smaller one.
+            votes = jnp.where(k <= most, votes, jnp.nan)
         return {
             "features": _normalised(batch["image"]),
             "label": batch["label"],
