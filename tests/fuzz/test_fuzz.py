@@ -19,7 +19,7 @@ from twostage_jax.config.layers import from_dict
 from twostage_jax.config.schema import Config
 from twostage_jax.data import idx, npz
 from twostage_jax.data.tfds.records import read_array_records
-from twostage_jax.errors import LONGEST, UserError, printable
+from twostage_jax.errors import MESSAGE_LIMIT, UserError, printable
 
 FIXED = {"derandomize": True, "deadline": None, "database": None}
 # The campaign has millions of inputs; these few find a reader that no longer checks anything.
@@ -178,7 +178,7 @@ def test_any_text_is_shown_printable(text, times):
     assert printable(text).isprintable()
     shown = str(UserError(text * times))
     assert shown.isprintable() and shown.encode("utf-8") is not None
-    assert len(shown) <= LONGEST
+    assert len(shown) <= MESSAGE_LIMIT
 
 
 def test_padded_and_concatenated_gzip_files_are_read_as_gzip_reads_them_or_refused(tmp_path):
