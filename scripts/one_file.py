@@ -1,8 +1,8 @@
-"""The whole idea without the package: jax, flax, optax's cross-entropy and numpy alone.
+"""The whole idea without the package: only jax, flax, numpy and optax's cross-entropy.
 
-Stage 1 trains an autoencoder on images, stage 2 a classifier on its frozen encoder. It is the
-blog's recipe on the four MNIST files (any set in that format), all training examples, and draws the
-same random numbers as `twostage run --preset blog --validation 0`, so it prints the same losses.
+Stage 1 trains an autoencoder on images, stage 2 a classifier on its frozen encoder. It follows the
+blog's recipe on the four MNIST files (or other data in this format) with all training examples, and
+draws the same random numbers as `twostage run --preset blog --validation 0`: the losses are equal.
 
     python scripts/one_file.py ../shared/data/mnist --seed 0
 
@@ -22,9 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+TITLES = ("Training Stage 1 (Feature Extraction)", "Training Stage 2 (Classification)")
+
 
 def read(folder, name):
-    """One IDX file, `[N, 28, 28]` or `[N]`, as float32 images in [-1, 1] or int32 labels."""
+    """Read an IDX file: images float32 `[N, 28, 28]` in [-1, 1], or labels int32 `[N]`."""
     content = gzip.decompress((Path(folder) / f"{name}.gz").read_bytes())
     shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
     array = np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
@@ -33,13 +35,13 @@ def read(folder, name):
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them, initialised as PyTorch's Linear."""
+    """Dense layers with ReLU between them and the initial values of PyTorch's Linear."""
 
     widths: tuple
 
     @nn.compact
     def __call__(self, x):
-        """`[B, ...]` to `[B, widths[-1]]`."""
+        """Map `[B, ...]` to `[B, widths[-1]]`."""
         x = x.reshape(x.shape[0], -1)
         for index, width in enumerate(self.widths):
             x = nn.relu(x) if index else x
@@ -49,12 +51,12 @@ class MLP(nn.Module):
 
 
 def uniform(bound):
-    """An initialiser, uniform within ±bound."""
+    """Make an initialiser that is uniform within ±bound."""
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def adam(params, gradient, m, v, count):
-    """A step of Adam at 0.001; expm1 keeps its bias correction exact where float32 would not."""
+    """Make a step of Adam at 0.001; expm1 keeps the bias correction exact in float32."""
     m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, gradient)
     v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, v, gradient)
     a, b = (-1 / jnp.expm1((count + 1.0) * math.log(decay)) for decay in (0.9, 0.999))
@@ -63,7 +65,7 @@ def adam(params, gradient, m, v, count):
 
 
 def shuffle(key, count):
-    """A random order: a radix sort of random bits, whose words hold the place in the low bits."""
+    """Draw a random order by a radix sort of words: random bits above the index of the example."""
     low = (count - 1).bit_length()
     order = place = jnp.arange(count, dtype=jnp.uint32)
     for bits in jax.random.bits(key, (-(-2 * low // (32 - low)), count)):
@@ -72,7 +74,7 @@ def shuffle(key, count):
 
 
 def make_epoch(loss, batch_size):
-    """One epoch over all data as one compiled program; the remainder is a step of its own."""
+    """Compile an epoch over all data; the examples left over are a smaller step of their own."""
 
     def step(state, image, label):
         params, *moments = state
@@ -81,7 +83,8 @@ def make_epoch(loss, batch_size):
 
     @jax.jit
     def epoch(state, image, label, key):
-        order, full = shuffle(jax.random.fold_in(key, 0), len(image)), len(image) // batch_size
+        order = shuffle(jax.random.fold_in(key, 0), len(image))
+        full = len(image) // batch_size
         rows = order[: full * batch_size].reshape(full, batch_size)
         state, sums = jax.lax.scan(lambda s, r: step(s, image[r], label[r]), state, rows)
         total, rest = sums.sum(), order[full * batch_size :]
@@ -94,10 +97,11 @@ def make_epoch(loss, batch_size):
 
 
 def train(title, loss, params, image, label, key, args):
-    """Train `params` for `args.epochs` epochs, printing the mean loss of each."""
+    """Train for `args.epochs` epochs and print the mean loss of each."""
     print(title)
     m = v = jax.tree.map(jnp.zeros_like, params)
-    epoch, state = make_epoch(loss, args.batch_size), (params, m, v, jnp.int32(0))
+    epoch = make_epoch(loss, args.batch_size)
+    state = (params, m, v, jnp.int32(0))
     for number in range(args.epochs):
         state, value = epoch(state, image, label, jax.random.fold_in(key, number))
         print(f"Epoch [{number + 1}/{args.epochs}], Loss: {value:.6f}")
@@ -105,9 +109,9 @@ def train(title, loss, params, image, label, key, args):
 
 
 def main():
-    """Both stages, then the accuracy on the test part."""
+    """Train both stages and print the accuracy on the test split."""
     parser = argparse.ArgumentParser(description="Two-stage training in one file.")
-    parser.add_argument("folder", help="where the four IDX files are, gzipped")
+    parser.add_argument("folder", help="folder with the four gzipped IDX files")
     for name, value in {"seed": 0, "epochs": 5, "batch-size": 32}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
@@ -128,8 +132,8 @@ def main():
         decoded = decoder.apply(params["decoder"], encoder.apply(params["encoder"], image))
         return jnp.mean((decoded - image.reshape(len(image), -1)) ** 2)
 
-    title, key = "Training Stage 1 (Feature Extraction)", jax.random.fold_in(key, 1)
-    frozen = train(title, reconstruct, params, image, label, key, args)["encoder"]
+    key = jax.random.fold_in(key, 1)
+    frozen = train(TITLES[0], reconstruct, params, image, label, key, args)["encoder"]
 
     def classify(params, image, label):
         logits = head.apply(params, encoder.apply(frozen, image))
@@ -137,8 +141,9 @@ def main():
 
     key = jax.random.fold_in(jax.random.key(args.seed), 2)
     _, head_key = jax.random.split(jax.random.fold_in(key, 0))
-    params, key = head.init(head_key, features), jax.random.fold_in(key, 1)
-    params = train("Training Stage 2 (Classification)", classify, params, image, label, key, args)
+    params = head.init(head_key, features)
+    key = jax.random.fold_in(key, 1)
+    params = train(TITLES[1], classify, params, image, label, key, args)
 
     image = read(args.folder, "t10k-images-idx3-ubyte")
     label = read(args.folder, "t10k-labels-idx1-ubyte")
