@@ -33,8 +33,8 @@ def with_labels(dataset: Data, count: int, seed: int = 0) -> Data:
         UserError: a `count` that does not fit the training examples.
     """
     chosen = draw_labels(dataset.train["label"], count, dataset.classes, seed)
-    others = np.delete(dataset.train["image"], chosen, axis=0)
-    pool = np.concatenate([dataset.unlabelled["image"], others])
+    rest = np.delete(dataset.train["image"], chosen, axis=0)
+    pool = np.concatenate([dataset.unlabelled["image"], rest])
     return dataclasses.replace(
         dataset,
         train={name: values[chosen] for name, values in dataset.train.items()},

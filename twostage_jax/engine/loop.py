@@ -232,8 +232,8 @@ class _Chunks:
         if name not in self._placed:
             placement = self._programs.placement
             members = padded(placement, piece)
-            own = {name: rows(members) for name, rows in self._data.per_trial.items()}
-            self._placed[name] = {**self._shared, **put(placement, 0, own)}
+            per_trial = {name: rows(members) for name, rows in self._data.per_trial.items()}
+            self._placed[name] = {**self._shared, **put(placement, 0, per_trial)}
         return self._placed[name]
 
 

@@ -1,4 +1,4 @@
-"""Where members are: devices along the axes of a mesh, and chunks of members that train together.
+"""Members on devices along the axes of a mesh, in chunks of members that train together.
 
 A function of one member is spread over a member axis: split over the devices along the mesh's axis
 `member`, and vmapped on each of them. No device ever needs the members of another, so the compiled

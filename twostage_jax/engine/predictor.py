@@ -89,10 +89,10 @@ class Predictor:
         encoder = self.params["encoder"]
         encoders = self.trials if axis == 0 else 1
         if self._features is None:
-            one = map_members(_first, axis, shapes_of(encoder))
+            shapes = map_members(_first, axis, shapes_of(encoder))
             placement = place_passes(encoders)
             lowered = lower_pass(
-                self._network.features, one, self._image_shape, self._largest, placement, axis
+                self._network.features, shapes, self._image_shape, self._largest, placement, axis
             )
             self._features = compile_all(lowered)
         features = apply_pass(self._features, encoder, images)

@@ -67,7 +67,7 @@ def solve_heads(programs: SolvePrograms, numbers: Numbers, keys: Key, data: Tria
     """
 
     def rows(members: np.ndarray) -> PyTree:
-        own = {name: values[members] for name, values in numbers.items()}
-        return own, keys[members], data.rows(members)
+        chosen = {name: values[members] for name, values in numbers.items()}
+        return chosen, keys[members], data.rows(members)
 
     return map_chunks(programs.solve, programs.placement, programs.axes, rows)

@@ -112,10 +112,14 @@ def _measure(train: Callable[..., PyTree], in_axes: PyTree, arguments: PyTree) -
         return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
 
     single = map_members(without_axis, in_axes, shapes_of(arguments))
-    own = size_of(_own_leaves(in_axes, single))
+    arguments_size = size_of(_own_leaves(in_axes, single))
     result = size_of(jax.eval_shape(train, *single))
     # Buffers are assigned before code is generated, so the code may be generated in a hurry.
     compiled = jax.jit(train, compiler_options=options_for_once()).lower(*single).compile()
     analysis = compiled.memory_analysis()
-    temporary = analysis.temp_size_in_bytes if analysis else own + result
-    return Need(max(own, result), own + result + temporary, size_of(single) - own)
+    temporary = analysis.temp_size_in_bytes if analysis else arguments_size + result
+    return Need(
+        state=max(arguments_size, result),
+        member=arguments_size + result + temporary,
+        common=size_of(single) - arguments_size,
+    )

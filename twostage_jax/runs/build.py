@@ -115,12 +115,12 @@ def make_networks(
     options = {"classes": classes, "widths": config.head.widths, "torch_init": torch_init}
     objective = _function(config.pretrain.objective, OBJECTIVES)
     protocol = _function(config.head.protocol, HEADS)
-    own_objective = ":" in config.pretrain.objective
-    own_protocol = ":" in config.head.protocol
+    imported_objective = ":" in config.pretrain.objective
+    imported_protocol = ":" in config.head.protocol
 
     def pretrain(values: Numbers) -> Stage:
         settings = dict(config.pretrain.set or ()) | dict(values)
-        stage = _call(config.pretrain.objective, objective, modules, settings, own_objective)
+        stage = _call(config.pretrain.objective, objective, modules, settings, imported_objective)
         if not isinstance(stage, Stage):
             raise UserError(
                 f"{config.pretrain.objective} returned {type(stage).__name__}: return "
@@ -130,7 +130,7 @@ def make_networks(
 
     def head(values: Numbers) -> Head:
         settings = dict(config.head.set or ()) | dict(values)
-        made = _call(config.head.protocol, protocol, options, settings, own_protocol)
+        made = _call(config.head.protocol, protocol, options, settings, imported_protocol)
         return check_head(made, config.head.protocol)
 
     decode = None
@@ -146,9 +146,9 @@ def make_networks(
             _check_stage(name, networks.pretrain(_numbers_of("pretrain", values)), image_shape)
         name = f"stage 2 ({config.head.protocol})"
         with _shape_errors(name, image_shape):
-            own = _numbers_of("head", values)
-            shapes = head_shapes(networks, image_shape, labelled, validation, own)
-            _check_head(config.head.protocol, networks, own, shapes, image_shape)
+            head_numbers = _numbers_of("head", values)
+            shapes = head_shapes(networks, image_shape, labelled, validation, head_numbers)
+            _check_head(config.head.protocol, networks, head_numbers, shapes, image_shape)
     return networks
 
 
@@ -166,7 +166,7 @@ def _call(
     function: Callable,
     offered: Mapping[str, object],
     settings: Numbers,
-    own: bool,
+    imported: bool,
 ) -> PyTree:
     """Call a function with the modules it asks for; errors of the user's own code name it."""
     try:
@@ -174,7 +174,7 @@ def _call(
     except UserError:
         raise
     except Exception as error:  # a user's code may raise anything
-        if not own:
+        if not imported:
             raise
         raise UserError(f"cannot make {name!r}: {type(error).__name__}: {error}") from error
 
@@ -203,10 +203,10 @@ def _check_swept(config: Config, networks: Networks) -> None:
         stage, _, field = name.partition(".")
         function, defaults = functions[stage]
         if field.replace("-", "_") not in defaults:
-            own = [f"{stage}.{number.replace('_', '-')}" for number in defaults]
+            names = [f"{stage}.{number.replace('_', '-')}" for number in defaults]
             raise UserError(
                 f"cannot sweep {name}: {function} takes no such number; "
-                f"{did_you_mean(name, [*SWEEPABLE, *own])}"
+                f"{did_you_mean(name, [*SWEEPABLE, *names])}"
             )
 
 

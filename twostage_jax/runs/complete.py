@@ -72,10 +72,10 @@ def _check_outputs(folder: Path, config: Config, terminal: Terminal) -> None:
     Raises:
         Corrupted: if an output that the run writes itself is corrupted.
     """
-    own = (SWEEP_PLOT, *(PREDICTIONS.values() if config.save_predictions else ()))
+    written = (SWEEP_PLOT, *(PREDICTIONS.values() if config.save_predictions else ()))
     removed = []
     for name, problem in corrupted_outputs(folder):
-        if name in own:
+        if name in written:
             raise Corrupted(problem)
         removed.append(name)
         terminal.notice(

@@ -56,7 +56,7 @@ class _Sources(NamedTuple):
     """The data to evaluate, the run's own data, and images of another source or None."""
 
     dataset: Dataset
-    own: Dataset
+    run_data: Dataset
     outliers: np.ndarray | None
 
 
@@ -92,8 +92,8 @@ def evaluate(
         check_coverage("--coverage", coverage)
     with terminal.status("reading data"):
         sources = _load(run, data, ood, data_dir)
-    dataset, own, outliers = sources
-    fitted_here = dataset is own and split == "validation"
+    dataset, run_data, outliers = sources
+    fitted_here = dataset is run_data and split == "validation"
     if fitted_here and coverage is not None:
         raise UserError(
             "prediction sets are fitted on validation: leave out --coverage or --split validation"
@@ -104,13 +104,13 @@ def evaluate(
     with terminal.status("evaluating"):
         logits = run.predictor.logits(part["image"])
         probability = probabilities(logits)
-        validation = None if fitted_here else _validation(run, own, coverage)
+        validation = None if fitted_here else _validation(run, run_data, coverage)
         assessment = assess(probability, part["label"], validation, coverage or COVERAGE)
         if outliers is not None:
             inside = Outputs(probability, logits, run.predictor.features(part["image"]))
-            features = run.predictor.features(own.train["image"])
+            features = run.predictor.features(run_data.train["image"])
             outside = _outputs(run, outliers)
-            detection, scores = detect_outliers(inside, outside, features, own.train["label"])
+            detection, scores = detect_outliers(inside, outside, features, run_data.train["label"])
     if save_predictions:
         name = split if is_own_data(run, dataset) else f"{as_file_name(dataset.name)}-{split}"
         visible = chosen_probability(probability, run.config.members)
@@ -138,11 +138,11 @@ def _load(run: Run, data: str | None, ood: str | None, data_dir: Path | None) ->
     # With --ood the folder belongs to the source that is in one.
     own_dir = None if ood and not takes_data_dir(own_spec) else data_dir
     dataset = load_dataset(run, data, own_dir)
-    own = dataset if is_own_data(run, dataset) else load_dataset(run)
+    run_data = dataset if is_own_data(run, dataset) else load_dataset(run)
     outliers = None
     if ood is not None:
         outliers = load_outliers(run, ood, data_dir if takes_data_dir(ood) else None)
-    return _Sources(dataset, own, outliers)
+    return _Sources(dataset, run_data, outliers)
 
 
 def _split(run: Run, dataset: Dataset, split: str, terminal: Terminal) -> tuple[Run, Split]:
@@ -181,15 +181,15 @@ def count_test_read(run: Run, terminal: Terminal) -> Run:
 
 
 def _validation(
-    run: Run, own: Dataset, coverage: float | None
+    run: Run, run_data: Dataset, coverage: float | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return probabilities and labels of the run's own validation split; None if it is empty."""
-    label = own.validation["label"]
+    label = run_data.validation["label"]
     if coverage is not None:
         check_enough(len(label), coverage)
     if not len(label):
         return None
-    return probabilities(run.predictor.logits(own.validation["image"])), label
+    return probabilities(run.predictor.logits(run_data.validation["image"])), label
 
 
 def _outputs(run: Run, images: np.ndarray) -> Outputs:

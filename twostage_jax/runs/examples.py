@@ -5,6 +5,7 @@ labels. Everything else is shared by all trials.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -81,12 +82,12 @@ def _draws(config: Config, dataset: TrainingData, seeds: list[int]) -> np.ndarra
 
 def _with_noise(label: np.ndarray, shares: list[float], trials: Trials, classes: int) -> np.ndarray:
     """Return labels `[R, n]` with each trial's noise, from `[n]` or `[R, n]`."""
-    flip = jax.jit(lambda key, label, share: flip_labels(key, label, share, classes))
+    flip = jax.jit(partial(flip_labels, classes=classes))
     label = np.broadcast_to(label, (len(trials.heads), label.shape[-1]))
     noisy = []
-    for trial, own, share in zip(trials.heads, label, shares, strict=True):
+    for trial, clean, share in zip(trials.heads, label, shares, strict=True):
         key = stage_key(trial.seed, "noise", INITIAL)
-        noisy.append(jax.device_get(flip(key, jnp.asarray(own), np.float32(share))))
+        noisy.append(jax.device_get(flip(key, jnp.asarray(clean), np.float32(share))))
     return np.stack(noisy)
 
 
@@ -132,26 +133,32 @@ def head_data(
     shared: dict[str, np.ndarray] = {}
     per_trial: dict[str, Rows] = {}
     drawn = examples.drawn
-    if features is None:
-        images = examples.dataset.train["image"]
-        if drawn is None:
-            shared["image"] = images
-        else:
-            per_trial["image"] = lambda trials: images[drawn[trials]]
+    images = examples.dataset.train["image"]
+    if features is None and drawn is None:
+        shared["image"] = images
+    elif features is None:
+        per_trial["image"] = _rows(images, drawn)
     elif drawn is not None:
         positions = np.searchsorted(examples.used, drawn)
-        per_trial["image"] = lambda trials: features[
-            encoder_numbers[trials][:, None], positions[trials]
-        ]
+        per_trial["image"] = _rows(features, encoder_numbers[:, None], positions)
     elif len(features) == 1:
         shared["image"] = features[0]
     else:
-        per_trial["image"] = lambda trials: features[encoder_numbers[trials]]
+        per_trial["image"] = _rows(features, encoder_numbers)
     if examples.label.ndim == 1:
         shared["label"] = examples.label
     else:
-        per_trial["label"] = lambda trials: examples.label[trials]
+        per_trial["label"] = _rows(examples.label, np.arange(len(examples.label)))
     return TrialData(shared, per_trial)
+
+
+def _rows(values: np.ndarray, *indices: np.ndarray | None) -> Rows:
+    """Return a function of trials that takes `values[indices of these trials]`."""
+
+    def rows_of_trials(trials: np.ndarray) -> np.ndarray:
+        return values[tuple(index[trials] for index in indices if index is not None)]
+
+    return rows_of_trials
 
 
 def solve_data(
@@ -171,7 +178,7 @@ def solve_data(
     if len(validation) == 1:
         shared["validation_image"] = validation[0]
     else:
-        per_trial["validation_image"] = lambda trials: validation[encoder_numbers[trials]]
+        per_trial["validation_image"] = _rows(validation, encoder_numbers)
     return TrialData(shared, per_trial)
 
 

@@ -189,8 +189,8 @@ def _choose(
     rows_of_points = []
     for number, values in enumerate(grid(fields)):
         rows = np.flatnonzero([trial.point == number for trial in plan.trials.heads] & finite)
-        own = {name: [x[row] for row in rows] for name, x in scores.items()}
-        validation = own if len(rows) and with_scores else None
+        row_scores = {name: [x[row] for row in rows] for name, x in scores.items()}
+        validation = row_scores if len(rows) and with_scores else None
         points.append(SweepPoint(values, len(rows), validation))
         rows_of_points.append(rows)
     best = choose_point(points)

@@ -116,10 +116,10 @@ def is_own_data(run: Run, dataset: Dataset) -> bool:
     Raises:
         UserError: its examples in another order, so that other examples would be tested.
     """
-    own = run.manifest.data
-    if dataset.fingerprint != own.fingerprint:
+    recorded = run.manifest.data
+    if dataset.fingerprint != recorded.fingerprint:
         return False
-    if dataset.parts != own.parts:
+    if dataset.parts != recorded.parts:
         raise UserError(
             f"{dataset.name} has the examples of {run.folder} in another order, so other examples "
             "would be tested: give them in the order of the run"

@@ -260,7 +260,7 @@ def make_manifest(plan: Plan, placed: dict[str, Placed]) -> Manifest:
         ),
         classes=list(dataset.classes),
         data=DataRecord(dataset.name, dataset.fingerprint, dataset.order, dataset.parts),
-        chunks={stage: each.placement.chunk for stage, each in placed.items()},
+        chunks={stage: place.placement.chunk for stage, place in placed.items()},
         versions=package_versions(),
         machine=current_machine(),
         allowed=[],

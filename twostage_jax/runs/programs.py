@@ -164,10 +164,10 @@ def make_recipe(plan: Plan, stage: str) -> Recipe:
         make = plan.networks.on_features if plan.features_once else plan.networks.attached
 
     def recipe(numbers: Mapping[str, PyTree]):
-        own = {name: x for name, x in numbers.items() if name not in OPTIMISER}
+        settings_of_stage = {name: x for name, x in numbers.items() if name not in OPTIMISER}
         rates = {name: numbers.get(name, getattr(settings, name)) for name in OPTIMISER}
         tx: optax.GradientTransformation = adam(**rates)
-        return make(own), (freeze(tx, FROZEN) if stage == "head" else tx)
+        return make(settings_of_stage), (freeze(tx, FROZEN) if stage == "head" else tx)
 
     return recipe
 
@@ -196,11 +196,11 @@ def _need(plan: Plan, stage: str) -> Need:
     """Estimate the memory of one member."""
     if stage == "head" and plan.networks.solved:
         data = solve_examples(plan)
-        own = sum(size_of(x) for n, x in one_trial(data).items() if n in data.per_trial)
+        per_trial = sum(size_of(x) for n, x in one_trial(data).items() if n in data.per_trial)
         total = size_of(dict(one_trial(data)))
         head = plan.head_shapes["head"]
         # A solution works on copies of its features.
-        return Need(size_of(head), size_of(head) + 2 * total, total - own)
+        return Need(size_of(head), size_of(head) + 2 * total, total - per_trial)
     parts = _parts(plan, stage)
     training, tx = parts.recipe(parts.numbers)
     init = make_init(training, tx)

@@ -163,17 +163,12 @@ def _show_plan(plan: Plan, placed: dict[str, Placed], folder: Path, terminal: Te
     settings = plan.config
     device = f"{count}{devices[0].device_kind}"
     show_settings(settings.preset, settings.seed, device, terminal)
-    rows = [
-        PlanRow(
-            stage,
-            each.placement.members,
-            len(each.placement.pieces),
-            each.placement.mesh.size,
-            each.need.member,
-            each.need.common,
-        )
-        for stage, each in placed.items()
-    ]
+    rows = []
+    for stage, (placement, need) in placed.items():
+        chunks = len(placement.pieces)
+        devices = placement.mesh.size
+        members = placement.members
+        rows.append(PlanRow(stage, members, chunks, devices, need.member, need.common))
     show_plan(rows, plan.encoding if "head" in plan.stages else None, terminal)
 
 

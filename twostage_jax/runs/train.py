@@ -255,10 +255,10 @@ class _Session:
                 f"smaller --{stage}.learning-rate"
             )
         for member in np.flatnonzero(self._diverged & ~before):
-            own = {name: mask[[member]] for name, mask in masks.items() if mask[member]}
+            reasons = {name: mask[[member]] for name, mask in masks.items() if mask[member]}
             self._plan.terminal.notice(
                 f"{self._plan.names[int(member)]} diverged in epoch {epoch} of stage {stage}: "
-                f"{describe_diverged(own)}"
+                f"{describe_diverged(reasons)}"
             )
 
 

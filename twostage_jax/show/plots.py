@@ -33,8 +33,8 @@ def plot_sweep(sweep: Record) -> bytes:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xscale(_scale(sweep.fields[name]))
-    for others in _combinations(sweep):
-        _plot_line(axes, sweep, name, others)
+    for fixed in _combinations(sweep):
+        _plot_line(axes, sweep, name, fixed)
     chosen = sweep.points[sweep.chosen]
     best = np.mean(chosen.validation["accuracy"])
     axes.plot(chosen.values[name], best, "o", ms=12, mfc="none", mec="black", label="chosen")
@@ -54,22 +54,22 @@ def _scale(values: list[float]) -> str:
 
 def _combinations(sweep: Record) -> Iterator[dict[str, float]]:
     """Combinations of the values of all fields but the first."""
-    others = list(sweep.fields)[1:]
-    for values in itertools.product(*(sweep.fields[field] for field in others)):
-        yield dict(zip(others, values, strict=True))
+    fixed = list(sweep.fields)[1:]
+    for values in itertools.product(*(sweep.fields[field] for field in fixed)):
+        yield dict(zip(fixed, values, strict=True))
 
 
-def _plot_line(axes: "Axes", sweep: Record, name: str, others: dict[str, float]) -> None:
-    """Plot the points that have the values `others`, in the order of field `name`."""
+def _plot_line(axes: "Axes", sweep: Record, name: str, fixed: dict[str, float]) -> None:
+    """Plot the points that have the values `fixed`, in the order of field `name`."""
     points = [
         point
         for point in sweep.points
-        if point.validation and others.items() <= point.values.items()
+        if point.validation and fixed.items() <= point.values.items()
     ]
     points.sort(key=lambda point: point.values[name])
     x = [point.values[name] for point in points]
     accuracy = [point.validation["accuracy"] for point in points]
-    label = ", ".join(f"{field}={value:g}" for field, value in others.items()) or None
+    label = ", ".join(f"{field}={value:g}" for field, value in fixed.items()) or None
     (line,) = axes.plot(x, [np.mean(values) for values in accuracy], label=label)
     for position, values in zip(x, accuracy, strict=True):
         axes.plot([position] * len(values), values, ".", color=line.get_color(), alpha=0.5)
