@@ -102,6 +102,7 @@ def make_epoch(
     state: TrainState,
     data: Mapping[str, PyTree],
     constrain: Callable[[Batch], Batch] = lambda examples: examples,
+    zeros: dict[str, np.ndarray] | None = None,
 ) -> Epoch:
     """Return the pure functions of one epoch over `data` in batches of `batch_size`.
 
@@ -112,6 +113,7 @@ def make_epoch(
         state: training state, or its shapes; only shapes and types are used.
         data: examples by name, or their shapes; only shapes and types are used.
         constrain: places the examples of a batch on devices.
+        zeros: `Epoch.zeros` if they are known; otherwise a step is traced to find the metrics.
 
     Raises:
         ValueError: batches below 1, or no examples.
@@ -148,8 +150,10 @@ def make_epoch(
     def first_step(state: TrainState, data: Batch):
         return step(state, jax.random.key(0), {name: x[:batch_size] for name, x in data.items()})
 
-    _, metrics = jax.eval_shape(first_step, state, dict(data))
-    return Epoch(steps, full, _zeros(metrics), partial(shuffle, count=size), advance, finish)
+    if zeros is None:
+        _, metrics = jax.eval_shape(first_step, state, dict(data))
+        zeros = _zeros(metrics)
+    return Epoch(steps, full, zeros, partial(shuffle, count=size), advance, finish)
 
 
 def _zeros(metrics: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:

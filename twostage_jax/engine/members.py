@@ -139,11 +139,11 @@ def _lower_epoch(
     shapes = make_epoch(*recipe(numbers), batch_size, state, data)
 
     def advance(numbers, state, sums, data, *rest):
-        epoch = make_epoch(*recipe(numbers), batch_size, state, data, place)
+        epoch = make_epoch(*recipe(numbers), batch_size, state, data, place, shapes.zeros)
         return epoch.advance(state, sums, data, *rest)
 
     def finish(numbers, state, sums, data, *rest):
-        epoch = make_epoch(*recipe(numbers), batch_size, state, data, place)
+        epoch = make_epoch(*recipe(numbers), batch_size, state, data, place, shapes.zeros)
         return epoch.finish(state, sums, data, *rest)
 
     size = len(data["image"])

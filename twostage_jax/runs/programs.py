@@ -181,7 +181,7 @@ def place_stages(plan: Plan) -> dict[str, Placed]:
     placed = {}
     for stage in plan.stages:
         count = len(plan.trials.trainings(stage))
-        need = _need(plan, stage)
+        need = _need(plan, stage, count)
         check_states(stage, need, count)
         mesh = make_mesh(count, parse_mesh(plan.config.mesh))
         requested = plan.config.members_per_chunk or plan.chunks.get(stage)
@@ -192,8 +192,8 @@ def place_stages(plan: Plan) -> dict[str, Placed]:
     return placed
 
 
-def _need(plan: Plan, stage: str) -> Need:
-    """Estimate the memory of one member."""
+def _need(plan: Plan, stage: str, members: int) -> Need:
+    """Estimate the memory of one of the members."""
     if stage == "head" and plan.networks.solved:
         data = solve_examples(plan)
         per_trial = sum(size_of(x) for n, x in one_trial(data).items() if n in data.per_trial)
@@ -206,6 +206,10 @@ def _need(plan: Plan, stage: str) -> Need:
     init = make_init(training, tx)
     state = jax.eval_shape(init, jax.random.key(0), parts.batch, parts.groups)
     data = one_trial(parts.data)
+    if members == 1:
+        # Its chunk has one member whatever that needs, so no step is traced for an estimate.
+        size = size_of(state)
+        return Need(size, size + size_of(state.params), size_of(dict(data)))
     axes = stage_axes(plan.config, plan.trials, stage, parts.data)
     # No step has more examples than there are.
     batch_size = min(parts.batch_size, len(data["image"]))
