@@ -111,16 +111,15 @@ def make_networks(
         encoder = _make_module(config.pretrain.encoder)
     decoder = MLP(mirror(widths, int(np.prod(image_shape))), torch_init)
     projector = MLP(PROJECTOR_WIDTHS, torch_init)
+    # Modules are only descriptions: one that nobody asks for costs nothing.
     modules = {"encoder": encoder, "decoder": decoder, "projector": projector, "classes": classes}
     options = {"classes": classes, "widths": config.head.widths, "torch_init": torch_init}
     objective = _function(config.pretrain.objective, OBJECTIVES)
     protocol = _function(config.head.protocol, HEADS)
-    imported_objective = ":" in config.pretrain.objective
-    imported_protocol = ":" in config.head.protocol
 
     def pretrain(values: Numbers) -> Stage:
         settings = dict(config.pretrain.set or ()) | dict(values)
-        stage = _call(config.pretrain.objective, objective, modules, settings, imported_objective)
+        stage = _call(config.pretrain.objective, objective, modules, settings)
         if not isinstance(stage, Stage):
             raise UserError(
                 f"{config.pretrain.objective} returned {type(stage).__name__}: return "
@@ -130,25 +129,28 @@ def make_networks(
 
     def head(values: Numbers) -> Head:
         settings = dict(config.head.set or ()) | dict(values)
-        made = _call(config.head.protocol, protocol, options, settings, imported_protocol)
+        made = _call(config.head.protocol, protocol, options, settings)
         return check_head(made, config.head.protocol)
 
     decode = None
+    # Another objective may use its decoder in any way, so its output need not be an image.
     if config.pretrain.objective in ("autoencoder", "denoising"):
         decode = make_decode(encoder, decoder)
     networks = Networks(
         encoder, pretrain, head, numbers(objective), numbers(protocol), decode, classes
     )
     _check_swept(config, networks)
-    for values in grid(swept(config)):
-        name = f"stage 1 ({config.pretrain.encoder}, {config.pretrain.objective})"
+    # A value out of range, such as too many neighbours, only shows with Python numbers: in the
+    # program of a sweep they are traced.
+    name = f"stage 1 ({config.pretrain.encoder}, {config.pretrain.objective})"
+    for values in _distinct_numbers(config, "pretrain"):
         with _shape_errors(name, image_shape):
-            _check_stage(name, networks.pretrain(_numbers_of("pretrain", values)), image_shape)
-        name = f"stage 2 ({config.head.protocol})"
+            _check_stage(name, networks.pretrain(values), image_shape)
+    name = f"stage 2 ({config.head.protocol})"
+    for values in _distinct_numbers(config, "head"):
         with _shape_errors(name, image_shape):
-            head_numbers = _numbers_of("head", values)
-            shapes = head_shapes(networks, image_shape, labelled, validation, head_numbers)
-            _check_head(config.head.protocol, networks, head_numbers, shapes, image_shape)
+            shapes = head_shapes(networks, image_shape, labelled, validation, values)
+            _check_head(config.head.protocol, networks, values, shapes, image_shape)
     return networks
 
 
@@ -158,15 +160,11 @@ def _function(name: str, family: Mapping[str, Callable]) -> Callable:
 
 def _make_module(name: str) -> nn.Module:
     """Import `package.module:Class` and make it without arguments."""
-    return _call(name, _import(name), {}, {}, True)
+    return _call(name, _import(name), {}, {})
 
 
 def _call(
-    name: str,
-    function: Callable,
-    offered: Mapping[str, object],
-    settings: Numbers,
-    imported: bool,
+    name: str, function: Callable, offered: Mapping[str, object], settings: Numbers
 ) -> PyTree:
     """Call a function with the modules it asks for; errors of the user's own code name it."""
     try:
@@ -174,7 +172,8 @@ def _call(
     except UserError:
         raise
     except Exception as error:  # a user's code may raise anything
-        if not imported:
+        if ":" not in name:
+            # Our own function failed: that is a bug, and its traceback is needed.
             raise
         raise UserError(f"cannot make {name!r}: {type(error).__name__}: {error}") from error
 
@@ -210,10 +209,14 @@ def _check_swept(config: Config, networks: Networks) -> None:
             )
 
 
-def _numbers_of(stage: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Return the numbers of the function of a stage at one point of a sweep."""
-    names = [name for name in values if name.startswith(f"{stage}.") and name not in DECLARATIONS]
-    return {name.partition(".")[2].replace("-", "_"): values[name] for name in names}
+def _distinct_numbers(config: Config, stage: str) -> list[dict[str, float]]:
+    """Return the numbers of the function of a stage at all points of a sweep, each set once."""
+    fields = {
+        name.partition(".")[2].replace("-", "_"): values
+        for name, values in swept(config).items()
+        if name.startswith(f"{stage}.") and name not in DECLARATIONS
+    }
+    return grid(fields)
 
 
 def _check_stage(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None:

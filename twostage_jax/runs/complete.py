@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from twostage_jax.config.schema import Config
 from twostage_jax.errors import Corrupted, UserError
@@ -16,7 +17,6 @@ from twostage_jax.store.checksums import corrupted_outputs, write_files
 from twostage_jax.store.decoding import encode
 from twostage_jax.store.layout import RESULT, remove_output
 from twostage_jax.store.records import read_manifest
-from twostage_jax.trees import PyTree
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -31,7 +31,7 @@ class Result:
     """
 
     folder: Path
-    record: dict[str, PyTree]
+    record: dict[str, Any]
     params: Params
 
     def __repr__(self) -> str:

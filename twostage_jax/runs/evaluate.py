@@ -160,6 +160,7 @@ def _split(run: Run, dataset: Dataset, split: str, terminal: Terminal) -> tuple[
     # The same images are the same test, under any name.
     if dataset.parts["test"] == run.manifest.data.parts.get("test"):
         run = count_test_read(run, terminal)
+    # Counted before it is read: a crash in between counts too much rather than too little.
     return run, lockbox.unlock()
 
 

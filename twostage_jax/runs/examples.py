@@ -68,6 +68,8 @@ def make_examples(config: Config, dataset: TrainingData, trials: Trials) -> Exam
     shares = [trial.values.get("noise", config.noise) for trial in trials.heads]
     if config.noise or "noise" in swept(config):
         label = _with_noise(label, shares, trials, len(dataset.classes))
+    # In the order of the source, whatever is drawn: stage 1 then has the same bits with any
+    # number of labels.
     images = dataset.train["image"]
     pool = dataset.unlabelled["image"]
     if len(pool):
@@ -83,6 +85,7 @@ def _draws(config: Config, dataset: TrainingData, seeds: list[int]) -> np.ndarra
 def _with_noise(label: np.ndarray, shares: list[float], trials: Trials, classes: int) -> np.ndarray:
     """Return labels `[R, n]` with each trial's noise, from `[n]` or `[R, n]`."""
     flip = jax.jit(partial(flip_labels, classes=classes))
+    # Trials without a draw share the labels that noise starts from.
     label = np.broadcast_to(label, (len(trials.heads), label.shape[-1]))
     noisy = []
     for trial, clean, share in zip(trials.heads, label, shares, strict=True):
@@ -139,9 +142,11 @@ def head_data(
     elif features is None:
         per_trial["image"] = _rows(images, drawn)
     elif drawn is not None:
+        # `used` is sorted, so this is the place of each drawn row among the encoded ones.
         positions = np.searchsorted(examples.used, drawn)
         per_trial["image"] = _rows(features, encoder_numbers[:, None], positions)
     elif len(features) == 1:
+        # One encoder: all trials train on one array, which is on each device once.
         shared["image"] = features[0]
     else:
         per_trial["image"] = _rows(features, encoder_numbers)

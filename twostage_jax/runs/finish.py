@@ -99,6 +99,7 @@ def finish_run(
         UserError: if no output is finite.
     """
     validation = plan.dataset.validation
+    # The test split stays locked until the choice is made.
     everybody = make_predictor(plan, programs, trained.params)
     logits = everybody.logits(validation["image"])
     held_out = probabilities(logits)
@@ -222,9 +223,11 @@ def _reconstruction_error(plan: Plan, trained: Trained, rows: np.ndarray) -> Rec
     decode = plan.networks.decode
     if decode is None:
         return lambda images: None
+    # Each encoder once, however many heads it has.
     encoders = np.unique(plan.trials.encoder_numbers[rows])
     params = jax.tree.map(lambda leaf: leaf[encoders], jax.device_get(trained.pretrained))
 
+    # One number per image leaves the device, not the decoded images.
     def error(params: Params, image: jax.Array) -> jax.Array:
         squares = (decode(params, image) - image) ** 2
         return squares.reshape(len(image), -1).mean(axis=1)

@@ -56,6 +56,7 @@ def stage_axes(config: Config, trials: Trials, stage: str, data: TrialData) -> A
 def frozen_encoder(pretrained: Params, trials: Trials) -> PyTree:
     """Return the encoder of stage 2 from the groups `[E, ...]` of stage 1, on the host."""
     encoder = jax.device_get(pretrained[FROZEN])
+    # A number as the index drops the axis; an array of numbers keeps it.
     rows = trials.encoder_numbers if len(trials.encoders) > 1 else 0
     return jax.tree.map(lambda leaf: leaf[rows], encoder)
 
@@ -65,6 +66,7 @@ def encoder_digest(manifest: Manifest, encoder: PyTree, trials: Trials) -> str:
 
     If it is the encoder that the manifest describes already, nothing is hashed again.
     """
+    # Several trials on each of several encoders make another array of the same encoders.
     same = len(trials.encoders) in (1, len(trials.heads))
     return manifest.groups[FROZEN].sha256 if same and manifest.groups else digest(encoder)
 

@@ -74,6 +74,7 @@ def open_run(folder: Path, trust_code: bool = False) -> Run:
     if rows[-1] >= len(trials.heads):
         raise Corrupted(f"{folder / RESULT} is corrupted: there is no trial {rows[-1]}")
     numbers = own_numbers(trials, networks)
+    # Programs are compiled when they are first needed, one for each batch shape.
     everybody = Predictor(networks.network, numbers, params, head_axes(trials), shape, BATCH)
     chosen = everybody.select(rows)
     groups = chosen_groups(chosen.params, trials, config.members)

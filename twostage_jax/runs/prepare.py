@@ -152,7 +152,8 @@ def prepare(
         dataset, lockbox = source.lock()
     requested = config
     config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
-    check(config)  # values of earlier runs and of the data, too
+    # Again, because earlier runs and the data have added values: a sweep needs validation examples.
+    check(config)
     trials = make_trials(config)
     examples = make_examples(config, dataset, trials)
     with terminal.status("checking shapes"), clock.phase("compile"):

@@ -145,6 +145,7 @@ def abstract_head_data(plan: Plan) -> TrialData:
 
 def _no_features(plan: Plan, count: int) -> np.ndarray:
     """Return features `[E, count, D]` that take no memory."""
+    # All strides are 0: the shapes of 60,000 images cost four bytes.
     shape = (len(plan.trials.encoders), count, *feature_shape(plan.networks, plan.dataset))
     return np.broadcast_to(np.float32(0), shape)
 
@@ -165,6 +166,7 @@ def make_recipe(plan: Plan, stage: str) -> Recipe:
 
     def recipe(numbers: Mapping[str, PyTree]):
         settings_of_stage = {name: x for name, x in numbers.items() if name not in OPTIMISER}
+        # A swept rate is an array; the others are Python numbers, which XLA can fold.
         rates = {name: numbers.get(name, getattr(settings, name)) for name in OPTIMISER}
         tx: optax.GradientTransformation = adam(**rates)
         return make(settings_of_stage), (freeze(tx, FROZEN) if stage == "head" else tx)
@@ -184,10 +186,12 @@ def place_stages(plan: Plan) -> dict[str, Placed]:
         need = _need(plan, stage, count)
         check_states(stage, need, count)
         mesh = make_mesh(count, parse_mesh(plan.config.mesh))
+        # A resumed run keeps its chunks, so that its bits do not depend on the memory of today.
         requested = plan.config.members_per_chunk or plan.chunks.get(stage)
         chunk = choose_chunk(need, count, mesh.shape[MEMBER], requested)
         placed[stage] = Placed(Placement(mesh, count, chunk), need)
         if stage == "pretrain" or not plan.networks.solved:
+            # Called for its error: the batch must divide before anything is compiled.
             constrain(placed[stage].placement, getattr(plan.config, stage).batch_size)
     return placed
 
@@ -227,6 +231,7 @@ def solve_examples(plan: Plan) -> TrialData:
 def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
     """Compile all programs of a run at once."""
     programs = RunPrograms()
+    # Tracing takes Python's lock, so it is done one by one; `compile_all` works in parallel.
     for stage in plan.stages:
         placement = placed[stage].placement
         if stage == "head" and plan.networks.solved:
@@ -246,6 +251,7 @@ def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
         )
         programs = programs._replace(**{stage: lowered})
     if "head" in plan.stages:
+        # The evaluation is compiled with the rest: later it would be compiled alone, on one core.
         programs = programs._replace(logits=_lower_logits(plan))
         if plan.features_once:
             programs = programs._replace(encode=_lower_encode(plan))
@@ -278,6 +284,7 @@ def _lower_logits(plan: Plan) -> Pass:
         plan.head_shapes,
         head_axes(plan.trials),
         shape,
+        # Validation and test share one program.
         max(validation, plan.tested),
         len(plan.trials.heads),
     )

@@ -56,7 +56,6 @@ from twostage_jax.store.records import (
     describe_groups,
     json_bytes,
     manifest_bytes,
-    read_manifest,
     write_manifest,
 )
 
@@ -107,12 +106,14 @@ def run(
     command = _resume_command(config, request)
     with contextlib.ExitStack() as stack:
         if resume:
+            # Before anything is read: another process may be writing it.
             _claim(stack, resumed_folder(config), command, terminal)
         config = resolve_request(config, request)
         if resume:
             complete = complete_result(config, trust_code, terminal)
             if complete is not None:
                 return complete
+        # Everything that can be wrong with a request shows here, before a folder is created.
         plan, lockbox = prepare(config, request, terminal, clock)
         placed = place_stages(plan)
         folder = create_folder(plan.config.out, plan.dataset.name)
@@ -187,6 +188,7 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
         manifest = _with_pretrain(manifest, plan, first)
         write_manifest(folder, manifest)
     if "head" not in plan.stages:
+        # Stage 1 alone: no label was used, so there is nothing to score.
         groups = pretrain_groups(pretrained, plan.trials)
         context.terminal.line(f"\nencoder  {manifest.groups[FROZEN].sha256}\nrun      {folder}")
         return Result(folder, {}, groups)
@@ -197,6 +199,7 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     after = describe_groups(head_groups(second.params, plan.trials))
     frozen = FrozenRecord([FROZEN], before, after[FROZEN].sha256, before == after[FROZEN].sha256)
     if not frozen.unchanged:
+        # Not an error of the user: the optimiser must have moved a frozen group.
         raise RuntimeError(f"the frozen encoder changed in stage 2: {frozen}")
     trained = Trained(
         params=second.params,
@@ -208,13 +211,12 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     )
     # The count is on disk before the test split is read. A run that is resumed here measures the
     # same again, which is no further look at it.
-    reads = max(1, manifest.test_reads)
-    manifest = dataclasses.replace(
-        manifest, groups={**manifest.groups, **after}, frozen=frozen, test_reads=reads
-    )
-    write_manifest(folder, dataclasses.replace(read_manifest(folder), test_reads=reads))
+    manifest = dataclasses.replace(manifest, test_reads=max(1, manifest.test_reads))
+    write_manifest(folder, manifest)
     with context.terminal.status("evaluating"), context.clock.phase("evaluate"):
-        finished = finish_run(plan, context.programs, trained, lockbox, reads)
+        finished = finish_run(plan, context.programs, trained, lockbox, manifest.test_reads)
+    groups = {**manifest.groups, **after}
+    manifest = dataclasses.replace(manifest, groups=groups, frozen=frozen)
     record = dataclasses.replace(finished.record, seconds=context.clock.seconds)
     files = {
         **finished.files,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from twostage_jax.engine.members import StagePrograms, start_states
+from twostage_jax.engine.members import StagePrograms, TrialData, start_states
 from twostage_jax.engine.passes import apply_pass
 from twostage_jax.engine.solve import SolvePrograms
 from twostage_jax.runs.clock import Clock
@@ -64,6 +64,7 @@ def train_head(
     programs = context.programs.head
     dataset = plan.dataset
     numbers = plan.trials.encoder_numbers
+    # Only images with a label in some trial: with ten labels nothing else is encoded.
     images = dataset.train["image"][plan.examples.used]
     features = _features(context, pretrained, images)
     data = head_data(plan.examples, features, numbers)
@@ -101,7 +102,7 @@ def _train(
     context: RunContext,
     stage: str,
     programs: StagePrograms,
-    data,
+    data: TrialData,
     pretrained: Params,
     before: Sequence[EpochRecord],
 ) -> StageResult:
@@ -109,6 +110,7 @@ def _train(
     plan = context.plan
     numbers = plan.numbers(stage)
     batch = few_examples(plan.dataset)
+    # Always computed, even if a checkpoint replaces it: the checkpoint is checked against it.
     start = start_states(programs, numbers, plan.trials.keys(stage, INITIAL), batch, pretrained)
     keys = plan.trials.keys(stage, TRAINING)
     return train_stage(programs, data, numbers, keys, start, _stage_plan(context, stage, before))

@@ -114,12 +114,14 @@ def train_stage(
         Interrupted: after a signal.
     """
     show_groups(plan.name, group_sizes(start), plan.terminal)
+    # A clone, because jax's check for reused keys counts reading one as a use.
     key_data = np.asarray(jax.random.key_data(jax.random.clone(keys)))
     with plan.seams.interruptible() as interrupted, open_store(plan.folder / plan.name) as store:
         loaded = _resume(store, _trees(start, programs.zeros, key_data), plan)
         training = loaded.trees["training"]
         state = TrainState(loaded.trees["params"], training["opt_state"], training["step"])
         session = _Session(plan, store, key_data, list(loaded.facts.records), state)
+        # A killed process may have added a line without its checkpoint.
         write_epochs(plan.folder, [*plan.before, *session.records])
         if int(state.step.min()) >= plan.epochs * programs.epoch.steps:
             return session.result(state)
@@ -142,6 +144,7 @@ def train_stage(
                 plan.seams.fit,
             ):
                 bar.advance(progress.fraction)
+                # Asked once: a signal after the state was saved waits for the next call.
                 stop = interrupted()
                 if progress.state is None:
                     continue

@@ -16,7 +16,9 @@ from twostage_jax.config.sweep import grid, point_name, swept
 from twostage_jax.runs.build import OPTIMISER, Networks
 from twostage_jax.stages.stage import Key
 
-STAGES = {"pretrain": 1, "head": 2, "noise": 3}  # folded into the key of the seed
+# Folded into the key of the seed: each purpose has random numbers of its own, and adding a purpose
+# changes no other.
+STAGES = {"pretrain": 1, "head": 2, "noise": 3}
 INITIAL = 0  # folded into the key of the stage
 TRAINING = 1
 
@@ -97,6 +99,7 @@ class Trials(NamedTuple):
             if prefix != stage:
                 continue
             field = field.replace("-", "_")
+            # A number of neighbours is whole, in a traced program too.
             dtype = np.int32 if isinstance(defaults.get(field), int) else np.float32
             numbers[field] = np.array([x.values[name] for x in trainings], dtype)
         return numbers
@@ -133,6 +136,7 @@ def make_trials(config: Config) -> Trials:
     for point, values in enumerate(grid(swept(config))):
         stage_1 = {name: x for name, x in values.items() if name.startswith("pretrain.")}
         for member in range(config.members):
+            # Member m is the single run with seed + m.
             seed = config.seed + member
             encoder_seed = config.seed if one_encoder else seed
             key = (encoder_seed, *stage_1.items())
