@@ -85,6 +85,7 @@ def cores() -> int:
 
 def compile_all(tree: T) -> T:
     """Compile every `jax.stages.Lowered` in a tree, several at a time, each object once."""
+    # Both stages share the shuffle: one object must not be compiled twice.
     leaves, structure = jax.tree.flatten(tree)
     lowered = {id(leaf): leaf for leaf in leaves if isinstance(leaf, jax.stages.Lowered)}
     # XLA releases Python's lock while it compiles.

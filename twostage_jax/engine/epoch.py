@@ -86,6 +86,7 @@ def permutation(key: Key, count: int) -> jax.Array:
     sorts plain words eight times faster on the CPU than the pairs of `jax.random.permutation`. The
     order depends on twice as many random bits as an index has, so on average half a pair is tied.
     """
+    # A word of 32 bits: random bits, then the index in the lowest bits.
     low = max(1, (count - 1).bit_length())
     rounds = -(-2 * low // (32 - low))
     index = jnp.arange(count, dtype=jnp.uint32)
@@ -126,8 +127,10 @@ def make_epoch(
     step = jax.jit(make_step(stage, tx))  # traced once for both uses
 
     def train_on(state: TrainState, sums: Metrics, data: Batch, key: Key, rows: jax.Array):
+        # 0 is the shuffle's; a step's key depends on its place in the epoch, not on earlier calls.
         key = jax.random.fold_in(key, 1 + state.step % steps)
         state, metrics = step(state, key, constrain({name: data[name][rows] for name in data}))
+        # A stage's own count says how many labels its means are over.
         count = jnp.asarray(metrics.get("count", len(rows)), jnp.float32)
         metrics["count"] = jnp.ones((), jnp.float32)
         return state, {name: sums[name] + count * metrics[name] for name in sums}
@@ -144,6 +147,7 @@ def make_epoch(
     def finish(state, sums, data, order, key):
         if remainder:
             state, sums = train_on(state, sums, data, key, order[full * batch_size :])
+        # An epoch without a label that counts has loss 0, not 0/0.
         examples = jnp.where(sums["count"] == 0, 1.0, sums["count"])
         return state, {name: sums[name] / examples for name in sums if name != "count"}
 

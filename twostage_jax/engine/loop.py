@@ -73,6 +73,7 @@ def fit(
     state = copy(state)
     totals = copy(sums)
     done, start = divmod(int(np.max(jax.device_get(state.step))), epoch.steps)
+    # The first call is short: nobody knows yet how long a step takes.
     length = 1
     current = _start_epoch(epoch, key, put, done) if done < epochs else None
     while current:
@@ -84,6 +85,7 @@ def fit(
             stop = min(epoch.full, start + length)
             bounds = put((np.int32(start), np.int32(stop)))
             state, totals = epoch.advance(state, totals, data, *current, *bounds)
+            # Waiting measures the call, and gives signals a moment to take effect.
             jax.block_until_ready(totals)
             rate = (stop - start) / (time.perf_counter() - called)
             # At most twice as many steps as the call that was just measured.
@@ -147,11 +149,12 @@ def fit_trials(
         behind = [piece for piece in pieces if state.step[piece[0]] < end]
         # A chunk of all members stays on the devices to the end; several take turns each epoch.
         resident = len(behind[0]) == len(state.step)
-        target = epochs if resident else number + 1
+        target = epochs if resident else number + 1  # epochs complete after this round
         ahead = 0 if resident else int((state.step >= end).sum())
         for piece in behind:
             for progress in chunks.train(piece, state, sums, target):
                 complete = progress.metrics is not None
+                # Copying a large state to the host for nobody would cost more than a call.
                 current = complete or wanted()
                 if current:
                     _write_back(programs, state, sums, piece, progress)
@@ -201,6 +204,7 @@ class _Chunks:
         self._shared = {
             name: put_everywhere(programs.placement, values) for name, values in data.shared.items()
         }
+        # With a shared order, every member shuffles with the key of the first.
         self._first_key = put(programs.placement, None, keys[0])
         self._placed: dict[bytes, dict[str, jax.Array]] = {}
 

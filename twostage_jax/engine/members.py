@@ -116,6 +116,7 @@ def lower_stage(
         spread(start, placement, init_axes, axes.state), compiler_options=options_for_once()
     )
     lowered = init.lower(*abstract(placement, init_axes, arguments))
+    # Shapes of one member: `abstract` adds the member axis.
     state = jax.eval_shape(start, *arguments)
     epoch = _lower_epoch(recipe, numbers, state, data, batch_size, axes, placement)
     return StagePrograms(placement, axes, as_function(lowered), epoch)
@@ -135,6 +136,7 @@ def _lower_epoch(
     axes: Axes,
     placement: Placement,
 ) -> Epoch:
+    # Numbers are arguments, not constants: one program serves all points of a sweep.
     place = constrain(placement, batch_size)
     shapes = make_epoch(*recipe(numbers), batch_size, state, data)
 

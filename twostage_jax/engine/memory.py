@@ -74,7 +74,7 @@ def estimate(
     shared_data = shared_size(data_axes, dict(data))
     own_state = size_of(state) - shared_state
     own_data = size_of(dict(data)) - shared_data
-    order = 4 * len(data["image"])
+    order = 4 * len(data["image"])  # int32
     # Without donation the loop returns another state than the one it was given.
     states = own_state if donated(0) else 2 * own_state
     member = states + own_data + size_of(trained) + activations + size_of(batch) + order
@@ -101,6 +101,7 @@ def choose_chunk(need: Need, members: int, devices: int, requested: int | None =
     """
     free = free_bytes()
     sharing = devices if jax.default_backend() == "cpu" else 1  # these have one memory
+    # Members divide among devices, arrays that they share do not.
     room = None if free is None else int(USABLE * free / sharing) - need.common
     fitting = members if room is None else max(0, room // max(1, need.member)) * devices
     if fitting < 1:
@@ -161,6 +162,7 @@ def _container() -> int | None:
     """Return the memory below a container's limit; None without a limit."""
     folder = Path("/sys/fs/cgroup")
     try:
+        # The limit of a container is below the free memory that the system reports.
         limit = (folder / "memory.max").read_text()
         used = (folder / "memory.current").read_text()
         return int(limit) - int(used)

@@ -68,6 +68,7 @@ def lower_pass(
         placement: members on devices.
         axes: parameters that members have of their own.
     """
+    # A small data set needs no batch of a thousand.
     size = max(1, min(BATCH, largest))
     images = jax.ShapeDtypeStruct((size, *image_shape), np.uint8)
 
@@ -91,6 +92,7 @@ def apply_pass(compiled: Pass, params: PyTree, images: np.ndarray) -> np.ndarray
     """
     placement = compiled.placement
     count = len(images)
+    # Validation may be empty.
     if not count:
         shape = (placement.members, 0, *compiled.result.shape[1:])
         return np.zeros(shape, compiled.result.dtype)
@@ -187,6 +189,7 @@ def sum_over(
 
     shapes = jax.eval_shape(lambda: measure_rows(0, min(batch_size, count)))
     total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    # A compiled loop keeps the function pure, so that it can be vmapped over parameters.
     if full:
         total = jax.lax.fori_loop(0, full, body, total)
     if remainder:

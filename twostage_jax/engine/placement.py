@@ -80,6 +80,7 @@ def make_mesh(members: int, axes: Mapping[str, int] | None = None) -> Mesh:
             f"--mesh member={sizes[0]},data={sizes[1]} needs {sizes[0] * sizes[1]} devices, but "
             f"there are {count}: make the product {count}"
         )
+    # With explicit axes, the gather of a batch inside a scan fails with `ShardingTypeError`.
     auto = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh(sizes, (MEMBER, DATA), axis_types=auto, devices=devices)
 
@@ -126,6 +127,7 @@ def spread(
         result = function(*map_members(lambda x: x[0], axes, arguments))
         return map_members(lambda x: x[None], out_axes, result)
 
+    # Not `vmap` with sharded inputs: the compiler might then move members between devices.
     return jax.shard_map(
         local,
         mesh=placement.mesh,
@@ -210,6 +212,7 @@ def map_chunks(
     parts = []
     for piece in placement.pieces:
         chunk = put(placement, axes, rows(padded(placement, piece)))
+        # Copies that filled up the last chunk are dropped.
         parts.append(first_members(len(piece), out_axes, function(*chunk)))
     return join_members(out_axes, parts)
 

@@ -12,7 +12,8 @@ from twostage_jax.engine.placement import MEMBER, Placement, make_mesh, map_memb
 from twostage_jax.stages.stage import Params
 from twostage_jax.trees import PyTree, shapes_of
 
-LANES = 8  # trials that one device predicts with at a time
+# Trials that one device predicts with at a time. More would need more memory and save nothing.
+LANES = 8
 Numbers = Mapping[str, PyTree]
 
 
@@ -80,6 +81,7 @@ class Predictor:
             )
             self._logits = compile_all(lowered)
         arguments = (self.numbers, self.params)
+        # The program's width is fixed; any number of trials goes through it in chunks.
         placement = self._logits.placement._replace(members=self.trials)
         return apply_pass(self._logits._replace(placement=placement), arguments, images)
 
@@ -109,6 +111,7 @@ class Predictor:
             self._largest,
             self._logits,
         )
+        # A shared encoder is the same for any selection; own encoders have another placement.
         selected._features = None if self._axes["encoder"] == 0 else self._features
         return selected
 

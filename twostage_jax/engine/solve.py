@@ -50,6 +50,7 @@ def lower_solve(
         assert solution is not None, "a trained head has no solution"
         return solution(key, batch)
 
+    # Some solutions are loops, so they get the options of a training loop.
     all_axes = (0, 0, axes)
     program = jax.jit(spread(solve, placement, all_axes), compiler_options=compiler_options())
     shapes = abstract(placement, all_axes, (dict(numbers), key, dict(batch)))

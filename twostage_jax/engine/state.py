@@ -78,6 +78,7 @@ def init_state(
     >>> int(state.step), list(state.params)
     (0, ['encoder'])
     """
+    # Shapes are compared before anything is computed, so that all problems are in one message.
     expected = jax.eval_shape(lambda key, batch: stage.init(key, as_batch(batch)), key, batch)
     unknown = sorted(set(pretrained_groups) - set(expected))
     if unknown:

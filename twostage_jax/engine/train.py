@@ -59,6 +59,7 @@ def make_train(
         def one_epoch(
             state: TrainState, epoch_order: jax.Array | None
         ) -> tuple[TrainState, Metrics]:
+            # The epoch's number comes from the state, so a second call continues with the next.
             shuffled, epoch_key = epoch.shuffle(key, state.step // epoch.steps)
             rows = shuffled if epoch_order is None else epoch_order
             sums = jax.tree.map(jnp.asarray, epoch.zeros)

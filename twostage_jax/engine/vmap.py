@@ -63,6 +63,7 @@ def ensemble(
     def program(placement: Placement) -> Callable[..., PyTree]:
         return jax.jit(spread(train, placement, in_axes), compiler_options=compiler_options())
 
+    # Measuring compiles a program, so it is done once for each signature.
     needs: dict[tuple, Need] = {}
 
     def call(*arguments: PyTree) -> PyTree:
