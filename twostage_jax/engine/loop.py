@@ -201,7 +201,7 @@ class _Chunks:
         self._shared = {
             name: put_everywhere(programs.placement, values) for name, values in data.shared.items()
         }
-        self._first_key = put(programs.placement, None, keys[0])
+        self._first_key = put(programs.placement, None, take(0, 0, keys))
         self._placed: dict[bytes, dict[str, jax.Array]] = {}
 
     def train(
