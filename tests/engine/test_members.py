@@ -131,11 +131,17 @@ def test_the_caller_keeps_its_state():
     assert ts.digest(state) == before
 
 
-def test_nothing_moves_between_host_and_device_implicitly():
-    started = training(5, 2)
-    state = started.start()
-    with jax.transfer_guard("disallow"):
-        *_, last = started.go(2, state, fit=fit_step_by_step)
+def test_calls_to_the_device_transfer_nothing_implicitly():
+    def guarded(*arguments):
+        positions = fit_step_by_step(*arguments)
+        while True:
+            with jax.transfer_guard("disallow"):
+                progress = next(positions, None)
+            if progress is None:
+                return
+            yield progress
+
+    *_, last = training(5, 2).go(2, fit=guarded)
     assert last.epoch == 2
 
 

@@ -46,9 +46,7 @@ def test_a_chunk_is_what_fits_into_four_fifths_of_the_memory():
     # Chunks of equal size: 20 = 8 + 8 + 4, but 18 = 6 + 6 + 6.
     assert choose(20) == 8
     assert choose(18) == 6
-    with pytest.raises(
-        ts.UserError, match="one member needs.*use a smaller batch, encoder or data"
-    ):
+    with pytest.raises(ts.UserError, match="one member needs.*use a smaller batch"):
         choose_chunk(Need(100, 9000, 400), 1, 2, None, lambda: 10_000)
     # Nothing is known about the memory; half of the cache holds one such member.
     assert choose_chunk(Need(2**20, 2**40, 0), 8, 2, None, lambda: None) == 4

@@ -13,7 +13,6 @@ from twostage_jax.stages.families import HEADS
 from twostage_jax.trees import shapes_of
 
 FEATURES = np.asarray(ts.as_image(SPLIT["image"])).reshape(70, 16)
-# A head of this module's own for the case that it needs no number.
 SWEPT = {
     "linear": ("penalty", [1, 2, 4]),
     "ridge": ("strength", [1, 2, 4]),
@@ -50,7 +49,9 @@ def test_solved_heads_equal_single_solutions(name):
     axes = {key: 0 if key == "label" else None for key in batch}
     single = {**batch, "label": batch["label"][0]}
     placement = Placement(make_mesh(3), 3, 3)
-    programs = lower_solve(make_head, {number: values[0]}, shapes_of(single), axes, placement)
+    programs = lower_solve(
+        make_head, {number: numbers[number][0]}, shapes_of(single), axes, placement
+    )
     heads = solve_heads(compile_all(programs), numbers, member_keys(0, 3), DATA)
 
     for member in range(3):
