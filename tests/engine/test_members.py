@@ -9,7 +9,6 @@ import pytest
 
 import twostage_jax as ts
 from tests.engine.tiny import (
-    AUTOENCODER,
     CLASSIFIER,
     ENCODER,
     HEAD,
@@ -21,24 +20,23 @@ from tests.engine.tiny import (
     finish,
     fit_step_by_step,
     make_split,
+    member_keys,
     plain,
     select_member,
     train_members,
 )
 from twostage_jax.engine.epoch import shuffle
 from twostage_jax.engine.loop import fit
-from twostage_jax.engine.members import StagePrograms, TrialData
+from twostage_jax.engine.members import TrialData
 from twostage_jax.engine.state import TrainState
 from twostage_jax.trees import PyTree
 
 
 @cache
-def programs(members: int, chunk: int) -> StagePrograms:
-    return compile_members(plain(CLASSIFIER), members, chunk)
-
-
-def training(members: int, chunk: int) -> Training:
-    return Training(plain(CLASSIFIER), programs(members, chunk))
+def training(members: int, chunk: int, count: int = 70) -> Training:
+    """Members of the tiny classifier on so many examples."""
+    trial = plain(CLASSIFIER, make_split(count))
+    return Training(trial, compile_members(trial, members, chunk))
 
 
 def assert_close(actual: PyTree, expected: PyTree, member: int, rtol: float = 1e-6) -> None:
@@ -65,26 +63,25 @@ def blog_trial(name: str) -> Trial:
     return plain(ts.classifier(ts.Identity(), ts.MLP((64, 10))), data, 1e-3)
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "head"])
-def test_members_of_the_blogs_widths_equal_single_trainings_bit_for_bit(name):
+@pytest.mark.parametrize(("name", "chunks"), [("autoencoder", (5,)), ("head", (5, 2))])
+def test_members_of_the_blogs_widths_equal_single_trainings_bit_for_bit(name, chunks):
+    """Three lanes on each device, one of them padding; one lane and a smaller last chunk."""
     trial = blog_trial(name)
     single = Alone(trial)
     expected = [single(member) for member in range(5)]
-    # One lane and a smaller last chunk; then three lanes, one of them padding.
-    for members, chunk in ((3, 2), (5, 5)):
-        result = train_members(trial, members, chunk)
-        for member in range(members):
+    for chunk in chunks:
+        result = train_members(trial, 5, chunk)
+        for member in range(5):
             assert_member(result, member, expected[member])
 
 
 @pytest.mark.parametrize("count", [70, 64, 20])
 def test_one_scan_equals_calls_of_any_length(count):
-    trial = plain(CLASSIFIER, make_split(count))
-    expected = Alone(trial, 3)(0)
-    compiled = compile_members(trial, 1, 1)
+    started = training(1, 1, count)
+    expected = Alone(started.trial)(0)
     for seconds in (0, 9):
-        calls = Training(trial, compiled).go(3, fit=partial(fit, seconds_per_call=seconds))
-        assert_member(finish(calls), 0, expected)
+        positions = started.go(2, fit=partial(fit, seconds_per_call=seconds))
+        assert_member(finish(positions), 0, expected)
 
 
 def test_a_training_cut_anywhere_resumes_with_chunks_of_any_size():
@@ -145,7 +142,7 @@ def test_calls_to_the_device_transfer_nothing_implicitly():
     assert last.epoch == 2
 
 
-def test_members_have_their_own_labels_rates_and_orders_and_share_an_encoder():
+def test_members_differ_in_labels_and_rates_and_share_an_encoder_and_an_order():
     """Everything that members of a sweep can differ in, and everything that they can share."""
     encoder = ENCODER.init(jax.random.key(3), ts.as_image(SPLIT["image"][:1]))
 
@@ -162,37 +159,19 @@ def test_members_have_their_own_labels_rates_and_orders_and_share_an_encoder():
         numbers={"learning_rate": np.float32([1e-2, 2e-2, 3e-2])},
         pretrained={"encoder": jax.device_get(encoder)},
         state_axes=TrainState({"encoder": None, "head": 0}, 0, 0),
+        order=None,
     )
     single = Alone(trial)
-    # An order of two epochs that all members share: that of member 0.
-    key = jax.random.split(jax.random.key(1), 16)[0]
-    shared = np.stack([shuffle(key, epoch, 70)[0] for epoch in range(2)])
-    for order_axis, order in ((0, None), (None, shared)):
-        state, metrics = train_members(trial._replace(order=order_axis), 3, 2)
-        assert ts.digest(state.params["encoder"]) == ts.digest(encoder)
-        for member in range(3):
-            expected, means = single(member, order)
-            head = select_member(state.params["head"], member)
-            assert ts.digest(head) == ts.digest(expected.params["head"])
-            assert_close(metrics, means, member)
-
-
-def test_vmap_of_a_whole_pipeline_equals_its_members():
-    """`init_state` and `train` in one function of a key."""
-    tx = optax.adam(1e-2)
-    train = ts.make_train(AUTOENCODER, tx, 32, 2)
-
-    def pipeline(key: jax.Array) -> PyTree:
-        first, second = jax.random.split(key)
-        state = ts.init_state(AUTOENCODER, tx, first, {n: x[:2] for n, x in SPLIT.items()})
-        return train(state, SPLIT, second)
-
-    keys = jax.random.split(jax.random.key(0), 3)
-    together, metrics = jax.jit(jax.vmap(pipeline))(jax.random.clone(keys))
-    assert metrics["loss"].shape == (3, 2)
-    alone, _ = jax.jit(pipeline)(keys[2])
-    for batched, single in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(batched[2], single, atol=1e-5)
+    # Members share the order of member 0.
+    key = member_keys(1, 1)[0]
+    order = np.stack([shuffle(jax.random.clone(key), epoch, 70)[0] for epoch in range(2)])
+    state, metrics = train_members(trial, 3, 2)
+    assert ts.digest(state.params["encoder"]) == ts.digest(encoder)
+    for member in range(3):
+        expected, means = single(member, order)
+        head = select_member(state.params["head"], member)
+        assert ts.digest(head) == ts.digest(expected.params["head"])
+        assert_close(metrics, means, member)
 
 
 def test_stage_2_on_cached_features_equals_the_encoder_in_the_loop():

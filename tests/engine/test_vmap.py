@@ -8,16 +8,22 @@ import twostage_jax as ts
 from tests.engine.tiny import AUTOENCODER, SPLIT
 
 
-def test_an_ensemble_in_chunks_equals_vmap():
+def test_an_ensemble_of_whole_pipelines_equals_vmap():
+    """`init_state` and `train` in one function of a key."""
     tx = ts.adam(1e-2)
     train = ts.make_train(AUTOENCODER, tx, 32, 1)
-    starts = jax.random.split(jax.random.key(0), 5)
-    keys = jax.random.split(jax.random.key(1), 5)
-    states = jax.vmap(lambda key: ts.init_state(AUTOENCODER, tx, key, SPLIT))(starts)
-    whole = jax.vmap(train, in_axes=(0, None, 0))(states, SPLIT, jax.random.clone(keys))
-    chunks = ts.ensemble(train, members_per_chunk=2)(states, SPLIT, keys)
-    for chunked, expected in zip(jax.tree.leaves(chunks), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_allclose(chunked, expected, atol=1e-5)
+    few = {name: values[:2] for name, values in SPLIT.items()}
+
+    def pipeline(split: dict, key: jax.Array) -> tuple:
+        first, second = jax.random.split(key)
+        return train(ts.init_state(AUTOENCODER, tx, first, few), split, second)
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    expected = jax.jit(jax.vmap(pipeline, in_axes=(None, 0)))(SPLIT, jax.random.clone(keys))
+    actual = ts.ensemble(pipeline, in_axes=(None, 0), members_per_chunk=2)(SPLIT, keys)
+    assert actual[1]["loss"].shape == (5, 1)
+    for chunked, whole in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(chunked, whole, atol=1e-5)
 
 
 def test_an_ensemble_takes_any_function_and_names_wrong_axes():
