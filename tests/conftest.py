@@ -15,6 +15,8 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+# Members are then always spread over devices, as on a machine with two cores.
+jax.config.update("jax_num_cpu_devices", 2)
 
 MNIST = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist"
 

@@ -205,7 +205,7 @@ class _Chunks:
             name: put_everywhere(programs.placement, values) for name, values in data.shared.items()
         }
         # With a shared order, every member shuffles with the key of the first.
-        self._first_key = put(programs.placement, None, keys[0])
+        self._first_key = put(programs.placement, None, take(0, 0, keys))
         self._placed: dict[bytes, dict[str, jax.Array]] = {}
 
     def train(

@@ -1,6 +1,6 @@
 """Memory that members need on a device, before anything is compiled, and how many of them fit."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,41 @@ from twostage_jax.trees import PyTree, size_of
 CACHE = 2 * 2**20
 # The allocator and other programs of a run take the rest.
 USABLE = 0.8
+
+
+def free_bytes() -> int | None:
+    """Return the free memory of the first device; None if it is unknown."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return host_bytes()
+
+
+def host_bytes() -> int | None:
+    """Return the free memory of the host, within the limit of its container; None if unknown."""
+    rooms = [room for room in (_available(), _container()) if room is not None]
+    return min(rooms, default=None)
+
+
+def _available() -> int | None:
+    """Return the memory that Linux can provide, including its caches; None on other systems."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _container() -> int | None:
+    """Return the memory below a container's limit; None without a limit."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        # The limit of a container is below the free memory that the system reports.
+        limit = (folder / "memory.max").read_text()
+        used = (folder / "memory.current").read_text()
+        return int(limit) - int(used)
+    except (OSError, ValueError):  # "max"
+        return None
 
 
 class Need(NamedTuple):
@@ -87,7 +122,13 @@ def shared_size(axes: PyTree, tree: PyTree) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def choose_chunk(need: Need, members: int, devices: int, requested: int | None = None) -> int:
+def choose_chunk(
+    need: Need,
+    members: int,
+    devices: int,
+    requested: int | None = None,
+    measure: Callable[[], int | None] = free_bytes,
+) -> int:
     """Return the number of members that train together on so many devices along `member`.
 
     Args:
@@ -95,11 +136,12 @@ def choose_chunk(need: Need, members: int, devices: int, requested: int | None =
         members: number of members.
         devices: devices along the axis `member`.
         requested: number that the user asks for, instead of all that fit.
+        measure: returns the free memory in bytes.
 
     Raises:
         UserError: if the members do not fit, with the number that would.
     """
-    free = free_bytes()
+    free = measure()
     sharing = devices if jax.default_backend() == "cpu" else 1  # these have one memory
     # Members divide among devices, arrays that they share do not.
     room = None if free is None else int(USABLE * free / sharing) - need.common
@@ -123,9 +165,11 @@ def choose_chunk(need: Need, members: int, devices: int, requested: int | None =
     return min(fitting, -(-members // (chunks * devices)) * devices, members)
 
 
-def check_states(name: str, need: Need, trainings: int) -> None:
+def check_states(
+    name: str, need: Need, trainings: int, measure: Callable[[], int | None] = host_bytes
+) -> None:
     """Raise `UserError` if the states of all trainings do not fit into the host's memory."""
-    free = host_bytes()
+    free = measure()
     size = trainings * need.state
     if free is not None and size > USABLE * free:
         count = "one training" if trainings == 1 else f"{trainings:,} trainings"
@@ -133,41 +177,6 @@ def check_states(name: str, need: Need, trainings: int) -> None:
             f"{name}: the parameters and moments of {count} need {_mb(size)}, but {_mb(free)} are "
             "free: use fewer members or smaller layers"
         )
-
-
-def free_bytes() -> int | None:
-    """Return the free memory of the first device; None if it is unknown."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    return host_bytes()
-
-
-def host_bytes() -> int | None:
-    """Return the free memory of the host, within the limit of its container; None if unknown."""
-    rooms = [room for room in (_available(), _container()) if room is not None]
-    return min(rooms, default=None)
-
-
-def _available() -> int | None:
-    """Return the memory that Linux can provide, including its caches; None on other systems."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
-
-
-def _container() -> int | None:
-    """Return the memory below a container's limit; None without a limit."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        # The limit of a container is below the free memory that the system reports.
-        limit = (folder / "memory.max").read_text()
-        used = (folder / "memory.current").read_text()
-        return int(limit) - int(used)
-    except (OSError, ValueError):  # "max"
-        return None
 
 
 def _mb(size: int) -> str:

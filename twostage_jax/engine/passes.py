@@ -148,19 +148,22 @@ def _encode_batch(apply: Apply, params: Params, images: jax.Array) -> jax.Array:
     return apply(params, as_image(images))
 
 
-def choose_encoding(requested: str, size: int) -> tuple[bool, str]:
+def choose_encoding(
+    requested: str, size: int, measure: Callable[[], int | None] = free_bytes
+) -> tuple[bool, str]:
     """Decide if a frozen encoder runs once before stage 2, and explain the decision in words.
 
     Args:
         requested: `once`, `loop`, or `auto`: once if the features fit into half of the free memory.
         size: bytes of all features.
+        measure: returns the free memory in bytes.
     """
     need = f"{size / 1e6:.1f} MB of features"
     if requested == "once":
         return True, f"once before stage 2, as requested ({need})"
     if requested == "loop":
         return False, "in every step of stage 2, as requested"
-    free = free_bytes()
+    free = measure()
     if free is not None and size > free / 2:
         return (
             False,

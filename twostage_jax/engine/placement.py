@@ -175,9 +175,15 @@ def padded(placement: Placement, piece: np.ndarray) -> np.ndarray:
     return np.concatenate([piece, np.full(placement.width - len(piece), piece[-1])])
 
 
-def take(rows: np.ndarray, axes: PyTree, tree: PyTree) -> PyTree:
+def take(rows: np.ndarray | int, axes: PyTree, tree: PyTree) -> PyTree:
     """Take the members with these numbers; shared arrays stay as they are."""
-    return map_members(lambda leaf: leaf[rows], axes, tree)
+
+    def take_rows(leaf: jax.Array) -> jax.Array:
+        # With `jax_debug_key_reuse`, indexing uses up a key, and members are taken repeatedly.
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return (jax.random.clone(leaf) if is_key else leaf)[rows]
+
+    return map_members(take_rows, axes, tree)
 
 
 def first_members(count: int, axes: PyTree, tree: PyTree) -> PyTree:

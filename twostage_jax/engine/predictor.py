@@ -1,5 +1,6 @@
 """Trained trials that predict: an encoder, a head, and the compiled passes of both."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -98,7 +99,8 @@ class Predictor:
             )
             self._features = compile_all(lowered)
         features = apply_pass(self._features, encoder, images)
-        return features.reshape(*features.shape[:2], -1)
+        # Not -1, which no images leave undetermined.
+        return features.reshape(*features.shape[:2], math.prod(features.shape[2:]))
 
     def select(self, trials: np.ndarray) -> "Predictor":
         """Return a predictor of some of the trials, with the same programs."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from twostage_jax.engine.compile import as_function, compiler_options
 from twostage_jax.engine.members import Numbers, TrialData
-from twostage_jax.engine.placement import Placement, abstract, map_chunks, spread
+from twostage_jax.engine.placement import Placement, abstract, map_chunks, spread, take
 from twostage_jax.stages.stage import Batch, Head, Key, Params
 from twostage_jax.trees import PyTree
 
@@ -68,7 +68,7 @@ def solve_heads(programs: SolvePrograms, numbers: Numbers, keys: Key, data: Tria
     """
 
     def rows(members: np.ndarray) -> PyTree:
-        chosen = {name: values[members] for name, values in numbers.items()}
-        return chosen, keys[members], data.rows(members)
+        chosen = take(members, 0, (dict(numbers), keys))
+        return *chosen, data.rows(members)
 
     return map_chunks(programs.solve, programs.placement, programs.axes, rows)

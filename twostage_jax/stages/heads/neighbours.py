@@ -82,6 +82,8 @@ def _normalised(features: jax.Array) -> jax.Array:
 
 def _vote(classes: int, params: PyTree, features: jax.Array, block: int = _BLOCK) -> jax.Array:
     """Logits `[B, K]` of features `[B, ...]`."""
+    # Parameters from the host are NumPy arrays, which a traced index cannot index.
+    params = jax.tree.map(jnp.asarray, params)
     prior = jnp.full(classes, 1 / classes)
 
     def logits(query: jax.Array) -> jax.Array:
