@@ -55,9 +55,37 @@ class TrialData(NamedTuple):
     shared: Mapping[str, np.ndarray]
     per_trial: Mapping[str, Callable[[np.ndarray], np.ndarray]]
 
+    def __or__(self, other: "TrialData") -> "TrialData":
+        """Return the arrays of both."""
+        shared = {**self.shared, **other.shared}
+        return TrialData(shared, {**self.per_trial, **other.per_trial})
+
+    @property
+    def axes(self) -> dict[str, int | None]:
+        """0 for arrays that each trial has of its own, and None for shared ones."""
+        return {**dict.fromkeys(self.shared), **dict.fromkeys(self.per_trial, 0)}
+
+    @property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of the examples of one trial."""
+        shapes = {}
+        for name, values in self.rows(np.zeros(1, int)).items():
+            shape = values.shape if self.axes[name] is None else values.shape[1:]
+            shapes[name] = jax.ShapeDtypeStruct(shape, values.dtype)
+        return shapes
+
     def rows(self, trials: np.ndarray) -> dict[str, np.ndarray]:
         """Return all arrays for some trials; shared ones without a trial axis."""
         return {**self.shared, **{name: f(trials) for name, f in self.per_trial.items()}}
+
+
+def gather(values: np.ndarray, *indices: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function of trials `[P]` that takes `values[indices of these trials]`."""
+
+    def rows(trials: np.ndarray) -> np.ndarray:
+        return values[tuple(index[trials] for index in indices)]
+
+    return rows
 
 
 class StagePrograms(NamedTuple):

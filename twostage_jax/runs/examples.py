@@ -4,7 +4,6 @@ A trial's own data are arrays: `--labels` draws examples for each trial, and `--
 labels. Everything else is shared by all trials.
 """
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -16,10 +15,9 @@ from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import swept
 from twostage_jax.data.dataset import TrainingData
 from twostage_jax.data.labels import draw_labels, flip_labels
-from twostage_jax.engine.members import TrialData
+from twostage_jax.engine.members import TrialData, gather
+from twostage_jax.runs.handover import from_encoders
 from twostage_jax.runs.trials import INITIAL, Trials, stage_key
-
-Rows = Callable[[np.ndarray], np.ndarray]
 
 
 class Examples(NamedTuple):
@@ -122,52 +120,41 @@ def pretrain_data(examples: Examples) -> TrialData:
     return TrialData({"image": examples.images}, {"label": own_label, "weight": weight})
 
 
-def head_data(
-    examples: Examples, features: np.ndarray | None, encoder_numbers: np.ndarray
-) -> TrialData:
+def head_data(examples: Examples, features: np.ndarray | None, trials: Trials) -> TrialData:
     """Return what stage 2 trains on.
 
     Args:
         examples: training examples.
         features: features `[E, U, D]` of the U rows `examples.used`, from each encoder; None if the
             encoder runs in every step, on images.
-        encoder_numbers: number of each trial's encoder, `[R]`.
+        trials: all trainings.
     """
-    shared: dict[str, np.ndarray] = {}
-    per_trial: dict[str, Rows] = {}
-    drawn = examples.drawn
+    return _head_images(examples, features, trials) | _head_labels(examples)
+
+
+def _head_images(examples: Examples, features: np.ndarray | None, trials: Trials) -> TrialData:
     images = examples.dataset.train["image"]
-    if features is None and drawn is None:
-        shared["image"] = images
-    elif features is None:
-        per_trial["image"] = _rows(images, drawn)
-    elif drawn is not None:
-        # `used` is sorted, so this is the place of each drawn row among the encoded ones.
-        positions = np.searchsorted(examples.used, drawn)
-        per_trial["image"] = _rows(features, encoder_numbers[:, None], positions)
-    elif len(features) == 1:
-        # One encoder: all trials train on one array, which is on each device once.
-        shared["image"] = features[0]
-    else:
-        per_trial["image"] = _rows(features, encoder_numbers)
-    if examples.label.ndim == 1:
-        shared["label"] = examples.label
-    else:
-        per_trial["label"] = _rows(examples.label, np.arange(len(examples.label)))
-    return TrialData(shared, per_trial)
+    drawn = examples.drawn
+    if drawn is None:
+        if features is None:
+            return TrialData({"image": images}, {})
+        return from_encoders("image", features, trials)
+    if features is None:
+        return TrialData({}, {"image": gather(images, drawn)})
+    # `used` is sorted, so this is the place of each drawn row among the encoded ones.
+    positions = np.searchsorted(examples.used, drawn)
+    return TrialData({}, {"image": gather(features, trials.encoder_numbers[:, None], positions)})
 
 
-def _rows(values: np.ndarray, *indices: np.ndarray | None) -> Rows:
-    """Return a function of trials that takes `values[indices of these trials]`."""
-
-    def rows_of_trials(trials: np.ndarray) -> np.ndarray:
-        return values[tuple(index[trials] for index in indices if index is not None)]
-
-    return rows_of_trials
+def _head_labels(examples: Examples) -> TrialData:
+    label = examples.label
+    if label.ndim == 1:
+        return TrialData({"label": label}, {})
+    return TrialData({}, {"label": gather(label, np.arange(len(label)))})
 
 
 def solve_data(
-    data: TrialData, validation: np.ndarray, label: np.ndarray, encoder_numbers: np.ndarray
+    data: TrialData, validation: np.ndarray, label: np.ndarray, trials: Trials
 ) -> TrialData:
     """Return what a solved head gets: all of `data`, weights, and the validation features.
 
@@ -175,28 +162,8 @@ def solve_data(
         data: labelled examples of stage 2, as features.
         validation: features `[E, V, D]` of the validation split.
         label: its labels `[V]`.
-        encoder_numbers: number of each trial's encoder, `[R]`.
+        trials: all trainings.
     """
-    count = data.rows(np.arange(1))["label"].shape[-1]
-    shared = {**data.shared, "weight": np.ones(count, np.float32), "validation_label": label}
-    per_trial = dict(data.per_trial)
-    if len(validation) == 1:
-        shared["validation_image"] = validation[0]
-    else:
-        per_trial["validation_image"] = _rows(validation, encoder_numbers)
-    return TrialData(shared, per_trial)
-
-
-def data_axes(data: TrialData) -> dict[str, int | None]:
-    """Return 0 for arrays that each trial has of its own, and None for shared ones."""
-    return {**dict.fromkeys(data.shared), **dict.fromkeys(data.per_trial, 0)}
-
-
-def one_trial(data: TrialData) -> Mapping[str, jax.ShapeDtypeStruct]:
-    """Return the shapes of the examples of one trial."""
-    axes = data_axes(data)
-    shapes = {}
-    for name, values in data.rows(np.zeros(1, int)).items():
-        shape = values.shape if axes[name] is None else values.shape[1:]
-        shapes[name] = jax.ShapeDtypeStruct(shape, values.dtype)
-    return shapes
+    weight = np.ones(data.shapes["label"].shape, np.float32)
+    shared = TrialData({"weight": weight, "validation_label": label}, {})
+    return data | shared | from_encoders("validation_image", validation, trials)

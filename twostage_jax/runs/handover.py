@@ -12,12 +12,11 @@ import jax
 import numpy as np
 
 from twostage_jax.config.schema import Config
-from twostage_jax.engine.members import Axes, TrialData
+from twostage_jax.engine.members import Axes, TrialData, gather
 from twostage_jax.engine.placement import map_members
 from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import Corrupted
 from twostage_jax.runs.build import Networks, batch_spec, head_shapes
-from twostage_jax.runs.examples import data_axes
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.checkpoint import Store
@@ -50,7 +49,17 @@ def stage_axes(config: Config, trials: Trials, stage: str, data: TrialData) -> A
     state: PyTree = 0
     if stage == "head":
         state = TrainState(head_axes(trials), 0, 0)  # pyright: ignore[reportArgumentType] axes
-    return Axes(state, data_axes(data), None if "order" in config.share else 0)
+    return Axes(state, data.axes, None if "order" in config.share else 0)
+
+
+def from_encoders(name: str, values: np.ndarray, trials: Trials) -> TrialData:
+    """Return arrays `[E, ...]` of the encoders as examples of the trials.
+
+    The array of a single encoder is shared: it is on each device once.
+    """
+    if len(trials.encoders) == 1:
+        return TrialData({name: values[0]}, {})
+    return TrialData({}, {name: gather(values, trials.encoder_numbers)})
 
 
 def frozen_encoder(pretrained: Params, trials: Trials) -> PyTree:

@@ -21,9 +21,7 @@ from twostage_jax.engine.state import make_init
 from twostage_jax.runs.build import OPTIMISER, Networks, encoder_shapes, head_shapes
 from twostage_jax.runs.examples import (
     Examples,
-    data_axes,
     head_data,
-    one_trial,
     pretrain_data,
     solve_data,
 )
@@ -140,7 +138,7 @@ def abstract_head_data(plan: Plan) -> TrialData:
     features = None
     if plan.features_once:
         features = _no_features(plan, len(plan.examples.used))
-    return head_data(plan.examples, features, plan.trials.encoder_numbers)
+    return head_data(plan.examples, features, plan.trials)
 
 
 def _no_features(plan: Plan, count: int) -> np.ndarray:
@@ -200,8 +198,8 @@ def _need(plan: Plan, stage: str, members: int) -> Need:
     """Estimate the memory of one of the members."""
     if stage == "head" and plan.networks.solved:
         data = solve_examples(plan)
-        per_trial = sum(size_of(x) for n, x in one_trial(data).items() if n in data.per_trial)
-        total = size_of(dict(one_trial(data)))
+        per_trial = sum(size_of(x) for n, x in data.shapes.items() if n in data.per_trial)
+        total = size_of(data.shapes)
         head = plan.head_shapes["head"]
         # A solution works on copies of its features.
         return Need(size_of(head), size_of(head) + 2 * total, total - per_trial)
@@ -209,7 +207,7 @@ def _need(plan: Plan, stage: str, members: int) -> Need:
     training, tx = parts.recipe(parts.numbers)
     init = make_init(training, tx)
     state = jax.eval_shape(init, jax.random.key(0), parts.batch, parts.groups)
-    data = one_trial(parts.data)
+    data = parts.data.shapes
     if members == 1:
         # Its chunk has one member whatever that needs, so no step is traced for an estimate.
         size = size_of(state)
@@ -224,8 +222,7 @@ def solve_examples(plan: Plan) -> TrialData:
     """Return what a solved head gets before there are features; only shapes count."""
     label = plan.dataset.validation["label"]
     validation = _no_features(plan, len(label))
-    numbers = plan.trials.encoder_numbers
-    return solve_data(abstract_head_data(plan), validation, label, numbers)
+    return solve_data(abstract_head_data(plan), validation, label, plan.trials)
 
 
 def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
@@ -244,7 +241,7 @@ def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
             parts.numbers,
             parts.batch,
             parts.groups,
-            one_trial(parts.data),
+            parts.data.shapes,
             parts.batch_size,
             axes,
             placement,
@@ -261,7 +258,7 @@ def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
 def _lower_solve(plan: Plan, placement: Placement) -> SolvePrograms:
     data = solve_examples(plan)
     numbers = first_numbers(plan.head_numbers)
-    return lower_solve(plan.networks.head, numbers, one_trial(data), data_axes(data), placement)
+    return lower_solve(plan.networks.head, numbers, data.shapes, data.axes, placement)
 
 
 def _lower_encode(plan: Plan) -> Pass:

@@ -63,11 +63,10 @@ def train_head(
     plan = context.plan
     programs = context.programs.head
     dataset = plan.dataset
-    numbers = plan.trials.encoder_numbers
     # Only images with a label in some trial: with ten labels nothing else is encoded.
     images = dataset.train["image"][plan.examples.used]
     features = _features(context, pretrained, images)
-    data = head_data(plan.examples, features, numbers)
+    data = head_data(plan.examples, features, plan.trials)
     frozen = {FROZEN: encoder}
     if isinstance(programs, StagePrograms):
         with context.clock.phase("head"):
@@ -76,7 +75,7 @@ def train_head(
     label = dataset.validation["label"]
     validation = _features(context, pretrained, dataset.validation["image"])
     assert validation is not None
-    data = solve_data(data, validation, label, numbers)
+    data = solve_data(data, validation, label, plan.trials)
     keys = plan.trials.keys("head", INITIAL)
     with context.clock.phase("head"), context.terminal.status("solving"):
         return solve_stage(
