@@ -10,41 +10,8 @@ import pytest
 
 import twostage_jax as ts
 from twostage_jax.engine.state import group_sizes
-from twostage_jax.stages.freezing import frozen_groups
 
 PARAMS = {"encoder": {"w": jnp.array([1.0, -0.0])}, "head": {"w": jnp.array([2.0])}}
-
-
-def test_freeze_gives_frozen_groups_zero_updates_and_keeps_no_moments_for_them():
-    tx = ts.freeze(optax.adam(0.1), "encoder")
-    opt_state = tx.init(PARAMS)
-    sizes = [leaf.size for leaf in jax.tree.leaves(opt_state)]
-    assert sum(sizes) == 1 + 2 * 1  # Adam's count, and two moments of the head alone
-    updates, _ = tx.update(jax.tree.map(jnp.ones_like, PARAMS), opt_state, PARAMS)
-    assert not np.any(updates["encoder"]["w"])
-    assert np.all(updates["head"]["w"] != 0)
-
-
-def test_freeze_names_unknown_groups_and_the_ones_there_are():
-    with pytest.raises(ts.UserError, match=r"\['encodr'\]: the groups are \['encoder', 'head'\]"):
-        ts.freeze(optax.adam(0.1), "encodr").init(PARAMS)
-
-
-def test_freezing_twice_freezes_both():
-    tx = ts.freeze(ts.freeze(optax.sgd(1.0), "encoder"), "head")
-    assert set(frozen_groups(tx.init(PARAMS))) == {"encoder", "head"}
-
-
-def test_freeze_is_found_however_it_is_wrapped():
-    frozen = ts.freeze(optax.adam(0.1), "encoder")
-    for tx in (
-        optax.chain(optax.clip(1.0), frozen),
-        optax.chain(frozen, optax.add_decayed_weights(0.1)),
-        optax.MultiSteps(frozen, 2).gradient_transformation(),
-        optax.apply_if_finite(frozen, 3),
-    ):
-        assert frozen_groups(tx.init(PARAMS)) == ("encoder",)
-    assert frozen_groups(optax.adam(0.1).init(PARAMS)) == ()
 
 
 def test_group_sizes_say_what_is_frozen():
@@ -97,14 +64,3 @@ def test_init_state_lists_every_leaf_that_does_not_fit(split):
         assert phrase in str(error.value)
     with pytest.raises(ts.UserError, match=r"\['decoder'\]: the groups are"):
         ts.init_state(stage, optax.adam(0.1), jax.random.key(0), split, decoder={})
-
-
-def test_as_batch_normalises_uint8_only():
-    batch = ts.as_batch({"image": np.array([[[[0]]], [[[255]]]], np.uint8), "label": [0, 1]})
-    np.testing.assert_array_equal(batch["image"].ravel(), [-1, 1])
-    np.testing.assert_array_equal(batch["weight"], [1, 1])
-    assert batch["label"].dtype == jnp.int32
-    again = ts.as_batch(batch)
-    np.testing.assert_array_equal(again["image"], batch["image"])
-    with pytest.raises(ts.UserError, match="images are int32: give uint8"):
-        ts.as_batch({"image": np.zeros((1, 2, 2, 1), np.int32), "label": [0]})
