@@ -109,7 +109,8 @@ def make_logits(
         head: Linen module or `Head`, features to logits.
 
     >>> import twostage_jax as ts
-    >>> encoder, head = ts.MLP((8,)), ts.MLP((3,))
+    >>> encoder = ts.MLP((8,))
+    >>> head = ts.MLP((3,))
     >>> image = jnp.ones((2, 4, 4, 1))
     >>> params = ts.classifier(encoder, head).init(jax.random.key(0), {"image": image})
     >>> ts.make_logits(encoder, head)(params, image).shape

@@ -84,7 +84,8 @@ def make_decode(encoder: nn.Module, decoder: nn.Module) -> Callable[[Params, jax
     """Make `(params, image [B, H, W, C]) -> reconstruction [B, H, W, C]`.
 
     >>> import twostage_jax as ts
-    >>> encoder, decoder = ts.MLP((2,)), ts.MLP((4,))
+    >>> encoder = ts.MLP((2,))
+    >>> decoder = ts.MLP((4,))
     >>> image = jnp.zeros((3, 2, 2, 1))
     >>> params = ts.autoencoder(encoder, decoder).init(jax.random.key(0), {"image": image})
     >>> ts.make_decode(encoder, decoder)(params, image).shape

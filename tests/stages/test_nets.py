@@ -19,7 +19,7 @@ def test_torch_init_is_uniform_within_one_over_root_fan_in():
         np.testing.assert_allclose(layer["kernel"].std(), bound / 3**0.5, rtol=0.02)
 
 
-def test_default_init_is_flax_s():
+def test_default_init_is_lecun_normal_with_zero_biases():
     params = ts.MLP((400,)).init(jax.random.key(0), jnp.ones((1, 100)))["params"]["dense_0"]
     assert not np.any(params["bias"])
     np.testing.assert_allclose(params["kernel"].std(), 100**-0.5, rtol=0.02)
@@ -35,6 +35,6 @@ def test_mlp_flattens_images_and_has_no_last_activation():
     assert (np.asarray(out) < 0).any()
 
 
-def test_mirror_ends_in_the_image():
+def test_a_mirrored_decoder_ends_in_the_image_size():
     assert ts.mirror((256, 128), 784) == (256, 784)
     assert ts.mirror((128,), 784) == (784,)

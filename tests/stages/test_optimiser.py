@@ -1,4 +1,4 @@
-"""Adam against its definition in float64, and against optax."""
+"""Adam compared with its definition in float64, and with Optax."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,10 @@ import pytest
 import twostage_jax as ts
 
 
-def steps_of(tx, gradients):
+def updates_for(tx, gradients):
     params = {"w": jnp.zeros(3)}
-    state, updates = tx.init(params), []
+    state = tx.init(params)
+    updates = []
     for gradient in gradients:
         update, state = tx.update({"w": jnp.asarray(gradient, jnp.float32)}, state, params)
         updates.append(np.asarray(update["w"]))
@@ -21,16 +22,17 @@ def steps_of(tx, gradients):
 def by_definition(gradients, rate=0.001, b1=0.9, b2=0.999, eps=1e-8):
     m = v = np.zeros(3)
     for t, gradient in enumerate(gradients, 1):
-        m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+        m = b1 * m + (1 - b1) * gradient
+        v = b2 * v + (1 - b2) * gradient**2
         yield -rate * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
 
 
-def test_adam_is_its_definition_to_float32_where_optax_is_off_by_more():
+def test_adam_equals_its_definition_within_float32_and_optax_does_not():
     gradients = np.random.RandomState(0).normal(size=(300, 3))
     exact = np.stack(list(by_definition(gradients)))
-    np.testing.assert_allclose(steps_of(ts.adam(0.001), gradients), exact, rtol=2e-6, atol=1e-9)
-    error = np.abs(steps_of(optax.adam(0.001), gradients) / exact - 1)[0].max()
-    assert error > 5e-6  # why there is an Adam of ours
+    np.testing.assert_allclose(updates_for(ts.adam(0.001), gradients), exact, rtol=2e-6, atol=1e-9)
+    error = np.abs(updates_for(optax.adam(0.001), gradients) / exact - 1)[0].max()
+    assert error > 5e-6  # the reason for our own Adam
 
 
 def test_the_learning_rate_can_be_swept():
@@ -44,6 +46,6 @@ def test_the_learning_rate_can_be_swept():
 
 
 @pytest.mark.parametrize("decays", [{"b1": 1.0}, {"b2": 0.0}])
-def test_decays_outside_0_to_1_are_refused(decays):
+def test_decays_outside_0_to_1_are_rejected(decays):
     with pytest.raises(ValueError, match="between 0 and 1"):
         ts.adam(0.001, **decays)
