@@ -13,6 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -180,7 +181,7 @@ def take(rows: np.ndarray | int, axes: PyTree, tree: PyTree) -> PyTree:
 
     def take_rows(leaf: jax.Array) -> jax.Array:
         # With `jax_debug_key_reuse`, indexing uses up a key, and members are taken repeatedly.
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         return (jax.random.clone(leaf) if is_key else leaf)[rows]
 
     return map_members(take_rows, axes, tree)
