@@ -27,7 +27,7 @@ from twostage_jax.config.commands import (
 from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
-from twostage_jax.config.values import check_coverage, check_whole
+from twostage_jax.config.values import check_coverage, integer
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import Corrupted, UserError, did_you_mean
 from twostage_jax.files import read_json
@@ -118,9 +118,15 @@ def _train(command: Training) -> None:
     clock = Clock()
     with terminal.status("importing jax"), clock.phase("import"):
         from twostage_jax.engine.compile import use_cores
+        from twostage_jax.runs.open import read_config
         from twostage_jax.runs.run import run
     # Members train side by side, one per core. This only works before jax is first used.
-    trials = trial_count(_with_stored(config) if command.resume else config)
+    complete = config
+    if command.resume and config.out:
+        with contextlib.suppress(UserError):  # `run` reports it, after it has locked the folder
+            # The names of code are only read here, not imported.
+            complete = overlay(config, to_dict(read_config(config.out, trust_code=True)))
+    trials = trial_count(complete)
     if trials > 1:
         use_cores(trials)
     _keep_compiled(command.compile_cache, terminal)
@@ -163,16 +169,6 @@ def requested_config(command: Training) -> Config:
 def read_config_file(path: Path, trust_code: bool) -> Config:
     """Read the `config.json` of an earlier run, or a file like it."""
     return from_dict(read_json(path), str(path), trust_code)
-
-
-def _with_stored(config: Config) -> Config:
-    """Complete a configuration with that of the run to resume, as far as it can be read."""
-    from twostage_jax.runs.open import read_config
-
-    with contextlib.suppress(UserError):  # `run` reports it, after it has locked the folder
-        # The names of code are only read here, not imported.
-        return overlay(config, to_dict(read_config(Path(config.out or ""), trust_code=True)))
-    return config
 
 
 def _keep_compiled(folder: str | None, terminal: Terminal) -> None:
@@ -232,17 +228,16 @@ def _describe_data(command: Data) -> None:
     terminal = Terminal()
     with terminal.status("reading data"):
         dataset = load(command.spec, command.validation, command.data_dir)
-        splits = {name: split for name, split in dataset.splits.items() if "label" in split}
-        classes = len(dataset.classes)
-        counts = {
-            name: np.bincount(split["label"], minlength=classes).tolist()
-            for name, split in splits.items()
-        }
-        pixels = {
-            name: (int(image.min()), int(image.max()), float(image.mean()))
-            for name, image in ((name, split["image"]) for name, split in splits.items())
-            if image.size
-        }
+        counts = {}
+        pixels = {}
+        for name, split in dataset.splits.items():
+            image = split["image"]
+            if "label" not in split:
+                continue
+            classes = len(dataset.classes)
+            counts[name] = np.bincount(split["label"], minlength=classes).tolist()
+            if image.size:  # an empty array has no minimum
+                pixels[name] = (int(image.min()), int(image.max()), float(image.mean()))
         same = duplicates(dataset.splits)
     show_dataset(
         dataset.name,
@@ -263,7 +258,7 @@ def _bench(command: Bench) -> None:
     for name in ("repeats", "epochs"):
         value = getattr(command, name)
         if value is not None:
-            check_whole(f"--{name}", value, 1)
+            integer(1)(f"--{name}", value)
     if command.parity and command.members:
         raise UserError("--parity and --members are two benchmarks: give one of them")
     if command.parity:

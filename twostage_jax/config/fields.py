@@ -7,7 +7,7 @@ check, its place in the presets and in the table of sweepable scalars are derive
 import functools
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,122 +17,6 @@ from twostage_jax.config.values import Check
 
 # Fields have the type of their resolved value. Before that, None means "not given".
 UNSET: Any = None
-
-
-@dataclass(frozen=True)
-class ByPreset:
-    """A default that differs between presets."""
-
-    values: Mapping[str, object]
-
-
-def by_preset(**values: object) -> ByPreset:
-    """A default for each preset, by the preset's name."""
-    return ByPreset(values)
-
-
-@dataclass(frozen=True, eq=False)  # hashed by identity: tyro hashes annotations
-class Declaration:
-    """Declaration of one field.
-
-    Attributes:
-        check: Check of a given value.
-        default: Default value, or a `ByPreset`; None if no preset has one.
-        sweepable: True if the field is a scalar that `--sweep` can vary.
-        trained: True if the field only applies to a head that is trained step by step.
-        optional: True if a resolved config may leave the field open.
-        normal: Converts the forms that JSON, Python and the command line use into one form. It
-            leaves a malformed value as it is, for `check` to report.
-    """
-
-    check: Check
-    default: object
-    sweepable: bool
-    trained: bool
-    optional: bool
-    normal: Callable[[object], object]
-
-    def default_of(self, preset: str) -> object:
-        """Return the default that a preset gives, or None."""
-        if isinstance(self.default, ByPreset):
-            return self.default.values[preset]
-        return self.default
-
-
-def declare(
-    metavar: str,
-    check: Check,
-    *,
-    default: object = None,
-    hint: str = "",
-    sweepable: bool = False,
-    trained: bool = False,
-    optional: bool = False,
-    normal: Callable[[object], object] | None = None,
-    repeatable: bool = False,
-) -> tuple[object, ...]:
-    """Annotations of a field: its `Declaration`, and its flag for tyro.
-
-    Args:
-        metavar: Placeholder for the value in the help text.
-        hint: Text for the default in the help text; derived from `default` if empty.
-        repeatable: True for a flag that takes one text and may be repeated.
-
-    The other arguments are those of `Declaration`.
-    """
-    optional = optional or repeatable
-    declaration = Declaration(check, default, sweepable, trained, optional, normal or as_tuple)
-    if not repeatable:
-        return (declaration, flag(metavar, hint or _hint(default)))
-    hint = "(repeatable)"
-    argument = tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, constructor=tuple[str, ...])
-    return (declaration, argument, tyro.conf.UseAppendAction)
-
-
-def flag(metavar: str, hint: str) -> object:
-    """Placeholder and default of a flag, for tyro's help text."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({hint})")
-
-
-def _hint(default: object) -> str:
-    if isinstance(default, ByPreset):
-        return ", ".join(f"{name}: {_words(value)}" for name, value in default.values.items())
-    return f"default: {_words(default)}"
-
-
-def _words(value: object) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else f"{value}"
-
-
-@functools.cache
-def declarations(kind: type) -> dict[str, Declaration]:
-    """Declarations of the fields of a dataclass, by name."""
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {
-        name: annotation
-        for name, hint in hints.items()
-        for annotation in getattr(hint, "__metadata__", ())
-        if isinstance(annotation, Declaration)
-    }
-
-
-def flag_name(name: str, group: str = "") -> str:
-    """Flag of a field: `--head.learning-rate`."""
-    return f"--{dotted(name, group)}"
-
-
-def dotted(name: str, group: str = "") -> str:
-    """Name of a field as `--sweep` takes it: `head.learning-rate`."""
-    path = f"{group}.{name}" if group else name
-    return path.replace("_", "-")
-
-
-def present(values: object) -> dict[str, Any]:
-    """Fields of a dataclass that have a value, in their order."""
-    items = {item.name: getattr(values, item.name) for item in fields(values)}  # pyright: ignore
-    return {name: value for name, value in items.items() if value is not None}
 
 
 def as_tuple(value: object) -> object:
@@ -147,17 +31,15 @@ def as_path(value: object) -> object:
 
 def as_numbers(value: object) -> object:
     """Convert `NAME=VALUE` texts, a mapping or pairs into `((parameter, number), …)`."""
-    return _as_pairs(value, _parameter_name, _as_number)
+    return _as_pairs(value, "-", "_", _as_number)
 
 
 def as_sweep(value: object) -> object:
     """Convert `NAME=V1,V2` texts, a mapping or pairs into `((field, (number, …)), …)`."""
-    return _as_pairs(value, _sweep_name, _as_values)
+    return _as_pairs(value, "_", "-", _as_values)
 
 
-def _as_pairs(
-    value: object, name_of: Callable[[str], str], content_of: Callable[[object], object]
-) -> object:
+def _as_pairs(value: object, old: str, new: str, convert: Callable[[object], object]) -> object:
     if isinstance(value, str):
         value = (value,)
     if isinstance(value, Mapping):
@@ -169,18 +51,12 @@ def _as_pairs(
         if isinstance(item, str) and "=" in item:
             item = item.split("=", 1)
         if isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str):
-            item = (name_of(item[0]), content_of(item[1]))
+            name, content = item
+            # Names of parameters have `_`, names of fields `-`; users may write either, or a flag.
+            item = (name.strip().removeprefix("--").replace(old, new), convert(content))
         pairs.append(item)
     # tyro gives an empty tuple for a repeatable flag that is absent.
     return tuple(pairs) or None
-
-
-def _parameter_name(name: str) -> str:
-    return name.strip().replace("-", "_")
-
-
-def _sweep_name(name: str) -> str:
-    return name.strip().removeprefix("--").replace("_", "-")
 
 
 def _as_values(value: object) -> object:
@@ -198,3 +74,81 @@ def _as_number(value: object) -> object:
         return float(value)
     except (ValueError, OverflowError):
         return value
+
+
+@dataclass(frozen=True, eq=False)  # hashed by identity: tyro hashes annotations
+class Declaration:
+    """Declaration of one field.
+
+    Attributes:
+        check: Check of a value that is given.
+        default: Default value, or one for each preset; None if the field can stay open.
+        sweepable: True if the field is a scalar that `--sweep` can vary.
+        trained: True if the field only applies to a head that is trained step by step.
+        normal: Converts the forms that JSON, Python and the command line use into one form. It
+            leaves a malformed value as it is, for `check` to report.
+    """
+
+    check: Check
+    default: object = None
+    sweepable: bool = False
+    trained: bool = False
+    normal: Callable[[object], object] = as_tuple
+
+
+def declare(metavar: str, check: Check, hint: str = "", **options: Any) -> tuple[object, ...]:
+    """Annotations of a field: its `Declaration`, and its flag for tyro.
+
+    Args:
+        metavar: Placeholder for the value in the help text.
+        check: Check of a value.
+        hint: Default in the help text; derived from `default` if empty.
+        options: Other attributes of the `Declaration`.
+    """
+    declaration = Declaration(check, **options)
+    return (declaration, flag(metavar, hint or _words(declaration.default)))
+
+
+def declare_repeatable(
+    metavar: str, check: Check, normal: Callable[[object], object]
+) -> tuple[object, ...]:
+    """Annotations of a field whose flag takes one text and may be repeated."""
+    hint = "(repeatable)"
+    argument = tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, constructor=tuple[str, ...])
+    return (Declaration(check, normal=normal), argument, tyro.conf.UseAppendAction)
+
+
+def flag(metavar: str, default: str) -> object:
+    """Placeholder and default of a flag, for tyro's help text."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+def _words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items())
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
+@functools.cache
+def declarations(kind: type) -> dict[str, Declaration]:
+    """Declarations of the fields of a dataclass, by name."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {
+        name: annotation
+        for name, hint in hints.items()
+        for annotation in getattr(hint, "__metadata__", ())
+        if isinstance(annotation, Declaration)
+    }
+
+
+def dotted(name: str, group: str = "") -> str:
+    """Name of a field as `--sweep` takes it: `head.learning-rate`."""
+    path = f"{group}.{name}" if group else name
+    return path.replace("_", "-")
+
+
+def present(config: object) -> dict[str, Any]:
+    """Fields of a configuration that have a value, in their order."""
+    return {name: value for name, value in vars(config).items() if value is not None}

@@ -1,5 +1,6 @@
 """Checks of single values. Each takes the flag and the value, and raises `UserError` or returns."""
 
+import math
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -7,96 +8,69 @@ from typing import TypeAlias
 
 from twostage_jax.errors import UserError, did_you_mean, shown
 
-Check: TypeAlias = Callable[[str, object], None]
+Check: TypeAlias = Callable[[str, object], object]
 
 MESH_AXES = ("member", "data")
 MESH_SIZE = re.compile("[1-9][0-9]{0,8}")
 PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 MAX_LAYERS = 100  # a file from a stranger must not ask for a program of any size
 LARGEST = 3e38  # all computation is in float32
-LONGEST_NAME = 255  # bytes of a file name on common file systems
+SMALLEST = math.nextafter(0, 1)  # as a lower bound, it excludes 0 only
+MAX_INT = 2**31  # jax counts in 32 bits
 
 
-def check_text(flag: str, value: object) -> None:
-    """Accept a string."""
-    if not isinstance(value, str):
-        raise UserError(f"{flag} is {shown(value)}: give text")
+def number(
+    allowed: str, least: float, below: float, kinds: Collection[type] = (int, float)
+) -> Check:
+    """Make a check for a number in [least, below) of the given types."""
+
+    def check(flag: str, value: object) -> None:
+        # `type` and not `isinstance`: a bool is an int in Python, but `--seed true` is a mistake.
+        # NaN is rejected, because all comparisons with it are false.
+        if type(value) not in kinds or not least <= value < below:  # pyright: ignore
+            raise UserError(f"{flag} is {shown(value)}: give {allowed}")
+
+    return check
 
 
-def check_path(flag: str, value: object) -> None:
-    """Accept a path."""
-    if not isinstance(value, Path):
-        raise UserError(f"{flag} is {shown(value)}: give a path")
-
-
-def check_switch(flag: str, value: object) -> None:
-    """Accept true or false."""
-    if not isinstance(value, bool):
-        raise UserError(f"{flag} is {shown(value)}: give true or false")
-
-
-def check_whole(flag: str, value: object, least: int) -> None:
-    """Accept an integer of at least `least` that fits into 32 bits."""
-    # A bool is an int in Python, but `--seed true` is a mistake.
-    if type(value) is not int or not least <= value < 2**31:
-        raise UserError(
-            f"{flag} is {shown(value)}: give a whole number of at least {least}, below {2**31}"
-        )
-
-
-def check_above_zero(flag: str, value: object) -> None:
-    """Accept a finite number above 0."""
-    if not _is_number(value, 0, LARGEST) or value == 0:
-        raise UserError(f"{flag} is {shown(value)}: give a number above 0, for instance 0.001")
-
-
-def check_from_zero(flag: str, value: object) -> None:
-    """Accept a finite number of at least 0."""
-    if not _is_number(value, 0, LARGEST):
-        raise UserError(f"{flag} is {shown(value)}: give a number of at least 0")
-
-
-def check_share(flag: str, value: object) -> None:
-    """Accept a number in [0, 1)."""
-    if not _is_number(value, 0, 1):
-        raise UserError(f"{flag} is {shown(value)}: give a number of at least 0 and less than 1")
-
-
-def check_finite(flag: str, value: object) -> None:
-    """Accept a number that float32 can hold."""
-    if not _is_number(value, -LARGEST, LARGEST):
-        raise UserError(f"{flag} is {shown(value)}: give a finite number")
-
-
-def check_coverage(flag: str, value: object) -> None:
-    """Accept a number in (0, 1)."""
-    if not _is_number(value, 0, 1) or value == 0:
-        raise UserError(f"{flag} is {shown(value)}: give a number between 0 and 1, such as 0.95")
-
-
-def _is_number(value: object, least: float, below: float) -> bool:
-    # Comparisons with NaN are false, so NaN is rejected.
-    return type(value) in (int, float) and least <= value < below  # pyright: ignore
+check_above_zero = number("a number above 0, for instance 0.001", SMALLEST, LARGEST)
+check_from_zero = number("a number of at least 0", 0, LARGEST)
+check_share = number("a number of at least 0 and less than 1", 0, 1)
+check_finite = number("a finite number", -LARGEST, LARGEST)
+check_coverage = number("a number between 0 and 1, such as 0.95", SMALLEST, 1)
 
 
 def integer(least: int) -> Check:
-    """Make a check for integers of at least `least`."""
+    """Make a check for an integer of at least `least`."""
+    allowed = f"a whole number of at least {least}, below {MAX_INT}"
+    return number(allowed, least, MAX_INT, (int,))
+
+
+def instance(kind: type, allowed: str) -> Check:
+    """Make a check for values of a type."""
 
     def check(flag: str, value: object) -> None:
-        check_whole(flag, value, least)
+        if not isinstance(value, kind):
+            raise UserError(f"{flag} is {shown(value)}: give {allowed}")
 
     return check
+
+
+check_text = instance(str, "text")
+check_path = instance(Path, "a path")
+check_switch = instance(bool, "true or false")
 
 
 def choice(kind: str, names: Collection[str], imports: bool = False) -> Check:
     """Make a check for one of `names`; with `imports`, `package.module:name` is accepted too."""
 
     def check(flag: str, value: object) -> None:
-        text = value if isinstance(value, str) else ""
-        if text in names or (imports and ":" in text):
-            return
-        also = ", or package.module:name" if imports else ""
-        raise UserError(f"unknown {kind} {shown(value)}: {did_you_mean(str(value), names)}{also}")
+        # Whether the code exists is known only after its import, and that may need jax.
+        imported = imports and isinstance(value, str) and ":" in value
+        if not imported and value not in tuple(names):
+            also = ", or package.module:name" if imports else ""
+            hint = did_you_mean(str(value), names)
+            raise UserError(f"unknown {kind} {shown(value)}: {hint}{also}")
 
     return check
 
@@ -124,61 +98,53 @@ def layer_sizes(least: int) -> Check:
         if len(value) > MAX_LAYERS:
             raise UserError(f"{flag} has {len(value):,} layers: give at most {MAX_LAYERS}")
         for width in value:
-            check_whole(flag, width, 1)
+            integer(1)(flag, width)
 
     return check
 
 
 def check_numbers(flag: str, value: object) -> None:
     """Accept pairs (parameter, number) with every parameter once."""
-    for name, number in _pairs(flag, value, "NAME=VALUE, for instance temperature=0.2"):
+    for name, content in _pairs(flag, value, "NAME=VALUE, for instance temperature=0.2"):
         if not PARAMETER.fullmatch(name):
             raise UserError(f"{flag} {shown(name)} is not a parameter's name: give NAME=VALUE")
-        check_finite(f"{flag} {name}", number)
+        check_finite(f"{flag} {name}", content)
 
 
 def check_sweep(flag: str, value: object) -> None:
-    """Accept pairs (field, distinct numbers) with every field once; see `rules` for the fields."""
-    for name, numbers in _pairs(
-        flag, value, "NAME=V1,V2, for instance head.learning-rate=1e-4,1e-3"
-    ):
+    """Accept pairs (field, distinct numbers) with every field once; `rules` checks the fields."""
+    form = "NAME=V1,V2, for instance head.learning-rate=1e-4,1e-3"
+    for name, numbers in _pairs(flag, value, form):
         if not isinstance(numbers, tuple) or not numbers:
             raise UserError(f"{flag} {shown(name)} is {shown(numbers)}: give a list of numbers")
-        for number in numbers:
-            check_finite(f"a value of {flag} {shown(name)}", number)
+        for content in numbers:
+            check_finite(f"a value of {flag} {shown(name)}", content)
+        # Two equal points would be one trial that is trained and reported twice.
         if len(set(numbers)) < len(numbers):
             raise UserError(f"{flag} {shown(name)} has a value twice: give each value once")
 
 
 def _pairs(flag: str, value: object, form: str) -> list[tuple[str, object]]:
-    items = value if isinstance(value, tuple) else (value,)
     pairs: dict[str, object] = {}
-    for item in items:
+    for item in value if isinstance(value, tuple) else (value,):
         if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[0], str):
             raise UserError(f"{flag} {shown(item)} is incomplete: write {form}")
         name, content = item
-        # A dict keeps the last one silently.
+        # A dict would keep the last value silently.
         if name in pairs:
             raise UserError(f"{flag} {shown(name)} is given twice: give it once")
         pairs[name] = content
     return list(pairs.items())
 
 
-def check_mesh(flag: str, value: object) -> None:
-    """Accept the text of a mesh."""
-    parse_mesh(value, flag)
-
-
-def parse_mesh(text: object, flag: str = "--mesh") -> dict[str, int]:
+def parse_mesh(flag: str, text: object) -> dict[str, int]:
     """Axes and sizes of a mesh such as `member=4,data=2`; empty for None.
 
     Raises:
         UserError: Another form, an axis that is unknown or given twice, or a size below 1.
     """
     axes: dict[str, int] = {}
-    # None: all devices along the member axis, which the caller decides.
-    parts = [] if text is None else str(text).split(",")
-    for part in parts:
+    for part in [] if text is None else str(text).split(","):
         name, _, size = part.strip().partition("=")
         if name not in MESH_AXES or name in axes or not MESH_SIZE.fullmatch(size):
             raise UserError(
@@ -187,30 +153,3 @@ def parse_mesh(text: object, flag: str = "--mesh") -> dict[str, int]:
             )
         axes[name] = int(size)
     return axes
-
-
-def check_out(folder: Path) -> None:
-    """Check that Orbax can write checkpoints into a folder of this name.
-
-    Orbax reads some characters as a pattern, and a part such as `gs:` as a bucket.
-
-    Raises:
-        UserError: A name with such characters, of more than 255 bytes, or not in UTF-8.
-    """
-    full = str(folder.absolute())
-    try:
-        parts = [part.encode() for part in folder.absolute().parts]
-    except UnicodeEncodeError as error:
-        raise UserError(f"the folder {folder} has bytes that are not UTF-8: rename it") from error
-    special = sorted(set(full) & set("[]*?\\\0"))
-    if special or b"gs:" in parts:
-        raise UserError(
-            f"cannot write checkpoints to {full}, because of {' '.join(special) or 'gs:'} in it: "
-            "give another --out"
-        )
-    longest = max(map(len, parts))
-    if longest > LONGEST_NAME:
-        raise UserError(
-            f"{folder} has a name of {longest} bytes, the limit is {LONGEST_NAME}: give a shorter "
-            "--out"
-        )

@@ -183,7 +183,7 @@ def place_stages(plan: Plan) -> dict[str, Placed]:
         count = len(plan.trials.trainings(stage))
         need = _need(plan, stage, count)
         check_states(stage, need, count)
-        mesh = make_mesh(count, parse_mesh(plan.config.mesh))
+        mesh = make_mesh(count, parse_mesh("--mesh", plan.config.mesh))
         # A resumed run keeps its chunks, so that its bits do not depend on the memory of today.
         requested = plan.config.members_per_chunk or plan.chunks.get(stage)
         chunk = choose_chunk(need, count, mesh.shape[MEMBER], requested)
