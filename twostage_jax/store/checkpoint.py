@@ -10,7 +10,6 @@ be killed at any moment, and the newest complete checkpoint still exists.
 """
 
 import contextlib
-import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -22,24 +21,21 @@ import jax
 import numpy as np
 
 from twostage_jax.errors import Corrupted, UserError
-from twostage_jax.files import check_expanded
+from twostage_jax.files import check_expanded, digest_of_file
 from twostage_jax.store import orbax
 from twostage_jax.store.atomic import remove
-from twostage_jax.store.epochs import CheckpointFacts
-from twostage_jax.store.records import LeafRecord, describe_leaves
+from twostage_jax.store.records import CheckpointFacts, describe_groups
 from twostage_jax.store.table import (
-    TABLE,
     Table,
     check_arrays,
     check_files,
     check_fit,
-    digests_of_files,
     files_below,
     read_errors,
     read_table,
     write_table,
 )
-from twostage_jax.trees import PyTree, size_of, tree_signature
+from twostage_jax.trees import PyTree, size_of
 
 KEPT = 2  # the newest checkpoint, and one to fall back to
 NEW = ".new"  # suffix of a checkpoint that is being written
@@ -47,19 +43,11 @@ GONE = ".gone"  # suffix of a checkpoint that is being removed
 
 
 class Loaded(NamedTuple):
-    """A verified checkpoint.
-
-    Attributes:
-        step: number of the checkpoint.
-        trees: trees of NumPy arrays, by name.
-        facts: values that were saved with them.
-        leaves: description of every array of `trees`, by tree and path.
-    """
+    """A verified checkpoint: trees of NumPy arrays by name, and the facts saved with them."""
 
     step: int
     trees: dict[str, PyTree]
     facts: CheckpointFacts
-    leaves: dict[str, dict[str, LeafRecord]]
 
 
 class Store:
@@ -81,7 +69,7 @@ class Store:
         self._save = save
         self._load = load
         self._writer = ThreadPoolExecutor(1)
-        self._pending: tuple[int, Future[None]] | None = None
+        self._pending: Future[None] | None = None
         self._identity: os.stat_result | None = None
 
     @property
@@ -108,14 +96,9 @@ class Store:
                 remove(path)
 
     def save(self, step: int, trees: Mapping[str, PyTree], facts: CheckpointFacts) -> None:
-        """Start to write a checkpoint in the background.
+        """Start to write trees of arrays, by name, in the background.
 
         The checkpoint exists once it is completely on disk, at the latest after `wait`.
-
-        Args:
-            step: number of the checkpoint.
-            trees: trees of arrays, by name.
-            facts: values to save with them.
 
         Raises:
             UserError: if the previous checkpoint could not be written.
@@ -123,10 +106,7 @@ class Store:
         self.wait()
         # Copy the arrays: the next training step reuses their buffers.
         copies = jax.tree.map(np.array, jax.device_get(dict(trees)))
-        # Copy the list too: the caller appends to it while the checkpoint is written.
-        facts = dataclasses.replace(facts, records=list(facts.records))
-        written = self._writer.submit(self._write, step, copies, facts)
-        self._pending = (step, written)
+        self._pending = self._writer.submit(self._write, step, copies, facts)
 
     def wait(self) -> None:
         """Wait until the last `save` has finished.
@@ -134,12 +114,11 @@ class Store:
         Raises:
             UserError: if the checkpoint could not be written, for example on a full disk.
         """
-        if self._pending is None:
-            return
-        step, written = self._pending
+        pending = self._pending
+        # An error is reported once; the run may then save another checkpoint.
         self._pending = None
-        with self._write_errors(step):
-            written.result()
+        if pending:
+            pending.result()
 
     def close(self) -> None:
         """Wait for the last `save`, and end the writing thread.
@@ -151,24 +130,22 @@ class Store:
             self.wait()
 
     def _write(self, step: int, trees: Mapping[str, PyTree], facts: CheckpointFacts) -> None:
-        """Write a checkpoint, make it visible, and remove the oldest.
-
-        Raises:
-            Exception: any error of Orbax, TensorStore or the operating system.
-        """
-        new = self.path(step).with_name(f"{step}{NEW}")
-        self._check_same_folder(new)
-        remove(new)
-        self._save(new, trees)
-        self._check_same_folder(new)
-        orbax.check_complete(new)
-        leaves = {name: describe_leaves(tree) for name, tree in trees.items()}
-        write_table(new, Table(step, leaves, facts, digests_of_files(new)))
-        if os.path.lexists(self.path(step)):  # a repeated step, or a file with this name
-            self.retire(step)
-        os.rename(new, self.path(step))
-        for old in self.steps[:-KEPT]:
-            self.retire(old)
+        """Write a checkpoint, make it visible, and remove the oldest."""
+        with self._write_errors(step):
+            new = self.path(step).with_name(f"{step}{NEW}")
+            self._check_same_folder(new)
+            remove(new)
+            self._save(new, trees)
+            self._check_same_folder(new)
+            orbax.check_complete(new)
+            files = {name: digest_of_file(path) for name, path in files_below(new).items()}
+            # The arrays in memory are described, not those in the files: Orbax may have erred.
+            write_table(new, Table(step, describe_groups(trees), facts, files))
+            if os.path.lexists(self.path(step)):  # a repeated step, or a file with this name
+                self.retire(step)
+            os.rename(new, self.path(step))
+            for old in self.steps[:-KEPT]:
+                self.retire(old)
 
     def _check_same_folder(self, new: Path) -> None:
         """Raise `UserError` if the folder was renamed or removed since `clean`.
@@ -213,17 +190,16 @@ class Store:
         self.wait()
         step = self._newest() if step is None else step
         folder = self.path(step)
-        signatures = {name: tree_signature(tree) for name, tree in expected.items()}
         with read_errors(folder):
-            table = self._read_table(step)
-            check_fit(folder, table, signatures)
+            table = read_table(folder)
+            check_fit(folder, table, expected)
+            # Orbax keeps each tree in a folder of its name; the other trees are not read.
             check_files(folder, table, lambda n: "/" not in n or n.split("/")[0] in expected)
             size = sum(path.stat().st_size for path in files_below(folder).values())
             check_expanded(f"the checkpoint {folder}", size_of(expected), size, "train again")
             trees = self._load(folder, expected)
-        leaves = {name: describe_leaves(tree) for name, tree in trees.items()}
-        check_arrays(folder, table, leaves)
-        return Loaded(step, trees, table.facts, leaves)
+        check_arrays(folder, table, trees)
+        return Loaded(step, trees, table.facts)
 
     def check(self) -> None:
         """Compare all files of the newest checkpoint with its table.
@@ -232,15 +208,12 @@ class Store:
             UserError: if a file cannot be read.
             Corrupted: if there is no checkpoint, or a file is missing or has changed.
         """
-        step = self._newest()
-        with read_errors(self.path(step)):
-            check_files(self.path(step), self._read_table(step), lambda name: True)
+        folder = self.path(self._newest())
+        with read_errors(folder):
+            check_files(folder, read_table(folder), lambda name: True)
 
     def load_newest(
-        self,
-        expected: Mapping[str, PyTree],
-        notice: Callable[[str], None],
-        accept: Callable[[CheckpointFacts], bool] | None = None,
+        self, expected: Mapping[str, PyTree], notice: Callable[[str], None]
     ) -> Loaded | None:
         """Load the newest intact checkpoint; None if there is none.
 
@@ -249,7 +222,6 @@ class Store:
         Args:
             expected: as for `load`.
             notice: prints a message about each corrupted checkpoint.
-            accept: returns False for facts that the caller never saves; they count as corrupted.
 
         Raises:
             UserError: if an intact checkpoint does not fit; if a checkpoint that may be intact
@@ -259,7 +231,7 @@ class Store:
         loaded = None
         for step in reversed(self.steps):
             try:
-                loaded = self._load_accepted(expected, step, accept)
+                loaded = self.load(expected, step)
                 break
             except Corrupted as error:
                 corrupted.append(step)
@@ -268,30 +240,10 @@ class Store:
             self.retire(step)
         return loaded
 
-    def _load_accepted(
-        self,
-        expected: Mapping[str, PyTree],
-        step: int,
-        accept: Callable[[CheckpointFacts], bool] | None,
-    ) -> Loaded:
-        loaded = self.load(expected, step)
-        if accept and not accept(loaded.facts):
-            raise Corrupted(f"{self.path(step) / TABLE} is corrupted: its facts are rejected")
-        return loaded
-
     def _newest(self) -> int:
         if not self.steps:
             raise Corrupted(f"{self._folder} has no complete checkpoint: train the stage again")
         return self.steps[-1]
-
-    def _read_table(self, step: int) -> Table:
-        table = read_table(self.path(step))
-        if table.step != step:  # a checkpoint that was renamed
-            raise Corrupted(
-                f"the checkpoint {self.path(step)} is corrupted: {TABLE} belongs to step "
-                f"{table.step}"
-            )
-        return table
 
     @contextlib.contextmanager
     def _write_errors(self, step: int) -> Iterator[None]:
