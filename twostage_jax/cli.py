@@ -24,10 +24,10 @@ from twostage_jax.config.commands import (
     Pretrain,
     Training,
 )
+from twostage_jax.config.fields import check_coverage, integer
 from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
-from twostage_jax.config.values import check_coverage, integer
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import Corrupted, UserError, did_you_mean
 from twostage_jax.files import read_json
@@ -64,6 +64,7 @@ def parse(argv: Sequence[str]) -> Command:
     """
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         raise UserError(f"unknown command {argv[0]!r}: {did_you_mean(argv[0], COMMANDS)}")
+    # tyro prints a box of several lines and exits; an error is one line here.
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output), warnings.catch_warnings():
@@ -109,7 +110,7 @@ def execute(command: Command) -> None:
         with interrupt_as_exception():  # the benchmark trains in processes of its own
             _bench(command)
     else:
-        _train(command)
+        _train(command)  # it saves its state first, so no exception may cut it off
 
 
 def _train(command: Training) -> None:
@@ -149,6 +150,7 @@ def requested_config(command: Training) -> Config:
         UserError: A value or combination that is not allowed.
     """
     names = {item.name for item in dataclasses.fields(Config)}
+    # The other flags say how to run, and are no part of what a run computes.
     options = {name: value for name, value in vars(command).items() if name in names}
     config = Config(**options)
     if isinstance(command, Head):
@@ -188,6 +190,7 @@ def _keep_compiled(folder: str | None, terminal: Terminal) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
+    # First everything that needs no jax, because its import takes seconds.
     for spec in (command.data, command.ood):
         if spec is not None:
             check_spec(spec)
@@ -203,6 +206,7 @@ def _evaluate(command: Evaluate) -> None:
     try:
         run = open_run(command.run, command.trust_code)
     except Corrupted as error:
+        # Evaluation only reads; `run` can train again what is lost.
         raise UserError(
             f"{error}; repair it with twostage run --resume --out {command.run}"
         ) from error
@@ -262,6 +266,7 @@ def _bench(command: Bench) -> None:
     if command.parity and command.members:
         raise UserError("--parity and --members are two benchmarks: give one of them")
     if command.parity:
+        # Imported here, because PyTorch is an optional package.
         from twostage_jax.bench.parity import certify
 
         certify(command.data, command.out, quick=command.quick)

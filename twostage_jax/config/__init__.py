@@ -1,7 +1,6 @@
 """Everything that a run can be asked for, without jax.
 
-values.py    checks of single values
-fields.py    the declaration of a field: type, default by preset, check, sweepability
+fields.py    the declaration of a field: default by preset, check, sweepability
 schema.py    the configurations as frozen dataclasses, and the presets
 sweep.py     swept scalars and the points of the grid
 rules.py     `check`: all values, and the rules between fields

@@ -1,22 +1,171 @@
 """The declaration of a field: metavar, check, default by preset and sweepability in one place.
 
 A field is written once, in `schema.py`, as `Annotated[type, *declare(…)]`. Its flag, its help, its
-check, its place in the presets and in the table of sweepable scalars are derived from that.
+check, its place in the presets and in the table of sweepable scalars are derived from that. A check
+takes the flag and the value, and raises `UserError` or returns.
 """
 
 import functools
+import math
+import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import tyro
 
-from twostage_jax.config.values import Check
+from twostage_jax.errors import UserError, did_you_mean, shown
 
 # Fields have the type of their resolved value. Before that, None means "not given".
 UNSET: Any = None
+
+Check: TypeAlias = Callable[[str, object], object]
+
+MESH_AXES = ("member", "data")
+MESH_SIZE = re.compile("[1-9][0-9]{0,8}")
+PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+MAX_LAYERS = 100  # a file from a stranger must not ask for a program of any size
+LARGEST = 3e38  # all computation is in float32
+SMALLEST = math.nextafter(0, 1)  # as a lower bound, it excludes 0 only
+MAX_INT = 2**31  # jax counts in 32 bits
+
+
+def number(
+    allowed: str, least: float, below: float, kinds: Collection[type] = (int, float)
+) -> Check:
+    """Make a check for a number in [least, below) of the given types."""
+
+    def check(flag: str, value: object) -> None:
+        # `type` and not `isinstance`: a bool is an int in Python, but `--seed true` is a mistake.
+        # NaN is rejected, because all comparisons with it are false.
+        if type(value) not in kinds or not least <= value < below:  # pyright: ignore
+            raise UserError(f"{flag} is {shown(value)}: give {allowed}")
+
+    return check
+
+
+check_above_zero = number("a number above 0, for instance 0.001", SMALLEST, LARGEST)
+check_from_zero = number("a number of at least 0", 0, LARGEST)
+check_share = number("a number of at least 0 and less than 1", 0, 1)
+check_finite = number("a finite number", -LARGEST, LARGEST)
+check_coverage = number("a number between 0 and 1, such as 0.95", SMALLEST, 1)
+
+
+def integer(least: int) -> Check:
+    """Make a check for an integer of at least `least`."""
+    allowed = f"a whole number of at least {least}, below {MAX_INT}"
+    return number(allowed, least, MAX_INT, (int,))
+
+
+def instance(kind: type, allowed: str) -> Check:
+    """Make a check for values of a type."""
+
+    def check(flag: str, value: object) -> None:
+        if not isinstance(value, kind):
+            raise UserError(f"{flag} is {shown(value)}: give {allowed}")
+
+    return check
+
+
+check_text = instance(str, "text")
+check_path = instance(Path, "a path")
+check_switch = instance(bool, "true or false")
+
+
+def choice(kind: str, names: Collection[str], imports: bool = False) -> Check:
+    """Make a check for one of `names`; with `imports`, `package.module:name` is accepted too."""
+
+    def check(flag: str, value: object) -> None:
+        # Whether the code exists is known only after its import, and that may need jax.
+        imported = imports and isinstance(value, str) and ":" in value
+        if not imported and value not in tuple(names):
+            also = ", or package.module:name" if imports else ""
+            hint = did_you_mean(str(value), names)
+            raise UserError(f"unknown {kind} {shown(value)}: {hint}{also}")
+
+    return check
+
+
+def choices(names: Collection[str]) -> Check:
+    """Make a check for a tuple of some of `names`."""
+
+    def check(flag: str, value: object) -> None:
+        if not isinstance(value, tuple):
+            raise UserError(f"{flag} is {shown(value)}: give a list of {' and '.join(names)}")
+        for name in value:
+            choice(flag, names)(flag, name)
+
+    return check
+
+
+def layer_sizes(least: int) -> Check:
+    """Make a check for a tuple of at least `least` layer sizes."""
+
+    def check(flag: str, value: object) -> None:
+        if not isinstance(value, tuple) or len(value) < least:
+            raise UserError(
+                f"{flag} is {shown(value)}: give the sizes of the layers, for instance 256 128"
+            )
+        if len(value) > MAX_LAYERS:
+            raise UserError(f"{flag} has {len(value):,} layers: give at most {MAX_LAYERS}")
+        for width in value:
+            integer(1)(flag, width)
+
+    return check
+
+
+def check_numbers(flag: str, value: object) -> None:
+    """Accept pairs (parameter, number) with every parameter once."""
+    for name, content in _pairs(flag, value, "NAME=VALUE, for instance temperature=0.2"):
+        if not PARAMETER.fullmatch(name):
+            raise UserError(f"{flag} {shown(name)} is not a parameter's name: give NAME=VALUE")
+        check_finite(f"{flag} {name}", content)
+
+
+def check_sweep(flag: str, value: object) -> None:
+    """Accept pairs (field, distinct numbers) with every field once; `rules` checks the fields."""
+    form = "NAME=V1,V2, for instance head.learning-rate=1e-4,1e-3"
+    for name, numbers in _pairs(flag, value, form):
+        if not isinstance(numbers, tuple) or not numbers:
+            raise UserError(f"{flag} {shown(name)} is {shown(numbers)}: give a list of numbers")
+        for content in numbers:
+            check_finite(f"a value of {flag} {shown(name)}", content)
+        # Two equal points would be one trial that is trained and reported twice.
+        if len(set(numbers)) < len(numbers):
+            raise UserError(f"{flag} {shown(name)} has a value twice: give each value once")
+
+
+def _pairs(flag: str, value: object, form: str) -> list[tuple[str, object]]:
+    pairs: dict[str, object] = {}
+    for item in value if isinstance(value, tuple) else (value,):
+        if not isinstance(item, tuple) or len(item) != 2 or not isinstance(item[0], str):
+            raise UserError(f"{flag} {shown(item)} is incomplete: write {form}")
+        name, content = item
+        # A dict would keep the last value silently.
+        if name in pairs:
+            raise UserError(f"{flag} {shown(name)} is given twice: give it once")
+        pairs[name] = content
+    return list(pairs.items())
+
+
+def parse_mesh(flag: str, text: object) -> dict[str, int]:
+    """Axes and sizes of a mesh such as `member=4,data=2`; empty for None.
+
+    Raises:
+        UserError: Another form, an axis that is unknown or given twice, or a size below 1.
+    """
+    axes: dict[str, int] = {}
+    for part in [] if text is None else str(text).split(","):
+        name, _, size = part.strip().partition("=")
+        if name not in MESH_AXES or name in axes or not MESH_SIZE.fullmatch(size):
+            raise UserError(
+                f"{flag} is {shown(text)}: give devices along {' and '.join(MESH_AXES)}, for "
+                "instance member=4,data=2"
+            )
+        axes[name] = int(size)
+    return axes
 
 
 def as_tuple(value: object) -> object:

@@ -23,12 +23,6 @@ from twostage_jax.config.fields import (
     as_numbers,
     as_path,
     as_sweep,
-    declarations,
-    declare,
-    declare_repeatable,
-    present,
-)
-from twostage_jax.config.values import (
     check_above_zero,
     check_from_zero,
     check_numbers,
@@ -39,9 +33,13 @@ from twostage_jax.config.values import (
     check_text,
     choice,
     choices,
+    declarations,
+    declare,
+    declare_repeatable,
     integer,
     layer_sizes,
     parse_mesh,
+    present,
 )
 from twostage_jax.errors import UserError, did_you_mean
 

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import optax
 
+from twostage_jax.config.fields import parse_mesh
 from twostage_jax.config.schema import Config
-from twostage_jax.config.values import parse_mesh
 from twostage_jax.data.dataset import TrainingData
 from twostage_jax.engine.compile import compile_all
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage

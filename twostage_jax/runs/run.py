@@ -13,10 +13,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from twostage_jax.config.fields import check_above_zero
 from twostage_jax.config.layers import imported_names
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
-from twostage_jax.config.values import check_above_zero
 from twostage_jax.data.dataset import Lockbox
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.complete import Result, complete_result

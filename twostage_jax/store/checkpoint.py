@@ -53,10 +53,7 @@ class Loaded(NamedTuple):
 class Store:
     """Checkpoints of one stage, numbered by training steps; the newest two are kept.
 
-    Args:
-        folder: folder of the checkpoints; `clean` creates it.
-        save: function that writes trees to a new folder.
-        load: function that reads trees from a folder.
+    A test may replace `save`, which writes trees to a new folder, and `load`, which reads them.
     """
 
     def __init__(
@@ -89,9 +86,10 @@ class Store:
         self._folder.mkdir(exist_ok=True)
         self._identity = self._folder.stat()
         for path in self._folder.iterdir():
-            step, dot, rest = path.name.partition(".")
-            suffix = dot + rest
+            step = path.name.partition(".")[0]
+            suffix = path.name.removeprefix(step)
             leftover = suffix in (NEW, GONE) or suffix.startswith(NEW + orbax.UNFINISHED)
+            # Folders with other names are not ours.
             if _is_step(step) and leftover:
                 remove(path)
 
@@ -121,11 +119,7 @@ class Store:
             pending.result()
 
     def close(self) -> None:
-        """Wait for the last `save`, and end the writing thread.
-
-        Raises:
-            UserError: as `wait`.
-        """
+        """Wait for the last `save`, as `wait` does, and end the writing thread."""
         with self._writer:
             self.wait()
 
@@ -148,17 +142,11 @@ class Store:
                 self.retire(old)
 
     def _check_same_folder(self, new: Path) -> None:
-        """Raise `UserError` if the folder was renamed or removed since `clean`.
-
-        Orbax creates missing folders, so the run would continue in two folders. Remove whatever
-        Orbax has created.
-        """
-        try:
-            same = self._identity is None or os.path.samestat(self._identity, self._folder.stat())
-        except FileNotFoundError:
-            same = False
-        if same:
-            return
+        """Raise `UserError` if the folder was renamed or removed since `clean`."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._identity is None or os.path.samestat(self._identity, self._folder.stat()):
+                return
+        # Orbax creates missing folders, so the run would continue in two folders.
         remove(new)
         for folder in (self._folder, self._folder.parent):
             with contextlib.suppress(OSError):  # not empty, so Orbax has not created it
@@ -176,11 +164,11 @@ class Store:
         remove(gone)
 
     def load(self, expected: Mapping[str, PyTree], step: int | None = None) -> Loaded:
-        """Load and verify some trees of a checkpoint.
+        """Load and verify some trees of a checkpoint, by default of the newest.
 
         Args:
             expected: trees of arrays or of their shapes, by name.
-            step: number of the checkpoint, by default the newest.
+            step: number of the checkpoint.
 
         Raises:
             UserError: if arrays are missing, unexpected or have another shape or dtype; if an
@@ -270,11 +258,7 @@ def _is_step(name: str) -> bool:
 
 @contextlib.contextmanager
 def open_store(folder: Path) -> Iterator[Store]:
-    """Open the checkpoints in `folder`, which is created if missing, and finish writing at the end.
-
-    Raises:
-        UserError: as `Store.wait`.
-    """
+    """Open the checkpoints in `folder`, create it if missing, and finish writing at the end."""
     store = Store(folder)
     store.clean()
     try:

@@ -25,6 +25,7 @@ def create_folder(out: Path | None, name: str) -> Path:
     """
     folder = out or Path("runs") / f"{as_file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
+        # Two runs that start in the same second must not share a default folder.
         folder.mkdir(parents=True, exist_ok=out is not None)
     except OSError as error:
         raise UserError(_cannot_create(folder, error)) from error

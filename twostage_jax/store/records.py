@@ -23,7 +23,7 @@ SEAL = "sha256"
 
 @dataclass(frozen=True)
 class LeafRecord:
-    """Shape and dtype of one array, and the digest of `trees.array_bytes`."""
+    """Shape and dtype of one array, and the digest of its values."""
 
     shape: list[int]
     dtype: str
