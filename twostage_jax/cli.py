@@ -24,10 +24,10 @@ from twostage_jax.config.commands import (
     Pretrain,
     Training,
 )
+from twostage_jax.config.fields import check_coverage, integer
 from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
-from twostage_jax.config.values import check_coverage, check_whole
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import Corrupted, UserError, did_you_mean
 from twostage_jax.files import read_json
@@ -64,6 +64,7 @@ def parse(argv: Sequence[str]) -> Command:
     """
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         raise UserError(f"unknown command {argv[0]!r}: {did_you_mean(argv[0], COMMANDS)}")
+    # tyro prints a box of several lines and exits; an error is one line here.
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output), warnings.catch_warnings():
@@ -109,7 +110,7 @@ def execute(command: Command) -> None:
         with interrupt_as_exception():  # the benchmark trains in processes of its own
             _bench(command)
     else:
-        _train(command)
+        _train(command)  # it saves its state first, so no exception may cut it off
 
 
 def _train(command: Training) -> None:
@@ -118,9 +119,15 @@ def _train(command: Training) -> None:
     clock = Clock()
     with terminal.status("importing jax"), clock.phase("import"):
         from twostage_jax.engine.compile import use_cores
+        from twostage_jax.runs.open import read_config
         from twostage_jax.runs.run import run
     # Members train side by side, one per core. This only works before jax is first used.
-    trials = trial_count(_with_stored(config) if command.resume else config)
+    complete = config
+    if command.resume and config.out:
+        with contextlib.suppress(UserError):  # `run` reports it, after it has locked the folder
+            # The names of code are only read here, not imported.
+            complete = overlay(config, to_dict(read_config(config.out, trust_code=True)))
+    trials = trial_count(complete)
     if trials > 1:
         use_cores(trials)
     _keep_compiled(command.compile_cache, terminal)
@@ -143,6 +150,7 @@ def requested_config(command: Training) -> Config:
         UserError: A value or combination that is not allowed.
     """
     names = {item.name for item in dataclasses.fields(Config)}
+    # The other flags say how to run, and are no part of what a run computes.
     options = {name: value for name, value in vars(command).items() if name in names}
     config = Config(**options)
     if isinstance(command, Head):
@@ -165,16 +173,6 @@ def read_config_file(path: Path, trust_code: bool) -> Config:
     return from_dict(read_json(path), str(path), trust_code)
 
 
-def _with_stored(config: Config) -> Config:
-    """Complete a configuration with that of the run to resume, as far as it can be read."""
-    from twostage_jax.runs.open import read_config
-
-    with contextlib.suppress(UserError):  # `run` reports it, after it has locked the folder
-        # The names of code are only read here, not imported.
-        return overlay(config, to_dict(read_config(Path(config.out or ""), trust_code=True)))
-    return config
-
-
 def _keep_compiled(folder: str | None, terminal: Terminal) -> None:
     from twostage_jax.engine.compile import keep_compiled
 
@@ -192,6 +190,7 @@ def _keep_compiled(folder: str | None, terminal: Terminal) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
+    # First everything that needs no jax, because its import takes seconds.
     for spec in (command.data, command.ood):
         if spec is not None:
             check_spec(spec)
@@ -207,6 +206,7 @@ def _evaluate(command: Evaluate) -> None:
     try:
         run = open_run(command.run, command.trust_code)
     except Corrupted as error:
+        # Evaluation only reads; `run` can train again what is lost.
         raise UserError(
             f"{error}; repair it with twostage run --resume --out {command.run}"
         ) from error
@@ -232,17 +232,16 @@ def _describe_data(command: Data) -> None:
     terminal = Terminal()
     with terminal.status("reading data"):
         dataset = load(command.spec, command.validation, command.data_dir)
-        splits = {name: split for name, split in dataset.splits.items() if "label" in split}
-        classes = len(dataset.classes)
-        counts = {
-            name: np.bincount(split["label"], minlength=classes).tolist()
-            for name, split in splits.items()
-        }
-        pixels = {
-            name: (int(image.min()), int(image.max()), float(image.mean()))
-            for name, image in ((name, split["image"]) for name, split in splits.items())
-            if image.size
-        }
+        counts = {}
+        pixels = {}
+        for name, split in dataset.splits.items():
+            image = split["image"]
+            if "label" not in split:
+                continue
+            classes = len(dataset.classes)
+            counts[name] = np.bincount(split["label"], minlength=classes).tolist()
+            if image.size:  # an empty array has no minimum
+                pixels[name] = (int(image.min()), int(image.max()), float(image.mean()))
         same = duplicates(dataset.splits)
     show_dataset(
         dataset.name,
@@ -263,10 +262,11 @@ def _bench(command: Bench) -> None:
     for name in ("repeats", "epochs"):
         value = getattr(command, name)
         if value is not None:
-            check_whole(f"--{name}", value, 1)
+            integer(1)(f"--{name}", value)
     if command.parity and command.members:
         raise UserError("--parity and --members are two benchmarks: give one of them")
     if command.parity:
+        # Imported here, because PyTorch is an optional package.
         from twostage_jax.bench.parity import certify
 
         certify(command.data, command.out, quick=command.quick)

@@ -35,15 +35,11 @@ def printable(text: str) -> str:
     Use it wherever names from files are shown. Control codes, marks that change the direction of
     writing and lone surrogates could otherwise change the user's terminal.
     """
-    if text.isprintable():
-        return text
-    return "".join(map(_escaped, text))
-
-
-def _escaped(character: str) -> str:
-    if character.isprintable():
-        return character
-    return character.encode("unicode_escape").decode("ascii")
+    # Not `text.encode("unicode_escape")`: it would escape every letter outside ASCII, too.
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
 
 
 def shortened(text: str, limit: int = MESSAGE_LIMIT) -> str:

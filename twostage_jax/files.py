@@ -16,11 +16,10 @@ READ_SIZE = MIB
 
 
 def read_text(path: Path | str, limit: int = TEXT_LIMIT, *, regular: bool = False) -> str:
-    """Read a text file in UTF-8; a pipe such as `<(command)` is accepted unless `regular`.
+    """Read a text file in UTF-8.
 
     Raises:
-        UserError: if the file has more than `limit` bytes, cannot be read or is not UTF-8; with
-            `regular`, if it is not a regular file.
+        UserError: as `read_bytes`, or if the content is not UTF-8.
     """
     content = read_bytes(path, limit, regular=regular)
     try:
@@ -64,7 +63,7 @@ def _finite(text: str) -> float:
 
 
 def read_bytes(path: Path | str, limit: int, *, regular: bool = False) -> bytes:
-    """Read all bytes of a file, pipe or device, up to a limit.
+    """Read all bytes of a file, or of a pipe such as `<(command)`.
 
     Args:
         path: file to read.
@@ -73,8 +72,7 @@ def read_bytes(path: Path | str, limit: int, *, regular: bool = False) -> bytes:
             pipe that nobody writes to blocks the reader forever.
 
     Raises:
-        UserError: if there are more than `limit` bytes or the file cannot be read; with `regular`,
-            if it is not a regular file.
+        UserError: if there are more than `limit` bytes, or the file cannot be read.
     """
     content = bytearray()
     try:
@@ -96,11 +94,7 @@ def read_bytes(path: Path | str, limit: int, *, regular: bool = False) -> bytes:
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file as hexadecimal digits, computed in pieces.
-
-    Raises:
-        OSError: if the file cannot be read.
-    """
+    """SHA-256 of a file as hexadecimal digits, computed in pieces; raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -110,8 +104,7 @@ def open_regular(path: Path | str) -> BinaryIO:
 
     Raises:
         UserError: if the path is a directory, pipe or device.
-        OSError: if the file does not exist or cannot be opened.
-        ValueError: if the path contains a zero byte.
+        OSError, ValueError: as `open`.
     """
     # O_NONBLOCK: opening a pipe must not wait for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -131,9 +124,7 @@ ALWAYS_EXPANDED = 64 * MIB  # any machine has this much memory
 
 
 def check_expanded(where: Path | str, announced: int, compressed: int, remedy: str) -> None:
-    """Reject a compressed file that announces an implausible size.
-
-    Call it before any memory is allocated.
+    """Reject a compressed file that announces an implausible size, before it is expanded.
 
     Args:
         where: file, for the message.

@@ -25,9 +25,7 @@ PATIENCE = 2  # ticks that the main thread may take if nothing has to be saved
 class Interrupted(KeyboardInterrupt):
     """A signal that stopped the program.
 
-    Attributes:
-        signum: number of the signal.
-        resume: command that resumes the run; None if nothing was saved.
+    `signum` is its number; `resume` is the command that resumes the run, None if nothing was saved.
     """
 
     def __init__(self, signum: int) -> None:
@@ -56,10 +54,8 @@ def farewell(interrupt: Interrupted) -> str:
 def handled(message: Callable[[Interrupted], str] = farewell) -> Iterator[None]:
     """Exit with status 128 + signal number on SIGINT and SIGTERM within the block.
 
-    A second signal ends the process immediately. Only the main thread can use this block.
-
-    Args:
-        message: text for standard error before the exit.
+    A second signal ends the process immediately. Only the main thread can use this block. `message`
+    makes the text for standard error.
     """
     once = threading.Lock()
 

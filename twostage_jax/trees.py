@@ -49,13 +49,6 @@ def tree_differences(
     return problems
 
 
-def array_bytes(leaf: PyTree) -> bytes:
-    """Values of one leaf as little-endian bytes in C order."""
-    array = np.asarray(jax.device_get(leaf))
-    # The bytes, and so the digest, must not depend on the machine.
-    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).tobytes()
-
-
 def describe(tree: PyTree) -> dict[str, dict[str, object]]:
     """`{path: {"shape": [...], "dtype": "float32", "sha256": "…"}}` of a tree of arrays.
 
@@ -63,7 +56,10 @@ def describe(tree: PyTree) -> dict[str, dict[str, object]]:
     """
     table = tree_signature(tree)
     for path, leaf in tree_leaves(tree).items():
-        table[path]["sha256"] = hashlib.sha256(array_bytes(leaf)).hexdigest()
+        array = np.asarray(jax.device_get(leaf))
+        # The bytes, and so the digest, must not depend on the machine's order of bytes.
+        content = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        table[path]["sha256"] = hashlib.sha256(content).hexdigest()
     return table
 
 

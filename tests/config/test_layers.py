@@ -1,5 +1,6 @@
 """Layers of a configuration: what flags, files and presets supply, and what survives a file."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,9 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twostage_jax.config.fields import declarations
-from twostage_jax.config.layers import from_dict, imported_names, overlay, resolve, to_dict
+from twostage_jax.config.layers import (
+    from_dict,
+    imported_names,
+    overlay,
+    resolve,
+    to_dict,
+)
 from twostage_jax.config.layers import unresolved as open_fields
-from twostage_jax.config.presets import preset_values
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import (
     GROUPS,
@@ -67,14 +73,16 @@ def test_a_resolved_config_is_valid_complete_and_survives_its_file(preset, proto
     hash(config)
 
 
-def test_a_fresh_config_is_open_where_a_preset_has_a_value():
-    missing = set(open_fields(Config()))
-    values = preset_values("blog")
-    from_preset = {name for name in values if name not in GROUPS}
-    for group in GROUPS:
-        from_preset |= {f"{group}.{name}" for name in values[group]}
-    trained = {f"head.{name}" for name, field in declarations(HeadConfig).items() if field.trained}
-    assert missing == (from_preset | {"preset", "validation"}) - trained
+def test_open_fields_are_those_that_resolving_fills():
+    config = resolve(Config(), (8, 8, 1), 3)
+    assert open_fields(dataclasses.replace(config, preset=None, validation=None)) == [
+        "validation",
+        "preset",
+    ]
+    head = HeadConfig("package.module:function")
+    # An imported head may be solved, so it may lack everything that goes with training.
+    assert open_fields(dataclasses.replace(config, head=head)) == []
+    assert "head.epochs" in open_fields(dataclasses.replace(config, head=HeadConfig("mlp")))
 
 
 def test_given_values_win_zero_included_and_numbers_merge_by_name():

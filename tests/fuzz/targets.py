@@ -22,9 +22,9 @@ from tests.fuzz.samples import (
 )
 from twostage_jax import cli
 from twostage_jax.config.commands import Bench, Data, Evaluate
+from twostage_jax.config.fields import check_coverage
 from twostage_jax.config.layers import resolve, to_dict
 from twostage_jax.config.schema import Config
-from twostage_jax.config.values import check_coverage
 from twostage_jax.data.sources import load
 from twostage_jax.data.spec import check_spec
 from twostage_jax.data.tfds.prepared import read_prepared

@@ -15,8 +15,6 @@ from hypothesis.extra import numpy as hnp
 
 from tests.fuzz import targets
 from tests.fuzz.child import NAMES, NEED_RUN, mutate
-from twostage_jax.config.layers import from_dict
-from twostage_jax.config.schema import Config
 from twostage_jax.data import idx, npz
 from twostage_jax.data.tfds.records import read_array_records
 from twostage_jax.errors import MESSAGE_LIMIT, UserError, printable
@@ -27,12 +25,6 @@ short = settings(max_examples=25, suppress_health_check=list(HealthCheck), **FIX
 READERS = tuple(targets.TARGETS)
 
 IMAGES = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=4, max_side=5))
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
-    max_leaves=6,
-)
-FIELDS = st.sampled_from([*vars(Config()), "epochs", "widths", "learning_rate", "objective", "set"])
 
 
 def outcome(target, data):
@@ -120,16 +112,6 @@ def asks_for_help(data):
 def test_a_command_is_valid_or_gives_one_error(line, expected, tmp_path):
     data = "\n".join(line.split()).encode("utf-8", "surrogateescape")
     assert outcome(targets.TARGETS["command"](tmp_path), data) == expected
-
-
-@short
-@given(values=JSON | st.dictionaries(FIELDS, JSON, max_size=4))
-def test_any_json_gives_a_config_or_one_error(values):
-    for content in (values, {"pretrain": values, "head": values}):
-        try:
-            assert isinstance(from_dict(content, "config.json"), Config)
-        except UserError as error:
-            assert str(error).isprintable()
 
 
 @short

@@ -14,6 +14,7 @@ from twostage_jax.store.checksums import check, corrupted_outputs, write_files
 from twostage_jax.store.layout import (
     as_file_name,
     check_free,
+    check_name,
     check_run,
     clean,
     create_folder,
@@ -43,6 +44,24 @@ def test_a_new_folder_is_created_and_named_after_its_data(tmp_path, monkeypatch)
     for use in (lambda path: create_folder(path / "run", "x"), check_free):
         with pytest.raises(UserError, match="cannot create the folder .*; give another --out"):
             use(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("out", "expected"),
+    [
+        ("a[1]", "because of [ ] in it"),
+        ("a\\b", "because of \\ in it"),
+        ("gs:/bucket", "because of gs: in it"),
+        ("a\0b", "because of \\x00 in it"),
+        ("a\udcff", "not UTF-8"),
+        ("x" * 256, "has a name of 256 bytes"),
+    ],
+)
+def test_a_folder_that_orbax_cannot_write_to_is_refused(out, expected):
+    with pytest.raises(UserError) as caught:
+        check_name(Path(out))
+    assert expected in str(caught.value)
+    check_name(Path("runs/one"))
 
 
 def test_only_leftovers_of_a_killed_process_are_ignored(tmp_path):

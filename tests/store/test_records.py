@@ -11,26 +11,24 @@ import pytest
 from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.store import records
 from twostage_jax.store.decoding import decode, encode
-from twostage_jax.store.epochs import (
-    CheckpointFacts,
-    EpochRecord,
-    append_epoch,
-    epochs_bytes,
-    last_loss,
-    write_epochs,
-)
 from twostage_jax.store.records import (
+    CheckpointFacts,
     DataRecord,
+    EpochRecord,
     FrozenRecord,
     MachineRecord,
     Manifest,
     PreprocessingRecord,
     PretrainRecord,
+    append_epoch,
     describe_groups,
+    epochs_bytes,
     json_bytes,
+    last_loss,
     read_manifest,
     read_result,
     seal,
+    write_epochs,
     write_manifest,
 )
 
@@ -268,13 +266,20 @@ def test_a_metric_cannot_hide_a_field():
         EpochRecord("head", 1, 0.5, 1.0, {"epoch": 1.0})
 
 
-def test_facts_know_whether_their_records_have_members():
-    facts = CheckpointFacts("", "", "head", [dataclasses.replace(MEMBERS, epoch=1)])
-    assert [facts.has_members(count) for count in (None, 2, 3)] == [False, False, True]
-    facts = CheckpointFacts("", "", "head", [ALONE])
-    assert [facts.has_members(count) for count in (None, 1)] == [True, False]
-    with pytest.raises(ValueError, match="not numbered"):
-        CheckpointFacts("", "", "head", [MEMBERS])
+def test_facts_have_figures_of_all_members_and_epochs():
+    first = dataclasses.replace(MEMBERS, epoch=1)
+    without_loss = dataclasses.replace(first, members={"accuracy": [0.5, 0.5, 0.5]})
+    CheckpointFacts("", "", "head", 3, (first, MEMBERS))
+    CheckpointFacts("", "", "head", 1, (ALONE,))
+    for count, epochs, problem in (
+        (3, (MEMBERS,), "not numbered"),
+        (2, (first,), "epoch 1 has no figures of 2 members"),
+        (1, (first,), "no figures of 1 members"),
+        (3, (ALONE,), "no figures of 3 members"),
+        (3, (without_loss,), "no figures of 3 members"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            CheckpointFacts("", "", "head", count, epochs)
 
 
 def test_the_last_loss_is_a_mean_over_finite_members():

@@ -60,8 +60,9 @@ def stop(process, signum=signal.SIGTERM):
     return out, err, time.monotonic() - began
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("body", ["time.sleep(60)", IN_C])
+@pytest.mark.parametrize(
+    ("body", "signum"), [("time.sleep(60)", signal.SIGINT), (IN_C, signal.SIGTERM)]
+)
 def test_the_process_exits_at_once_if_nothing_has_to_be_saved(body, signum):
     process = start(f"{READY}; {body}")
     out, err, seconds = stop(process, signum)

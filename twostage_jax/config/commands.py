@@ -9,13 +9,12 @@ import tyro
 from twostage_jax.config.fields import UNSET, flag
 from twostage_jax.config.schema import (
     CommonConfig,
+    Config,
     HeadConfig,
     MembersConfig,
     PretrainConfig,
     RecipeConfig,
 )
-
-_Cache = Annotated[str | None, flag("DIR", "default: twostage_jax in the user's cache folder")]
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,9 @@ class _Debug:
 class _Loading(_Debug):
     trust_code: bool = False
     """Import the code that the config of an earlier run names"""
-    compile_cache: _Cache = None
+    compile_cache: Annotated[str | None, flag("DIR", "twostage_jax in the user's cache folder")] = (
+        None
+    )
     """Folder that keeps compiled programs for the next start; off keeps none"""
 
 
@@ -38,24 +39,19 @@ class _Training(_Loading):
     """Resume the run in --out"""
     allow_changed: bool = False
     """Resume although package versions differ, or with more epochs of the last stage"""
-    checkpoint_every: Annotated[float, flag("MINUTES", "default: 5")] = 5.0
+    checkpoint_every: Annotated[float, flag("MINUTES", "5")] = 5.0
     """Interval between checkpoints within an epoch; every epoch ends with a checkpoint anyway"""
 
 
 @dataclass(frozen=True)
 class _FromFile(_Training):
-    config: Annotated[Path | None, flag("FILE", "default: none")] = None
+    config: Annotated[Path | None, flag("FILE", "none")] = None
     """A config.json of an earlier run, to repeat that run; other flags override it"""
 
 
 @dataclass(frozen=True, repr=False)
-class Run(_FromFile, RecipeConfig, MembersConfig):
+class Run(_FromFile, Config):
     """Train both stages, evaluate, and write a folder with the results: the main job."""
-
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    """Stage 1: an encoder trained on images without labels"""
-    head: HeadConfig = field(default_factory=HeadConfig)
-    """Stage 2: a head on the frozen encoder"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,16 +80,16 @@ class Evaluate(_Loading):
     """Folder of the run"""
     split: Literal["train", "validation", "test"] = "test"
     """Split of the data"""
-    data: Annotated[str, flag("SPEC", "default: the run's own")] = UNSET
+    data: Annotated[str, flag("SPEC", "the run's own")] = UNSET
     """Another source with images of the same shape and the same classes"""
-    ood: Annotated[str, flag("SPEC", "default: none")] = UNSET
+    ood: Annotated[str, flag("SPEC", "none")] = UNSET
     """Out-of-distribution source with images of the same shape. Its labels are ignored. If it has
     no test split, all its images are used"""
-    coverage: Annotated[float, flag("FLOAT", "default: 0.95")] = UNSET
+    coverage: Annotated[float, flag("FLOAT", "0.95")] = UNSET
     """Target coverage of the prediction sets, between 0 and 1"""
     save_predictions: bool = False
     """Write predictions-SPLIT.npz (and predictions-ood.npz) into the run's folder"""
-    data_dir: Annotated[Path | None, flag("DIR", "default: the run's")] = None
+    data_dir: Annotated[Path | None, flag("DIR", "the run's")] = None
     """Folder in which TensorFlow Datasets keeps its data"""
 
 
@@ -103,9 +99,9 @@ class Data(_Debug):
 
     spec: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC")]
     """Source: digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
-    validation: Annotated[int, flag("INT", "default: a tenth, at most 5000")] = UNSET
+    validation: Annotated[int, flag("INT", "a tenth, at most 5000")] = UNSET
     """Number of training examples set aside for validation"""
-    data_dir: Annotated[Path | None, flag("DIR", "default: TFDS's own")] = None
+    data_dir: Annotated[Path | None, flag("DIR", "TFDS's own")] = None
     """Folder in which TensorFlow Datasets keeps its data"""
 
 
@@ -113,11 +109,9 @@ class Data(_Debug):
 class Bench(_Debug):
     """Measure speed side by side with PyTorch (extra: bench); see docs/benchmarks.md."""
 
-    data: Annotated[str, flag("SPEC", "default: MNIST in ../shared/data/mnist, else digits")] = (
-        UNSET
-    )
+    data: Annotated[str, flag("SPEC", "MNIST in ../shared/data/mnist, else digits")] = UNSET
     """Source: digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
-    out: Annotated[Path | None, flag("DIR", "default: runs/bench-TIME")] = None
+    out: Annotated[Path | None, flag("DIR", "runs/bench-TIME")] = None
     """Folder for bench.json, with every repetition, and bench.md"""
     quick: bool = False
     """Finish within three minutes on two cores: one repetition of 2+2 epochs, no slow rows"""
@@ -127,11 +121,11 @@ class Bench(_Debug):
     """Measure instead the cost of many members beside one; an hour, or ten minutes with --quick"""
     device: Literal["cpu", "gpu", "tpu"] = "cpu"
     """Device for both programs"""
-    repeats: Annotated[int, flag("INT", "default: 3; quick: 1")] = UNSET
+    repeats: Annotated[int, flag("INT", "3, or 1 with --quick")] = UNSET
     """Repetitions of every row, interleaved"""
-    epochs: Annotated[int, flag("INT", "default: 5; quick: 2")] = UNSET
+    epochs: Annotated[int, flag("INT", "5, or 2 with --quick")] = UNSET
     """Epochs of each stage"""
-    rows: Annotated[tuple[str, ...], flag("NAME...", "default: all")] = ()
+    rows: Annotated[tuple[str, ...], flag("NAME...", "all")] = ()
     """Rows to measure, for instance torch-s1 ours"""
 
 

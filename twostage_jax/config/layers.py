@@ -5,19 +5,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twostage_jax.config.fields import declarations, present
-from twostage_jax.config.presets import preset_for, preset_values
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import (
     GROUPS,
     NOT_COMPUTED,
-    PROTOCOLS,
     SOLVED,
+    TRAINED,
     Config,
-    HeadConfig,
     from_mapping,
 )
+from twostage_jax.config.sweep import swept
 from twostage_jax.errors import UserError
 
+BLOG_SHAPE = (28, 28)  # images of the blog's data set, MNIST
 # The field that names the function to which the numbers of `set` belong.
 FUNCTION_FIELDS = {"pretrain": "objective", "head": "protocol"}
 
@@ -30,8 +30,8 @@ def overlay(config: Config, base: Mapping[str, object]) -> Config:
     """
     values = {**base, **present(config)}
     inherited = Config(sweep=base.get("sweep"))  # pyright: ignore[reportArgumentType]
-    if dict(config.sweep or ()) == dict(inherited.sweep or ()):
-        # A resumed run keeps its order of points, whatever the order on the command line.
+    # Dicts are equal in any order: a resumed run keeps the order of its points.
+    if swept(config) == swept(inherited):
         values["sweep"] = inherited.sweep
     for group in GROUPS:
         values[group] = _overlay_group(getattr(config, group), base.get(group), group)
@@ -42,19 +42,32 @@ def _overlay_group(top: Any, base: object, group: str) -> object:
     inherited = present(from_mapping(GROUPS[group], {} if base is None else base, group))
     values = {**inherited, **present(top)}
     function = FUNCTION_FIELDS[group]
+    # A temperature of one objective means nothing, or something else, to another.
     if inherited.get(function) not in (None, values.get(function)):
         inherited.pop("set", None)
     # A flag changes one number and keeps the others.
     values["set"] = {**dict(inherited.get("set", ())), **dict(top.set or ())}
     if values.get("protocol") in SOLVED:
         # A field that was given stays, so that `check` can refuse it.
-        values |= {name: getattr(top, name) for name in trained_fields()}
+        values |= {name: getattr(top, name) for name in TRAINED}
     return dataclasses.replace(top, **values)
 
 
-def trained_fields() -> list[str]:
-    """Fields of `HeadConfig` that only apply to a head that is trained step by step."""
-    return [name for name, declaration in declarations(HeadConfig).items() if declaration.trained]
+def preset_values(preset: str) -> dict[str, object]:
+    """Default values of a preset, by field; the groups `pretrain` and `head` are nested."""
+    groups = {name: _defaults(kind, preset) for name, kind in GROUPS.items()}
+    return {**_defaults(Config, preset), **groups}
+
+
+def _defaults(kind: type, preset: str) -> dict[str, object]:
+    values = {}
+    for name, declaration in declarations(kind).items():
+        default = declaration.default
+        value = default[preset] if isinstance(default, Mapping) else default
+        # The data supply the others, or they stay open.
+        if value is not None:
+            values[name] = value
+    return values
 
 
 def resolve(config: Config, image_shape: Sequence[int], validation: int) -> Config:
@@ -64,20 +77,30 @@ def resolve(config: Config, image_shape: Sequence[int], validation: int) -> Conf
         config: Configuration to complete.
         image_shape: Shape `[H, W, C]` of the images, which selects the default preset.
         validation: Number of examples that were set aside for validation.
-
-    >>> resolve(Config(), (28, 28, 1), 5000).preset
-    'blog'
     """
-    preset = config.preset or preset_for(image_shape)
+    default = "blog" if tuple(image_shape[:2]) == BLOG_SHAPE else "quick"
+    preset = config.preset or default
     return overlay(config, preset_values(preset) | {"preset": preset, "validation": validation})
 
 
-def to_dict(config: Config) -> dict[str, object]:
-    """Convert a configuration into JSON values: everything that is computed, no output path.
+def unresolved(config: Config) -> list[str]:
+    """Names of the fields that `resolve` would fill; empty for a resolved configuration."""
+    complete = resolve(config, BLOG_SHAPE, 0)
+    missing = [name for name in present(complete) if getattr(config, name) is None]
+    for group in GROUPS:
+        values = getattr(config, group)
+        names = [
+            name for name in present(getattr(complete, group)) if getattr(values, name) is None
+        ]
+        # An imported protocol may be solved; only its import can tell.
+        if ":" in (getattr(values, "protocol", None) or ""):
+            names = [name for name in names if name not in TRAINED]
+        missing += [f"{group}.{name}" for name in names]
+    return missing
 
-    >>> to_dict(Config(head={"set": "k=5"}))["head"]["set"]
-    {'k': 5.0}
-    """
+
+def to_dict(config: Config) -> dict[str, object]:
+    """Convert a configuration into JSON values: everything that is computed, no output path."""
     values = _as_json(config)
     for name in NOT_COMPUTED:
         del values[name]
@@ -89,9 +112,8 @@ def to_dict(config: Config) -> dict[str, object]:
     return values
 
 
-def _as_json(config: Any) -> dict[str, object]:
-    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    return {name: list(x) if isinstance(x, tuple) else x for name, x in values.items()}
+def _as_json(config: object) -> dict[str, object]:
+    return {name: list(x) if isinstance(x, tuple) else x for name, x in vars(config).items()}
 
 
 def from_dict(values: object, where: str, trust_code: bool = False) -> Config:
@@ -106,45 +128,21 @@ def from_dict(values: object, where: str, trust_code: bool = False) -> Config:
     Raises:
         UserError: An unknown name, a value of the wrong type or range, or code to import.
     """
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where} holds {type(values).__name__}: give a mapping of fields")
-    groups = {}
-    for name, kind in GROUPS.items():
-        inner = values.get(name)
-        groups[name] = from_mapping(kind, {} if inner is None else inner, f"{name} in {where}")
+    try:
+        config = from_mapping(Config, values, "the configuration")
+        check(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     # A file from a stranger must not choose where we write.
     for name in NOT_COMPUTED:
-        if name in values:
+        if getattr(config, name):
             raise UserError(f"{where} has the field {name!r}: remove it, and give a flag instead")
-    # The groups first: their messages then name the file.
-    config = from_mapping(Config, {**values, **groups}, where)
-    check(config)
     code = imported_names(config)
     if code and not trust_code:
         raise UserError(
             f"{where} imports {' and '.join(code)}: give --trust-code if you trust that code"
         )
     return config
-
-
-def unresolved(config: Config) -> list[str]:
-    """Names of the fields that are still open; empty for a resolved configuration."""
-    missing = _missing(config, "")
-    for group in GROUPS:
-        missing += _missing(getattr(config, group), f"{group}.")
-    # Only a built-in trained head is sure to need these.
-    if config.head.protocol in SOLVED or config.head.protocol not in PROTOCOLS:
-        optional = [f"head.{name}" for name in trained_fields()]
-        missing = [name for name in missing if name not in optional]
-    return missing
-
-
-def _missing(values: object, prefix: str) -> list[str]:
-    return [
-        f"{prefix}{name}"
-        for name, declaration in declarations(type(values)).items()
-        if getattr(values, name) is None and not declaration.optional
-    ]
 
 
 def imported_names(config: Config) -> list[str]:

@@ -3,8 +3,8 @@
 import math
 import re
 
-from twostage_jax.config.fields import declarations, dotted, flag_name
-from twostage_jax.config.schema import GROUPS, SOLVED, Config, HeadConfig, Settings
+from twostage_jax.config.fields import declarations, dotted
+from twostage_jax.config.schema import GROUPS, SOLVED, TRAINED, Config
 from twostage_jax.config.sweep import DECLARATIONS, SWEEPABLE, swept
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import UserError, did_you_mean, shown
@@ -21,38 +21,33 @@ def check(config: Config) -> None:
     Raises:
         UserError: The first value that is malformed, out of range or contradicts another.
     """
-    _check_values(config, "")
-    for group in GROUPS:
-        _check_values(getattr(config, group), group)
+    # All values first: the rules rely on their types.
+    for group in ("", *GROUPS):
+        values = getattr(config, group) if group else config
+        for name, declaration in declarations(type(values)).items():
+            if getattr(values, name) is not None:
+                declaration.check(f"--{dotted(name, group)}", getattr(values, name))
     # Before any data is read, because a source may take minutes.
     if config.data is not None:
         check_spec(config.data, config.data_dir is not None)
-    for group, kind in GROUPS.items():
-        _check_set(config, group, kind)
+    for group in GROUPS:
+        _check_set(config, group)
     _check_sweep(config)
-    _check_solved(config)
+    if config.head.protocol in SOLVED:
+        check_solved(config)
     _check_trials(config)
     _check_selection(config)
 
 
-def _check_values(values: Settings, group: str) -> None:
-    for name, declaration in declarations(type(values)).items():
-        value = getattr(values, name)
-        if value is not None:
-            declaration.check(flag_name(name, group), value)
-
-
-def _check_set(config: Config, group: str, kind: type) -> None:
-    sweep = swept(config)
+def _check_set(config: Config, group: str) -> None:
     for name, _ in getattr(config, group).set or ():
-        flag = flag_name(name, group)
+        path = dotted(name, group)
         # Otherwise one field would have two values.
-        if name in declarations(kind):
-            raise UserError(f"--{group}.set {name} names a field with its own flag: use {flag}")
-        if dotted(name, group) in sweep:
+        if path in DECLARATIONS:
+            raise UserError(f"--{group}.set {name} names a field with its own flag: use --{path}")
+        if path in swept(config):
             raise UserError(
-                f"{dotted(name, group)} is both set and swept: leave out --{group}.set {name} or "
-                f"--sweep {dotted(name, group)}"
+                f"{path} is both set and swept: leave out --{group}.set {name} or --sweep {path}"
             )
 
 
@@ -72,19 +67,19 @@ def _check_sweep(config: Config) -> None:
             raise UserError(f"cannot sweep {shown(name)}: {did_you_mean(name, SWEEPABLE)}")
 
 
-def _check_solved(config: Config) -> None:
-    protocol = config.head.protocol
-    if protocol not in SOLVED:
-        return
-    sweep = swept(config)
-    for name, declaration in declarations(HeadConfig).items():
+def check_solved(config: Config) -> None:
+    """Check that nothing is given that goes with a trained head, for a head that is solved.
+
+    Raises:
+        UserError: A field or a swept scalar that only a trained head has.
+    """
+    for name in TRAINED:
         path = dotted(name, "head")
-        if not declaration.trained:
-            continue
-        if getattr(config.head, name) is not None or path in sweep:
-            option = f"--sweep {path}" if path in sweep else f"--{path}"
+        if getattr(config.head, name) is not None or path in swept(config):
+            option = f"--sweep {path}" if path in swept(config) else f"--{path}"
             raise UserError(
-                f"{option} goes with a trained head; {protocol} is solved in one call: leave it out"
+                f"{option} goes with a trained head; {config.head.protocol} is solved in one "
+                "call: leave it out"
             )
 
 

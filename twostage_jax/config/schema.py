@@ -3,28 +3,28 @@
 A value of None means "not given": the command line, a `config.json` and a preset are layers, which
 `layers.overlay` puts on top of each other. The dataclasses are also the flags of the command line,
 and the strings under the fields are their help texts.
+
+Presets are default values for everything that is not given. `blog` is the recipe of the blog's
+program: widths 784-256-128 with a mirrored decoder, a head 128-64-10, Adam at 0.001, batches of
+32, five epochs per stage, PyTorch's initial values. It is the default for 28×28 images. `quick` is
+for small data sets, on which five epochs are only a few hundred steps: 20 epochs per stage,
+LeCun-normal initial values.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
+
+import tyro
 
 from twostage_jax.config.fields import (
     UNSET,
     as_numbers,
     as_path,
     as_sweep,
-    by_preset,
-    declarations,
-    declare,
-    present,
-)
-from twostage_jax.config.values import (
     check_above_zero,
     check_from_zero,
-    check_mesh,
     check_numbers,
     check_path,
     check_share,
@@ -33,8 +33,13 @@ from twostage_jax.config.values import (
     check_text,
     choice,
     choices,
+    declarations,
+    declare,
+    declare_repeatable,
     integer,
     layer_sizes,
+    parse_mesh,
+    present,
 )
 from twostage_jax.errors import UserError, did_you_mean
 
@@ -84,7 +89,7 @@ def from_mapping(kind: type[T], values: object, where: str) -> T:
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{where} is {type(values).__name__}: give a mapping of fields to values")
-    names = [item.name for item in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
+    names = vars(kind())
     for name in values:
         if name not in names:
             raise UserError(
@@ -98,7 +103,7 @@ class StageConfig(Settings):
     """Fields of both stages. Those of the training do not apply to a head solved in one call."""
 
     epochs: Annotated[
-        int, *declare("INT", integer(0), default=by_preset(blog=5, quick=20), trained=True)
+        int, *declare("INT", integer(0), default={"blog": 5, "quick": 20}, trained=True)
     ] = UNSET
     """Passes over the training images; 0 keeps the initial values"""
     batch_size: Annotated[int, *declare("INT", integer(1), default=32, trained=True)] = UNSET
@@ -112,8 +117,7 @@ class StageConfig(Settings):
     ] = UNSET
     """Decoupled weight decay, as in AdamW"""
     set: Annotated[
-        tuple[tuple[str, float], ...],
-        *declare("NAME=VALUE", check_numbers, normal=as_numbers, repeatable=True),
+        tuple[tuple[str, float], ...], *declare_repeatable("NAME=VALUE", check_numbers, as_numbers)
     ] = ()
     """Value for a number that the objective or head takes, for instance temperature=0.2"""
 
@@ -127,8 +131,7 @@ class PretrainConfig(StageConfig):
     """
 
     objective: Annotated[
-        str,
-        *declare("NAME", choice("objective", OBJECTIVES, imports=True), default="autoencoder"),
+        str, *declare("NAME", choice("objective", OBJECTIVES, imports=True), default="autoencoder")
     ] = UNSET
     """Loss to minimise: autoencoder, placeholder, denoising, or package.module:function"""
     encoder: Annotated[
@@ -168,6 +171,8 @@ GROUPS: dict[str, type[PretrainConfig] | type[HeadConfig]] = {
     "pretrain": PretrainConfig,
     "head": HeadConfig,
 }
+# Fields of a head that is trained step by step; a head solved in one call has none of them.
+TRAINED = tuple(name for name, item in declarations(HeadConfig).items() if item.trained)
 
 
 @dataclass(frozen=True, repr=False)
@@ -176,21 +181,17 @@ class CommonConfig(Settings):
 
     data: Annotated[str, *declare("SPEC", check_text, default="digits")] = UNSET
     """Source of images and labels: digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
-    out: Annotated[
-        Path | None,
-        *declare("DIR", check_path, hint="default: runs/DATA-TIME", optional=True, normal=as_path),
-    ] = None
+    out: Annotated[Path | None, *declare("DIR", check_path, "runs/DATA-TIME", normal=as_path)] = (
+        None
+    )
     """Folder of the run; it must be new or empty"""
     seed: Annotated[int, *declare("INT", integer(0), default=0)] = UNSET
     """Seed for initial values and shuffling"""
-    validation: Annotated[
-        int, *declare("INT", integer(0), hint="default: a tenth, at most 5000")
-    ] = UNSET
+    validation: Annotated[int, *declare("INT", integer(0), "a tenth, at most 5000")] = UNSET
     """Number of training examples set aside for validation; 0 for none"""
-    data_dir: Annotated[
-        Path | None,
-        *declare("DIR", check_path, hint="default: TFDS's own", optional=True, normal=as_path),
-    ] = None
+    data_dir: Annotated[Path | None, *declare("DIR", check_path, "TFDS's own", normal=as_path)] = (
+        None
+    )
     """Folder in which TensorFlow Datasets keeps its data"""
 
 
@@ -198,7 +199,7 @@ class CommonConfig(Settings):
 class MembersConfig(CommonConfig):
     """Fields of every command that trains heads: labels, members, sweep and placement."""
 
-    labels: Annotated[int, *declare("N", integer(1), hint="default: all", optional=True)] = UNSET
+    labels: Annotated[int, *declare("N", integer(1), "all")] = UNSET
     """Number of labelled examples, class-balanced; the other training images have no label"""
     noise: Annotated[float, *declare("P", check_share, default=0.0, sweepable=True)] = UNSET
     """Share of training labels flipped to another class"""
@@ -208,19 +209,16 @@ class MembersConfig(CommonConfig):
     """Parts that all members have in common: encoder (one for all), order (of examples)"""
     sweep: Annotated[
         tuple[tuple[str, tuple[float, ...]], ...],
-        *declare("NAME=V1,V2,...", check_sweep, normal=as_sweep, repeatable=True),
+        *declare_repeatable("NAME=V1,V2,...", check_sweep, as_sweep),
     ] = ()
     """Values to try for a number, with all members each; the choice is made on validation"""
-    mesh: Annotated[
-        str,
-        *declare("AXIS=N,...", check_mesh, hint="default: all devices along member", optional=True),
-    ] = UNSET
+    mesh: Annotated[str, *declare("AXIS=N,...", parse_mesh, "all devices along member")] = UNSET
     """Devices along the axes member and data, for instance member=4,data=2"""
-    members_per_chunk: Annotated[
-        int, *declare("N", integer(1), hint="default: as memory and cache allow", optional=True)
-    ] = UNSET
+    members_per_chunk: Annotated[int, *declare("N", integer(1), "as memory and cache allow")] = (
+        UNSET
+    )
     """Number of members that train at the same time"""
-    save_predictions: Annotated[bool, *declare("", check_switch, hint="default: off")] = False
+    save_predictions: Annotated[bool, *declare("", check_switch, "off")] = False
     """Write predictions-validation.npz and predictions-test.npz into the run's folder"""
 
 
@@ -229,15 +227,12 @@ class RecipeConfig(Settings):
     """Fields that choose the defaults of the others."""
 
     preset: Annotated[
-        str,
-        *declare(
-            "NAME", choice("preset", PRESETS), hint="default: blog for 28x28 images, else quick"
-        ),
+        str, *declare("NAME", choice("preset", PRESETS), "blog for 28x28 images, else quick")
     ] = UNSET
     """Preset with default values for all flags that are not given: blog or quick"""
     init: Annotated[
         str,
-        *declare("NAME", choice("init", INITS), default=by_preset(blog="torch", quick="lecun")),
+        *declare("NAME", choice("init", INITS), default={"blog": "torch", "quick": "lecun"}),
     ] = UNSET
     """Initial values: torch (uniform within 1/sqrt(fan_in)) or lecun (LeCun-normal, as Flax)"""
 
@@ -246,12 +241,9 @@ class RecipeConfig(Settings):
 class Config(RecipeConfig, MembersConfig):
     """Configuration of a run with both stages. The preset supplies every value that is not given.
 
-    Attributes:
-        preset: `blog` or `quick`; by default `blog` for 28×28 images, else `quick`.
-        init: Distribution of the initial values, `torch` or `lecun`.
-        pretrain: Stage 1; a mapping of fields to values works too.
-        head: Stage 2; a mapping works too.
-        encoder_run: Folder of a run whose encoder replaces stage 1.
+    Every flag of `twostage run` that describes the run is a field of the same name. The groups
+    `pretrain` and `head` can be mappings of fields to values. `encoder_run` is the folder of a run
+    whose encoder replaces stage 1.
 
     Raises:
         UserError: A field of `pretrain` or `head` that does not exist.
@@ -262,8 +254,11 @@ pretrain=PretrainConfig(epochs=1))
     """
 
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    """Stage 1: an encoder trained on images without labels"""
     head: HeadConfig = field(default_factory=HeadConfig)
-    encoder_run: Annotated[str | None, *declare("RUN", check_text, optional=True)] = None
+    """Stage 2: a head on the frozen encoder"""
+    # The command line has `head --from` instead.
+    encoder_run: Annotated[str | None, *declare("RUN", check_text), tyro.conf.Suppress] = None
 
     def __post_init__(self) -> None:
         """Make the groups from mappings, too."""

@@ -7,38 +7,25 @@ the configuration, and every number that an objective or head takes by name.
 import itertools
 from collections.abc import Mapping, Sequence
 
-from twostage_jax.config.fields import Declaration, declarations, dotted
+from twostage_jax.config.fields import declarations, dotted
 from twostage_jax.config.schema import GROUPS, Config
 
-
-def _declarations() -> dict[str, Declaration]:
-    names = {dotted(name): declaration for name, declaration in declarations(Config).items()}
-    for group, kind in GROUPS.items():
-        for name, declaration in declarations(kind).items():
-            names[dotted(name, group)] = declaration
-    return names
-
-
 # Names as on the command line, so that messages can be copied from.
-DECLARATIONS = _declarations()
+DECLARATIONS = {
+    dotted(name, group): declaration
+    for group, kind in {"": Config, **GROUPS}.items()
+    for name, declaration in declarations(kind).items()
+}
 SWEEPABLE = tuple(name for name, declaration in DECLARATIONS.items() if declaration.sweepable)
 
 
 def swept(config: Config) -> dict[str, tuple[float, ...]]:
-    """Values of each swept scalar, in the order given.
-
-    >>> swept(Config(sweep="noise=0,0.1"))
-    {'noise': (0.0, 0.1)}
-    """
+    """Values of each swept scalar, in the order given."""
     return dict(config.sweep or ())
 
 
 def grid(sweep: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
-    """Points of the grid, the last field changing fastest; one empty point without a sweep.
-
-    >>> grid({"noise": (0.0, 0.1)})
-    [{'noise': 0.0}, {'noise': 0.1}]
-    """
+    """Points of the grid, the last field changing fastest; one empty point without a sweep."""
     return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
 
 

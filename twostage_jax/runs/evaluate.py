@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from twostage_jax.config.values import check_coverage
+from twostage_jax.config.fields import check_coverage
 from twostage_jax.data.dataset import Dataset
 from twostage_jax.data.spec import absolute, takes_data_dir
 from twostage_jax.data.split import Split

@@ -37,8 +37,7 @@ from twostage_jax.scores.figures import (
 from twostage_jax.scores.members import MemberScores, SweepPoint, SweepRecord, choose_point
 from twostage_jax.show.plots import plot_sweep
 from twostage_jax.stages.stage import Params
-from twostage_jax.store.epochs import EpochRecord, last_loss
-from twostage_jax.store.records import FrozenRecord, PretrainRecord
+from twostage_jax.store.records import EpochRecord, FrozenRecord, PretrainRecord, last_loss
 
 SWEEP_PLOT = "sweep.png"
 PREDICTIONS = {

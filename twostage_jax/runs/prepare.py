@@ -11,11 +11,10 @@ from twostage_jax.config.layers import (
     overlay,
     resolve,
     to_dict,
-    trained_fields,
     unresolved,
 )
-from twostage_jax.config.rules import check
-from twostage_jax.config.schema import Config
+from twostage_jax.config.rules import check, check_solved
+from twostage_jax.config.schema import TRAINED, Config
 from twostage_jax.data.dataset import Lockbox, TrainingData
 from twostage_jax.data.sources import load
 from twostage_jax.data.spec import absolute
@@ -31,7 +30,7 @@ from twostage_jax.runs.resume import package_versions, resumed_config, updated_m
 from twostage_jax.runs.trials import make_trials
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.atomic import write_bytes
-from twostage_jax.store.layout import CONFIG, LOCK, MANIFEST, check_free
+from twostage_jax.store.layout import CONFIG, LOCK, MANIFEST, check_free, check_name
 from twostage_jax.store.lock import locked
 from twostage_jax.store.records import (
     DataRecord,
@@ -81,6 +80,8 @@ def resolve_request(config: Config, request: Request) -> Config:
     Raises:
         UserError: a folder that is taken, or a config that contradicts an earlier run.
     """
+    # The default folder is below the working directory.
+    check_name(config.out or Path())
     if config.data is not None:
         config = dataclasses.replace(config, data=absolute(config.data))
     if request.resume:
@@ -129,7 +130,7 @@ def _on_encoder_of(config: Config, trust_code: bool) -> Config:
         values |= {"validation": None, "data_dir": None, "labels": None}
     if config.head.protocol not in (None, base.head.protocol):
         # Settings of a training do not carry over to another head.
-        unset = dict.fromkeys(trained_fields())
+        unset = dict.fromkeys(TRAINED)
         head = dataclasses.replace(base.head, **unset)
         values["head"] = to_dict(dataclasses.replace(base, head=head))["head"]
     values["encoder_run"] = _origin(config, trust_code)
@@ -195,14 +196,8 @@ def _head_settings(requested: Config, config: Config, networks: Networks) -> Con
     """
     if not networks.solved:
         return config
-    fields = trained_fields()
-    for name in fields:
-        if getattr(requested.head, name) is not None:
-            raise UserError(
-                f"--head.{name.replace('_', '-')} goes with a trained head, but "
-                f"{config.head.protocol} is solved in one call: leave it out"
-            )
-    head = dataclasses.replace(config.head, **dict.fromkeys(fields))
+    check_solved(requested)
+    head = dataclasses.replace(config.head, **dict.fromkeys(TRAINED))
     return dataclasses.replace(config, head=head)
 
 

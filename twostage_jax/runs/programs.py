@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import optax
 
+from twostage_jax.config.fields import parse_mesh
 from twostage_jax.config.schema import Config
-from twostage_jax.config.values import parse_mesh
 from twostage_jax.data.dataset import TrainingData
 from twostage_jax.engine.compile import compile_all
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
@@ -183,7 +183,7 @@ def place_stages(plan: Plan) -> dict[str, Placed]:
         count = len(plan.trials.trainings(stage))
         need = _need(plan, stage, count)
         check_states(stage, need, count)
-        mesh = make_mesh(count, parse_mesh(plan.config.mesh))
+        mesh = make_mesh(count, parse_mesh("--mesh", plan.config.mesh))
         # A resumed run keeps its chunks, so that its bits do not depend on the memory of today.
         requested = plan.config.members_per_chunk or plan.chunks.get(stage)
         chunk = choose_chunk(need, count, mesh.shape[MEMBER], requested)

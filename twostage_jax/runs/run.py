@@ -13,10 +13,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from twostage_jax.config.fields import check_above_zero
 from twostage_jax.config.layers import imported_names
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
-from twostage_jax.config.values import check_above_zero
 from twostage_jax.data.dataset import Lockbox
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.complete import Result, complete_result
@@ -38,7 +38,6 @@ from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import resumable
 from twostage_jax.store.checksums import write_files
 from twostage_jax.store.decoding import encode
-from twostage_jax.store.epochs import EpochRecord, epochs_bytes, last_loss
 from twostage_jax.store.layout import (
     CONFIG,
     MANIFEST,
@@ -50,11 +49,14 @@ from twostage_jax.store.layout import (
 )
 from twostage_jax.store.lock import locked
 from twostage_jax.store.records import (
+    EpochRecord,
     FrozenRecord,
     Manifest,
     PretrainRecord,
     describe_groups,
+    epochs_bytes,
     json_bytes,
+    last_loss,
     manifest_bytes,
     write_manifest,
 )

@@ -18,7 +18,7 @@ from twostage_jax.runs.train import Seams, StagePlan, StageResult, solve_stage, 
 from twostage_jax.runs.trials import INITIAL, TRAINING
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.stages.stage import Params
-from twostage_jax.store.epochs import EpochRecord
+from twostage_jax.store.records import EpochRecord
 from twostage_jax.trees import PyTree
 
 

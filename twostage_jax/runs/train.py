@@ -22,7 +22,7 @@ from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import deferred
 from twostage_jax.stages.stage import Key, Params
 from twostage_jax.store.checkpoint import Loaded, Store, open_store
-from twostage_jax.store.epochs import CheckpointFacts, EpochRecord, append_epoch, write_epochs
+from twostage_jax.store.records import CheckpointFacts, EpochRecord, append_epoch, write_epochs
 from twostage_jax.trees import PyTree
 
 
@@ -69,7 +69,12 @@ class StagePlan(NamedTuple):
 
     def facts(self, records: Sequence[EpochRecord]) -> CheckpointFacts:
         """Return the facts that are saved with a checkpoint."""
-        return CheckpointFacts(**self.identity, stage=self.name, records=list(records))
+        return CheckpointFacts(
+            **self.identity,
+            stage=self.name,
+            member_count=len(self.names),
+            records=tuple(records),
+        )
 
 
 class StageResult(NamedTuple):
@@ -272,18 +277,13 @@ def _resume(store: Store, start: dict[str, PyTree], plan: StagePlan) -> Loaded:
         UserError: if the checkpoint belongs to another run.
     """
     existing = bool(store.steps)
-    members = len(plan.names)
-
-    def accept(facts: CheckpointFacts) -> bool:
-        return facts.has_members(members if members > 1 else None)
-
-    loaded = store.load_newest(start, plan.terminal.notice, accept)
+    loaded = store.load_newest(start, plan.terminal.notice)
     facts = plan.facts([])
     if loaded is None:
         if existing:
             plan.terminal.notice(f"stage {plan.name} restarts: no checkpoint is intact")
         store.save(0, start, facts)
-        return Loaded(0, start, facts, {})
+        return Loaded(0, start, facts)
     _check_identity(store.path(loaded.step), loaded.facts, facts)
     if not np.array_equal(loaded.trees["training"]["key"], start["training"]["key"]):
         raise UserError(_other_run(store.path(loaded.step), "another key"))
@@ -292,8 +292,10 @@ def _resume(store: Store, start: dict[str, PyTree], plan: StagePlan) -> Loaded:
 
 def _check_identity(path: Path, stored: CheckpointFacts, expected: CheckpointFacts) -> None:
     """Raise `UserError` if a checkpoint belongs to a run with another config or other data."""
-    names = ("config", "data", "stage")
-    other = [name for name in names if getattr(stored, name) != getattr(expected, name)]
+    names = ("config", "data", "stage", "member_count")
+    other = [
+        name.replace("_", " ") for name in names if getattr(stored, name) != getattr(expected, name)
+    ]
     if other:
         raise UserError(_other_run(path, f"another {' and '.join(other)}"))
 

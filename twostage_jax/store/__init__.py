@@ -2,10 +2,11 @@
 
 layout.py      names of files, and new, free and leftover folders
 atomic.py      files that are written completely or not at all
-records.py     dataclasses for each JSON file
 decoding.py    JSON values to dataclasses and back, with one check of types
+records.py     dataclasses for each JSON file
 checksums.py   SHA256SUMS of a finished run
 checkpoint.py  verified checkpoints of a stage
+table.py       the sealed table of a checkpoint
 orbax.py       the only importer of Orbax
 lock.py        one process at a time in a folder
 """

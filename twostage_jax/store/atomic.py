@@ -28,11 +28,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Append to a file, which a kill may cut off.
-
-    Raises:
-        UserError: as `write_bytes`.
-    """
+    """Append to a file; unlike `write_bytes`, a kill may leave a part of the text."""
     with _write_errors(path), path.open("a") as file:
         file.write(text)
 

@@ -10,7 +10,6 @@ be killed at any moment, and the newest complete checkpoint still exists.
 """
 
 import contextlib
-import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -22,24 +21,21 @@ import jax
 import numpy as np
 
 from twostage_jax.errors import Corrupted, UserError
-from twostage_jax.files import check_expanded
+from twostage_jax.files import check_expanded, digest_of_file
 from twostage_jax.store import orbax
 from twostage_jax.store.atomic import remove
-from twostage_jax.store.epochs import CheckpointFacts
-from twostage_jax.store.records import LeafRecord, describe_leaves
+from twostage_jax.store.records import CheckpointFacts, describe_groups
 from twostage_jax.store.table import (
-    TABLE,
     Table,
     check_arrays,
     check_files,
     check_fit,
-    digests_of_files,
     files_below,
     read_errors,
     read_table,
     write_table,
 )
-from twostage_jax.trees import PyTree, size_of, tree_signature
+from twostage_jax.trees import PyTree, size_of
 
 KEPT = 2  # the newest checkpoint, and one to fall back to
 NEW = ".new"  # suffix of a checkpoint that is being written
@@ -47,28 +43,17 @@ GONE = ".gone"  # suffix of a checkpoint that is being removed
 
 
 class Loaded(NamedTuple):
-    """A verified checkpoint.
-
-    Attributes:
-        step: number of the checkpoint.
-        trees: trees of NumPy arrays, by name.
-        facts: values that were saved with them.
-        leaves: description of every array of `trees`, by tree and path.
-    """
+    """A verified checkpoint: trees of NumPy arrays by name, and the facts saved with them."""
 
     step: int
     trees: dict[str, PyTree]
     facts: CheckpointFacts
-    leaves: dict[str, dict[str, LeafRecord]]
 
 
 class Store:
     """Checkpoints of one stage, numbered by training steps; the newest two are kept.
 
-    Args:
-        folder: folder of the checkpoints; `clean` creates it.
-        save: function that writes trees to a new folder.
-        load: function that reads trees from a folder.
+    A test may replace `save`, which writes trees to a new folder, and `load`, which reads them.
     """
 
     def __init__(
@@ -81,7 +66,7 @@ class Store:
         self._save = save
         self._load = load
         self._writer = ThreadPoolExecutor(1)
-        self._pending: tuple[int, Future[None]] | None = None
+        self._pending: Future[None] | None = None
         self._identity: os.stat_result | None = None
 
     @property
@@ -101,21 +86,17 @@ class Store:
         self._folder.mkdir(exist_ok=True)
         self._identity = self._folder.stat()
         for path in self._folder.iterdir():
-            step, dot, rest = path.name.partition(".")
-            suffix = dot + rest
+            step = path.name.partition(".")[0]
+            suffix = path.name.removeprefix(step)
             leftover = suffix in (NEW, GONE) or suffix.startswith(NEW + orbax.UNFINISHED)
+            # Folders with other names are not ours.
             if _is_step(step) and leftover:
                 remove(path)
 
     def save(self, step: int, trees: Mapping[str, PyTree], facts: CheckpointFacts) -> None:
-        """Start to write a checkpoint in the background.
+        """Start to write trees of arrays, by name, in the background.
 
         The checkpoint exists once it is completely on disk, at the latest after `wait`.
-
-        Args:
-            step: number of the checkpoint.
-            trees: trees of arrays, by name.
-            facts: values to save with them.
 
         Raises:
             UserError: if the previous checkpoint could not be written.
@@ -123,10 +104,7 @@ class Store:
         self.wait()
         # Copy the arrays: the next training step reuses their buffers.
         copies = jax.tree.map(np.array, jax.device_get(dict(trees)))
-        # Copy the list too: the caller appends to it while the checkpoint is written.
-        facts = dataclasses.replace(facts, records=list(facts.records))
-        written = self._writer.submit(self._write, step, copies, facts)
-        self._pending = (step, written)
+        self._pending = self._writer.submit(self._write, step, copies, facts)
 
     def wait(self) -> None:
         """Wait until the last `save` has finished.
@@ -134,54 +112,41 @@ class Store:
         Raises:
             UserError: if the checkpoint could not be written, for example on a full disk.
         """
-        if self._pending is None:
-            return
-        step, written = self._pending
+        pending = self._pending
+        # An error is reported once; the run may then save another checkpoint.
         self._pending = None
-        with self._write_errors(step):
-            written.result()
+        if pending:
+            pending.result()
 
     def close(self) -> None:
-        """Wait for the last `save`, and end the writing thread.
-
-        Raises:
-            UserError: as `wait`.
-        """
+        """Wait for the last `save`, as `wait` does, and end the writing thread."""
         with self._writer:
             self.wait()
 
     def _write(self, step: int, trees: Mapping[str, PyTree], facts: CheckpointFacts) -> None:
-        """Write a checkpoint, make it visible, and remove the oldest.
-
-        Raises:
-            Exception: any error of Orbax, TensorStore or the operating system.
-        """
-        new = self.path(step).with_name(f"{step}{NEW}")
-        self._check_same_folder(new)
-        remove(new)
-        self._save(new, trees)
-        self._check_same_folder(new)
-        orbax.check_complete(new)
-        leaves = {name: describe_leaves(tree) for name, tree in trees.items()}
-        write_table(new, Table(step, leaves, facts, digests_of_files(new)))
-        if os.path.lexists(self.path(step)):  # a repeated step, or a file with this name
-            self.retire(step)
-        os.rename(new, self.path(step))
-        for old in self.steps[:-KEPT]:
-            self.retire(old)
+        """Write a checkpoint, make it visible, and remove the oldest."""
+        with self._write_errors(step):
+            new = self.path(step).with_name(f"{step}{NEW}")
+            self._check_same_folder(new)
+            remove(new)
+            self._save(new, trees)
+            self._check_same_folder(new)
+            orbax.check_complete(new)
+            files = {name: digest_of_file(path) for name, path in files_below(new).items()}
+            # The arrays in memory are described, not those in the files: Orbax may have erred.
+            write_table(new, Table(step, describe_groups(trees), facts, files))
+            if os.path.lexists(self.path(step)):  # a repeated step, or a file with this name
+                self.retire(step)
+            os.rename(new, self.path(step))
+            for old in self.steps[:-KEPT]:
+                self.retire(old)
 
     def _check_same_folder(self, new: Path) -> None:
-        """Raise `UserError` if the folder was renamed or removed since `clean`.
-
-        Orbax creates missing folders, so the run would continue in two folders. Remove whatever
-        Orbax has created.
-        """
-        try:
-            same = self._identity is None or os.path.samestat(self._identity, self._folder.stat())
-        except FileNotFoundError:
-            same = False
-        if same:
-            return
+        """Raise `UserError` if the folder was renamed or removed since `clean`."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._identity is None or os.path.samestat(self._identity, self._folder.stat()):
+                return
+        # Orbax creates missing folders, so the run would continue in two folders.
         remove(new)
         for folder in (self._folder, self._folder.parent):
             with contextlib.suppress(OSError):  # not empty, so Orbax has not created it
@@ -199,11 +164,11 @@ class Store:
         remove(gone)
 
     def load(self, expected: Mapping[str, PyTree], step: int | None = None) -> Loaded:
-        """Load and verify some trees of a checkpoint.
+        """Load and verify some trees of a checkpoint, by default of the newest.
 
         Args:
             expected: trees of arrays or of their shapes, by name.
-            step: number of the checkpoint, by default the newest.
+            step: number of the checkpoint.
 
         Raises:
             UserError: if arrays are missing, unexpected or have another shape or dtype; if an
@@ -213,17 +178,16 @@ class Store:
         self.wait()
         step = self._newest() if step is None else step
         folder = self.path(step)
-        signatures = {name: tree_signature(tree) for name, tree in expected.items()}
         with read_errors(folder):
-            table = self._read_table(step)
-            check_fit(folder, table, signatures)
+            table = read_table(folder)
+            check_fit(folder, table, expected)
+            # Orbax keeps each tree in a folder of its name; the other trees are not read.
             check_files(folder, table, lambda n: "/" not in n or n.split("/")[0] in expected)
             size = sum(path.stat().st_size for path in files_below(folder).values())
             check_expanded(f"the checkpoint {folder}", size_of(expected), size, "train again")
             trees = self._load(folder, expected)
-        leaves = {name: describe_leaves(tree) for name, tree in trees.items()}
-        check_arrays(folder, table, leaves)
-        return Loaded(step, trees, table.facts, leaves)
+        check_arrays(folder, table, trees)
+        return Loaded(step, trees, table.facts)
 
     def check(self) -> None:
         """Compare all files of the newest checkpoint with its table.
@@ -232,15 +196,12 @@ class Store:
             UserError: if a file cannot be read.
             Corrupted: if there is no checkpoint, or a file is missing or has changed.
         """
-        step = self._newest()
-        with read_errors(self.path(step)):
-            check_files(self.path(step), self._read_table(step), lambda name: True)
+        folder = self.path(self._newest())
+        with read_errors(folder):
+            check_files(folder, read_table(folder), lambda name: True)
 
     def load_newest(
-        self,
-        expected: Mapping[str, PyTree],
-        notice: Callable[[str], None],
-        accept: Callable[[CheckpointFacts], bool] | None = None,
+        self, expected: Mapping[str, PyTree], notice: Callable[[str], None]
     ) -> Loaded | None:
         """Load the newest intact checkpoint; None if there is none.
 
@@ -249,7 +210,6 @@ class Store:
         Args:
             expected: as for `load`.
             notice: prints a message about each corrupted checkpoint.
-            accept: returns False for facts that the caller never saves; they count as corrupted.
 
         Raises:
             UserError: if an intact checkpoint does not fit; if a checkpoint that may be intact
@@ -259,7 +219,7 @@ class Store:
         loaded = None
         for step in reversed(self.steps):
             try:
-                loaded = self._load_accepted(expected, step, accept)
+                loaded = self.load(expected, step)
                 break
             except Corrupted as error:
                 corrupted.append(step)
@@ -268,30 +228,10 @@ class Store:
             self.retire(step)
         return loaded
 
-    def _load_accepted(
-        self,
-        expected: Mapping[str, PyTree],
-        step: int,
-        accept: Callable[[CheckpointFacts], bool] | None,
-    ) -> Loaded:
-        loaded = self.load(expected, step)
-        if accept and not accept(loaded.facts):
-            raise Corrupted(f"{self.path(step) / TABLE} is corrupted: its facts are rejected")
-        return loaded
-
     def _newest(self) -> int:
         if not self.steps:
             raise Corrupted(f"{self._folder} has no complete checkpoint: train the stage again")
         return self.steps[-1]
-
-    def _read_table(self, step: int) -> Table:
-        table = read_table(self.path(step))
-        if table.step != step:  # a checkpoint that was renamed
-            raise Corrupted(
-                f"the checkpoint {self.path(step)} is corrupted: {TABLE} belongs to step "
-                f"{table.step}"
-            )
-        return table
 
     @contextlib.contextmanager
     def _write_errors(self, step: int) -> Iterator[None]:
@@ -318,11 +258,7 @@ def _is_step(name: str) -> bool:
 
 @contextlib.contextmanager
 def open_store(folder: Path) -> Iterator[Store]:
-    """Open the checkpoints in `folder`, which is created if missing, and finish writing at the end.
-
-    Raises:
-        UserError: as `Store.wait`.
-    """
+    """Open the checkpoints in `folder`, create it if missing, and finish writing at the end."""
     store = Store(folder)
     store.clean()
     try:

@@ -18,15 +18,11 @@ def write_files(
     files: Mapping[str, bytes],
     write: Callable[[Path, bytes], None] = write_bytes,
 ) -> None:
-    """Write files of a finished run and their checksums; `result.json` comes last.
+    """Write files of a finished run, by name, and their checksums; `result.json` comes last.
 
     If the process is killed, each file is the old or the new one, and the checksums accept both.
     The checksums of other files stay as they are, so a corrupted file is still detected later.
-
-    Args:
-        folder: folder of the run.
-        files: content of each file, by name.
-        write: function that writes a file atomically.
+    A test may replace `write`, which writes a file atomically.
 
     Raises:
         UserError: if a file cannot be written.

@@ -7,28 +7,20 @@ import math
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from twostage_jax.errors import Corrupted, shown
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    Record = TypeVar("Record", bound=DataclassInstance)
-else:
-    Record = TypeVar("Record")
+Record = TypeVar("Record")
 T = TypeVar("T")
 
-NAMES = {
+PLAIN = {
     str: "a text",
     int: "an integer of 64 bits",
     float: "a finite number",
     bool: "true or false",
-    types.NoneType: "null",
-    list: "a list",
-    dict: "an object",
 }
-PLAIN = (str, int, float, bool, types.NoneType)
+NAMES = {**PLAIN, list: "a list", dict: "an object"}
 
 
 class _Mismatch(ValueError):
@@ -43,13 +35,10 @@ class _Mismatch(ValueError):
 def decode(kind: type[Record], values: object, where: Path | str) -> Record:
     """Build a dataclass from JSON values.
 
-    Fields can have the types str, int, float, bool, None, object, `list[T]`, `tuple[T, ...]`,
-    `tuple[T, U]`, `dict[str, T]`, unions of these, and dataclasses. An integer is accepted where a
-    float is declared. A field may be missing if it has a default. `__post_init__` can raise
+    Fields can have the types str, int, float, bool, object, `list[T]`, `tuple[T, ...]`,
+    `tuple[T, U]`, `dict[str, T]`, dataclasses, and `T | None` of these. An integer is accepted
+    where a float is declared. A field may be missing if it has a default. `__post_init__` can raise
     ValueError to reject values.
-
-    A class with the static methods `flatten(values)` and `unflatten(values)` changes the layout of
-    its own JSON object.
 
     Args:
         kind: dataclass.
@@ -70,16 +59,15 @@ def _decode(kind: type, value: object) -> object:
     if kind in PLAIN:
         return _decode_plain(kind, value)
     origin, arguments = _parts(kind)
-    if origin in (Union, types.UnionType):
-        return _decode_union(arguments, value)
+    if origin in (Union, types.UnionType) and arguments[1:] == (types.NoneType,):
+        return None if value is None else _decode(arguments[0], value)
     if origin in (list, tuple):
         items = _expect(list, value)
         fixed = origin is tuple and Ellipsis not in arguments
         kinds = arguments if fixed else arguments[:1] * len(items)
         if len(kinds) != len(items):
             raise _Mismatch(f"is {shown(value)}, expected a list of {len(kinds)} values")
-        decoded = map(_decode_item, itertools.count(), kinds, items)
-        return list(decoded) if origin is list else tuple(decoded)
+        return origin(map(_decode_item, itertools.count(), kinds, items))
     if origin is dict:
         items = _expect(dict, value)
         return {name: _decode_item(name, arguments[1], item) for name, item in items.items()}
@@ -91,7 +79,7 @@ def _decode(kind: type, value: object) -> object:
 
 
 @functools.cache  # `typing` is slow, and a checkpoint can contain millions of figures
-def _parts(kind: type) -> tuple[object, tuple[type, ...]]:
+def _parts(kind: type) -> tuple[Any, tuple[type, ...]]:
     return get_origin(kind), get_args(kind)
 
 
@@ -109,36 +97,21 @@ def _expect(kind: type[T], value: object) -> T:
     raise _Mismatch(f"is {shown(value)}, expected {NAMES[kind]}")
 
 
-def _decode_plain(kind: type, value: object) -> object:
+def _decode_plain(kind: type, value: Any) -> object:
     if kind is float and type(value) in (int, float):
         try:
-            number = float(value)  # type: ignore[arg-type]
+            number = float(value)
         except OverflowError:  # an integer of hundreds of digits
             number = math.inf
         if math.isfinite(number):
             return number
     # `type` and not `isinstance`, because a bool is an instance of int.
-    elif type(value) is kind and (kind is not int or -(2**63) <= value < 2**63):  # type: ignore[operator]
+    elif type(value) is kind and (kind is not int or -(2**63) <= value < 2**63):
         return value
     raise _Mismatch(f"is {shown(value)}, expected {NAMES[kind]}")
 
 
-def _decode_union(kinds: tuple[type, ...], value: object) -> object:
-    if value is None and types.NoneType in kinds:
-        return None
-    mismatch = _Mismatch(f"is {shown(value)}")
-    for kind in kinds:
-        try:
-            return _decode(kind, value)
-        except _Mismatch as error:
-            # For an optional value, "expected null" would hide the useful message.
-            mismatch = mismatch if kind is types.NoneType else error
-    raise mismatch
-
-
 def _decode_record(kind: type, values: dict[str, object]) -> object:
-    unflatten = getattr(kind, "unflatten", dict)
-    values = unflatten(values)
     hints, required = _layout(kind)
     for name in sorted(values.keys() - hints):
         raise _Mismatch("is unknown", (name,))
@@ -160,27 +133,23 @@ def _layout(kind: type) -> tuple[dict[str, type], set[str]]:
     return get_type_hints(kind), required
 
 
-def encode(record: "DataclassInstance") -> dict[str, object]:
-    """Return the JSON object of a dataclass, the inverse of `decode`.
+def encode(value: object) -> Any:
+    """Return the JSON value of a dataclass, the inverse of `decode`.
 
     A field with the default None and the value None is left out.
     """
-    values = {}
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if value is not None or field.default is not None:
-            values[field.name] = _encode(value)
-    flatten = getattr(record, "flatten", None)
-    return flatten(values) if flatten else values
-
-
-def _encode(value: object) -> object:
     if type(value) in PLAIN:  # first, because most values are figures of members
         return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return encode(value)
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: field.default for field in dataclasses.fields(value)}
+        items = {name: getattr(value, name) for name in fields}
+        return {
+            name: encode(item)
+            for name, item in items.items()
+            if item is not None or fields[name] is not None
+        }
     if isinstance(value, Mapping):
-        return {name: _encode(item) for name, item in value.items()}
+        return {name: encode(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_encode(item) for item in value]
+        return [encode(item) for item in value]
     return value

@@ -13,6 +13,7 @@ RESULT = "result.json"
 SUMS = "SHA256SUMS"  # in the format of sha256sum
 LOCK = "lock"
 OUTPUTS = ("*.png", "predictions-*.npz")
+LONGEST_NAME = 255  # bytes of a file name on common file systems
 PART = ".part"  # suffix of a file that is being written
 
 
@@ -24,10 +25,37 @@ def create_folder(out: Path | None, name: str) -> Path:
     """
     folder = out or Path("runs") / f"{as_file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
+        # Two runs that start in the same second must not share a default folder.
         folder.mkdir(parents=True, exist_ok=out is not None)
     except OSError as error:
         raise UserError(_cannot_create(folder, error)) from error
     return folder
+
+
+def check_name(folder: Path) -> None:
+    """Check that Orbax can write checkpoints into a folder of this name.
+
+    Raises:
+        UserError: if it has characters that Orbax rejects, more than 255 bytes, or is not UTF-8.
+    """
+    full = str(folder.absolute())
+    try:
+        parts = [part.encode() for part in folder.absolute().parts]
+    except UnicodeEncodeError as error:
+        raise UserError(f"the folder {folder} has bytes that are not UTF-8: rename it") from error
+    # Orbax reads these characters as a pattern, and `gs:` as a bucket in the cloud.
+    special = sorted(set(full) & set("[]*?\\\0"))
+    if special or b"gs:" in parts:
+        raise UserError(
+            f"cannot write checkpoints to {full}, because of {' '.join(special) or 'gs:'} in it: "
+            "give another --out"
+        )
+    longest = max(map(len, parts))
+    if longest > LONGEST_NAME:
+        raise UserError(
+            f"{folder} has a name of {longest} bytes, the limit is {LONGEST_NAME}: give a shorter "
+            "--out"
+        )
 
 
 def _cannot_create(folder: Path, error: OSError) -> str:

@@ -24,11 +24,11 @@ RETRY_SECONDS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class LockHolder:
-    """Content of the lock file: the process that holds the lock."""
+    """Content of the lock file: the process that holds the lock, and the local time."""
 
-    pid: int  # number of the process
-    host: str  # name of its machine
-    since: str  # local time at which it took the lock
+    pid: int
+    host: str
+    since: str
 
     def __str__(self) -> str:
         """Name the process."""
@@ -79,12 +79,8 @@ def _remove(path: Path) -> None:
 
 
 def _acquire(path: Path, retries: int) -> int:
-    """Open and lock the file; return its descriptor.
-
-    Raises:
-        UserError: if another process holds the lock.
-        OSError: if the file cannot be opened.
-    """
+    """Open and lock the file; return its descriptor."""
+    holder = None
     for _ in range(retries + 1):
         with contextlib.ExitStack() as stack:
             descriptor = _open(path)
@@ -94,7 +90,7 @@ def _acquire(path: Path, retries: int) -> int:
             except BlockingIOError:
                 holder = _read_holder(descriptor)
                 if holder:
-                    raise UserError(_in_use(path, holder)) from None
+                    break
                 # The holder has only just taken the lock and will write its name.
                 time.sleep(RETRY_SECONDS)
                 continue
@@ -102,19 +98,14 @@ def _acquire(path: Path, retries: int) -> int:
                 stack.pop_all()  # keep the file open
                 return descriptor
             # The holder removed the file after we opened it: try the new file.
-    raise UserError(_in_use(path, "another process"))
-
-
-def _in_use(path: Path, holder: object) -> str:
-    return f"{path.parent} is in use by {holder}: wait for it, or stop it"
+    raise UserError(
+        f"{path.parent} is in use by {holder or 'another process'}: wait for it, or stop it"
+    )
 
 
 def _open(path: Path) -> int:
-    """Open the lock file, or create it.
-
-    Raises:
-        UserError: if it is not a regular file. The target of a link must not be overwritten.
-    """
+    """Open the lock file, or create it; reject anything but a regular file."""
+    # O_NOFOLLOW: the target of a link must not be overwritten. O_NONBLOCK: a pipe has no reader.
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
         descriptor = os.open(path, flags, 0o644)

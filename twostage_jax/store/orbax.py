@@ -20,11 +20,7 @@ UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax appends this to the name until it 
 
 
 def save(path: Path, trees: Mapping[str, PyTree]) -> None:
-    """Write trees of arrays, by name, to a new folder.
-
-    Raises:
-        Exception: any error of Orbax, TensorStore or the operating system.
-    """
+    """Write trees of arrays, by name, to a new folder; any error may be raised."""
     context = ocp.Context()
     # Orbax measures its timeout by the wall clock, which may jump, but by less than 30 years.
     context.asynchronous.timeout_secs = 10**9
@@ -36,11 +32,7 @@ def save(path: Path, trees: Mapping[str, PyTree]) -> None:
 
 
 def check_complete(path: Path) -> None:
-    """Check that `save` has written everything: on a full disk, Orbax may not notice.
-
-    Raises:
-        OSError: if the metadata is missing.
-    """
+    """Raise OSError if the metadata is missing: on a full disk, Orbax may not notice."""
     try:
         read_json(path / METADATA)
     except UserError as error:
@@ -48,15 +40,7 @@ def check_complete(path: Path) -> None:
 
 
 def load(path: Path, expected: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """Read the trees that `expected` names, as NumPy arrays.
-
-    Args:
-        path: folder of the checkpoint.
-        expected: trees of arrays or of their shapes, by name.
-
-    Raises:
-        Exception: any error of Orbax, TensorStore or the operating system.
-    """
+    """Read the trees that `expected` names, as NumPy arrays; any error may be raised."""
     templates = jax.tree.map(_template, dict(expected))
     loaded = ocp.load_checkpointables(str(path.absolute()), templates)
     return {name: loaded[name] for name in expected}

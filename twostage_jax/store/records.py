@@ -1,33 +1,33 @@
-"""Dataclasses for `manifest.json`, and the functions that read and write the JSON files of a run.
+"""Dataclasses for the JSON files of a run, and the functions that read and write these files.
 
 Seals detect accidents, not attacks: anybody can compute a valid seal. So a sealed file is decoded
 with the same checks as any other file.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.files import read_json
-from twostage_jax.store.atomic import write_bytes
+from twostage_jax.store.atomic import append_text, write_bytes
 from twostage_jax.store.decoding import Record, decode, encode
-from twostage_jax.store.layout import MANIFEST, RESULT, check_run
+from twostage_jax.store.layout import MANIFEST, METRICS, RESULT, check_run
 from twostage_jax.trees import PyTree, describe, digest_of_description
 
 SEAL = "sha256"
-REMEDY = "restore it from a copy"
 
 
 @dataclass(frozen=True)
 class LeafRecord:
-    """Description of one array."""
+    """Shape and dtype of one array, and the digest of its values."""
 
-    shape: list[int]  # length of each axis
-    dtype: str  # such as `float32`
-    sha256: str  # digest of `trees.array_bytes`, in hexadecimal digits
+    shape: list[int]
+    dtype: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,19 @@ class GroupRecord:
     """Description of one parameter group, such as `encoder`."""
 
     sha256: str  # `trees.digest` of the group
-    leaves: dict[str, LeafRecord]  # description of each array, by path inside the group
+    leaves: dict[str, LeafRecord]  # by path inside the group
 
 
 @dataclass(frozen=True)
 class PreprocessingRecord:
     """Images that the network takes, and the formula from pixels to inputs."""
 
-    image: tuple[str, int, int, int]  # dtype, height, width and channels of an image
+    image: tuple[str, int, int, int]  # dtype, height, width and channels
     formula: str  # input as a function of the pixel `x`
 
     def __post_init__(self) -> None:
         """Check the sizes."""
+        # They decide about the size of the modules, before any array is compared.
         if min(self.image_shape) < 1:
             raise ValueError("every size of an image is at least 1")
 
@@ -60,7 +61,7 @@ class PreprocessingRecord:
 class DataRecord:
     """Identity of a data set, independent of its location."""
 
-    name: str  # as the source gives it
+    name: str
     fingerprint: str  # digest of all examples in any order
     order: str  # digest of the order of the examples
     parts: dict[str, str]  # fingerprint of each split
@@ -71,80 +72,161 @@ class MachineRecord:
     """Hardware that the bits of a result depend on."""
 
     device: str  # kind of the devices
-    devices: int  # number of devices
-    cores: int  # number of CPU cores
+    devices: int
+    cores: int
 
 
 @dataclass(frozen=True)
 class PretrainRecord:
     """Outcome of stage 1."""
 
-    objective: str  # name of the objective
-    epochs: int  # number of epochs
+    objective: str
+    epochs: int
     loss: float | None  # mean loss of the last epoch; None without epochs
 
 
 @dataclass(frozen=True)
 class FrozenRecord:
-    """Proof that stage 2 did not change the frozen groups."""
+    """Proof that stage 2 did not change the frozen groups: their digests before and after."""
 
-    groups: list[str]  # names of the groups
-    before: str  # digest before stage 2
-    after: str  # digest after stage 2
-    unchanged: bool  # True if both are equal
+    groups: list[str]
+    before: str
+    after: str
+    unchanged: bool
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of `manifest.json`, the source of truth about a run."""
+    """Content of `manifest.json`, the source of truth about a run.
+
+    The last three fields are None until the run knows them.
+    """
 
     schema: int  # version of this layout
-    config: dict[str, object]  # the resolved config, as `config.layers.to_dict` returns it
-    groups: dict[str, GroupRecord]  # parameter groups that were handed over or trained, by name
-    preprocessing: PreprocessingRecord  # images that the network takes
-    classes: list[str]  # names of the classes
-    data: DataRecord  # identity of the data set
+    config: dict[str, object]  # as `config.layers.to_dict` returns it
+    groups: dict[str, GroupRecord]  # that were handed over or trained
+    preprocessing: PreprocessingRecord
+    classes: list[str]
+    data: DataRecord
     chunks: dict[str, int]  # number of members that train at once, by stage
-    versions: dict[str, str]  # versions of the packages, by name
-    machine: MachineRecord  # hardware that the run uses
+    versions: dict[str, str]  # of the packages
+    machine: MachineRecord
     allowed: list[str]  # changes that `--allow-changed` permitted
-    save_predictions: bool  # True if the run writes its predictions
+    save_predictions: bool
     test_reads: int  # number of times that the test split was read
-    pretrain: PretrainRecord | None = None  # outcome of stage 1, once it is finished
+    pretrain: PretrainRecord | None = None
     encoder: str | None = None  # digest of the encoder of another run, if the run uses one
-    frozen: FrozenRecord | None = None  # proof of the frozen groups, once the run is finished
+    frozen: FrozenRecord | None = None
 
     def __post_init__(self) -> None:
         """Check the counts."""
+        # A resumed run divides its members by them.
         if any(count < 1 for count in self.chunks.values()):
             raise ValueError(f"chunks are at least 1, not {self.chunks}")
 
 
-def describe_leaves(tree: PyTree) -> dict[str, LeafRecord]:
-    """Describe every array of a tree by path; this hashes each array once."""
-    return {path: decode(LeafRecord, entry, path) for path, entry in describe(tree).items()}
+@dataclass(frozen=True)
+class EpochRecord:
+    """Figures of one finished epoch, for `metrics.jsonl` and for every checkpoint.
+
+    Loss and metrics are means over the finite members, or None if all have diverged.
+    """
+
+    stage: str  # `pretrain` or `head`
+    epoch: int  # from 1
+    loss: float | None
+    seconds: float
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    # Metrics and loss of every member, None for values that are not finite. Empty for one member,
+    # whose figures are the means.
+    members: dict[str, list[float | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Reject metrics that would hide a field in the line."""
+        taken = self.__dataclass_fields__.keys() & self.metrics
+        if taken:
+            raise UserError(f"a metric cannot have the name {min(taken)!r}: rename it in the stage")
+
+    @property
+    def line(self) -> str:
+        """Line of `metrics.jsonl`, in which the metrics stand beside the other fields."""
+        # JAX sorts the keys of a dict, so `loss` stands among the metrics in alphabetical order.
+        figures = dict(sorted({**self.metrics, "loss": self.loss}.items()))
+        members = {"members": self.members} if self.members else {}
+        values = {"stage": self.stage, "epoch": self.epoch, **figures, **members}
+        return json.dumps({**values, "seconds": self.seconds}, allow_nan=False) + "\n"
 
 
-def group_records(leaves: Mapping[str, LeafRecord]) -> dict[str, GroupRecord]:
-    """Split the description of `{group: tree}` into groups; this hashes no array again.
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """Identity of a stage and the records of its epochs, saved with every checkpoint."""
+
+    config: str  # checksum of the config, without epochs and placement
+    data: str  # fingerprint of the data set
+    stage: str  # `pretrain` or `head`
+    member_count: int
+    records: tuple[EpochRecord, ...]
+
+    def __post_init__(self) -> None:
+        """Check the numbers of the epochs and of the members' figures."""
+        # A resumed run continues the list, and reads the figures by the number of the member.
+        if [record.epoch for record in self.records] != list(range(1, len(self.records) + 1)):
+            raise ValueError("the epochs are not numbered from 1 without gaps")
+        expected = {self.member_count} if self.member_count > 1 else set()
+        for record in self.records:
+            complete = ("loss" in record.members) == bool(expected)
+            if not complete or set(map(len, record.members.values())) != expected:
+                raise ValueError(
+                    f"epoch {record.epoch} has no figures of {self.member_count} members"
+                )
+
+
+def append_epoch(folder: Path, record: EpochRecord) -> None:
+    """Append one line to `metrics.jsonl`."""
+    append_text(folder / METRICS, record.line)
+
+
+def epochs_bytes(records: Sequence[EpochRecord]) -> bytes:
+    """Content of `metrics.jsonl`, one line for each record."""
+    return "".join(record.line for record in records).encode()
+
+
+def write_epochs(folder: Path, records: Sequence[EpochRecord]) -> None:
+    """Replace `metrics.jsonl` if its content differs from these records."""
+    path = folder / METRICS
+    content = epochs_bytes(records)
+    if not path.exists() and not records:
+        return
+    # The size first: a corrupted file may be too large to be read.
+    same_size = path.is_file() and path.stat().st_size == len(content)
+    if not same_size or path.read_bytes() != content:
+        write_bytes(path, content)
+
+
+def last_loss(records: Sequence[EpochRecord], members: Sequence[int] | None = None) -> float | None:
+    """Loss of the last epoch of one stage; None without epochs.
 
     Args:
-        leaves: result of `describe_leaves`, or of a loaded checkpoint.
+        records: of the stage.
+        members: indices of the members whose finite losses are averaged, by default all of them.
     """
-    groups: dict[str, dict[str, LeafRecord]] = {}
-    for path, leaf in leaves.items():
-        name, _, inner = path.partition("/")
-        groups.setdefault(name, {})[inner] = leaf
-    return {name: GroupRecord(_digest(group), group) for name, group in groups.items()}
+    if not records:
+        return None
+    losses = records[-1].members.get("loss")
+    if losses is None or members is None:
+        return records[-1].loss
+    finite = [loss for loss in (losses[member] for member in members) if loss is not None]
+    return sum(finite) / len(finite) if finite else None
 
 
 def describe_groups(params: Mapping[str, PyTree]) -> dict[str, GroupRecord]:
     """Describe every parameter group; this hashes each array once."""
-    return group_records(describe_leaves(params))
-
-
-def _digest(leaves: Mapping[str, LeafRecord]) -> str:
-    return digest_of_description({path: encode(leaf) for path, leaf in leaves.items()})
+    groups = {}
+    for name, tree in params.items():
+        table = describe(tree)
+        values = {"sha256": digest_of_description(table), "leaves": table}
+        groups[name] = decode(GroupRecord, values, name)
+    return groups
 
 
 def checksum(values: object) -> str:
@@ -165,13 +247,11 @@ def unseal(values: object, where: Path | str) -> dict[str, object]:
     Raises:
         Corrupted: if the checksum does not match.
     """
-    try:
-        intact = isinstance(values, dict) and values.get(SEAL) == seal(values)[SEAL]
-    except (ValueError, RecursionError):  # nested too deeply to be written again
-        intact = False
-    if not intact or not isinstance(values, dict):
-        raise Corrupted(f"{where} is corrupted: it has changed since it was written")
-    return {name: value for name, value in values.items() if name != SEAL}
+    if isinstance(values, dict):
+        with contextlib.suppress(ValueError, RecursionError):  # too deep to be written again
+            if values == seal(values):
+                return {name: value for name, value in values.items() if name != SEAL}
+    raise Corrupted(f"{where} is corrupted: it has changed since it was written")
 
 
 def json_bytes(values: Mapping[str, object]) -> bytes:
@@ -197,11 +277,7 @@ def read_manifest(folder: Path) -> Manifest:
         Corrupted: if the file differs from what was written.
     """
     check_run(folder)
-    path = folder / MANIFEST
-    try:
-        return decode(Manifest, unseal(read_json(path, regular=True), path), path)
-    except UserError as error:
-        raise Corrupted(f"{error}; {REMEDY}") from error
+    return _read(Manifest, folder / MANIFEST, sealed=True)
 
 
 def read_result(folder: Path, kind: type[Record]) -> Record:
@@ -210,8 +286,12 @@ def read_result(folder: Path, kind: type[Record]) -> Record:
     Raises:
         Corrupted: if the file is missing or differs from what was written.
     """
-    path = folder / RESULT
+    return _read(kind, folder / RESULT, sealed=False)
+
+
+def _read(kind: type[Record], path: Path, sealed: bool) -> Record:
     try:
-        return decode(kind, read_json(path, regular=True), path)
+        values = read_json(path, regular=True)
+        return decode(kind, unseal(values, path) if sealed else values, path)
     except UserError as error:
-        raise Corrupted(f"{error}; {REMEDY}") from error
+        raise Corrupted(f"{error}; restore it from a copy") from error

@@ -17,9 +17,14 @@ from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.files import as_json, digest_of_file, read_bytes
 from twostage_jax.store import orbax
 from twostage_jax.store.decoding import decode, encode
-from twostage_jax.store.epochs import CheckpointFacts
-from twostage_jax.store.records import LeafRecord, seal, unseal
-from twostage_jax.trees import tree_differences
+from twostage_jax.store.records import (
+    CheckpointFacts,
+    GroupRecord,
+    describe_groups,
+    seal,
+    unseal,
+)
+from twostage_jax.trees import PyTree, tree_differences, tree_signature
 
 TABLE = "checkpoint.json"
 # Every figure of all members and epochs takes 20 bytes, so this is enough for 200 million.
@@ -30,10 +35,10 @@ LIMIT = 4 * 2**30
 class Table:
     """Sealed table of one checkpoint."""
 
-    step: int  # number of the checkpoint
-    leaves: dict[str, dict[str, LeafRecord]]  # description of every array, by tree and path
-    facts: CheckpointFacts  # values of the caller
-    files: dict[str, str]  # SHA-256 of every other file of the checkpoint, by relative name
+    step: int
+    trees: dict[str, GroupRecord]
+    facts: CheckpointFacts
+    files: dict[str, str]  # SHA-256 of every other file, by name such as `params/_METADATA`
 
 
 def write_table(folder: Path, table: Table, limit: int = LIMIT) -> None:
@@ -67,25 +72,16 @@ def read_table(folder: Path) -> Table:
         values = as_json(content)
     except (ValueError, RecursionError) as error:
         raise Corrupted(f"{path} is corrupted: it is not JSON") from error
-    return decode(Table, unseal(values, path), path)
-
-
-def digests_of_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of every regular file below a folder, by relative name such as `params/_METADATA`.
-
-    Raises:
-        OSError: if a file or folder cannot be read.
-    """
-    return {name: digest_of_file(path) for name, path in files_below(folder).items()}
+    table = decode(Table, unseal(values, path), path)
+    if str(table.step) != folder.name:  # a checkpoint that was renamed
+        raise Corrupted(
+            f"the checkpoint {folder} is corrupted: {TABLE} belongs to step {table.step}"
+        )
+    return table
 
 
 def check_files(folder: Path, table: Table, wanted: Callable[[str], bool]) -> None:
-    """Compare the files of a checkpoint with its table.
-
-    Args:
-        folder: the checkpoint.
-        table: its table.
-        wanted: function that selects files by name.
+    """Compare those files of a checkpoint that `wanted` selects by name with its table.
 
     Raises:
         OSError: if a file or folder cannot be read.
@@ -126,33 +122,32 @@ def is_regular(path: Path) -> bool:
     Raises:
         OSError: if the path exists and cannot be examined.
     """
+    # `Path.is_file` of newer Python versions returns False for an input/output error, too.
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def check_fit(
-    folder: Path, table: Table, signatures: Mapping[str, Mapping[str, Mapping[str, object]]]
-) -> None:
+def check_fit(folder: Path, table: Table, expected: Mapping[str, PyTree]) -> None:
     """Raise `UserError` with every difference between a checkpoint and the expected trees."""
     problems = []
-    for name, signature in signatures.items():
-        saved = {path: encode(leaf) for path, leaf in table.leaves.get(name, {}).items()}
-        problems += [f"{name}/{problem}" for problem in tree_differences(signature, saved)]
+    for name, tree in expected.items():
+        saved = encode(table.trees[name])["leaves"] if name in table.trees else {}
+        problems += [
+            f"{name}/{problem}" for problem in tree_differences(tree_signature(tree), saved)
+        ]
     if problems:
         raise UserError(f"the checkpoint {folder} does not fit: {'; '.join(problems)}")
 
 
-def check_arrays(
-    folder: Path, table: Table, leaves: Mapping[str, Mapping[str, LeafRecord]]
-) -> None:
+def check_arrays(folder: Path, table: Table, trees: Mapping[str, PyTree]) -> None:
     """Raise `Corrupted` with every loaded array that differs from the table of its checkpoint."""
     changed = [
         f"{name}/{path}"
-        for name, descriptions in leaves.items()
-        for path, leaf in descriptions.items()
-        if leaf != table.leaves[name][path]
+        for name, group in describe_groups(trees).items()
+        for path, leaf in group.leaves.items()
+        if leaf != table.trees[name].leaves[path]
     ]
     if changed:
         raise Corrupted(
