@@ -225,7 +225,7 @@ def _evaluate(command: Evaluate) -> None:
 def _describe_data(command: Data) -> None:
     import numpy as np
 
-    from twostage_jax.data.fingerprint import duplicates
+    from twostage_jax.data.dataset import count_duplicates
     from twostage_jax.data.sources import load
     from twostage_jax.show.tables import show_dataset
 
@@ -243,7 +243,7 @@ def _describe_data(command: Data) -> None:
             for name, image in ((name, split["image"]) for name, split in splits.items())
             if image.size
         }
-        same = duplicates(dataset.splits)
+        same = count_duplicates(dataset.splits)
     show_dataset(
         dataset.name,
         dataset.image_shape,
