@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from twostage_jax.scores.detection import Detection
-from twostage_jax.scores.figures import assess, compute_scores
-from twostage_jax.scores.members import SweepPoint, SweepRecord
+from twostage_jax.scores.figures import SweepPoint, SweepRecord, assess, compute_scores
 from twostage_jax.show import tables
 from twostage_jax.show.plots import plot_sweep
 from twostage_jax.show.terminal import Terminal

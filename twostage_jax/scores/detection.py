@@ -88,14 +88,10 @@ def energy(logits: np.ndarray) -> np.ndarray:
 
 
 def fit_gaussians(features: np.ndarray, label: np.ndarray) -> Gaussians:
-    """Fit the mean of each class and one covariance for all classes.
+    """Fit one Gaussian for each class to features `[N, D]` with labels int `[N]`.
 
     Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
     Adversarial Attacks", 2018.
-
-    Args:
-        features: `[N, D]`.
-        label: int `[N]`.
     """
     features = np.asarray(features, np.float64)
     classes, index = np.unique(label, return_inverse=True)
@@ -116,11 +112,9 @@ def mahalanobis(gaussians: Gaussians, features: np.ndarray) -> np.ndarray:
 
 
 def outlier_scores(outputs: Outputs, gaussians: Sequence[Gaussians]) -> dict[str, np.ndarray]:
-    """Outlier scores `{name: [N]}`; a higher score is further out of the distribution.
+    """Scores `{name: [N]}`; a higher score is further out of the distribution.
 
-    Args:
-        outputs: of M members.
-        gaussians: one for each encoder, in the order of `outputs.features`.
+    `gaussians` has one entry for each encoder, in the order of `outputs.features`.
     """
     mean = mean_probability(outputs.probability)
     distances = map(mahalanobis, gaussians, outputs.features)
@@ -138,6 +132,7 @@ def outlier_scores(outputs: Outputs, gaussians: Sequence[Gaussians]) -> dict[str
 
 def separation(inside: np.ndarray, outside: np.ndarray) -> Detection:
     """Separation of scores `[N1]` from inside and `[N2]` from outside."""
+    # The U statistic of Mann and Whitney, from ranks: comparing all pairs would cost O(N1 N2).
     ranks = stats.rankdata(np.concatenate([inside, outside]))[len(inside) :]
     above = ranks.sum() - len(outside) * (len(outside) + 1) / 2
     # The small number undoes the rounding of 0.95 * N1.
