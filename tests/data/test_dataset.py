@@ -13,7 +13,7 @@ from twostage_jax.data.split import stratified_indices
 from twostage_jax.errors import UserError
 
 NAMES = ("train", "validation", "test")
-fixed = settings(max_examples=40, derandomize=True, deadline=None, database=None)
+fixed = settings(max_examples=20, derandomize=True, deadline=None, database=None)
 
 
 def rows(part):

@@ -18,7 +18,7 @@ from twostage_jax.data.spec import absolute, check_spec
 
 IMAGES = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=4, max_side=5))
 few = settings(
-    max_examples=40,
+    max_examples=20,
     derandomize=True,
     deadline=None,
     database=None,

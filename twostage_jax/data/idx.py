@@ -58,13 +58,7 @@ def _find(folder: Path, name: str) -> Path | None:
 
 
 def read_array(path: Path, gzipped: bool | None = None) -> np.ndarray:
-    """Read the array of unsigned bytes in one IDX file.
-
-    Its values are read or expanded only after the header was compared with the file's size.
-
-    Args:
-        path: the file.
-        gzipped: True for a gzip file; by default the ending `.gz` decides.
+    """Read the array of unsigned bytes in one IDX file; by default the ending `.gz` decides.
 
     Raises:
         UserError: not a regular file, a wrong magic number, a size that differs from the header, a

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from twostage_jax.data import digits, idx, npz
 from twostage_jax.data.dataset import Dataset, Source, make_dataset
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import UserError
@@ -62,21 +63,14 @@ def _read(spec: str, data_dir: str | Path | None) -> Source:
 
 def _read_kind(spec: str, data_dir: str | Path | None) -> Source:
     kind, _, rest = spec.partition(":")
-    # A reader is imported only when it is used: TFDS alone costs half a second.
     match kind:
         case "digits":
-            from twostage_jax.data import digits
-
             return digits.read()
         case "idx":
-            from twostage_jax.data import idx
-
             return idx.read(Path(rest))
         case "npz":
-            from twostage_jax.data import npz
-
             return npz.read(Path(rest))
-        case _:
-            from twostage_jax.data.tfds import prepare
+    # Imported only when it is used, because TFDS alone costs half a second.
+    from twostage_jax.data.tfds import prepare
 
-            return prepare.read(rest or kind, data_dir)
+    return prepare.read(rest or kind, data_dir)

@@ -7,7 +7,7 @@ stranger, so we read the few fields that we need ourselves and ignore all others
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf import json_format
 from tensorflow_datasets.core.proto import dataset_info_pb2, feature_pb2
@@ -37,13 +37,7 @@ NAME_LIMIT = 255  # characters of a file name, in most file systems
 SHARD_LIMIT = 2**16  # files of a split; the largest data sets of TFDS have some thousands
 TEXT_LIMIT = 16 * MIB  # bytes of a text file that describes a data set
 AGAIN = "it is corrupted, or another version of TFDS wrote it; prepare it again"
-
-
-class Shards(NamedTuple):
-    """Files of a split, and the number of records in each."""
-
-    paths: tuple[Path, ...]
-    lengths: tuple[int, ...]
+Shards = dict[Path, int]  # files of a split, and the number of records in each
 
 
 def read_prepared(folder: Path, name: str) -> Source:
@@ -169,17 +163,13 @@ def _find_shards(
                 f"{path} has {shown(text)} in the names of its files, but only text of at most "
                 f"{NAME_LIMIT} characters is allowed: {AGAIN}"
             )
-    # A dict keeps the order, and each name once.
-    paths = dict.fromkeys(_shard_paths(folder, template, fields, len(lengths)))
-    if len(paths) != len(lengths):
+    names = dict(zip(_shard_names(template, fields, len(lengths)), lengths, strict=True))
+    if len(names) != len(lengths):
         raise UserError(f"{path} names {len(lengths):,} files and some of them twice: {AGAIN}")
-    return Shards(tuple(paths), lengths)
+    return {_resolve(folder, name): length for name, length in names.items()}
 
 
-def _shard_paths(
-    folder: Path, template: str, fields: Mapping[str, str], count: int
-) -> Iterator[Path]:
-    """Yield the files of a split, named by the template in the folder's own description."""
+def _shard_names(template: str, fields: Mapping[str, str], count: int) -> Iterator[str]:
     digits = max(5, len(str(count)))
     total = f"{count:0{digits}}"
     for index in range(count):
@@ -189,11 +179,11 @@ def _shard_paths(
             "NUM_SHARDS": total,
             "SHARD_X_OF_Y": f"{number}-of-{total}",
         }
-        text = template
+        name = template
         # Not `str.format`, which would look up attributes of the values.
         for field, value in {**fields, **numbered}.items():
-            text = text.replace(f"{{{field}}}", value)
-        yield _resolve(folder, text)
+            name = name.replace(f"{{{field}}}", value)
+        yield name
 
 
 def _resolve(folder: Path, text: str) -> Path:
@@ -210,9 +200,9 @@ def _resolve(folder: Path, text: str) -> Path:
 
 
 def _read_records(shards: Shards, kind: str) -> Iterator[bytes]:
-    compressed = sum(path.stat().st_size for path in shards.paths)
+    compressed = sum(path.stat().st_size for path in shards)
     expanded = 0
-    for path, length in zip(shards.paths, shards.lengths, strict=True):
+    for path, length in shards.items():
         if kind == "array_record":
             records = read_array_records(path, length)
         else:
