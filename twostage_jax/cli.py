@@ -225,7 +225,7 @@ def _evaluate(command: Evaluate) -> None:
 def _describe_data(command: Data) -> None:
     import numpy as np
 
-    from twostage_jax.data.fingerprint import duplicates
+    from twostage_jax.data.dataset import count_duplicates
     from twostage_jax.data.sources import load
     from twostage_jax.show.tables import show_dataset
 
@@ -242,7 +242,7 @@ def _describe_data(command: Data) -> None:
             counts[name] = np.bincount(split["label"], minlength=classes).tolist()
             if image.size:  # an empty array has no minimum
                 pixels[name] = (int(image.min()), int(image.max()), float(image.mean()))
-        same = duplicates(dataset.splits)
+        same = count_duplicates(dataset.splits)
     show_dataset(
         dataset.name,
         dataset.image_shape,

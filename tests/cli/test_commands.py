@@ -52,7 +52,7 @@ def stored(folder, name):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("run --data npz:/nowhere.npz", "there is no file /nowhere.npz"),
+        ("run --data npz:/nowhere.npz", "cannot read /nowhere.npz: No such file"),
         ("run --validation 9999", "give a number from 0 to 1437"),
         ("run --pretrain.encoder nowhere:Net", "cannot import 'nowhere:Net'"),
         ("run --resume --out /nowhere", "/nowhere is no"),

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import twostage_jax as ts
-from tests.data.builders import example, idx_bytes, write_idx, write_prepared
+from tests.data.builders import write_idx, write_prepared
+from tests.fuzz.samples import example, idx_bytes
 from twostage_jax.data.npz import read_arrays
 from twostage_jax.data.tfds.prepared import read_prepared
 from twostage_jax.files import MIB
@@ -49,22 +50,22 @@ def test_the_peak_is_measured_in_every_language():
 
 
 def gzip_bomb(folder):
-    header = bytes([0, 0, 8, 3]) + struct.pack(">3I", 200, 1000, 1000)
-    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + bytes(2 * 10**8), 6))
-    labels = idx_bytes(np.zeros(200, np.uint8))
+    header = bytes([0, 0, 8, 3]) + struct.pack(">3I", 100, 1000, 1000)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + bytes(10**8), 6))
+    labels = idx_bytes(np.zeros(100, np.uint8))
     (folder / "train-labels-idx1-ubyte").write_bytes(labels)
     return lambda: ts.load(f"idx:{folder}")
 
 
 def npz_bomb(folder):
-    image = np.zeros((200, 1000, 1000), np.uint8)
-    np.savez_compressed(folder / "a.npz", image=image, label=np.arange(200))
+    image = np.zeros((100, 1000, 1000), np.uint8)
+    np.savez_compressed(folder / "a.npz", image=image, label=np.arange(100))
     return lambda: ts.load(f"npz:{folder / 'a.npz'}")
 
 
 def png_bomb(folder):
     picture = io.BytesIO()
-    Image.new("L", (8000, 8000)).save(picture, "PNG")
+    Image.new("L", (6000, 6000)).save(picture, "PNG")
     write_prepared(folder, records=[example(picture.getvalue(), 0)] * 3)
     path = folder / "features.json"
     path.write_text(path.read_text().replace('"5", "4"', '"-1", "-1"'))
@@ -72,13 +73,13 @@ def png_bomb(folder):
 
 
 def array_record_bomb(folder):
-    write_prepared(folder, "array_record", [bytes(2 * 10**8)])
+    write_prepared(folder, "array_record", [bytes(10**8)])
     return lambda: read_prepared(folder, "tiny")
 
 
 @pytest.mark.parametrize("make", [gzip_bomb, npz_bomb, png_bomb, array_record_bomb])
 def test_a_bomb_is_refused_by_its_header(make, tmp_path):
-    read = make(tmp_path)  # about 200 kB that announce 200 MB
+    read = make(tmp_path)  # about 100 kB that announce 100 MB
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 400_000
     announced = r"announces \d\d\d,\d\d\d,\d\d\d"
     with peak_below(32 * MIB), pytest.raises(ts.UserError, match=announced):
@@ -187,7 +188,7 @@ def change_name(info, split):
     [
         (change_name, "text of at most 255 characters"),
         (lambda info, split: info.update(name="x" * 256), "text of at most 255 characters"),
-        (lambda info, split: info.update(name=["tiny"]), r"has \['tiny'\] in the names"),
+        (lambda info, split: info.update(name=["tiny"]), "cannot read .*dataset_info.json: .*name"),
         (lambda info, split: split.update(filepathTemplate="x" * 256), "at most 255"),
         (lambda info, split: split.update(filepathTemplate="{DATASET}" * 28), "lacks the file"),
         (lambda info, split: split.update(shardLengths=["1"] * 2**17), "has 131,072 files"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.builders import png
+from tests.fuzz.samples import png
 from twostage_jax.data.images import decode
 from twostage_jax.errors import UserError
 

@@ -12,7 +12,7 @@ from twostage_jax.data.dataset import Source, make_dataset
 from twostage_jax.data.labels import draw_labels, flip_labels, with_labels
 from twostage_jax.errors import UserError
 
-fixed = settings(max_examples=40, derandomize=True, deadline=None, database=None)
+fixed = settings(max_examples=15, derandomize=True, deadline=None, database=None)
 
 
 @fixed

@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 
 import twostage_jax as ts
 from tests.conftest import MNIST
-from tests.data.builders import (
-    NAMES,
-    arrays,
-    example,
-    frame,
-    png,
-    write_array_record,
-    write_idx,
-    write_prepared,
-)
+from tests.data.builders import NAMES, arrays, write_idx, write_prepared
+from tests.fuzz.samples import example, frame, png, write_array_record
 from twostage_jax.data.tfds import prepare
 from twostage_jax.data.tfds.prepared import read_prepared
 from twostage_jax.data.tfds.records import read_array_records, read_tfrecord
@@ -153,7 +145,7 @@ def test_a_missing_tensorflow_is_reported_with_the_remedy(tmp_path):
     ("name", "expected"),
     [
         ("cifar11", "has no data set 'cifar11'.*did you mean"),
-        ("imdb_reviews", "not an image-classification data set.*its features are text, label"),
+        ("imdb_reviews", "not an image-classification data set.*its features are label, text"),
         ("mnist/nothing", "cannot open 'mnist/nothing'"),
     ],
 )
@@ -166,14 +158,14 @@ def test_unusable_names_are_refused(name, expected, tmp_path):
 CHANGES = {
     "other kind": ("features.json", "ClassLabel", "Text", "not an image-classification"),
     "five channels": ("features.json", '"1"]', '"5"]', "with 1 to 4 channels"),
-    "no number": ("features.json", '"5"', '"x"', "'x' instead of a whole number"),
+    "no number": ("features.json", '"5"', '"x"', "cannot read .*features.json: .*dimensions"),
     "many classes": ("features.json", '"numClasses": "3"', '"numClasses": "9999"', "9,999 classes"),
     "other format": ("dataset_info.json", '"tfrecord"', '"parquet"', "is prepared as 'parquet'"),
     "no train": ("dataset_info.json", '"name": "train"', '"name": "all"', "no split called train"),
     "no shard": ("dataset_info.json", '["1"]', '["0"]', "train split of .* is empty"),
     "too few records": ("dataset_info.json", '["1"]', '["2"]', "1 records, but 2 are announced"),
     "class names": ("label.labels.txt", "two", "one", "2 different names"),
-    "old version": ("features.json", "featuresDict", "features", "not in the format of TFDS 4.5"),
+    "old version": ("features.json", "featuresDict", "features", "in the format of TFDS 4.5"),
 }
 
 

@@ -71,7 +71,12 @@ def write_prepared(folder: Path, kind: str, records: list[bytes]) -> None:
     path = folder / f"tiny-train.{kind}-00000-of-00001"
     if kind == "tfrecord":
         path.write_bytes(b"".join(map(frame, records)))
-        return
+    else:
+        write_array_record(path, records)
+
+
+def write_array_record(path: Path, records: list[bytes]) -> None:
+    """Write records as an `array_record` file."""
     writer = array_record.ArrayRecordWriter(str(path), "group_size:1")
     for record in records:
         writer.write(record)

@@ -12,8 +12,7 @@ from twostage_jax.scores.detection import (
     Outputs,
     detect_outliers,
     energy,
-    fit_gaussians,
-    mahalanobis,
+    make_mahalanobis,
     mutual_information,
     predictive_entropy,
     separation,
@@ -49,9 +48,9 @@ def test_mahalanobis_by_hand_with_and_without_a_dead_unit():
     # Two classes at -1 and 5, both of variance 1; the point 2 has distance 3 from each.
     features = np.array([[-2.0], [0.0], [4.0], [6.0]])
     label = np.array([0, 0, 1, 1])
-    np.testing.assert_allclose(mahalanobis(fit_gaussians(features, label), [[-1.0], [2.0]]), [0, 9])
+    np.testing.assert_allclose(make_mahalanobis(features, label)([[-1.0], [2.0]]), [0, 9])
     dead = np.pad(features, ((0, 0), (0, 1)))
-    np.testing.assert_allclose(mahalanobis(fit_gaussians(dead, label), [[2.0, 0.0]]), [9])
+    np.testing.assert_allclose(make_mahalanobis(dead, label)([[2.0, 0.0]]), [9])
 
 
 def test_mahalanobis_equals_that_of_scikit_learn():
@@ -62,7 +61,7 @@ def test_mahalanobis_equals_that_of_scikit_learn():
     covariance.fit(features - means[label])
     points = RANDOM.randn(50, 4)
     expected = np.min([covariance.mahalanobis(points - mean) for mean in means], axis=0)
-    np.testing.assert_allclose(mahalanobis(fit_gaussians(features, label), points), expected)
+    np.testing.assert_allclose(make_mahalanobis(features, label)(points), expected)
 
 
 def test_separation_by_hand():

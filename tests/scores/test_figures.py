@@ -5,15 +5,20 @@ import io
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 import sklearn.metrics
 
 from twostage_jax.scores.figures import (
+    SCORES,
     Scores,
+    SweepPoint,
     assess,
+    choose_point,
     compute_scores,
     member_scores,
     prediction_file,
     probabilities,
+    summarise,
 )
 
 RANDOM = np.random.RandomState(0)
@@ -138,9 +143,8 @@ def test_fitted_figures_need_validation_examples_and_coverage_needs_enough():
     empty = (PROBABILITY[:, :0], LABEL[:0])
     for validation in (None, empty):
         uncertainty = assess(*TEST, validation).uncertainty
-        assert (uncertainty.temperature, uncertainty.calibrated, uncertainty.conformal) == (
-            None,
-        ) * 3
+        fitted = (uncertainty.temperature, uncertainty.calibrated, uncertainty.conformal)
+        assert fitted == (None, None, None)
     # A coverage of 0.95 needs 19 examples.
     assert assess(*TEST, (PROBABILITY[:, :18], LABEL[:18])).uncertainty.conformal is None
     assert assess(*TEST, (PROBABILITY[:, :19], LABEL[:19])).uncertainty.conformal is not None
@@ -150,3 +154,43 @@ def test_fitted_figures_need_validation_examples_and_coverage_needs_enough():
 def test_a_single_member_has_no_mutual_information():
     assert assess(PROBABILITY[:1], LABEL).uncertainty.mutual_information is None
     assert assess(PROBABILITY, LABEL).uncertainty.mutual_information > 0
+
+
+def test_the_interval_of_the_mean_is_that_of_student():
+    values = np.array([0.9, 0.92, 0.97])
+    members = dict.fromkeys(SCORES, values.tolist())
+    row = summarise(members, dict.fromkeys(SCORES, 0.95)).brier
+    expected = scipy.stats.t.interval(0.95, 2, values.mean(), scipy.stats.sem(values))
+    assert (row.low, row.high) == pytest.approx(expected)
+    assert row.std == pytest.approx(values.std(ddof=1))
+    assert row.gain == pytest.approx(0.02)
+
+
+def test_one_member_has_a_mean_only():
+    row = summarise(dict.fromkeys(SCORES, [0.9]), dict.fromkeys(SCORES, 0.9)).nll
+    assert (row.mean, row.std, row.low, row.high, row.gain) == (0.9, None, None, None, 0)
+
+
+@pytest.mark.parametrize(("accuracy", "expected"), [([0.8, 0.9], 1 / 3), ([1.0, 1.0], None)])
+def test_avoided_errors_are_a_share_of_the_mean_members_errors(accuracy, expected):
+    ensemble = dict.fromkeys(SCORES, 0.5) | {"accuracy": 0.9 if expected else 1.0}
+    members = {name: [0.4, 0.6] for name in SCORES} | {"accuracy": accuracy}
+    summary = summarise(members, ensemble)
+    assert summary.fewer_errors == (expected and pytest.approx(expected))
+    assert summary.nll.gain == pytest.approx(0)
+
+
+def point(members, accuracy=(), nll=()):
+    return SweepPoint({"noise": 0}, members, {"accuracy": list(accuracy), "nll": list(nll)})
+
+
+def test_a_sweep_chooses_accuracy_first_and_nll_second():
+    points = [
+        point(2, [0.8, 0.9], [0.1, 0.1]),
+        point(2, [0.9, 0.9], [0.5, 0.7]),
+        point(1, [0.9], [0.4]),
+        point(0),
+    ]
+    assert choose_point(points) == 2
+    assert choose_point(points[:2]) == 1
+    assert choose_point([SweepPoint({}, 3, None)]) == 0

@@ -1,15 +1,5 @@
 """Read files of users into uint8 images and labels on the host, split and fingerprinted.
 
-spec.py         grammar of `--data SPEC`; imports nothing heavy
-sources.py      `load(spec)`: from a SPEC to a `Dataset`
-dataset.py      `Source`, `Dataset`, the locked test split
-split.py        deterministic stratified splits
-fingerprint.py  digests of examples, duplicates across splits
-labels.py       label draws and label noise
-digits.py       the bundled data set
-idx.py          MNIST-style files, gzipped or not
-npz.py          NumPy archives
-arrays.py       arrays of users as images and labels
-images.py       PNG and JPEG files
-tfds/           TensorFlow Datasets, without TensorFlow where possible
+Files: spec (the grammar of `--data`), sources (`load`), dataset, split, labels; for the formats
+digits, idx, npz, images and tfds; and arrays, which checks the content of arrays.
 """

@@ -1,38 +1,48 @@
-"""Arrays of users as uint8 images and int32 labels."""
+"""Arrays of users as a split: uint8 images and int32 labels."""
 
 import numpy as np
 
+from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
 
 SLICE = 4096  # images converted at a time
 
 
-def as_images(image: np.ndarray, where: str) -> np.ndarray:
-    """Convert to uint8 `[N, H, W, C]` in 0 to 255.
+def as_split(image: np.ndarray, label: np.ndarray, image_name: str, label_name: str) -> Split:
+    """Convert to `image` uint8 `[N, H, W, C]` in 0 to 255 and `label` int32 `[N]`.
 
     Args:
         image: `[N, H, W]` or `[N, H, W, C]`, integers in 0 to 255 or floats in 0 to 1.
-        where: name of the array, for messages.
+        label: `[N]` or `[N, 1]`, whole numbers from 0 of an integer or float type.
+        image_name: name of `image` in messages.
+        label_name: name of `label` in messages.
 
     Raises:
-        UserError: another number of axes, type or range.
+        UserError: another shape or range, or numbers of images and labels that differ.
     """
+    image = _as_images(image, image_name)
+    label = _as_labels(label, label_name)
+    if len(image) != len(label):
+        raise UserError(
+            f"{image_name} has {len(image)} images and {label_name} has {len(label)} labels: the "
+            "numbers must agree; give two files or arrays that belong together"
+        )
+    return {"image": image, "label": label}
+
+
+def _as_images(image: np.ndarray, where: str) -> np.ndarray:
     if image.ndim not in (3, 4) or 0 in image.shape[1:]:
         raise UserError(f"{where} has shape {image.shape}: give [N, H, W] or [N, H, W, C]")
     low = image.min() if image.size else 0
     high = image.max() if image.size else 0
-    if np.issubdtype(image.dtype, np.floating):
-        if not (low >= 0 and high <= 1):  # so written that NaN is refused too
-            raise UserError(
-                f"{where} has floats from {low} to {high}: floats must lie in 0 to 1; scale them, "
-                "or save uint8 values in 0 to 255"
-            )
-        image = _as_bytes(image)
-    elif not np.issubdtype(image.dtype, np.integer) or low < 0 or high > 255:
+    is_float = image.dtype.kind == "f"
+    if not (low >= 0 and high <= (1 if is_float else 255)):  # so written that NaN is refused too
         raise UserError(
             f"{where} has {image.dtype} values from {low} to {high}: give integers in 0 to 255 or "
             "floats in 0 to 1"
         )
+    if is_float:
+        image = _as_bytes(image)
     if image.ndim == 3:
         image = image[..., None]
     return image.astype(np.uint8, copy=False)
@@ -46,23 +56,12 @@ def _as_bytes(image: np.ndarray) -> np.ndarray:
     return converted
 
 
-def as_labels(label: np.ndarray, where: str) -> np.ndarray:
-    """Convert to int32 `[N]`.
-
-    Args:
-        label: `[N]` or `[N, 1]`, whole numbers from 0 of an integer or float type.
-        where: name of the array, for messages.
-
-    Raises:
-        UserError: another shape, type or range.
-    """
-    if label.ndim == 2 and label.shape[1] == 1:
+def _as_labels(label: np.ndarray, where: str) -> np.ndarray:
+    if label.ndim == 2 and label.shape[1] == 1:  # as Keras and MedMNIST store them
         label = label[:, 0]
-    numeric = any(np.issubdtype(label.dtype, kind) for kind in (np.integer, np.floating))
-    if label.ndim != 1 or not numeric:
+    if label.ndim != 1:
         raise UserError(
-            f"{where} has shape {label.shape} of {label.dtype}: give one whole number for each "
-            "example, [N]"
+            f"{where} has shape {label.shape}: give one whole number for each example, [N]"
         )
     fractional = label != np.floor(label)  # True for NaN
     if fractional.any():

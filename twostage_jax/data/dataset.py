@@ -1,12 +1,14 @@
 """A data set on the host: checked, split and fingerprinted, with its test split under lock."""
 
 import dataclasses
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from twostage_jax.data.fingerprint import example_digests, fingerprint
 from twostage_jax.data.split import Split, set_aside
 from twostage_jax.errors import UserError
 
@@ -25,8 +27,7 @@ class Source(NamedTuple):
         name: short name of the data set.
         train: `image` uint8 `[N, H, W, C]` and `label` int32 `[N]`.
         test: the same, or None if the source has no test split.
-        classes: class names, indexed by label. If empty, the labels themselves, from 0 to the
-            highest, are the names.
+        classes: class names, indexed by label. If empty, the labels themselves are the names.
         unlabelled: images uint8 `[U, H, W, C]` without labels, or None.
     """
 
@@ -92,15 +93,12 @@ class TrainingData:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset(TrainingData):
-    """Images and labels in splits, on the host.
+    """Images and labels in splits, on the host; `test` has the form of `train`.
 
     >>> import twostage_jax as ts
     >>> dataset = ts.load("digits")
     >>> {name: len(split["label"]) for name, split in dataset.splits.items()}
     {'train': 1295, 'validation': 143, 'test': 359}
-
-    Attributes:
-        test: examples for the final test, in the form of `train` and `validation`.
     """
 
     test: Split
@@ -113,13 +111,10 @@ class Dataset(TrainingData):
 
 
 class Lockbox:
-    """The test split, which nothing can reach before it is unlocked.
-
-    Attributes:
-        count: number of test examples.
-    """
+    """The test split and its number of examples, `count`."""
 
     def __init__(self, test: Split) -> None:
+        # Everything but `unlock` gets along with the count, so no choice can depend on the test.
         self._test = test
         self.count = len(test["label"])
 
@@ -140,15 +135,16 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
         UserError: an empty split, a single class or too many, splits that do not fit together, or
             `validation` out of range.
     """
-    check_source(source)
-    classes = class_names(source)
+    _check_source(source)
+    classes = _class_names(source)
     train = _with_digests(source.train)
-    sources = [train]  # the fingerprint covers the source's splits, not ours
+    originals = [train]  # the fingerprint covers the source's splits, not ours
+    # The test split comes first: it must not depend on the size of validation.
     if source.test is None:
         train, test = set_aside(train, max(1, len(train["label"]) // TEST_SHARE))
     else:
         test = _with_digests(source.test)
-        sources.append(test)
+        originals.append(test)
     count = _validation_count(validation, len(train["label"]), source.name)
     train, held_out = set_aside(train, count)
     splits = {"train": train, "validation": held_out, "test": test}
@@ -156,13 +152,13 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
     hashed: dict[str, Split] = dict(splits)
     if len(pool):  # an empty pool must not change the fingerprints of sources without one
         hashed["unlabelled"] = _with_digests({"image": pool})
-        sources.append(hashed["unlabelled"])
+        originals.append(hashed["unlabelled"])
     return Dataset(
         name=source.name,
         classes=classes,
-        fingerprint=fingerprint(sources),
-        order=fingerprint(list(hashed.values()), ordered=True),
-        parts={name: fingerprint([split]) for name, split in hashed.items()},
+        fingerprint=_fingerprint(originals),
+        order=_fingerprint(list(hashed.values()), ordered=True),
+        parts={name: _fingerprint([split]) for name, split in hashed.items()},
         rows={name: split["row"] for name, split in splits.items()},
         unlabelled={"image": pool},
         **{n: {key: split[key] for key in ("image", "label")} for n, split in splits.items()},
@@ -170,9 +166,28 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
 
 
 def _with_digests(split: Split) -> Split:
-    """Add `digest` and `row` of each example, which follow it into the splits: hashed only once."""
-    row = np.arange(len(split["image"]), dtype=np.int32)
-    return {**split, "digest": example_digests(split), "row": row}
+    """Add the `row` of each example and its `digest`, SHA-256 over image and label, 32 bytes."""
+    labels = [b""] * len(split["image"])
+    if "label" in split:  # unlabelled images have none
+        labels = [int(label).to_bytes(4, "little") for label in split["label"]]
+    digests = [
+        hashlib.sha256(image.tobytes() + label).digest()
+        for image, label in zip(split["image"], labels, strict=True)
+    ]
+    # They follow the examples into their splits, so each example is hashed only once.
+    row = np.arange(len(labels), dtype=np.int32)
+    return {**split, "digest": np.frombuffer(b"".join(digests), "S32"), "row": row}
+
+
+def _fingerprint(splits: Sequence[Split], ordered: bool = False) -> str:
+    """Compute `sha256:…` over the image shape and the example digests of each split."""
+    total = hashlib.sha256()
+    for split in splits:
+        total.update(str(split["image"].shape).encode())
+        digests = split["digest"]
+        # Sorted, because TFDS shuffles what it prepares: the same examples, one fingerprint.
+        total.update((digests if ordered else np.sort(digests)).tobytes())
+    return f"sha256:{total.hexdigest()}"
 
 
 def _validation_count(validation: int | None, count: int, name: str) -> int:
@@ -186,12 +201,7 @@ def _validation_count(validation: int | None, count: int, name: str) -> int:
     return int(validation)
 
 
-def class_names(source: Source) -> tuple[str, ...]:
-    """Return the class names of a source, or its labels as names if it has none.
-
-    Raises:
-        UserError: more than `CLASS_LIMIT` classes, or labels of which most have no example.
-    """
+def _class_names(source: Source) -> tuple[str, ...]:
     present = np.unique(source.train["label"])
     count = len(source.classes) or int(present[-1]) + 1
     # One stray label must not make a thousand classes; the user has to renumber a subset.
@@ -209,15 +219,10 @@ def class_names(source: Source) -> tuple[str, ...]:
     return source.classes or tuple(str(k) for k in range(count))
 
 
-def check_source(source: Source) -> None:
-    """Check that the splits of a source are usable and fit together.
-
-    Raises:
-        UserError: an empty split, a single class, too few examples to set a test split aside,
-            images of several shapes, or a test label that train does not have.
-    """
-    count = len(source.train["label"])
-    for name, split in {"train": source.train, "test": source.test}.items():
+def _check_source(source: Source) -> None:
+    """Raise `UserError` unless the splits of a source are usable and fit together."""
+    test = source.test
+    for name, split in {"train": source.train, "test": test}.items():
         if split is not None and not len(split["label"]):
             raise UserError(f"the {name} split of {source.name} is empty: give some examples")
     present = np.unique(source.train["label"])
@@ -226,19 +231,22 @@ def check_source(source: Source) -> None:
             f"{source.name} has the single class {int(present[0])} in its train split: a "
             "classifier needs at least two"
         )
-    _check_shape(source, "unlabelled", source.unlabelled)
-    if source.test is not None:
-        _check_test(source, source.test, present)
-    elif count < 3:
+    expected = source.train["image"].shape[1:]
+    pictures = {"unlabelled": source.unlabelled, "test": None if test is None else test["image"]}
+    for name, images in pictures.items():
+        if images is not None and images.shape[1:] != expected:
+            raise UserError(
+                f"{source.name} has images {expected} in train and {images.shape[1:]} in {name}: "
+                "give all images one shape"
+            )
+    count = len(source.train["label"])
+    if test is None and count < 3:
         raise UserError(
             f"{source.name} has {count} examples and no test split: give at least 3, so that one "
             "can be set aside for the test"
         )
-
-
-def _check_test(source: Source, test: Split, present: np.ndarray) -> None:
-    _check_shape(source, "test", test["image"])
-    unknown = np.setdiff1d(test["label"], present)
+    # A head without an output for a label can neither predict nor score it.
+    unknown = [] if test is None else np.setdiff1d(test["label"], present)
     if len(unknown):
         raise UserError(
             f"the test split of {source.name} has label {int(unknown[0])}, which its train split "
@@ -246,10 +254,15 @@ def _check_test(source: Source, test: Split, present: np.ndarray) -> None:
         )
 
 
-def _check_shape(source: Source, name: str, images: np.ndarray | None) -> None:
-    expected = source.train["image"].shape[1:]
-    if images is not None and images.shape[1:] != expected:
-        raise UserError(
-            f"{source.name} has images {expected} in train and {images.shape[1:]} in {name}: give "
-            "all images one shape"
-        )
+def count_duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
+    """Count, for each pair of splits, the images of the later one that the earlier one has too.
+
+    Keys are `"train and test"` and so on. Labels are ignored.
+    """
+    # Bytes of whole images and no digests of them: each hit is a copy.
+    images = {name: [x.tobytes() for x in split["image"]] for name, split in splits.items()}
+    counts = {}
+    for earlier, later in itertools.combinations(images, 2):
+        originals = set(images[earlier])
+        counts[f"{earlier} and {later}"] = sum(image in originals for image in images[later])
+    return counts

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from twostage_jax.data.arrays import as_split
 from twostage_jax.data.dataset import Source
 from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
@@ -18,8 +19,7 @@ FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-UNSIGNED_BYTE = 0x08
-AXIS_LIMIT = 4
+MAGIC = b"\0\0\x08"  # of unsigned bytes; the number of axes comes behind it
 GZIP_FORMAT = 16 + zlib.MAX_WBITS  # zlib's number for "a gzip header, and no other"
 READ_SIZE = 2**16
 
@@ -47,24 +47,7 @@ def _read_split(folder: Path, split: str) -> Split:
             f"{folder} has no {' and no '.join(missing)}: put them there, plain or with .gz"
         )
     image, label = (read_array(path) for path in paths.values() if path)
-    if image.ndim not in (3, 4) or label.ndim != 1:
-        raise UserError(
-            f"the {split} split of {folder} has images with {image.ndim} axes and labels with "
-            f"{label.ndim}: images need 3 or 4 axes and labels 1"
-        )
-    if 0 in image.shape[1:]:
-        raise UserError(
-            f"{folder} has {split} images of shape {image.shape[1:]}, without any pixel: give "
-            "images with pixels"
-        )
-    if len(image) != len(label):
-        raise UserError(
-            f"the {split} split of {folder} has {len(image)} images and {len(label)} labels: the "
-            "numbers must agree; fetch the two files again"
-        )
-    if image.ndim == 3:
-        image = image[..., None]
-    return {"image": image, "label": label.astype(np.int32)}
+    return as_split(image, label, *map(str, paths.values()))
 
 
 def _find(folder: Path, name: str) -> Path | None:
@@ -75,18 +58,13 @@ def _find(folder: Path, name: str) -> Path | None:
 
 
 def read_array(path: Path, gzipped: bool | None = None) -> np.ndarray:
-    """Read the array of unsigned bytes in one IDX file.
-
-    Its values are read or expanded only after the header was compared with the file's size.
-
-    Args:
-        path: the file.
-        gzipped: True for a gzip file; by default the ending `.gz` decides.
+    """Read the array of unsigned bytes in one IDX file; by default the ending `.gz` decides.
 
     Raises:
         UserError: not a regular file, a wrong magic number, a size that differs from the header, a
             corrupted gzip stream, several gzip streams in one file, or a header that announces
             more bytes than `check_expanded` allows.
+        OSError: a file that cannot be opened or read.
     """
     if gzipped is None:
         gzipped = path.suffix == ".gz"
@@ -95,7 +73,7 @@ def read_array(path: Path, gzipped: bool | None = None) -> np.ndarray:
             return _read_array(file, path, gzipped)
     except UserError:
         raise
-    except (OSError, ValueError, zlib.error, MemoryError) as error:
+    except (ValueError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {error}; fetch it again") from error
 
 
@@ -104,43 +82,33 @@ def _read_array(file: BinaryIO, path: Path, gzipped: bool) -> np.ndarray:
     shape = _read_shape(stream, path)
     expected = math.prod(shape)
     size = os.fstat(file.fileno()).st_size
-    plain = size - file.tell()
     if gzipped:
         check_expanded(path, expected, size, "unpack it with gunzip and remove the .gz")
-    elif plain != expected:
-        # Compared before reading, because `read(n)` allocates n bytes at once.
-        raise UserError(_size_mismatch(path, shape, plain))
-    content = stream.read(expected + 1)  # one more, to notice a file that is too long
+    # `read(n)` of a plain file allocates n bytes at once, so its size is a limit too. One byte more
+    # than expected, to notice a file that is too long.
+    limit = expected if gzipped else min(expected, size)
+    content = stream.read(limit + 1)
     if len(content) != expected:
-        raise UserError(_size_mismatch(path, shape, len(content)))
+        actual = f"only {len(content)}" if len(content) < expected else "more"
+        raise UserError(
+            f"{path} announces {expected} values {list(shape)} and has {actual}: it is corrupted; "
+            "fetch it again"
+        )
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _read_shape(stream: "BinaryIO | GzipStream", path: Path) -> tuple[int, ...]:
     magic = stream.read(4)
-    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] != UNSIGNED_BYTE or not magic[3]:
+    if len(magic) < 4 or magic[:3] != MAGIC or not magic[3]:
         raise UserError(
             f"{path} starts with {magic.hex() or 'nothing'}, not with the magic number of an IDX "
             "file of unsigned bytes (000008 and the number of axes): give the original file"
         )
     axes = magic[3]
-    if axes > AXIS_LIMIT:
-        raise UserError(
-            f"{path} has {axes} axes: images have 3 or 4 and labels 1; give the original file"
-        )
     header = stream.read(4 * axes)
     if len(header) < 4 * axes:
         raise UserError(f"{path} is truncated in its header: fetch it again")
     return struct.unpack(f">{axes}I", header)
-
-
-def _size_mismatch(path: Path, shape: tuple[int, ...], count: int) -> str:
-    expected = math.prod(shape)
-    actual = f"only {count}" if count < expected else "more"
-    return (
-        f"{path} announces {expected} values {list(shape)} and has {actual}: it is corrupted; "
-        "fetch it again"
-    )
 
 
 class GzipStream:

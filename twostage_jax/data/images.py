@@ -48,7 +48,6 @@ def decode(
         # Before the array is allocated; each image is compared with this size before it is decoded.
         check_expanded(where, announced, compressed, "unpack it into an uncompressed npz:FILE")
         images = np.empty((len(examples), *full), np.uint8)
-        labels = np.empty(len(examples), np.int32)
         for index, (content, label) in enumerate(examples):
             if not 0 <= label < classes:
                 raise UserError(
@@ -61,8 +60,7 @@ def decode(
                     "them to one size, in an npz:FILE"
                 )
             images[index] = _read_pixels(image, full[2], where)
-            labels[index] = label
-        return {"image": images, "label": labels}
+    return {"image": images, "label": np.array([label for _, label in examples], np.int32)}
 
 
 def _open(content: bytes, where: str) -> Image.Image:
@@ -83,13 +81,12 @@ def _open(content: bytes, where: str) -> Image.Image:
 def _read_pixels(image: Image.Image, channels: int, where: str) -> np.ndarray:
     """Decode an image to uint8 `[H, W, C]`."""
     mode = MODES[channels]
-    if image.mode != mode and image.mode not in LOSSLESS_MODES:
+    if image.mode not in (mode, *LOSSLESS_MODES):
         raise UserError(
             f"{where} has an image of mode {image.mode} and declares {mode}: prepare it again"
         )
     try:
-        converted = image if image.mode == mode else image.convert(mode)
-        pixels = np.asarray(converted)
+        pixels = np.asarray(image.convert(mode))
     except Exception as error:  # Pillow lets the errors of its parsers through
         raise UserError(f"{where} has a corrupted image: {error}; prepare it again") from error
     return pixels.reshape(*pixels.shape[:2], channels)

@@ -34,11 +34,10 @@ def with_labels(dataset: Data, count: int, seed: int = 0) -> Data:
     """
     chosen = draw_labels(dataset.train["label"], count, dataset.classes, seed)
     rest = np.delete(dataset.train["image"], chosen, axis=0)
-    pool = np.concatenate([dataset.unlabelled["image"], rest])
     return dataclasses.replace(
         dataset,
         train={name: values[chosen] for name, values in dataset.train.items()},
-        unlabelled={"image": pool},
+        unlabelled={"image": np.concatenate([dataset.unlabelled["image"], rest])},
         rows={**dataset.rows, "train": dataset.rows["train"][chosen]},
     )
 
@@ -62,14 +61,14 @@ def draw_labels(label: np.ndarray, count: int, classes: Sequence[str], seed: int
     Raises:
         UserError: `count` out of range, or a class without an example.
     """
-    _check_count(label, count, classes)
+    sizes = np.bincount(label, minlength=len(classes))
+    _check_count(count, sizes, classes)
     # NumPy guarantees the numbers of `SeedSequence` and `RandomState` for all versions.
     bits = np.random.MT19937(np.random.SeedSequence((seed, DRAW)))
     random = np.random.RandomState(bits)
     turn = random.permutation(len(classes))
     shuffled = random.permutation(len(label))
     by_class = shuffled[np.argsort(label[shuffled], kind="stable")]
-    sizes = np.bincount(label, minlength=len(classes))
     starts = np.cumsum(sizes) - sizes
     rank = np.empty(len(label), np.int64)  # position within the class, in random order
     rank[by_class] = np.arange(len(label)) - np.repeat(starts, sizes)
@@ -79,15 +78,14 @@ def draw_labels(label: np.ndarray, count: int, classes: Sequence[str], seed: int
     return np.sort(order[:count]).astype(np.int32)
 
 
-def _check_count(label: np.ndarray, count: int, classes: Sequence[str]) -> None:
+def _check_count(count: int, sizes: np.ndarray, classes: Sequence[str]) -> None:
     is_whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
-    if not is_whole or not len(classes) <= count <= len(label):
+    if not is_whole or not len(classes) <= count <= sizes.sum():
         raise UserError(
-            f"--labels {shown(count)} does not fit {len(label)} training examples in "
+            f"--labels {shown(count)} does not fit {sizes.sum()} training examples in "
             f"{len(classes)} classes, each of which needs a labelled example: give a number from "
-            f"{len(classes)} to {len(label)}"
+            f"{len(classes)} to {sizes.sum()}"
         )
-    sizes = np.bincount(label, minlength=len(classes))
     if not sizes.all():
         name = classes[int(np.argmin(sizes))]
         raise UserError(
@@ -109,6 +107,7 @@ def flip_labels(
     import jax.numpy as jnp
 
     rank_key, other_key = jax.random.split(key)
+    # Ranks and new labels do not depend on the share, so larger shares contain smaller ones.
     rank = jax.random.permutation(rank_key, len(label))
     other = (label + jax.random.randint(other_key, label.shape, 1, classes)) % classes
     flipped = rank < jnp.round(share * len(label))

@@ -4,11 +4,11 @@ import math
 import os
 import zipfile
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
-from twostage_jax.data.arrays import as_images, as_labels
+from twostage_jax.data.arrays import as_split
 from twostage_jax.data.dataset import Source
 from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
@@ -22,7 +22,6 @@ HEADERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 READ_LIMIT = 4 * MIB  # a list of four members takes some hundred bytes
-ENCRYPTED = 0x1
 AGAIN = "save it again with numpy.savez"
 
 
@@ -41,36 +40,30 @@ def read(path: Path) -> Source:
 
 
 def _make_split(arrays: dict[str, np.ndarray], x: str, y: str, path: Path) -> Split:
-    image = as_images(arrays[x], f"{path}: {x}")
-    label = as_labels(arrays[y], f"{path}: {y}")
-    if len(image) != len(label):
-        raise UserError(
-            f"{path}: {x} has {len(image)} examples and {path}: {y} has {len(label)}: give as many "
-            "labels as images"
-        )
-    return {"image": image, "label": label}
+    return as_split(arrays[x], arrays[y], f"{path}: {x}", f"{path}: {y}")
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read the numeric arrays named as in Keras, or `image` and `label`; nothing is unpickled.
 
     Raises:
-        UserError: a missing or corrupted file, a directory, pipe or device, missing arrays, or more
-            bytes than `check_expanded` allows.
+        UserError: a corrupted file, a directory, pipe or device, missing arrays, or more bytes than
+            `check_expanded` allows.
+        OSError: a file that does not exist or cannot be opened.
     """
-    if not path.exists():
-        raise UserError(f"there is no file {path}: give npz:FILE with a NumPy archive")
     try:
         with open_regular(path) as file:
-            _check_kind(file.read(8), path)
+            if file.read(6) == b"\x93NUMPY":
+                raise UserError(
+                    f"{path} holds a single array: save images and labels together with numpy.savez"
+                )
             with zipfile.ZipFile(BoundedFile(file)) as archive:
                 return _read_members(archive, path)
-    except UserError:
+    except (UserError, OSError):
         raise
     except Exception as error:  # zipfile and numpy raise a dozen types of errors, some without text
-        raise UserError(
-            f"cannot read {path}: {str(error) or type(error).__name__}; {AGAIN}"
-        ) from error
+        reason = str(error) or type(error).__name__
+        raise UserError(f"cannot read {path}: {reason}; {AGAIN}") from error
 
 
 class BoundedFile:
@@ -95,18 +88,6 @@ class BoundedFile:
         return content
 
 
-def _check_kind(start: bytes, path: Path) -> None:
-    if start.startswith(b"\x93NUMPY"):
-        raise UserError(
-            f"{path} holds a single array: save images and labels together with numpy.savez"
-        )
-    if not start.startswith(b"PK"):
-        raise UserError(
-            f"cannot read {path}: it starts with {start.hex() or 'nothing'}, so it is not a NumPy "
-            "archive; save it with numpy.savez"
-        )
-
-
 def _read_members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     names = KERAS if any(name in members for name in KERAS) else PLAIN
@@ -127,34 +108,25 @@ def _read_members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
 
 def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> None:
     """Raise `UserError` unless a member is a plain array of numbers; its values are not read."""
-    if info.compress_type not in METHODS or info.flag_bits & ENCRYPTED:
-        raise UserError(f"{where} is encrypted or packed in another way than NumPy's: {AGAIN}")
+    # zipfile would unpack LZMA too, whose header demands memory of any size.
+    if info.compress_type not in METHODS:
+        raise UserError(f"{where} is packed in another way than NumPy's: {AGAIN}")
     with archive.open(info) as member:
-        shape, dtype = _read_header(member)
-        content_size = info.file_size - member.tell()
-    if dtype.hasobject:
+        version = np.lib.format.read_magic(member)
+        if version not in HEADERS:
+            raise ValueError(f"version {version} of NumPy's format is not used for numbers")
+        shape, _, dtype = HEADERS[version](member)
+        actual = info.file_size - member.tell()
+    if dtype.kind not in "iuf":
         raise UserError(
-            f"cannot read {where}: it is an array of Python objects, which we never unpickle; save "
-            "plain numbers"
-        )
-    if dtype.kind not in "biuf":
-        raise UserError(
-            f"{where} has shape {shape} of {dtype}: give numbers; as labels, one whole number for "
-            "each example"
+            f"{where} has values of type {dtype}: give numbers; Python objects are never unpickled"
         )
     size = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or size != content_size:
+    # Two negative lengths have a positive product.
+    if min(shape, default=0) < 0 or size != actual:
         raise UserError(
-            f"{where} announces {size:,} bytes and holds {content_size:,}: it is corrupted; {AGAIN}"
+            f"{where} announces {size:,} bytes and holds {actual:,}: it is corrupted; {AGAIN}"
         )
-
-
-def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(member)
-    if version not in HEADERS:
-        raise ValueError(f"version {version} of NumPy's format is not used for numbers")
-    shape, _, dtype = HEADERS[version](member)
-    return shape, dtype
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

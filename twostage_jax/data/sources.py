@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from twostage_jax.data import digits, idx, npz
 from twostage_jax.data.dataset import Dataset, Source, make_dataset
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import UserError
@@ -30,18 +31,15 @@ def load(spec: str, validation: int | None = None, data_dir: str | Path | None =
     Raises:
         UserError: an unknown spec, or files that are missing, corrupted or out of range.
     """
-    check_spec(spec, data_dir is not None)
-    source = _read(spec, data_dir)
-    return make_dataset(source, validation)
+    return make_dataset(_read(spec, data_dir), validation)
 
 
 def load_images(spec: str, data_dir: str | Path | None = None) -> np.ndarray:
     """Load the images uint8 `[N, H, W, C]` of a source: its test split, or all if it has none.
 
     Raises:
-        UserError: an unknown spec, files that are missing or corrupted, or a source without images.
+        UserError: as `load`, or a source without images.
     """
-    check_spec(spec, data_dir is not None)
     source = _read(spec, data_dir)
     split = source.test or source.train
     if not len(split["image"]):
@@ -50,11 +48,13 @@ def load_images(spec: str, data_dir: str | Path | None = None) -> np.ndarray:
 
 
 def _read(spec: str, data_dir: str | Path | None) -> Source:
+    check_spec(spec, data_dir is not None)
     try:
         return _read_kind(spec, data_dir)
     except OSError as error:  # for example a name that is too long, or a failing disk
+        file = error.filename or spec
         reason = error.strerror or error
-        raise UserError(f"cannot read {spec}: {reason}; give files that can be read") from error
+        raise UserError(f"cannot read {file}: {reason}; give files that can be read") from error
     except MemoryError as error:
         raise UserError(
             f"{spec} needs more memory than this machine has: give fewer or smaller images"
@@ -62,22 +62,15 @@ def _read(spec: str, data_dir: str | Path | None) -> Source:
 
 
 def _read_kind(spec: str, data_dir: str | Path | None) -> Source:
-    # A reader is imported only when it is used: TFDS alone costs half a second.
     kind, _, rest = spec.partition(":")
     match kind:
         case "digits":
-            from twostage_jax.data import digits
-
             return digits.read()
         case "idx":
-            from twostage_jax.data import idx
-
             return idx.read(Path(rest))
         case "npz":
-            from twostage_jax.data import npz
-
             return npz.read(Path(rest))
-        case _:
-            from twostage_jax.data.tfds import prepare
+    # Imported only when it is used, because TFDS alone costs half a second.
+    from twostage_jax.data.tfds import prepare
 
-            return prepare.read(rest or kind, data_dir)
+    return prepare.read(rest or kind, data_dir)

@@ -8,21 +8,17 @@ from twostage_jax.errors import UserError, did_you_mean, shown
 # NAME, NAME/CONFIG or NAME:1.2.3. A namespace in front of a name would make TFDS fetch code.
 TFDS_NAME = re.compile(r"[A-Za-z]\w*(/\w[\w+.-]*)?(:(\d+|\*)(\.(\d+|\*)){2})?", re.ASCII)
 SPECS = ("digits", "mnist", "tfds:NAME", "idx:DIR", "npz:FILE")
-PATH_KINDS = ("idx", "npz")
 
 
 def takes_data_dir(spec: str) -> bool:
     """Return True for sources of TensorFlow Datasets, which have a folder for all their data."""
-    kind = spec.partition(":")[0]
-    return kind in ("mnist", "tfds")
+    return spec.partition(":")[0] in ("mnist", "tfds")
 
 
 def absolute(spec: str) -> str:
     """Return `spec` with an absolute path, so that it works from every working directory."""
-    kind, colon, rest = spec.partition(":")
-    if kind in PATH_KINDS and rest:
-        return f"{kind}{colon}{Path(rest).absolute()}"
-    return spec
+    kind, _, rest = spec.partition(":")
+    return f"{kind}:{Path(rest).absolute()}" if kind in ("idx", "npz") and rest else spec
 
 
 def check_spec(spec: object, with_data_dir: bool = False) -> None:
@@ -36,12 +32,13 @@ def check_spec(spec: object, with_data_dir: bool = False) -> None:
         UserError: `spec` has no valid form, or it does not take a `--data-dir`.
     """
     text = str(spec)
-    kind, colon, rest = text.partition(":")
+    kind, _, rest = text.partition(":")
     forms = {form.partition(":")[0]: form for form in SPECS}
     if kind not in forms:
         raise UserError(f"unknown source {shown(spec)}: {did_you_mean(kind, SPECS)}")
-    needs_rest = ":" in forms[kind]
-    if needs_rest != bool(rest) or (colon and not rest):
+    # `digits:` and `mnist:3` are mistakes too: these names stand alone.
+    is_complete = rest != "" if ":" in forms[kind] else text == kind
+    if not is_complete:
         raise UserError(f"--data {text!r} is incomplete: write {forms[kind]}")
     if kind == "tfds" and not TFDS_NAME.fullmatch(rest):
         raise UserError(

@@ -19,16 +19,15 @@ def set_aside(split: Split, count: int) -> tuple[Split, Split]:
 
 
 def stratified_indices(label: np.ndarray, count: int) -> np.ndarray:
-    """Draw `count` indices so that each class keeps its share; return them sorted.
+    """Draw `count` sorted indices so that each class keeps its share.
 
     Shares are rounded by largest remainder, ties by class. A class keeps at least one example
     outside the draw wherever the other classes allow it. Always the same draw for the same labels.
     """
     present, sizes = np.unique(label, return_counts=True)
     exact = sizes * (count / len(label))
-    room = sizes
-    if count <= (sizes - 1).sum():
-        room = np.maximum(sizes - 1, 0)
+    # Without the last example of a class in train, nothing could predict that class.
+    room = sizes - 1 if count <= (sizes - 1).sum() else sizes
     take = np.minimum(np.floor(exact).astype(int), room)
     while take.sum() < count:
         # If a class has no room left, the next classes fill its place.

@@ -209,9 +209,7 @@ def _show(
     assessment = evaluation.assessment
     show_scores(f"{run.folder} on {dataset.name}", {split: assessment.scores}, terminal)
     show_classes(assessment.scores, run.manifest.classes, terminal)
-    members = len(assessment.members["accuracy"])
-    if members > 1:
-        show_members(assessment.summary, members, split, terminal)
+    show_members(assessment.summary, len(assessment.members["accuracy"]), split, terminal)
     show_uncertainty(assessment.uncertainty, split, terminal)
     if split == "test":
         terminal.line(times_read(run.record.test_reads))

@@ -27,14 +27,17 @@ from twostage_jax.runs.result import (
 from twostage_jax.runs.trials import Trials
 from twostage_jax.scores.detection import mean_probability
 from twostage_jax.scores.figures import (
+    MemberScores,
     Scores,
+    SweepPoint,
+    SweepRecord,
     assess,
+    choose_point,
     compute_scores,
     member_scores,
     prediction_file,
     probabilities,
 )
-from twostage_jax.scores.members import MemberScores, SweepPoint, SweepRecord, choose_point
 from twostage_jax.show.plots import plot_sweep
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.records import EpochRecord, FrozenRecord, PretrainRecord, last_loss

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from twostage_jax.scores.figures import Scores, Uncertainty
-from twostage_jax.scores.members import MemberScores, Summary, SweepRecord
+from twostage_jax.scores.figures import MemberScores, Scores, Summary, SweepRecord, Uncertainty
 from twostage_jax.store.records import FrozenRecord, PretrainRecord
 
 

@@ -33,7 +33,7 @@ from twostage_jax.runs.programs import Placed, Plan, compile_run, place_stages
 from twostage_jax.runs.resume import resumed_folder
 from twostage_jax.runs.steps import RunContext, pretrain, train_head
 from twostage_jax.runs.train import SEAMS, Seams, StageResult
-from twostage_jax.show.tables import PlanRow, show_data, show_plan, show_result, show_settings
+from twostage_jax.show.tables import PlanRow, show_data, show_plan, show_result
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import resumable
 from twostage_jax.store.checksums import write_files
@@ -165,7 +165,7 @@ def _show_plan(plan: Plan, placed: dict[str, Placed], folder: Path, terminal: Te
     show_data(dataset.name, sizes, dataset.image_shape, len(dataset.classes), terminal)
     settings = plan.config
     device = f"{count}{devices[0].device_kind}"
-    show_settings(settings.preset, settings.seed, device, terminal)
+    terminal.line(f"preset {settings.preset}, seed {settings.seed}, on {device}")
     rows = []
     for stage, (placement, need) in placed.items():
         chunks = len(placement.pieces)

@@ -1,4 +1,4 @@
 """Figures from probabilities and labels.
 
-Files: metrics, figures, members, calibration, conformal, detection.
+Files: metrics, figures, calibration, conformal, detection.
 """

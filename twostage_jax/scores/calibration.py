@@ -33,10 +33,9 @@ def calibration_error(probability: np.ndarray, label: np.ndarray) -> float:
 
 
 def fit_temperature(probability: np.ndarray, label: np.ndarray) -> float:
-    """Temperature T in [0.05, 20] with the lowest NLL of `softmax(log(p) / T)`.
+    """Temperature T in [0.05, 20] with the lowest NLL of `softmax(log(p) / T)` (Guo et al., 2017).
 
-    Fit it on examples that are neither trained on nor reported on: the validation split. Guo et
-    al., "On Calibration of Modern Neural Networks", 2017.
+    Fit it on examples that are neither trained on nor reported on: the validation split.
 
     Args:
         probability: `[N, K]`, N at least 1.
@@ -60,27 +59,16 @@ def apply_temperature(probability: np.ndarray, temperature: float) -> np.ndarray
     return special.softmax(log_probability(probability) / temperature, axis=-1)
 
 
-def risk_coverage(probability: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Risk-coverage curve: predict for the most confident examples first.
+def area_under_risk_coverage(probability: np.ndarray, label: np.ndarray) -> float:
+    """Area under the risk-coverage curve, in [0, 1], of probabilities `[N, K]`.
 
-    Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", 2017.
-
-    Args:
-        probability: `[N, K]`.
-        label: int `[N]`.
-
-    Returns:
-        The share of examples with a prediction, and the share of errors among them, `[N]` each.
+    The risk at n is the share of errors among the n most confident examples, and the area is the
+    mean of the N risks (Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks",
+    2017).
     """
     wrong = probability.argmax(-1) != label
     # Examples of equal confidence share their errors, so their order does not matter.
     _, group, count = np.unique(-probability.max(-1), return_inverse=True, return_counts=True)
     mean_error = np.bincount(group, wrong) / count
-    answered = np.arange(1, len(wrong) + 1)
-    return answered / len(wrong), np.cumsum(mean_error[np.sort(group)]) / answered
-
-
-def area_under_risk_coverage(probability: np.ndarray, label: np.ndarray) -> float:
-    """Area under the risk-coverage curve, in [0, 1]: the mean of its N risks."""
-    _, risk = risk_coverage(probability, label)
+    risk = np.cumsum(mean_error[np.sort(group)]) / np.arange(1, len(wrong) + 1)
     return float(risk.mean())

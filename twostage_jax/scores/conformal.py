@@ -23,7 +23,7 @@ class Conformal:
     Attributes:
         asked: target coverage, in (0, 1).
         measured: share of examples whose set contains their label.
-        interval: 95 % interval for `measured`; see `coverage_interval`.
+        interval: 95 % interval for `measured`.
         mean_size: mean number of classes in a set.
         empty: share of empty sets.
         singletons: share of sets with one class.
@@ -43,7 +43,7 @@ class Conformal:
 
 def needed_examples(coverage: float) -> int:
     """Smallest number of validation examples for prediction sets with this coverage."""
-    # The rank ceil((N + 1) * coverage) must be at most N.
+    # The rank ceil((V + 1) * coverage) must be at most V.
     return math.ceil(coverage / (1 - coverage) - ROUNDING)
 
 
@@ -57,42 +57,6 @@ def check_enough(count: int, coverage: float) -> None:
         )
 
 
-def conformal_threshold(probability: np.ndarray, label: np.ndarray, coverage: float) -> float:
-    """Largest `1 - p` of a class that still belongs to a prediction set.
-
-    It is the `ceil((N + 1) * coverage)`-th smallest value of the true classes (Sadinle et al.,
-    "Least Ambiguous Set-Valued Classifiers With Bounded Error Levels", 2019).
-
-    Args:
-        probability: `[N, K]`, of the validation split.
-        label: int `[N]`.
-        coverage: target share of sets that contain the true class, in (0, 1).
-
-    Raises:
-        UserError: too few examples for this coverage.
-    """
-    check_enough(len(label), coverage)
-    distance = 1 - np.asarray(probability, np.float64)[np.arange(len(label)), label]
-    return float(np.sort(distance)[_rank(len(label), coverage) - 1])
-
-
-def prediction_sets(probability: np.ndarray, threshold: float) -> np.ndarray:
-    """Classes in the set of each example, bool `[N, K]`, from probabilities `[N, K]`."""
-    return 1 - np.asarray(probability, np.float64) <= threshold
-
-
-def coverage_interval(coverage: float, validation_count: int, count: int) -> list[float]:
-    """95 % interval for the coverage measured on `count` exchangeable examples.
-
-    The number of covered examples follows a beta-binomial distribution (Angelopoulos and Bates,
-    "A Gentle Introduction to Conformal Prediction", 2021).
-    """
-    # Both splits are samples, so the interval is wider than a binomial one.
-    rank = _rank(validation_count, coverage)
-    covered = stats.betabinom(count, rank, validation_count + 1 - rank)
-    return (covered.ppf([0.025, 0.975]) / count).tolist()
-
-
 def measure_sets(
     validation: tuple[np.ndarray, np.ndarray],
     probability: np.ndarray,
@@ -101,30 +65,35 @@ def measure_sets(
 ) -> Conformal:
     """Fit prediction sets on validation and measure them on another split.
 
+    The threshold is the `ceil((V + 1) * coverage)`-th smallest `1 - p` of the true classes (Sadinle
+    et al., "Least Ambiguous Set-Valued Classifiers With Bounded Error Levels", 2019). The number of
+    covered examples follows a beta-binomial distribution (Angelopoulos and Bates, "A Gentle
+    Introduction to Conformal Prediction", 2021).
+
     Args:
-        validation: probabilities `[V, K]` and labels int `[V]`.
+        validation: probabilities `[V, K]` and labels int `[V]`, at least `needed_examples`.
         probability: `[N, K]`.
         label: int `[N]`.
         coverage: target coverage, in (0, 1).
-
-    Raises:
-        UserError: too few validation examples for this coverage.
     """
-    threshold = conformal_threshold(*validation, coverage)
-    sets = prediction_sets(probability, threshold)
-    size = sets.sum(-1)
     count = len(validation[1])
+    rank = math.ceil((count + 1) * coverage - ROUNDING)
+    threshold = np.sort(_distance(*validation))[rank - 1]
+    size = (1 - np.asarray(probability, np.float64) <= threshold).sum(-1)
+    # Both splits are samples, so the interval is wider than a binomial one.
+    covered = stats.betabinom(len(label), rank, count + 1 - rank)
     return Conformal(
         asked=coverage,
-        measured=float(sets[np.arange(len(label)), label].mean()),
-        interval=coverage_interval(coverage, count, len(label)),
+        measured=float((_distance(probability, label) <= threshold).mean()),
+        interval=(covered.ppf([0.025, 0.975]) / len(label)).tolist(),
         mean_size=float(size.mean()),
         empty=float((size == 0).mean()),
         singletons=float((size == 1).mean()),
-        threshold=threshold,
+        threshold=float(threshold),
         calibration_count=count,
     )
 
 
-def _rank(count: int, coverage: float) -> int:
-    return math.ceil((count + 1) * coverage - ROUNDING)
+def _distance(probability: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """`1 - p` of the true classes, `[N]`."""
+    return 1 - np.asarray(probability, np.float64)[np.arange(len(label)), label]

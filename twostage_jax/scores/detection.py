@@ -1,7 +1,7 @@
 """Out-of-distribution detection: outlier scores of each example, and how well they separate."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +10,8 @@ from scipy import linalg, special, stats
 
 # Directions with less than this share of the largest variance are noise or dead units.
 CUTOFF = 1e-9
+
+Distance = Callable[[np.ndarray], np.ndarray]
 
 
 class Outputs(NamedTuple):
@@ -40,18 +42,6 @@ class Detection:
 
     auroc: float
     fpr95: float
-
-
-class Gaussians(NamedTuple):
-    """One Gaussian for each class, all with the same covariance.
-
-    Attributes:
-        mean: `[K', D]`, of the K' classes that have examples.
-        whiten: `[D, R]`; after this projection, distances are Euclidean.
-    """
-
-    mean: np.ndarray
-    whiten: np.ndarray
 
 
 def mean_probability(probability: np.ndarray) -> np.ndarray:
@@ -87,14 +77,14 @@ def energy(logits: np.ndarray) -> np.ndarray:
     return -np.mean(members, axis=0)
 
 
-def fit_gaussians(features: np.ndarray, label: np.ndarray) -> Gaussians:
-    """Fit the mean of each class and one covariance for all classes.
+def make_mahalanobis(features: np.ndarray, label: np.ndarray) -> Distance:
+    """Make a function of features `[N, D]`: the squared distance `[N]` to the nearest class mean.
 
-    Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
-    Adversarial Attacks", 2018.
+    Each class that has examples is a Gaussian, and all have one covariance (Lee et al., "A Simple
+    Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", 2018).
 
     Args:
-        features: `[N, D]`.
+        features: `[N, D]`, of the training split.
         label: int `[N]`.
     """
     features = np.asarray(features, np.float64)
@@ -104,31 +94,30 @@ def fit_gaussians(features: np.ndarray, label: np.ndarray) -> Gaussians:
     variance, vectors = linalg.eigh(centred.T @ centred / len(label))
     # Without this cut a dead unit would divide by zero. Unusual values there are not detected.
     kept = variance > CUTOFF * variance.max()
-    return Gaussians(mean, vectors[:, kept] / np.sqrt(variance[kept]))
+    # After this projection, distances are Euclidean.
+    whiten = vectors[:, kept] / np.sqrt(variance[kept])
+    centres = mean @ whiten
+
+    def distance(features: np.ndarray) -> np.ndarray:
+        points = np.asarray(features, np.float64) @ whiten
+        # One class at a time, because `[N, K, D]` of a large split does not fit into memory.
+        return np.min([((points - centre) ** 2).sum(-1) for centre in centres], axis=0)
+
+    return distance
 
 
-def mahalanobis(gaussians: Gaussians, features: np.ndarray) -> np.ndarray:
-    """Squared distance to the nearest class mean, `[N]`, from features `[N, D]`."""
-    points = np.asarray(features, np.float64) @ gaussians.whiten
-    means = gaussians.mean @ gaussians.whiten
-    # One class at a time, because `[N, K, R]` of a large split does not fit into memory.
-    return np.min([((points - mean) ** 2).sum(-1) for mean in means], axis=0)
+def outlier_scores(outputs: Outputs, distances: Sequence[Distance]) -> dict[str, np.ndarray]:
+    """Scores `{name: [N]}`; a higher score is further out of the distribution.
 
-
-def outlier_scores(outputs: Outputs, gaussians: Sequence[Gaussians]) -> dict[str, np.ndarray]:
-    """Outlier scores `{name: [N]}`; a higher score is further out of the distribution.
-
-    Args:
-        outputs: of M members.
-        gaussians: one for each encoder, in the order of `outputs.features`.
+    `distances` has one function for each encoder, in the order of `outputs.features`.
     """
     mean = mean_probability(outputs.probability)
-    distances = map(mahalanobis, gaussians, outputs.features)
+    pairs = zip(distances, outputs.features, strict=True)
     scores = {
         "maximum_probability": 1 - mean.max(-1),
         "entropy": predictive_entropy(mean),
         "energy": energy(outputs.logits),
-        "mahalanobis": np.mean(list(distances), axis=0),
+        "mahalanobis": np.mean([distance(features) for distance, features in pairs], axis=0),
     }
     # One member cannot disagree with itself.
     if len(outputs.probability) > 1:
@@ -138,6 +127,7 @@ def outlier_scores(outputs: Outputs, gaussians: Sequence[Gaussians]) -> dict[str
 
 def separation(inside: np.ndarray, outside: np.ndarray) -> Detection:
     """Separation of scores `[N1]` from inside and `[N2]` from outside."""
+    # The U statistic of Mann and Whitney, from ranks: comparing all pairs would cost O(N1 N2).
     ranks = stats.rankdata(np.concatenate([inside, outside]))[len(inside) :]
     above = ranks.sum() - len(outside) * (len(outside) + 1) / 2
     # The small number undoes the rounding of 0.95 * N1.
@@ -156,16 +146,16 @@ def detect_outliers(
     Args:
         inside: outputs for images of the run's data.
         outside: outputs for images of the other source.
-        features: of the training split, `[M, N, D]` or `[1, N, D]`, to fit the Gaussians.
+        features: of the training split, `[M, N, D]` or `[1, N, D]`, for the Mahalanobis distance.
         label: int `[N]`, of the training split.
 
     Returns:
         `{score: Detection}`, and the scores as arrays: `inside_SCORE` `[N1]` and `outside_SCORE`
         `[N2]`.
     """
-    gaussians = [fit_gaussians(encoder, label) for encoder in features]
-    inside_scores = outlier_scores(inside, gaussians)
-    outside_scores = outlier_scores(outside, gaussians)
+    distances = [make_mahalanobis(encoder, label) for encoder in features]
+    inside_scores = outlier_scores(inside, distances)
+    outside_scores = outlier_scores(outside, distances)
     table = {name: separation(inside_scores[name], outside_scores[name]) for name in inside_scores}
     arrays = {f"inside_{name}": values for name, values in inside_scores.items()}
     arrays |= {f"outside_{name}": values for name, values in outside_scores.items()}

@@ -14,11 +14,12 @@
 """
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
+from scipy import special, stats
 
 from twostage_jax.scores.calibration import (
     apply_temperature,
@@ -29,21 +30,22 @@ from twostage_jax.scores.calibration import (
 )
 from twostage_jax.scores.conformal import Conformal, measure_sets, needed_examples
 from twostage_jax.scores.detection import mean_probability, mutual_information, predictive_entropy
-from twostage_jax.scores.members import SCORES, MemberScores, Summary, summarise
 
 COVERAGE = 0.95  # of prediction sets; it needs 19 validation examples
+SCORES = ("accuracy", "nll", "ece", "brier")
+CHOSEN_BY = "highest mean accuracy of the members on validation, then lowest mean nll"
+MemberScores = dict[str, list[float | None]]
 
 
 @dataclass(frozen=True)
 class BasicScores:
-    """Four scores of N examples; all None if N is 0.
+    """Four scores of `count` examples; None without examples, or if a probability is NaN.
 
     Attributes:
         accuracy: in [0, 1].
         nll: mean negative log-likelihood, in nats.
         ece: expected calibration error in [0, 1]; see `calibration.calibration_error`.
         brier: in [0, 2], summed over classes (Brier, "Verification of Forecasts", 1950).
-        count: N.
     """
 
     accuracy: float | None
@@ -69,6 +71,36 @@ class Scores(BasicScores):
 
 
 @dataclass(frozen=True)
+class Spread:
+    """One score of M members and of their ensemble; `gain` is `ensemble - mean`.
+
+    `std` has M - 1 degrees of freedom, `low` and `high` are Student's 95 % interval of the mean.
+    All three are None for a single member.
+    """
+
+    mean: float
+    std: float | None
+    low: float | None
+    high: float | None
+    ensemble: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Spread of each score, and the share of the mean member's errors that the ensemble avoids.
+
+    `fewer_errors` is None if the members make no errors.
+    """
+
+    accuracy: Spread
+    nll: Spread
+    ece: Spread
+    brier: Spread
+    fewer_errors: float | None
+
+
+@dataclass(frozen=True)
 class Uncertainty:
     """Figures of uncertainty on a split.
 
@@ -91,19 +123,40 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class Assessment:
-    """All figures of a classifier, or of an ensemble of M members, on a split.
-
-    Attributes:
-        scores: of the mean probability of the members.
-        members: `{score: [M values]}`.
-        summary: spread of the members.
-        uncertainty: calibration, entropy and prediction sets.
-    """
+    """Figures of M members on a split: `scores` of their mean probability, and of each member."""
 
     scores: Scores
     members: MemberScores
     summary: Summary
     uncertainty: Uncertainty
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One point in the grid of a sweep.
+
+    Attributes:
+        values: `{field: value}`.
+        members: number of members that have not diverged.
+        validation: scores of these members; None without validation examples.
+    """
+
+    values: dict[str, float]
+    members: int
+    validation: MemberScores | None
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A sweep: `{field: values}`, the grid (the last field varies fastest), and the chosen point.
+
+    `chosen` is an index into `points`, `chosen_by` the rule in words.
+    """
+
+    fields: dict[str, list[float]]
+    points: list[SweepPoint]
+    chosen: int
+    chosen_by: str = CHOSEN_BY
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -123,21 +176,17 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 def compute_scores(
     probability: np.ndarray, label: np.ndarray, reconstruction: float | None = None
 ) -> Scores:
-    """Scores of probabilities `[N, K]` with labels int `[N]`; see the formulas of this module.
-
-    >>> scores = compute_scores(np.array([[0.8, 0.2], [0.6, 0.4]]), np.array([0, 1]))
-    >>> scores.accuracy, scores.confusion
-    (0.5, [[1, 0], [1, 0]])
-    """
+    """Scores of probabilities `[N, K]` with labels int `[N]`; see the formulas of this module."""
+    basic = vars(basic_scores(probability, label))
     if not len(label):
-        return Scores(None, None, None, None, 0)
+        return Scores(**basic)
     classes = probability.shape[-1]
     # Counting pairs costs O(N); a product of one-hot matrices costs O(N K^2).
     pairs = label.astype(int) * classes + probability.argmax(-1)
     confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     totals = confusion.sum(1)
+    # JSON has no NaN, so 0 / 0 is None.
     per_class = [float(confusion[k, k] / totals[k]) if totals[k] else None for k in range(classes)]
-    basic = vars(basic_scores(probability, label))
     return Scores(
         **basic,
         per_class_accuracy=per_class,
@@ -147,7 +196,9 @@ def compute_scores(
 
 
 def basic_scores(probability: np.ndarray, label: np.ndarray) -> BasicScores:
-    """Accuracy, NLL, ECE, Brier score and count of probabilities `[N, K]`, N at least 1."""
+    """Accuracy, NLL, ECE and Brier score of probabilities `[N, K]`."""
+    if not len(label) or not np.isfinite(probability).all():
+        return BasicScores(None, None, None, None, len(label))
     probability = np.asarray(probability, np.float64)
     true = probability[np.arange(len(label)), label]
     one_hot = np.eye(probability.shape[-1])[label]
@@ -161,19 +212,9 @@ def basic_scores(probability: np.ndarray, label: np.ndarray) -> BasicScores:
 
 
 def member_scores(probability: np.ndarray, label: np.ndarray) -> MemberScores:
-    """Scores of each member, `{score: [M values]}`, from probabilities `[M, N, K]`.
-
-    The values are None without examples, and for a member with NaN among its probabilities.
-    """
-    members = [_scores_if_finite(values, label) for values in probability]
+    """Scores of each member, `{score: [M values]}`, from probabilities `[M, N, K]`."""
+    members = [basic_scores(values, label) for values in probability]
     return {name: [getattr(scores, name) for scores in members] for name in SCORES}
-
-
-def _scores_if_finite(probability: np.ndarray, label: np.ndarray) -> BasicScores:
-    # JSON has no NaN.
-    if not len(label) or not np.isfinite(probability).all():
-        return BasicScores(None, None, None, None, len(label))
-    return basic_scores(probability, label)
 
 
 def assess(
@@ -194,24 +235,9 @@ def assess(
         coverage: target coverage of the prediction sets, in (0, 1).
         reconstruction: mean squared error of the decoder.
     """
-    scores = compute_scores(mean_probability(probability), label, reconstruction)
-    members = member_scores(probability, label)
-    return Assessment(
-        scores=scores,
-        members=members,
-        summary=summarise(members, vars(scores)),
-        uncertainty=measure_uncertainty(probability, label, validation, coverage),
-    )
-
-
-def measure_uncertainty(
-    probability: np.ndarray,
-    label: np.ndarray,
-    validation: tuple[np.ndarray, np.ndarray] | None,
-    coverage: float,
-) -> Uncertainty:
-    """Figures of uncertainty; the arguments are those of `assess`."""
     mean = mean_probability(probability)
+    scores = compute_scores(mean, label, reconstruction)
+    members = member_scores(probability, label)
     # A single member cannot disagree with itself.
     several = len(probability) > 1
     disagreement = float(mutual_information(probability).mean()) if several else None
@@ -223,7 +249,7 @@ def measure_uncertainty(
         calibrated = basic_scores(apply_temperature(mean, temperature), label)
         if len(validation[1]) >= needed_examples(coverage):
             conformal = measure_sets(held_out, mean, label, coverage)
-    return Uncertainty(
+    uncertainty = Uncertainty(
         predictive_entropy=float(predictive_entropy(mean).mean()),
         mutual_information=disagreement,
         aurc=area_under_risk_coverage(mean, label),
@@ -231,6 +257,46 @@ def measure_uncertainty(
         calibrated=calibrated,
         conformal=conformal,
     )
+    return Assessment(scores, members, summarise(members, vars(scores)), uncertainty)
+
+
+def summarise(members: MemberScores, ensemble: Mapping[str, float]) -> Summary:
+    """Summarise the scores of the members beside those of their ensemble."""
+    spreads = {name: _spread(np.array(members[name], float), ensemble[name]) for name in SCORES}
+    # A gain of 0.01 means more at an accuracy of 0.98 than at 0.5.
+    errors = 1 - spreads["accuracy"].mean
+    avoided = spreads["accuracy"].gain / errors if errors else None
+    return Summary(**spreads, fewer_errors=avoided)
+
+
+def _spread(values: np.ndarray, ensemble: float) -> Spread:
+    mean = float(values.mean())
+    gain = ensemble - mean
+    count = len(values)
+    if count < 2:
+        return Spread(mean, None, None, None, ensemble, gain)
+    std = float(values.std(ddof=1))
+    # Few members: Student's quantile, which is 2.8 for M = 5, and not the normal's 1.96.
+    half = float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count)
+    return Spread(mean, std, mean - half, mean + half, ensemble, gain)
+
+
+def choose_point(points: Sequence[SweepPoint]) -> int:
+    """Index of the point with the highest mean accuracy, then the lowest mean NLL, on validation.
+
+    Points without members are not eligible. A single point needs no validation scores.
+    """
+    if len(points) == 1:
+        return 0
+    eligible = [index for index, point in enumerate(points) if point.members]
+    return max(eligible, key=lambda index: _merit(points[index]))
+
+
+def _merit(point: SweepPoint) -> tuple[float, float]:
+    # A sweep without validation examples is refused with the config.
+    assert point.validation is not None
+    scores = {name: np.array(values, float) for name, values in point.validation.items()}
+    return float(scores["accuracy"].mean()), -float(scores["nll"].mean())
 
 
 def prediction_file(probability: np.ndarray, label: np.ndarray, index: np.ndarray) -> bytes:
@@ -241,12 +307,8 @@ def prediction_file(probability: np.ndarray, label: np.ndarray, index: np.ndarra
         label: int `[N]`.
         index: int `[N]`, rows in the source.
     """
-    arrays = {
-        "probability": probability,
-        "label": label.astype(np.int32),
-        "index": index.astype(np.int32),
-    }
-    return arrays_file(arrays)
+    numbers = {"label": label.astype(np.int32), "index": index.astype(np.int32)}
+    return arrays_file({"probability": probability, **numbers})
 
 
 def arrays_file(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -14,12 +14,7 @@ ECE_BINS = 15
 class ScoreSums(NamedTuple):
     """Weighted sums over examples. Two batches are combined by adding them leaf by leaf.
 
-    Attributes:
-        count: sum of the weights.
-        nll: sum of negative log-likelihoods, in nats.
-        brier: sum of squared distances between probabilities and the one-hot label.
-        confidence: float32 `[15]`, sum of confidences in each bin of confidence.
-        correct: float32 `[15]`, number of correct examples in each bin.
+    `confidence` and `correct` are float32 `[15]`: sums in each bin of confidence.
     """
 
     count: jax.Array
@@ -53,12 +48,8 @@ def score_sums(logits: jax.Array, label: jax.Array, weight: jax.Array) -> ScoreS
 def mean_scores(sums: ScoreSums) -> dict[str, jax.Array]:
     """Scores from sums over all examples, as scalar arrays. Without examples each is NaN.
 
-    - `accuracy` in [0, 1];
-    - `nll`, mean negative log-likelihood in nats;
-    - `ece`, expected calibration error in [0, 1] over 15 equal bins of confidence
-      (Guo et al., "On Calibration of Modern Neural Networks", 2017);
-    - `brier` in [0, 2], summed over classes (Brier, "Verification of Forecasts", 1950);
-    - `count`, int32, the sum of the weights.
+    Accuracy in [0, 1], nll in nats, ece in [0, 1] over 15 bins, brier in [0, 2], and the count as
+    int32; `figures.BasicScores` has their definitions.
     """
     return {
         "accuracy": sums.correct.sum() / sums.count,

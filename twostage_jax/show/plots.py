@@ -1,16 +1,10 @@
 """Pictures of results, as PNG files."""
 
 import io
-import itertools
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from twostage_jax.show.tables import Record
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 DECADE = 10  # an axis whose values differ by this factor is logarithmic
 
@@ -30,11 +24,18 @@ def plot_sweep(sweep: Record) -> bytes:
     from matplotlib.figure import Figure
 
     name = next(iter(sweep.fields))
+    values = sweep.fields[name]
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_xscale(_scale(sweep.fields[name]))
-    for fixed in _combinations(sweep):
-        _plot_line(axes, sweep, name, fixed)
+    # A logarithm needs positive values.
+    is_wide = min(values) > 0 and max(values) / min(values) >= DECADE
+    axes.set_xscale("log" if is_wide else "linear")
+    for label, points in _lines(sweep, name).items():
+        x = [point.values[name] for point in points]
+        accuracy = [point.validation["accuracy"] for point in points]
+        (line,) = axes.plot(x, [np.mean(members) for members in accuracy], label=label or None)
+        for position, members in zip(x, accuracy, strict=True):
+            axes.plot([position] * len(members), members, ".", color=line.get_color(), alpha=0.5)
     chosen = sweep.points[sweep.chosen]
     best = np.mean(chosen.validation["accuracy"])
     axes.plot(chosen.values[name], best, "o", ms=12, mfc="none", mec="black", label="chosen")
@@ -47,29 +48,11 @@ def plot_sweep(sweep: Record) -> bytes:
     return file.getvalue()
 
 
-def _scale(values: list[float]) -> str:
-    # A logarithm needs positive values.
-    return "log" if min(values) > 0 and max(values) / min(values) >= DECADE else "linear"
-
-
-def _combinations(sweep: Record) -> Iterator[dict[str, float]]:
-    """Combinations of the values of all fields but the first."""
-    fixed = list(sweep.fields)[1:]
-    for values in itertools.product(*(sweep.fields[field] for field in fixed)):
-        yield dict(zip(fixed, values, strict=True))
-
-
-def _plot_line(axes: "Axes", sweep: Record, name: str, fixed: dict[str, float]) -> None:
-    """Plot the points that have the values `fixed`, in the order of field `name`."""
-    points = [
-        point
-        for point in sweep.points
-        if point.validation and fixed.items() <= point.values.items()
-    ]
-    points.sort(key=lambda point: point.values[name])
-    x = [point.values[name] for point in points]
-    accuracy = [point.validation["accuracy"] for point in points]
-    label = ", ".join(f"{field}={value:g}" for field, value in fixed.items()) or None
-    (line,) = axes.plot(x, [np.mean(values) for values in accuracy], label=label)
-    for position, values in zip(x, accuracy, strict=True):
-        axes.plot([position] * len(values), values, ".", color=line.get_color(), alpha=0.5)
+def _lines(sweep: Record, name: str) -> dict[str, list[Record]]:
+    """Group points with scores by the values of all fields but `name`, in the order of `name`."""
+    lines: dict[str, list[Record]] = {}
+    for point in sorted(sweep.points, key=lambda point: point.values[name]):
+        fixed = [f"{field}={x:g}" for field, x in point.values.items() if field != name]
+        if point.validation:  # None if all members have diverged
+            lines.setdefault(", ".join(fixed), []).append(point)
+    return lines

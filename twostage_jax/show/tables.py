@@ -18,16 +18,7 @@ SCORES = ("accuracy", "nll", "ece", "brier")
 
 
 class PlanRow(NamedTuple):
-    """Placement of the members of one stage.
-
-    Attributes:
-        stage: its name.
-        members: number of members.
-        chunks: number of chunks, which train one after another.
-        devices: number of devices for each chunk.
-        bytes_per_member: memory of each member, in bytes.
-        bytes_shared: memory that all members share on a device, in bytes.
-    """
+    """Placement of the members of a stage: chunks train one after another, each on `devices`."""
 
     stage: str
     members: int
@@ -49,11 +40,6 @@ def show_data(
     terminal.line(f"{name}: {_shape(image_shape)} images, {_count(classes, 'class', 'es')}")
     # A line of its own: with unlabelled images the sizes alone fill most of 80 columns.
     terminal.line(f"examples: {counts}")
-
-
-def show_settings(preset: str, seed: int, device: str, terminal: Terminal) -> None:
-    """Print a line about the settings of a run."""
-    terminal.line(f"preset {preset}, seed {seed}, on {device}")
 
 
 def show_plan(rows: Iterable[PlanRow], encoding: str | None, terminal: Terminal) -> None:
@@ -80,19 +66,10 @@ def show_groups(
 
 
 def show_result(result: Record, folder: Path, terminal: Terminal) -> None:
-    """Print the result of a run.
-
-    Args:
-        result: `runs.ResultRecord`; `sweep` may be None.
-        folder: of the run.
-        terminal: where to print.
-    """
+    """Print the result of the run in `folder`, from `runs.ResultRecord`."""
     terminal.line()
     show_scores("results", {"validation": result.validation, "test": result.test}, terminal)
-    members = len(result.ensemble.rows)
-    # The table of a single member would only repeat its scores.
-    if members > 1:
-        show_members(result.summary, members, "test", terminal)
+    show_members(result.summary, len(result.ensemble.rows), "test", terminal)
     for name in result.ensemble.diverged:
         terminal.line(f"diverged  {name}: not in the ensemble")
     if result.sweep is not None:
@@ -103,14 +80,10 @@ def show_result(result: Record, folder: Path, terminal: Terminal) -> None:
     terminal.line(f"stage 1   {pretrain.objective}, {_count(pretrain.epochs, 'epoch')}{loss}")
     terminal.line(f"encoder   frozen in stage 2, unchanged: {result.frozen.after}")
     terminal.line(times_read(result.test_reads))
-    show_seconds(result.seconds, terminal)
-    terminal.line(f"run       {folder}")
-
-
-def show_seconds(seconds: Mapping[str, float], terminal: Terminal) -> None:
-    """Print the seconds of each phase that took any; `total` comes first."""
+    seconds = result.seconds
     phases = [f"{name} {s:.1f}" for name, s in seconds.items() if s and name != "total"]
     terminal.line(f"seconds   {seconds['total']:.1f} in total ({', '.join(phases)})")
+    terminal.line(f"run       {folder}")
 
 
 def times_read(count: int) -> str:
@@ -135,13 +108,16 @@ def show_scores(title: str, splits: Mapping[str, Record], terminal: Terminal) ->
 
 def show_members(summary: Record, count: int, split: str, terminal: Terminal) -> None:
     """Print the spread of the members and the gain of the ensemble, from `scores.Summary`."""
+    # The table of a single member would only repeat its scores.
+    if count < 2:
+        return
     fields = ("mean", "std", "low", "high", "ensemble", "gain")
-    rows = []
-    for name in SCORES:
-        spread = getattr(summary, name)
-        rows.append((name, *(_decimal(getattr(spread, field)) for field in fields)))
+    spreads = {name: getattr(summary, name) for name in SCORES}
+    rows = [
+        (name, *(_decimal(getattr(x, field)) for field in fields)) for name, x in spreads.items()
+    ]
     columns = ("score", "mean", "std", "95 % from", "to", "ensemble", "gain")
-    terminal.table(f"{_count(count, 'member')} on {split}", columns, rows)
+    terminal.table(f"{count} members on {split}", columns, rows)
     if summary.fewer_errors is not None:
         terminal.line(f"ensemble  {summary.fewer_errors:.1%} fewer errors than the mean member")
 
@@ -159,6 +135,17 @@ def show_sweep(sweep: Record, terminal: Terminal) -> None:
     terminal.table("sweep on validation", columns, rows)
 
 
+def _point_scores(point: Record) -> tuple[str, str, str]:
+    """Mean accuracy, its standard deviation and mean NLL of a sweep's point."""
+    # All members have diverged, or there are no validation examples.
+    if not point.validation or not point.members:
+        return "-", "-", "-"
+    accuracy = point.validation["accuracy"]
+    std = float(np.std(accuracy, ddof=1)) if point.members > 1 else None
+    nll = float(np.mean(point.validation["nll"]))
+    return _decimal(float(np.mean(accuracy))), _decimal(std), _decimal(nll)
+
+
 def show_uncertainty(figures: Record, split: str, terminal: Terminal) -> None:
     """Print calibration, entropy and prediction sets, from `scores.Uncertainty`."""
     rows = []
@@ -169,13 +156,14 @@ def show_uncertainty(figures: Record, split: str, terminal: Terminal) -> None:
     rows.append(("predictive entropy (nats)", _decimal(figures.predictive_entropy)))
     if figures.mutual_information is not None:
         rows.append(("mutual information (nats)", _decimal(figures.mutual_information)))
+    # A good classifier has areas below 0.001, so four decimals are too few.
     rows.append(("area under the risk-coverage curve", f"{figures.aurc:.5f}"))
     sets = figures.conformal
     if sets is not None:
         low, high = sets.interval
-        rows.append(
-            (f"coverage of {_percent(sets.asked)} prediction sets", _decimal(sets.measured))
-        )
+        # `g`, because 0.999 is 99.9 % and not 100 %.
+        asked = f"coverage of {100 * sets.asked:g} % prediction sets"
+        rows.append((asked, _decimal(sets.measured)))
         rows.append(("95 % interval for that coverage", f"{low:.4f} to {high:.4f}"))
         rows.append(("mean number of classes in a set", f"{sets.mean_size:.3f}"))
     terminal.table(f"uncertainty on {split}", ("figure", ""), rows)
@@ -195,12 +183,12 @@ def show_classes(scores: Record, classes: Sequence[str], terminal: Terminal) -> 
     """Print the accuracy of each class and its most frequent error, from `scores.Scores`."""
     rows = []
     for index, name in enumerate(classes):
-        counts = np.array(scores.confusion[index])
-        errors = np.where(np.arange(len(counts)) == index, 0, counts)
+        errors = np.array(scores.confusion[index])
+        count = int(errors.sum())
+        errors[index] = 0  # the diagonal counts correct predictions
         predicted = int(errors.argmax())
         confused = f"{classes[predicted]} ({errors[predicted]})" if errors.any() else "-"
-        accuracy = _decimal(scores.per_class_accuracy[index])
-        rows.append((name, accuracy, int(counts.sum()), confused))
+        rows.append((name, _decimal(scores.per_class_accuracy[index]), count, confused))
     columns = ("class", "accuracy", "count", "most frequent error")
     terminal.table("accuracy by class", columns, rows)
 
@@ -229,14 +217,10 @@ def show_dataset(
         terminal: where to print.
         unlabelled: number of images without a label.
     """
-    terminal.line(
-        f"{name}: {_shape(image_shape)} uint8 images, {_count(len(classes), 'class', 'es')}"
-    )
-    rows = [
-        (label, *(int(split[index]) for split in counts.values()))
-        for index, label in enumerate(classes)
-    ]
-    rows.append(("all", *(int(sum(split)) for split in counts.values())))
+    classes_text = _count(len(classes), "class", "es")
+    terminal.line(f"{name}: {_shape(image_shape)} uint8 images, {classes_text}")
+    rows = [(label, *numbers) for label, *numbers in zip(classes, *counts.values(), strict=True)]
+    rows.append(("all", *map(sum, counts.values())))
     terminal.table("examples", ("class", *counts), rows)
     if unlabelled:
         terminal.line(f"unlabelled: {unlabelled:,} images")
@@ -248,24 +232,8 @@ def show_dataset(
     terminal.line(f"fingerprint {fingerprint}")
 
 
-def _point_scores(point: Record) -> tuple[str, str, str]:
-    """Mean accuracy, its standard deviation and mean NLL of a sweep's point."""
-    # All members have diverged, or there are no validation examples.
-    if not point.validation or not point.members:
-        return "-", "-", "-"
-    accuracy = point.validation["accuracy"]
-    std = float(np.std(accuracy, ddof=1)) if point.members > 1 else None
-    nll = float(np.mean(point.validation["nll"]))
-    return _decimal(float(np.mean(accuracy))), _decimal(std), _decimal(nll)
-
-
 def _decimal(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _percent(share: float) -> str:
-    # 0.999 is 99.9 %, not 100 %.
-    return f"{100 * share:g} %"
 
 
 def _count(number: int, noun: str, ending: str = "s") -> str:

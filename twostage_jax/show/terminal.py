@@ -58,7 +58,7 @@ class Terminal:
     def line(self, text: str = "") -> None:
         """Print text without wrapping it. Control codes are printed as `\\x1b`."""
         lines = map(printable, text.split("\n"))
-        self._print("\n".join(lines), markup=False, soft_wrap=True)
+        self._print("\n".join(lines), soft_wrap=True)
 
     def notice(self, text: str) -> None:
         """Print an event that the user should know about, and add it to `notices`."""
@@ -93,14 +93,12 @@ class Terminal:
         with Progress(*columns, console=self._console, transient=True, disable=off) as bar:
             yield ProgressBar(self, stage, epochs, bar)
 
-    def _print(
-        self, content: RenderableType, markup: bool | None = None, soft_wrap: bool | None = None
-    ) -> None:
+    def _print(self, content: RenderableType, soft_wrap: bool = False) -> None:
         try:
-            self._console.print(content, markup=markup, soft_wrap=soft_wrap)
+            # Text can hold brackets of anybody's file names, which are not rich's markup.
+            self._console.print(content, markup=False, soft_wrap=soft_wrap)
         except BrokenPipeError:
-            # The reader has closed the pipe: the command ends quietly.
-            raise
+            raise  # the reader has closed the pipe: the command ends quietly
         except OSError as error:
             raise UserError(
                 f"cannot print to standard output: {error.strerror}; redirect it to another place"

@@ -1,8 +1,7 @@
 """Find the prepared folder of a TFDS data set, or let TFDS prepare it.
 
-A prepared folder is read by `prepared`. If there is none, TFDS prepares it: with our own builder
-for the data sets that consist of four IDX files, with its own builder for all others. Most of those
-need TensorFlow during the preparation.
+TFDS prepares data sets of four IDX files with our own builder and all others with its own. Most of
+those need TensorFlow during the preparation.
 """
 
 import contextlib
@@ -14,17 +13,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import requests
 import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import dataset_builder, download, read_only_builder, registered
-from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.utils import error_utils
 
 from twostage_jax.data import idx
 from twostage_jax.data.dataset import Source
-from twostage_jax.data.tfds.prepared import read_prepared
+from twostage_jax.data.tfds.prepared import check_features, read_prepared
 from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.files import MIB, open_regular, read_json, read_text
 from twostage_jax.signals import interrupt_as_exception
@@ -73,26 +70,12 @@ def read(
     folder = _find_prepared(name, root)
     if folder is None:
         builder = _make_builder(name, root)
-        _check_features(builder.info.features, name)
+        features = builder.info.features or tfds.features.FeaturesDict({})
+        # Before the download, because gigabytes of another kind of data are useless.
+        check_features(features.to_proto(), name)
         prepare(builder, name, root, reachable)
         folder = Path(builder.data_dir)
     return read_prepared(folder, name)
-
-
-def _check_features(features: object, name: str) -> None:
-    names = list(features) if isinstance(features, tfds.features.FeaturesDict) else []
-    usable = (
-        isinstance(features, tfds.features.FeaturesDict)
-        and {"image", "label"} <= set(names)
-        and isinstance(features["image"], tfds.features.Image)
-        and features["image"].np_dtype == np.uint8
-        and isinstance(features["label"], tfds.features.ClassLabel)
-    )
-    if not usable:
-        raise UserError(
-            f"tfds:{name} is not an image-classification data set of 8-bit images: its features "
-            f"are {', '.join(names) or features}; choose one with image and label"
-        )
 
 
 def _find_prepared(name: str, root: Path) -> Path | None:
@@ -166,13 +149,14 @@ def prepare(
     Raises:
         UserError: as `read`.
     """
-    files = _downloads(builder, name)
+    files = {url: info.filename for url, info in (builder.url_infos or {}).items()}
     manual = manual_folder(root, [file for file in files.values() if file])
-    present = {url: manual / file for url, file in files.items() if file}
-    present = {url: path for url, path in present.items() if path.exists()}
-    for path in present.values():
-        open_regular(path).close()  # refuse a pipe, because TFDS would wait for it
-    missing = [url for url in files if url not in present]
+    missing = []
+    for url, file in files.items():
+        if file and (manual / file).exists():
+            open_regular(manual / file).close()  # refuse a pipe, because TFDS would wait for it
+        else:
+            missing.append(url)
     _check_network(name, root, missing, reachable)
     config = tfds.download.DownloadConfig(
         manual_dir=manual, try_download_gcs=False, force_checksums_validation=name in IDX_SETS
@@ -189,15 +173,6 @@ def prepare(
         raise
     except Exception as error:
         raise UserError(_failure(error, name, root)) from error
-
-
-def _downloads(builder: dataset_builder.DatasetBuilder, name: str) -> dict[str, str | None]:
-    """List the file names of a data set's downloads by URL, None where TFDS does not know one."""
-    if name not in IDX_SETS:
-        return {url: info.filename for url, info in (builder.url_infos or {}).items()}
-    prefix = IDX_SETS[name].URL
-    infos = checksums.get_all_url_infos()
-    return {url: info.filename for url, info in infos.items() if url.startswith(prefix)}
 
 
 def manual_folder(root: Path, files: Sequence[str]) -> Path:

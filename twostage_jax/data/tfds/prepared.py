@@ -7,44 +7,37 @@ stranger, so we read the few fields that we need ourselves and ignore all others
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+from google.protobuf import json_format
+from tensorflow_datasets.core.proto import dataset_info_pb2, feature_pb2
 from tensorflow_datasets.proto import tf_example_pb2
 
 from twostage_jax.data.dataset import CLASS_LIMIT, Source
 from twostage_jax.data.images import decode
 from twostage_jax.data.tfds.records import read_array_records, read_tfrecord
 from twostage_jax.errors import UserError, shown
-from twostage_jax.files import MIB, check_expanded, read_json, read_text
+from twostage_jax.files import MIB, check_expanded, read_text
 
+# protobuf makes these classes during the import, so a type checker does not see them.
+DatasetInfo = vars(dataset_info_pb2)["DatasetInfo"]
+Example = vars(tf_example_pb2)["Example"]
+Feature = vars(feature_pb2)["Feature"]
 FEATURES = "features.json"
 INFO = "dataset_info.json"
 LABELS = "label.labels.txt"
 PACKAGE = "tensorflow_datasets.core.features"
+# Not their subclasses: other code would read what those write.
 DICT = f"{PACKAGE}.features_dict.FeaturesDict"
 IMAGE = f"{PACKAGE}.image_feature.Image"
 LABEL = f"{PACKAGE}.class_label_feature.ClassLabel"
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 FORMATS = ("array_record", "tfrecord")
-Example = vars(tf_example_pb2)["Example"]  # protobuf makes this class during the import
 NAME_LIMIT = 255  # characters of a file name, in most file systems
 SHARD_LIMIT = 2**16  # files of a split; the largest data sets of TFDS have some thousands
 TEXT_LIMIT = 16 * MIB  # bytes of a text file that describes a data set
 AGAIN = "it is corrupted, or another version of TFDS wrote it; prepare it again"
-
-
-class Features(NamedTuple):
-    """Declared image shape `(H, W, C)`, None for an open axis, and the class names."""
-
-    shape: tuple[int | None, ...]
-    classes: tuple[str, ...]
-
-
-class Shards(NamedTuple):
-    """Files of a split, and the number of records in each."""
-
-    paths: tuple[Path, ...]
-    lengths: tuple[int, ...]
+Shards = dict[Path, int]  # files of a split, and the number of records in each
 
 
 def read_prepared(folder: Path, name: str) -> Source:
@@ -54,56 +47,68 @@ def read_prepared(folder: Path, name: str) -> Source:
         UserError: another kind of data set, an unknown file format, or a folder that is corrupted
             or names files outside of itself.
     """
-    features = read_features(folder, name)
-    kind, shards = read_info(folder)
+    features = _read_message(folder / FEATURES, Feature())
+    check_features(features, name)
+    image, label = (features.features_dict.features[key] for key in ("image", "label"))
+    shape = tuple(None if size < 0 else size for size in image.image.shape.dimensions)
+    classes = _read_class_names(folder, label.class_label.num_classes)
+    kind, shards = _read_info(folder)
     if "train" not in shards:
         raise UserError(f"tfds:{name} has no split called train: choose another data set")
     splits = {}
-    for split in ("train", "test"):
-        if split in shards:
-            examples = [_decode_example(x, folder) for x in _read_records(shards[split], kind)]
-            count = len(features.classes)
-            splits[split] = decode(examples, features.shape, count, f"tfds:{name}")
+    for split, files in shards.items():
+        examples = [_decode_example(record, folder) for record in _read_records(files, kind)]
+        splits[split] = decode(examples, shape, len(classes), f"tfds:{name}")
     short = name.partition(":")[0].replace("/", "-")
-    return Source(short, splits["train"], splits.get("test"), features.classes)
+    return Source(short, splits["train"], splits.get("test"), classes)
 
 
-def read_features(folder: Path, name: str) -> Features:
-    """Read image shape and class names from `features.json` and the file of class names.
+def _read_message(path: Path, message: Any) -> Any:
+    """Read a JSON file into the protobuf message that TFDS wrote it from."""
+    text = read_text(path, TEXT_LIMIT, regular=True)
+    try:
+        # protobuf checks the type of every field, and calls nothing that a file names.
+        return json_format.Parse(text, message, ignore_unknown_fields=True)
+    except Exception as error:  # each backend of protobuf has error types of its own
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot read {path}: {reason}; {AGAIN}") from error
+
+
+def check_features(features: Any, name: str) -> None:
+    """Check that a data set consists of 8-bit images and class labels.
+
+    Args:
+        features: `Feature`, as `FeatureConnector.to_proto` gives it.
+        name: of the data set, for messages.
 
     Raises:
-        UserError: features other than images and class labels, or a corrupted file.
+        UserError: other features, or a folder that an old version of TFDS wrote.
     """
-    path = folder / FEATURES
-    top = read_json(path, TEXT_LIMIT, regular=True)
-    features = _get(_get(top, "featuresDict"), "features")
-    if not isinstance(features, dict) or _get(top, "pythonClassName") != DICT:
-        raise UserError(f"{path} is not in the format of TFDS 4.5 and later: {AGAIN}")
-    image = features.get("image")
-    label = features.get("label")
-    kinds = (_get(image, "pythonClassName"), _get(label, "pythonClassName"))
-    if kinds != (IMAGE, LABEL) or _get(_get(image, "image"), "dtype", "uint8") != "uint8":
+    inner = features.features_dict.features
+    names = sorted(inner)
+    kinds = [inner[key].python_class_name for key in ("image", "label") if key in inner]
+    image = inner["image"].image
+    if (
+        features.python_class_name != DICT
+        or kinds != [IMAGE, LABEL]
+        or image.dtype not in ("", "uint8")  # empty is TFDS's default, uint8
+    ):
         raise UserError(
-            f"tfds:{name} is not an image-classification data set of 8-bit images: its features "
-            f"are {', '.join(features) or 'none'}; choose one with image and label of TFDS's kinds"
+            f"tfds:{name} is not an image-classification data set of 8-bit images in the format "
+            f"of TFDS 4.5 and later: its features are {', '.join(names) or 'none'}; choose one "
+            "with image and label"
         )
-    count = _whole(_get(_get(label, "classLabel"), "numClasses"), 1, path)
-    return Features(_read_shape(image, path), _read_class_names(folder, count))
-
-
-def _read_shape(image: object, path: Path) -> tuple[int | None, ...]:
-    dimensions = _get(_get(_get(image, "image"), "shape"), "dimensions")
-    sizes = [_whole(size, -1, path) for size in _as_list(dimensions)]
-    if len(sizes) != 3 or sizes[2] not in (1, 2, 3, 4):
+    sizes = list(image.shape.dimensions)
+    if len(sizes) != 3 or min(sizes) < -1 or not 1 <= sizes[2] <= 4:
         raise UserError(
-            f"{path} has images of shape {sizes}: only [H, W, C] with 1 to 4 channels can be read"
+            f"tfds:{name} has images of shape {sizes}: only [H, W, C] with 1 to 4 channels can be "
+            "read"
         )
-    return tuple(None if size < 0 else size for size in sizes)
 
 
 def _read_class_names(folder: Path, count: int) -> tuple[str, ...]:
     path = folder / LABELS
-    if count > CLASS_LIMIT:
+    if not 1 <= count <= CLASS_LIMIT:
         raise UserError(
             f"{folder} announces {count:,} classes: choose a data set with at most {CLASS_LIMIT:,}"
         )
@@ -120,55 +125,51 @@ def _read_class_names(folder: Path, count: int) -> tuple[str, ...]:
     return names
 
 
-def read_info(folder: Path) -> tuple[str, dict[str, Shards]]:
-    """Read the file format of a prepared data set and the shards of its train and test split.
-
-    Raises:
-        UserError: a corrupted file, an unknown format, or a file name outside of `folder`.
-    """
-    info = read_json(folder / INFO, TEXT_LIMIT, regular=True)
-    kind = _get(info, "fileFormat", "tfrecord")
+def _read_info(folder: Path) -> tuple[str, dict[str, Shards]]:
+    """Read the file format of a prepared data set and the shards of its train and test split."""
+    info = _read_message(folder / INFO, DatasetInfo())
+    kind = info.file_format or "tfrecord"
     if kind not in FORMATS:
         raise UserError(
             f"{folder} is prepared as {shown(kind)}: prepare it as array_record or tfrecord, in "
             "another --data-dir"
         )
     shards = {}
-    for split in _as_list(_get(info, "splits")):
-        name = _get(split, "name")
-        if name in ("train", "test"):
-            fields = {"DATASET": _get(info, "name", ""), "SPLIT": name, "FILEFORMAT": kind}
-            shards[name] = _find_shards(folder, split, fields)
-    return str(kind), shards
+    for split in info.splits:
+        if split.name in ("train", "test"):
+            lengths = tuple(split.shard_lengths)
+            fields = {"DATASET": info.name, "SPLIT": split.name, "FILEFORMAT": kind}
+            template = split.filepath_template or TEMPLATE
+            shards[split.name] = _find_shards(folder, lengths, template, fields)
+    return kind, shards
 
 
-def _find_shards(folder: Path, split: object, fields: Mapping[str, object]) -> Shards:
+def _find_shards(
+    folder: Path, lengths: tuple[int, ...], template: str, fields: Mapping[str, str]
+) -> Shards:
     path = folder / INFO
-    lengths = _as_list(_get(split, "shardLengths"))
     if len(lengths) > SHARD_LIMIT:
         raise UserError(
             f"{path} has {len(lengths):,} files, but at most {SHARD_LIMIT:,} are possible: {AGAIN}"
         )
-    lengths = tuple(_whole(length, 0, path) for length in lengths)
-    if not sum(lengths):
+    if min(lengths, default=0) < 0 or not sum(lengths):
         raise UserError(
             f"the {fields['SPLIT']} split of {folder} is empty: choose another data set"
         )
-    template = _get(split, "filepathTemplate") or TEMPLATE
-    # A dict keeps the order, and each name once.
-    paths = dict.fromkeys(_shard_paths(folder, template, fields, len(lengths)))
-    if len(paths) != len(lengths):
-        raise UserError(f"{path} names {len(lengths):,} files and some of them twice: {AGAIN}")
-    return Shards(tuple(paths), lengths)
-
-
-def _shard_paths(
-    folder: Path, template: object, fields: Mapping[str, object], count: int
-) -> Iterator[Path]:
-    """Yield the files of a split, named by the template in the folder's own description."""
     # Each field may occur many times in the template, so template and fields must be short.
-    template = _short(template, folder)
-    texts = {field: _short(value, folder) for field, value in fields.items()}
+    for text in (template, *fields.values()):
+        if len(text) > NAME_LIMIT:
+            raise UserError(
+                f"{path} has {shown(text)} in the names of its files, but only text of at most "
+                f"{NAME_LIMIT} characters is allowed: {AGAIN}"
+            )
+    names = dict(zip(_shard_names(template, fields, len(lengths)), lengths, strict=True))
+    if len(names) != len(lengths):
+        raise UserError(f"{path} names {len(lengths):,} files and some of them twice: {AGAIN}")
+    return {_resolve(folder, name): length for name, length in names.items()}
+
+
+def _shard_names(template: str, fields: Mapping[str, str], count: int) -> Iterator[str]:
     digits = max(5, len(str(count)))
     total = f"{count:0{digits}}"
     for index in range(count):
@@ -178,20 +179,11 @@ def _shard_paths(
             "NUM_SHARDS": total,
             "SHARD_X_OF_Y": f"{number}-of-{total}",
         }
-        text = template
+        name = template
         # Not `str.format`, which would look up attributes of the values.
-        for field, value in {**texts, **numbered}.items():
-            text = text.replace(f"{{{field}}}", value)
-        yield _resolve(folder, text)
-
-
-def _short(value: object, folder: Path) -> str:
-    if isinstance(value, str) and len(value) <= NAME_LIMIT:
-        return value
-    raise UserError(
-        f"{folder / INFO} has {shown(value)} in the names of its files, but only text of at most "
-        f"{NAME_LIMIT} characters is allowed: {AGAIN}"
-    )
+        for field, value in {**fields, **numbered}.items():
+            name = name.replace(f"{{{field}}}", value)
+        yield name
 
 
 def _resolve(folder: Path, text: str) -> Path:
@@ -208,9 +200,9 @@ def _resolve(folder: Path, text: str) -> Path:
 
 
 def _read_records(shards: Shards, kind: str) -> Iterator[bytes]:
-    compressed = sum(path.stat().st_size for path in shards.paths)
+    compressed = sum(path.stat().st_size for path in shards)
     expanded = 0
-    for path, length in zip(shards.paths, shards.lengths, strict=True):
+    for path, length in shards.items():
         if kind == "array_record":
             records = read_array_records(path, length)
         else:
@@ -235,25 +227,3 @@ def _decode_example(record: bytes, folder: Path) -> tuple[bytes, int]:
         return image, label
     except Exception as error:  # each backend of protobuf has an error type of its own
         raise UserError(f"{folder} has a record without an image and a label: {AGAIN}") from error
-
-
-def _get(values: object, name: str, default: object = None) -> object:
-    """Return a field of a JSON object, or `default` if `values` is another value or lacks it."""
-    return values.get(name, default) if isinstance(values, dict) else default
-
-
-def _as_list(value: object) -> list[object]:
-    """Return a JSON array, or an empty list for any other value."""
-    return value if isinstance(value, list) else []
-
-
-def _whole(value: object, least: int, path: Path) -> int:
-    """Convert a whole number, which protobuf writes to JSON as text."""
-    text = str(value)
-    # At most 19 characters, because Python takes quadratic time for long numbers.
-    if isinstance(value, bool) or len(text) > 19 or not text.removeprefix("-").isdecimal():
-        raise UserError(f"{path} has {shown(text[:40])} instead of a whole number: {AGAIN}")
-    number = int(text)
-    if number < least:
-        raise UserError(f"{path} has {number}, but at least {least} is necessary: {AGAIN}")
-    return number
