@@ -217,7 +217,7 @@ def test_any_flipped_bit_of_a_manifest_is_detected(tmp_path):
 def test_a_folder_without_a_manifest_is_not_a_run(tmp_path):
     for make in (lambda path: None, os.mkfifo):
         make(tmp_path / "manifest.json")
-        with pytest.raises(UserError, match="is not a run folder: give the folder that"):
+        with pytest.raises(UserError, match="is not a run folder, it has no manifest.json: give"):
             read_manifest(tmp_path)
 
 

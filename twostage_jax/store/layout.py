@@ -95,8 +95,8 @@ def check_run(folder: Path) -> None:
     """
     if not (folder / MANIFEST).is_file():
         raise UserError(
-            f"{folder} is not a run folder, it has no {MANIFEST}: give the folder that `twostage run` "
-            "printed"
+            f"{folder} is not a run folder, it has no {MANIFEST}: give the folder that `twostage "
+            "run` printed"
         )
 
 
