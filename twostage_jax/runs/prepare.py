@@ -1,6 +1,7 @@
 """From a request to a plan: what earlier runs say, data, networks, trials, and the folder."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +16,7 @@ from twostage_jax.config.layers import (
 )
 from twostage_jax.config.rules import check, check_solved
 from twostage_jax.config.schema import TRAINED, Config
-from twostage_jax.data.dataset import Lockbox, TrainingData
-from twostage_jax.data.sources import load
+from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
 from twostage_jax.data.spec import absolute
 from twostage_jax.engine.compile import cores
 from twostage_jax.engine.passes import choose_encoding
@@ -141,9 +141,13 @@ def _on_encoder_of(config: Config, trust_code: bool) -> Config:
 
 
 def prepare(
-    config: Config, request: Request, terminal: Terminal, clock: Clock
+    config: Config,
+    request: Request,
+    terminal: Terminal,
+    clock: Clock,
+    load: Callable[..., Dataset],
 ) -> tuple[Plan, Lockbox]:
-    """Read the data, and make networks and trials; the test split stays under lock.
+    """Read the data by `load`, and make networks and trials; the test split stays under lock.
 
     Raises:
         UserError: data, modules or settings that do not fit together.

@@ -116,7 +116,7 @@ def run(
             if complete is not None:
                 return complete
         # Everything that can be wrong with a request shows here, before a folder is created.
-        plan, lockbox = prepare(config, request, terminal, clock)
+        plan, lockbox = prepare(config, request, terminal, clock, seams.load)
         placed = place_stages(plan)
         folder = create_folder(plan.config.out, plan.dataset.name)
         if not resume:

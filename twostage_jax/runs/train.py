@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from twostage_jax.data.dataset import Dataset
+from twostage_jax.data.sources import load
 from twostage_jax.engine.health import any_diverged, describe_diverged, find_diverged
 from twostage_jax.engine.loop import Progress, fit, fit_trials
 from twostage_jax.engine.members import Numbers, StagePrograms, TrialData
@@ -33,10 +35,12 @@ class Seams(NamedTuple):
         fit: loop that trains a chunk of members.
         interruptible: context in which a signal is held back; returns a function that tells if one
             has come.
+        load: reads the data set that a SPEC names.
     """
 
     fit: Callable[..., Iterator[Progress]] = fit
     interruptible: Callable[[], AbstractContextManager[Callable[[], bool]]] = deferred
+    load: Callable[..., Dataset] = load
 
 
 SEAMS = Seams()
