@@ -42,6 +42,8 @@ class Predictor:
         axes: 0 for groups `[R, ...]`, None for groups that all trials share.
         image_shape: shape of one image.
         largest: number of images in the largest split to come.
+        logits: the compiled program, if there is one.
+        width: number of trials that the program is compiled for; by default all of `params`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Predictor:
         image_shape: tuple[int, ...],
         largest: int,
         logits: Pass | None = None,
+        width: int | None = None,
     ) -> None:
         self._network = network
         self._image_shape = image_shape
@@ -62,6 +65,7 @@ class Predictor:
         self._features: Pass | None = None
         self.numbers = dict(numbers)
         self.params = {name: jax.device_get(params[name]) for name in axes}
+        self._width = width or self.trials
 
     @property
     def trials(self) -> int:
@@ -78,7 +82,7 @@ class Predictor:
                 self._axes,
                 self._image_shape,
                 self._largest,
-                self.trials,
+                self._width,
             )
             self._logits = compile_all(lowered)
         arguments = (self.numbers, self.params)
@@ -112,6 +116,8 @@ class Predictor:
             self._image_shape,
             self._largest,
             self._logits,
+            # A program of another width rounds in another way.
+            self._width,
         )
         # A shared encoder is the same for any selection; own encoders have another placement.
         selected._features = None if self._axes["encoder"] == 0 else self._features

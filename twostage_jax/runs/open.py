@@ -9,7 +9,6 @@ from flax import linen as nn
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Dataset
 from twostage_jax.data.sources import load, load_images
-from twostage_jax.engine.passes import BATCH
 from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.runs.build import make_networks
@@ -74,8 +73,9 @@ def open_run(folder: Path, trust_code: bool = False) -> Run:
     if rows[-1] >= len(trials.heads):
         raise Corrupted(f"{folder / RESULT} is corrupted: there is no trial {rows[-1]}")
     numbers = own_numbers(trials, networks)
-    # Programs are compiled when they are first needed, one for each batch shape.
-    everybody = Predictor(networks.network, numbers, params, head_axes(trials), shape, BATCH)
+    # The batches of the run itself, so that an evaluation repeats its figures to the bit.
+    largest = max(record.data.validation, record.data.test)
+    everybody = Predictor(networks.network, numbers, params, head_axes(trials), shape, largest)
     chosen = everybody.select(rows)
     groups = chosen_groups(chosen.params, trials, config.members)
     return Run(folder, config, manifest, record, networks.encoder, groups, chosen)
