@@ -1,6 +1,5 @@
-"""Commands on real runs: folders, signals, standard streams, and two processes that equal one."""
+"""Commands on real runs: folders, signals, standard streams, and the bundled data."""
 
-import json
 import os
 import re
 import signal
@@ -11,10 +10,8 @@ import time
 import numpy as np
 import pytest
 
+from tests import tiny
 from twostage_jax import cli
-
-TINY = ["--pretrain.widths", "8", "4", "--pretrain.batch-size", "100"]
-TINY_HEAD = ["--head.widths", "8", "--head.batch-size", "100", "--head.epochs", "1"]
 
 
 def error_line(capsys, *argv):
@@ -34,19 +31,6 @@ def start(*argv):
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def finish(*argv):
-    """Run a command in a process of its own and return its output."""
-    process = start(*argv)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    return out
-
-
-def stored(folder, name):
-    """A JSON file of a run."""
-    return json.loads((folder / name).read_text())
 
 
 @pytest.mark.parametrize(
@@ -116,44 +100,43 @@ def test_data_describes_a_source(tmp_path, capsys):
     assert re.search(r"train and test: [34]\b", output)
 
 
-def test_two_processes_equal_one_bit_for_bit_and_a_config_repeats_a_run(tmp_path):
-    whole, first, second, again = (tmp_path / name for name in ("whole", "a", "b", "again"))
-    pretrain = ["--pretrain.epochs", "1", *TINY]
-    finish("run", "--out", str(whole), *pretrain, *TINY_HEAD)
-    finish("pretrain", "--out", str(first), *pretrain)
-    finish("head", "--from", str(first), "--out", str(second), *TINY_HEAD)
-    finish("run", "--config", str(whole / "config.json"), "--out", str(again))
-    result = stored(whole, "result.json")
-    del result["seconds"]
-    for folder in (second, again):
-        other = stored(folder, "result.json")
-        del other["seconds"]
-        assert other == result
-        for group in ("encoder", "head"):
-            groups = stored(folder, "manifest.json")["groups"]
-            assert groups[group] == stored(whole, "manifest.json")["groups"][group]
-    assert f"{result['test']['accuracy']:.4f}" in finish("evaluate", str(whole))
+def test_the_main_commands_work_on_the_bundled_data(tmp_path, capsys):
+    run = tmp_path / "run"
+    stage_1 = ("--pretrain.widths", "16", "8", "--pretrain.epochs", "3")
+    rates = ("--pretrain.learning-rate", "0.01", "--head.learning-rate", "0.01")
+    assert cli.main(["run", "--out", str(run), *stage_1, *rates, "--head.epochs", "3"]) == 0
+    output = capsys.readouterr().out
+    result = tiny.stored(run, "result.json")
+    # Five seeds measured 0.71 to 0.85; this one measured 0.85.
+    assert result["test"]["accuracy"] > 0.6
+    assert f"run in {run}" in output and "pretrain  epoch 3/3  loss" in output
+    assert f"{result['test']['accuracy']:.4f}" in output
+    assert set(result["seconds"]) >= {"import", "total"}
+    head = tmp_path / "head"
+    ridge = ("--head.protocol", "ridge", "--labels", "100")
+    assert cli.main(["head", "--from", str(run), "--out", str(head), *ridge]) == 0
+    assert "100 labelled" in capsys.readouterr().out
+    assert cli.main(["evaluate", str(head), "--split", "validation"]) == 0
+    accuracy = tiny.stored(head, "result.json")["validation"]["accuracy"]
+    assert f"{accuracy:.4f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_state_and_prints_how_to_resume(signum, tmp_path):
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    argv = ["--pretrain.epochs", "20", *TINY, *TINY_HEAD]
-    process = start("run", "--out", str(run), *argv)
+    run = tmp_path / "run"
+    flags = ("--pretrain.epochs", "200", "--pretrain.widths", "8", "4", "--head.epochs", "1")
+    data = tiny.write(tmp_path / "tiny.npz")
+    process = start("run", "--data", data, "--out", str(run), *flags)
     metrics = run / "metrics.jsonl"
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
-    began = time.monotonic()
-    os.kill(process.pid, signum)
+    process.send_signal(signum)
     _, err = process.communicate()
-    assert time.monotonic() - began < 10  # two seconds on a quiet machine
     assert process.returncode == 128 + signum
     assert err.endswith(f"resume with: twostage run --resume --out {run}\n")
-    assert "Traceback" not in err and metrics.read_text().count("\n") < 20
-    if signum == signal.SIGTERM:
-        return
-    finish("run", "--resume", "--out", str(run))
-    finish("run", "--out", str(whole), *argv)
-    groups = [stored(folder, "manifest.json")["groups"] for folder in (run, whole)]
-    assert groups[0]["head"] == groups[1]["head"]
+    assert "Traceback" not in err
+    trained = metrics.read_text().count("\n")
+    assert 3 <= trained < 200
+    step = max(int(path.name) for path in (run / "pretrain").iterdir())
+    assert step >= trained * tiny.STEPS

@@ -1,0 +1,133 @@
+"""`twostage evaluate`: splits, other data, coverage, out-of-distribution sources, counted reads."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+import twostage_jax as ts
+from tests import tiny
+from twostage_jax import cli
+from twostage_jax.errors import Corrupted
+from twostage_jax.runs.evaluate import count_test_read, evaluate
+from twostage_jax.runs.open import open_run
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.store.decoding import encode
+
+QUIET = Terminal(quiet=True)
+
+
+@pytest.fixture
+def members(trio, tmp_path):
+    return shutil.copytree(trio, tmp_path / "members")
+
+
+def reads(folder):
+    counts = {tiny.stored(folder, name)["test_reads"] for name in ("result.json", "manifest.json")}
+    assert len(counts) == 1
+    return counts.pop()
+
+
+@pytest.mark.parametrize("name", ["complete", "members"])
+def test_an_evaluation_equals_the_run_to_the_bit_and_is_counted(name, request):
+    folder = request.getfixturevalue(name)
+    record = tiny.stored(folder, "result.json")
+    before = {split: predictions(folder, split) for split in ("validation", "test")}
+    found = evaluate(open_run(folder), QUIET, save_predictions=True).assessment
+    scores = encode(found.scores)
+    assert {**scores, "reconstruction": record["test"]["reconstruction"]} == record["test"]
+    assert encode(found.uncertainty) == record["uncertainty"]
+    assert found.members == record["member_test"]
+    assert reads(folder) == 2
+    validation = evaluate(open_run(folder), QUIET, split="validation", save_predictions=True)
+    assert validation.assessment.scores.nll == record["validation"]["nll"]
+    # A fitted figure is not measured on the examples of its fit.
+    assert validation.assessment.uncertainty.temperature is None
+    assert validation.assessment.uncertainty.conformal is None
+    train = evaluate(open_run(folder), QUIET, split="train").assessment.scores
+    assert train.count == tiny.TRAIN
+    assert reads(folder) == 2
+    for split, arrays in before.items():
+        for key, values in predictions(folder, split).items():
+            np.testing.assert_array_equal(values, arrays[key])
+
+
+def predictions(folder, split):
+    with np.load(folder / f"predictions-{split}.npz") as saved:
+        return dict(saved)
+
+
+def test_the_command_prints_the_scores(complete, capsys):
+    assert cli.main(["evaluate", str(complete), "--coverage", "0.9"]) == 0
+    output = capsys.readouterr().out
+    record = tiny.stored(complete, "result.json")
+    assert f"{record['test']['accuracy']:.4f}" in output
+
+
+def test_the_run_s_own_data_are_recognised_anywhere(complete, tmp_path):
+    own = open_run(complete).config.data
+    moved = tiny.write(tmp_path / "moved.npz")
+    evaluate(open_run(complete), QUIET, data=moved, save_predictions=True)
+    assert reads(complete) == 2
+    with pytest.raises(ts.UserError, match="prediction sets are fitted on validation"):
+        evaluate(open_run(complete), QUIET, data=moved, split="validation", coverage=0.9)
+    # The same test split within other data is the same test.
+    evaluate(open_run(complete), QUIET, data=tiny.write(tmp_path / "more.npz", more=3))
+    assert reads(complete) == 3
+    other = tiny.write(tmp_path / "other.npz", test_seed=2)
+    found = evaluate(open_run(complete), QUIET, data=other, save_predictions=True)
+    assert found.assessment.scores.count == tiny.TEST
+    assert (complete / "predictions-other-test.npz").exists()
+    assert reads(complete) == 3
+    # The run cannot write this file again, so a corrupted one is removed.
+    (complete / "predictions-other-test.npz").write_bytes(b"")
+    terminal = Terminal(quiet=True)
+    tiny.resume(complete, terminal)
+    assert "it is removed" in terminal.notices[0]
+    assert not (complete / "predictions-other-test.npz").exists()
+    with pytest.raises(ts.UserError, match="in another order, so other examples would be tested"):
+        evaluate(open_run(complete), QUIET, data=tiny.write(tmp_path / "turned.npz", order=-1))
+    with pytest.raises(ts.UserError, match="is the run's own data: give another source to --ood"):
+        evaluate(open_run(complete), QUIET, ood=own)
+    with pytest.raises(ts.UserError, match="--data-dir goes with mnist and tfds:NAME"):
+        evaluate(open_run(complete), QUIET, ood="digits", data_dir=tmp_path)
+
+
+def test_data_that_do_not_fit_are_refused(complete, tmp_path):
+    run = open_run(complete)
+    arrays = {"image": np.zeros((40, 3, 3), np.uint8), "label": np.arange(40) % 2}
+    np.savez(tmp_path / "small.npz", **arrays)
+    for option in ("data", "ood"):
+        with pytest.raises(ts.UserError, match="images 3×3×1, but .* was trained on 4×4×1"):
+            evaluate(run, QUIET, **{option: f"npz:{tmp_path / 'small.npz'}"})
+    arrays = {"image": np.zeros((40, 4, 4), np.uint8), "label": np.arange(40) % 4}
+    np.savez(tmp_path / "many.npz", **arrays)
+    with pytest.raises(ts.UserError, match="has 4 classes, but .* was trained on 3"):
+        evaluate(run, QUIET, data=f"npz:{tmp_path / 'many.npz'}")
+    with pytest.raises(ts.UserError, match="needs at least 999 validation examples"):
+        evaluate(run, QUIET, coverage=0.999)
+    assert reads(complete) <= 2
+
+
+def test_another_source_is_told_apart_by_every_score(members, tmp_path):
+    noise = np.random.RandomState(0).randint(0, 255, (30, 4, 4)).astype(np.uint8)
+    # A single class: labels of this source are ignored.
+    np.savez(tmp_path / "ood.npz", image=noise, label=np.zeros(30, int))
+    spec = f"npz:{tmp_path / 'ood.npz'}"
+    found = evaluate(open_run(members), QUIET, ood=spec, save_predictions=True)
+    assert found.detection is not None and "mahalanobis" in found.detection
+    saved = np.load(members / "predictions-ood.npz")
+    assert saved["inside_energy"].shape == (tiny.TEST,)
+    assert saved["outside_energy"].shape == (30,)
+
+
+def test_a_corrupted_count_of_reads_is_not_believed(complete, capsys):
+    count_test_read(open_run(complete), QUIET)
+    result = complete / "result.json"
+    result.write_text(result.read_text().replace('"test_reads": 2', '"test_reads": 1'))
+    with pytest.raises(Corrupted, match=r"result.json is corrupted"):
+        open_run(complete)
+    assert cli.main(["evaluate", str(complete)]) == 2
+    assert f"repair it with twostage run --resume --out {complete}" in capsys.readouterr().err
+    tiny.resume(complete)
+    assert reads(complete) == 2
