@@ -73,8 +73,8 @@ def from_torch_state_dict(state: Mapping[str, ArrayLike]) -> Params:
     """
     arrays = {name: np.asarray(value) for name, value in state.items()}
     problems = [f"{name} is unknown" for name in arrays if not _TORCH_NAME.fullmatch(name)]
-    known = {name: array for name, array in arrays.items() if _TORCH_NAME.fullmatch(name)}
-    problems += _problems(known) if arrays else ["it is empty"]
+    valid = {name: array for name, array in arrays.items() if _TORCH_NAME.fullmatch(name)}
+    problems += _problems(valid) if arrays else ["it is empty"]
     if problems:
         raise UserError(
             f"not the state of a TwoStageNetwork: {'; '.join(problems)}; the entries are "
