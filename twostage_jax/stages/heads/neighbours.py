@@ -39,8 +39,8 @@ def knn(classes: int, k: Scalar = 20, temperature: Scalar = 0.07) -> Head:
     >>> image = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
     >>> batch = {"image": image, "label": jnp.array([0, 0, 1]), "weight": jnp.ones(3)}
     >>> head = ts.knn(2, k=1)
-    >>> params = head.solve(jax.random.key(0), batch)
-    >>> head.logits(params, jnp.array([[0.1, 2.0]])).argmax(-1).tolist()
+    >>> params = jax.jit(head.solve)(jax.random.key(0), batch)
+    >>> jax.jit(head.logits)(params, jnp.array([[0.1, 2.0]])).argmax(-1).tolist()
     [1]
     """
     if isinstance(k, float | int) and not (k >= 1 and k == int(k)):

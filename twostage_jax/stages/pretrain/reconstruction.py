@@ -59,7 +59,7 @@ def denoising(encoder: nn.Module, decoder: nn.Module, noise: Scalar = 0.5) -> St
 
     >>> import twostage_jax as ts
     >>> stage = ts.denoising(ts.MLP((2,)), ts.MLP((4,)), noise=0.1)
-    >>> sorted(stage.init(jax.random.key(0), {"image": jnp.zeros((3, 2, 2, 1))}))
+    >>> sorted(jax.eval_shape(stage.init, jax.random.key(0), {"image": jnp.zeros((3, 2, 2, 1))}))
     ['decoder', 'encoder']
     """
     if isinstance(noise, float | int) and noise < 0:
@@ -83,8 +83,9 @@ def make_decode(encoder: nn.Module, decoder: nn.Module) -> Callable[[Params, jax
     >>> encoder = ts.MLP((2,))
     >>> decoder = ts.MLP((4,))
     >>> image = jnp.zeros((3, 2, 2, 1))
-    >>> params = ts.autoencoder(encoder, decoder).init(jax.random.key(0), {"image": image})
-    >>> ts.make_decode(encoder, decoder)(params, image).shape
+    >>> stage = ts.autoencoder(encoder, decoder)
+    >>> params = jax.eval_shape(stage.init, jax.random.key(0), {"image": image})
+    >>> jax.eval_shape(ts.make_decode(encoder, decoder), params, image).shape
     (3, 2, 2, 1)
     """
 
