@@ -16,12 +16,11 @@ import optax
 
 from twostage_jax.bench.harness import default_data, has_torch
 from twostage_jax.bench.pairs import (
-    RATE,
-    Ours,
-    make_order,
+    ADAM,
+    FROZEN_ADAM,
     make_ours,
+    make_pair,
     our_steps,
-    start_params,
     torch_network,
     torch_steps,
     torch_tensors,
@@ -33,9 +32,7 @@ from twostage_jax.data.sources import load
 from twostage_jax.engine.state import TrainState, init_state
 from twostage_jax.errors import UserError
 from twostage_jax.show.terminal import Terminal
-from twostage_jax.stages.freezing import freeze
 from twostage_jax.stages.heads.trained import make_logits
-from twostage_jax.stages.optimiser import adam
 from twostage_jax.stages.stage import Params, as_image
 from twostage_jax.stages.torch_names import from_torch_state_dict, torch_state_dict
 from twostage_jax.store.atomic import write_bytes
@@ -81,31 +78,14 @@ class Gap(NamedTuple):
     parameters: float
 
 
-class Pair(NamedTuple):
-    """Both programs before their first step, and the order of the examples."""
-
-    ours: Ours
-    params: Params
-    net: "TwoStageNetwork"
-    order: np.ndarray
-
-
-def make_pair(dataset: Dataset, seed: int) -> Pair:
-    """Make both programs with equal initial values."""
-    ours = make_ours(dataset)
-    params = start_params(ours, dataset, seed)
-    order = make_order(seed, 1, len(dataset.train["label"]))[0]
-    return Pair(ours, params, torch_network(params), order)
-
-
 def stage_1_gap(
     dataset: Dataset,
     seed: int,
     steps: int,
     double: bool,
-    tx: optax.GradientTransformation | None = None,
+    tx: optax.GradientTransformation = ADAM,
 ) -> Gap:
-    """Compare stage 1 of S1 in float32 or, if `double`, in float64; `tx` is Adam by default."""
+    """Compare stage 1 of S1 in float32 or, if `double`, in float64."""
     ours, params, net, order = make_pair(dataset, seed)
     images = torch_tensors(dataset.train)[0]
     # Both get the images as PyTorch rounds them, so that only the training is compared.
@@ -118,26 +98,24 @@ def stage_1_gap(
         net = net.double()
         images = images.double()
     with jax.enable_x64(double):
-        tx = tx or adam(RATE)
         groups = jax.tree.map(lambda x: jax.numpy.asarray(x, dtype), groups)
         state = TrainState(groups, tx.init(groups), jax.numpy.zeros((), np.int32))
         mine, after = our_steps(ours.autoencoder, tx, state, data, order, steps)
     parameters = net.stage1_parameters("autoencoder")
-    theirs = list(torch_steps(net.reconstruct, parameters, (images,), order, len(mine)))
-    return Gap(_relative(mine, theirs), _parameter_gap(after, net))
+    theirs = torch_steps(net.reconstruct, parameters, (images,), order, len(mine))
+    return Gap(_relative(mine, list(theirs)), _parameter_gap(after, net))
 
 
 def stage_2_gap(dataset: Dataset, seed: int, steps: int) -> Gap:
     """Compare stage 2 of S1 in float32."""
     ours, params, net, order = make_pair(dataset, seed)
-    tx = freeze(adam(RATE), "encoder")
     groups = {"encoder": params["encoder"], "head": params["head"]}
-    state = init_state(ours.classifier, tx, jax.random.key(0), dataset.train, **groups)
-    mine, after = our_steps(ours.classifier, tx, state, dataset.train, order, steps)
+    stage = ours.classifier
+    state = init_state(stage, FROZEN_ADAM, jax.random.key(0), dataset.train, **groups)
+    mine, after = our_steps(stage, FROZEN_ADAM, state, dataset.train, order, steps)
     parameters = list(net.stage2.parameters())
-    tensors = torch_tensors(dataset.train)
-    theirs = list(torch_steps(net.classify, parameters, tensors, order, len(mine)))
-    return Gap(_relative(mine, theirs), _parameter_gap(after, net))
+    theirs = torch_steps(net.classify, parameters, torch_tensors(dataset.train), order, len(mine))
+    return Gap(_relative(mine, list(theirs)), _parameter_gap(after, net))
 
 
 def stage_checks(dataset: Dataset, steps: int = STEPS, seeds: Sequence[int] = SEEDS) -> list[Check]:
@@ -173,9 +151,9 @@ def placeholder_checks(dataset: Dataset, steps: int = STEPS) -> list[Check]:
     """Check that stage 1 of S0 does nothing in either program, bit for bit."""
     ours, params, net, order = make_pair(dataset, 0)
     encoder = params["encoder"]
-    tx = adam(RATE)
-    state = init_state(ours.placeholder, tx, jax.random.key(0), dataset.train, encoder=encoder)
-    mine, after = our_steps(ours.placeholder, tx, state, dataset.train, order, steps)
+    stage = ours.placeholder
+    state = init_state(stage, ADAM, jax.random.key(0), dataset.train, encoder=encoder)
+    mine, after = our_steps(stage, ADAM, state, dataset.train, order, steps)
     parameters = net.stage1_parameters("placeholder")
     images = torch_tensors(dataset.train)[:1]
     theirs = list(torch_steps(net.placeholder, parameters, images, order, len(mine)))
@@ -290,8 +268,7 @@ def show_certificate(checks: list[Check], name: str, epochs: int, terminal: Term
     """Print the certificate of the data set `name`."""
     rows = []
     for check in checks:
-        verdict = "pass" if check.passed else "FAIL"
         numbers = (f"{check.difference:.1e}", f"{check.limit:.1e}")
-        rows.append((check.name, check.over, *numbers, verdict))
+        rows.append((check.name, check.over, *numbers, "pass" if check.passed else "FAIL"))
     title = f"parity of ours and PyTorch on {name}, {epochs}+{epochs} epochs"
     terminal.table(title, ("quantity", "over", "largest", "limit", ""), rows)

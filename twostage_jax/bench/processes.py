@@ -125,6 +125,14 @@ def run_torch(
         return run_process(["-m", module, file.name], plan, environment)
 
 
+def measured_torch(output: Output) -> Measured:
+    """Return the record that a PyTorch program printed, with its time and memory from outside."""
+    measured: Measured = output.record()
+    measured["cold"] = output.seconds
+    measured["peak_bytes"] = output.peak_bytes
+    return measured
+
+
 def torch_task(plan: Plan, repetition: int) -> dict[str, object]:
     """Return the part of a task that all PyTorch programs share."""
     return {

@@ -42,12 +42,15 @@ def _products(widths: Sequence[int]) -> int:
     return sum(2 * a * b for a, b in zip(widths, widths[1:], strict=False))
 
 
-def matrix_rate() -> float:
-    """Measure operations per second of a large float32 matrix product in jax: median of 15."""
+def matrix_rate(size: int | None = None) -> float:
+    """Measure operations per second of a large float32 matrix product in jax: median of 15.
+
+    `size` is the number of rows and columns, by default that of `SIZE`.
+    """
     import jax
     import jax.numpy as jnp
 
-    size = SIZE.get(jax.default_backend(), 2048)
+    size = size or SIZE[jax.default_backend()]
     multiply = jax.jit(jnp.matmul)
     a = jnp.ones((size, size))
     jax.block_until_ready(multiply(a, a))  # compiles
