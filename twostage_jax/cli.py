@@ -271,8 +271,8 @@ def _bench(command: Bench) -> None:
 
         certify(command.data, command.out, quick=command.quick)
         return
-    from twostage_jax.bench.cost import COST
     from twostage_jax.bench.harness import bench
+    from twostage_jax.bench.members import COST
     from twostage_jax.bench.speed import SPEED
 
     bench(

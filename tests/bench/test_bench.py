@@ -5,17 +5,14 @@ import json
 
 import pytest
 
-from twostage_jax.bench.cost import COST
-from twostage_jax.bench.cost import note as member_note
-from twostage_jax.bench.cost import ratios as member_ratios
-from twostage_jax.bench.figures import Figure, pretrain_epoch, summarise, table, warm_epoch
-from twostage_jax.bench.harness import Benchmark, bench, has_torch, runnable_rows
-from twostage_jax.bench.members import EPOCHS, choose_epochs, make_rows
+from twostage_jax.bench import members, speed
+from twostage_jax.bench.harness import Benchmark, Row, bench, choose_rows, has_torch, runnable_rows
+from twostage_jax.bench.members import COST
 from twostage_jax.bench.parity import certify
 from twostage_jax.bench.processes import Plan, mean_accuracy, run_process
-from twostage_jax.bench.roofline import operations
-from twostage_jax.bench.rows import ROWS, Row, choose_rows
-from twostage_jax.bench.speed import COLUMNS, SPEED, ratios, share_percent
+from twostage_jax.bench.report import Figure, summarise, table, warm_epoch
+from twostage_jax.bench.roofline import matrix_rate, operations
+from twostage_jax.bench.speed import COLUMNS, ROWS, SPEED
 from twostage_jax.cli import main
 from twostage_jax.errors import UserError
 from twostage_jax.show.terminal import Terminal
@@ -35,7 +32,7 @@ def measured(**changes):
     return {**MEASURED, **changes}
 
 
-def members(sort, count, seconds, peak=5e8):
+def measured_members(sort, count, seconds, peak=5e8):
     """A measurement of `count` members whose every phase takes `seconds`."""
     both = {"pretrain": [seconds, seconds], "head": [seconds, seconds], "training": seconds}
     return {"sort": sort, "members": count, "cold": 10.0, "peak_bytes": peak, **both}
@@ -64,19 +61,27 @@ def test_a_figure_is_median_minimum_and_maximum():
 
 
 def test_the_first_epoch_counts_only_if_it_is_the_only_one():
-    assert pretrain_epoch(measured()) == 2.0
-    assert warm_epoch([9.0]) == 9.0
-    assert warm_epoch([]) is None and pretrain_epoch({}) is None
+    epoch = warm_epoch("pretrain")
+    assert epoch(measured()) == 2.0
+    assert epoch({"pretrain": [9.0]}) == 9.0
+    assert epoch({"pretrain": []}) is epoch({}) is None
 
 
 def test_the_share_of_the_matrix_rate_equals_that_computed_by_hand():
-    assert share_percent(measured(), operations=100, rate=200.0) == pytest.approx(25)
+    rows = {"operations": {"pretrain": 100}}
+    # 100 operations in 2 s are a quarter of 200 per second; stage 1 of S0 computes nothing.
+    assert speed.note(rows, ROWS[1], measured(matrix_rate=200.0)) == {"share": 25}
+    assert speed.note(rows, ROWS[0], measured(matrix_rate=200.0)) == {}
+
+
+def test_the_matrix_rate_is_positive():
+    assert matrix_rate(size=8) > 0
 
 
 def test_ratios_are_paired_and_use_the_faster_of_the_best_modes():
     ours = [measured(cold=1.0, compile_warm=0.5), measured(cold=2.0, compile_warm=1.0)]
     texts = dict(
-        ratios(
+        speed.ratios(
             report(
                 torch_s1=[measured(cold=8.0), measured(cold=10.0)],
                 torch_best_eager=[measured(cold=3.0), measured(cold=9.0)],
@@ -92,7 +97,7 @@ def test_ratios_are_paired_and_use_the_faster_of_the_best_modes():
 
 def test_without_pytorch_there_is_a_table_and_no_ratio():
     only = report(ours=[measured()])
-    assert ratios(only) == []
+    assert speed.ratios(only) == []
     row = table(only, COLUMNS)[0]
     assert row["stage 2 in all (s)"] == "1.00"  # encoding and both epochs
     assert row["compile, warm cache (s)"] == "-"
@@ -100,22 +105,23 @@ def test_without_pytorch_there_is_a_table_and_no_ratio():
 
 def test_ratios_of_members_equal_those_computed_by_hand():
     rows = {
-        "full_1": [members("full", 1, 2.0)],
-        "full_4": [members("full", 4, 6.0)],
-        "heads_1": [members("heads", 1, 0.1)],
-        "heads_64": [members("heads", 64, 1.6)],
-        "torch_func_full_4": [members("full", 4, 24.0)],
+        "full_1": [measured_members("full", 1, 2.0)],
+        "full_4": [measured_members("full", 4, 6.0)],
+        "heads_1": [measured_members("heads", 1, 0.1)],
+        "heads_64": [measured_members("heads", 64, 1.6)],
+        "torch_func_full_4": [measured_members("full", 4, 24.0)],
     }
-    texts = dict(member_ratios(report(**rows)))
+    texts = dict(members.ratios(report(**rows)))
     assert texts["training per member, 4 pipelines / 1"] == "0.75 x"
     assert texts["stage-2 epoch in all, 64 heads on one encoder / 1"] == "16.00 x"
     assert texts["training per member, 4 pipelines, torch.func / ours"] == "4.00 x"
 
 
 def test_a_further_member_costs_its_part_of_the_difference_in_peak_memory():
-    rows = report(full_1=[members("full", 1, 1.0, 5e8)], full_4=[])
-    row = choose_rows(["full-4"], False, make_rows(EPOCHS))[0]
-    assert member_note(rows, row, members("full", 4, 1.0, 5.6e8)) == {"member_bytes": 2e7}
+    rows = report(full_1=[measured_members("full", 1, 1.0, 5e8)], full_4=[])
+    row = choose_rows(["full-4"], False, members.make_rows(False, None))[0]
+    more = measured_members("full", 4, 1.0, 5.6e8)
+    assert members.note(rows, row, more) == {"member_bytes": 2e7}
 
 
 def test_the_accuracy_of_members_is_their_mean_without_diverged_ones():
@@ -124,18 +130,15 @@ def test_the_accuracy_of_members_is_their_mean_without_diverged_ones():
     assert mean_accuracy(ensemble) == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize("rows", [ROWS, make_rows(EPOCHS)], ids=["speed", "members"])
-def test_row_names_and_titles_are_unique_and_the_quick_version_has_fewer_rows(rows):
+@pytest.mark.parametrize("benchmark", [SPEED, COST], ids=["speed", "members"])
+def test_row_names_and_titles_are_unique_and_the_quick_version_has_fewer_rows(benchmark):
+    rows = benchmark.rows(False, None)
     assert len({row.name for row in rows}) == len({row.title for row in rows}) == len(rows)
     assert 0 < len(choose_rows([], True, rows)) < len(choose_rows([], False, rows)) == len(rows)
     names = [rows[1].name, rows[0].name]
     assert [row.name for row in choose_rows(names, True, rows)] == names
     with pytest.raises(UserError, match=f"unknown row 'nothing': choose from {rows[0].name}"):
         choose_rows(["nothing"], False, rows)
-
-
-def test_epochs_for_members_train_a_shared_encoder_once():
-    assert choose_epochs(False, 7) == {"full": (7, 7), "heads": (1, 7), "order": (1, 7)}
 
 
 def test_pytorch_rows_are_skipped_with_a_notice(capsys):
@@ -162,23 +165,27 @@ def test_a_failed_row_reports_the_last_line_of_its_process(tmp_path):
         run_process(["-c", program], plan)
 
 
+RATE = {"rate": 1e9, "device": "cpu"}
+
+
 @pytest.fixture
 def fast(request):
     """The benchmark `SPEED` or `COST` with two rows that measure nothing."""
+
+    def row(name, count, most):
+        def measure(plan, seed):
+            return measured_members("full", count, 2.0 + seed)
+
+        return Row(name, name, measure, most=most)
+
+    rows = [row("a-1", 1, 3), row("a-4", 4, 1)]
     base: Benchmark = request.param
-    sizes = {"a-1": 1, "a-4": 4}
-    rows = [
-        Row(name, name, lambda plan, seed, n=n: members("full", n, 2.0 + seed), most=3)
-        for name, n in sizes.items()
-    ]
-    rows[1] = dataclasses.replace(rows[1], most=1)
-    rate = {"rate": 1e9, "device": "cpu"}
-    return dataclasses.replace(base, rows=lambda quick, epochs: rows, rate=lambda plan: rate)
+    return dataclasses.replace(base, rows=lambda quick, epochs: rows, rate=lambda plan: RATE)
 
 
 @pytest.mark.parametrize("fast", [SPEED, COST], indirect=True, ids=["speed", "members"])
-def test_every_repetition_is_written_and_slow_rows_have_fewer(fast, tmp_path, capsys):
-    written = bench(fast, "digits", tmp_path / "bench", epochs=1, terminal=Terminal())
+def test_every_repetition_is_written_and_slow_rows_have_fewer(fast, spec, tmp_path, capsys):
+    written = bench(fast, spec, tmp_path / "bench", epochs=1, terminal=Terminal())
     assert json.loads((tmp_path / "bench" / "bench.json").read_text()) == written
     assert [len(entry["repetitions"]) for entry in written["rows"]] == [3, 1]
     assert [m["pretrain"][0] for m in written["rows"][0]["repetitions"]] == [2.0, 3.0, 4.0]
@@ -187,14 +194,13 @@ def test_every_repetition_is_written_and_slow_rows_have_fewer(fast, tmp_path, ca
     assert "medians, in seconds" in capsys.readouterr().out
 
 
-def test_the_command_measures_one_of_our_runs(tmp_path):
-    out = tmp_path / "bench"
-    flags = ["--data", "digits", "--rows", "ours-256", "--epochs", "1", "--repeats", "1"]
-    assert main(["bench", *flags, "--out", str(out)]) == 0
-    (row,) = json.loads((out / "bench.json").read_text())["rows"]
-    (once,) = row["repetitions"]
-    assert once["accuracy"] > 0.5 and len(once["pretrain"]) == len(once["head"]) == 1
-    assert 0 < once["share"] < 100 and once["compile"] > 0
+def test_a_row_measures_one_of_our_runs_in_a_process(spec, tmp_path):
+    benchmark = dataclasses.replace(SPEED, rate=lambda plan: RATE)
+    options = {"rows": ["ours-256"], "epochs": 1, "repeats": 1}
+    report = bench(benchmark, spec, tmp_path / "bench", terminal=Terminal(quiet=True), **options)
+    (once,) = report["rows"][0]["repetitions"]
+    assert 0 <= once["accuracy"] <= 1 and len(once["pretrain"]) == len(once["head"]) == 1
+    assert once["share"] > 0 and once["compile"] > 0 and once["peak_bytes"] > 1e7
 
 
 @pytest.mark.parametrize(

@@ -213,16 +213,17 @@ RUFF = Path(sys.executable).with_name("ruff")
 
 @pytest.mark.skipif(not RUFF.exists(), reason="ruff comes with the extra dev")
 def test_lint_refuses_code_that_loads_code():
-    lines = {
-        "import pickle\n": "TID251",
-        "import numpy as np\n\nnp.load('a')\n": "TID251",
-        "import torch\n\ntorch.load('a')\n": "TID251",
-        "import yaml\n\nyaml.load('a')\n": "TID251",
-        "import marshal\n": "TID251",
-        "eval('1')\n": "S307",
-        "exec('1')\n": "S102",
+    rules = {
+        "import pickle": "TID251",
+        "import numpy as np; np.load('a')": "TID251",
+        "import torch; torch.load('a')": "TID251",
+        "import yaml; yaml.load('a')": "TID251",
+        "import marshal": "TID251",
+        "eval('1')": "S307",
+        "exec('1')": "S102",
     }
-    command = [str(RUFF), "check", "--no-cache", "--stdin-filename", "twostage_jax/new.py", "-"]
-    for line, rule in lines.items():
-        done = subprocess.run(command, input=line, capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == 1 and rule in done.stdout, line
+    command = [str(RUFF), "check", "--no-cache", "--output-format", "concise"]
+    command += ["--stdin-filename", "twostage_jax/new.py", "-"]
+    done = subprocess.run(command, input="\n".join(rules), capture_output=True, text=True, cwd=ROOT)
+    for number, (line, rule) in enumerate(rules.items(), 1):
+        assert re.search(rf"new.py:{number}:\d+: {rule} ", done.stdout), line

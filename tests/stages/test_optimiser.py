@@ -10,13 +10,14 @@ import twostage_jax as ts
 
 
 def updates_for(tx, gradients):
-    params = {"w": jnp.zeros(3)}
-    state = tx.init(params)
-    updates = []
-    for gradient in gradients:
-        update, state = tx.update({"w": jnp.asarray(gradient, jnp.float32)}, state, params)
-        updates.append(np.asarray(update["w"]))
-    return np.stack(updates)
+    params = jnp.zeros(3)
+
+    def step(state, gradient):
+        update, state = tx.update(gradient, state, params)
+        return state, update
+
+    run = jax.jit(lambda gradients: jax.lax.scan(step, tx.init(params), gradients)[1])
+    return np.asarray(run(jnp.asarray(gradients, jnp.float32)))
 
 
 def by_definition(gradients, rate=0.001, b1=0.9, b2=0.999, eps=1e-8):
@@ -42,7 +43,9 @@ def test_the_learning_rate_can_be_swept():
         return update
 
     rates = jnp.array([0.1, 0.01])
-    np.testing.assert_allclose(jax.vmap(first)(rates), [[-0.1] * 2, [-0.01] * 2], rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(first))(rates), [[-0.1] * 2, [-0.01] * 2], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("decays", [{"b1": 1.0}, {"b2": 0.0}])

@@ -1,6 +1,6 @@
 """Solved heads compared with their definitions in float64."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,19 @@ from scipy.optimize import minimize
 from sklearn.linear_model import Ridge
 
 import twostage_jax as ts
+from twostage_jax.stages.families import HEADS
 from twostage_jax.stages.heads.neighbours import _vote
+from twostage_jax.stages.signature import call, check_head, numbers
 
 KEY = jax.random.key(0)
 
 
-def make_batch(examples=60, features=5, seed=0, validation=20):
-    """Three overlapping classes, with a third of the examples of weight 0."""
+def make_batch(examples=60, features=5, seed=0, validation=20, spread=1.0):
+    """Three classes that overlap if the spread is 1; a third of the examples has weight 0."""
     random = np.random.RandomState(seed)
     label = random.randint(0, 3, examples + validation)
     centre = random.normal(size=(3, features))
-    image = centre[label] + random.normal(size=(len(label), features)) + 2
+    image = centre[label] + spread * random.normal(size=(len(label), features)) + 2
     return {
         "image": jnp.asarray(image[:examples], jnp.float32),
         "label": jnp.asarray(label[:examples]),
@@ -61,31 +63,48 @@ def as_vector(params):
     return np.concatenate([np.ravel(params["kernel"]), params["bias"]]).astype(np.float64)
 
 
-@jax.jit
-def solve_linear(penalty, batch):
-    return ts.linear(3, penalty).solve(KEY, batch)
+@cache
+def solver(name):
+    """One program for four members of a head, each with its own number and data."""
+
+    def solve(value, batch):
+        number = next(iter(numbers(HEADS[name])))
+        head = check_head(call(HEADS[name], {"classes": 3}, {number: value}), name)
+        params = head.solve(KEY, batch)
+        return params, head.logits(params, batch["validation_image"])
+
+    return jax.jit(jax.vmap(solve))
 
 
-@pytest.mark.parametrize("penalty", [1.0, 1e-2])
-def test_linear_reaches_the_optimum_of_scipy(penalty):
+def stacked(batches):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if HEADS[name](3).solve])
+def test_every_solved_head_classifies_easy_features_for_swept_numbers_and_data(name):
+    batches = stacked([make_batch(seed=seed, spread=0.1) for seed in range(4)])
+    default = next(iter(numbers(HEADS[name]).values()))
+    params, logits = solver(name)(default * jnp.array([0.5, 1.0, 1.0, 0.5]), batches)
+    assert logits.shape == (4, 20, 3) and np.isfinite(logits).all()
+    assert (logits.argmax(-1) == batches["validation_label"]).all()
+
+
+def test_linear_reaches_the_optimum_of_scipy_in_one_program_of_four_members():
     batch = make_batch()
-    optimum, objective = logistic_optimum(batch, penalty)
-    vector = as_vector(solve_linear(penalty, batch))
-    assert abs(objective(vector)[0] - optimum.fun) < 1e-6
-    np.testing.assert_allclose(vector, optimum.x, atol=1e-5)
-
-
-def test_linear_reaches_the_optimum_with_features_of_very_different_scales():
-    batch = make_batch()
-    batch["image"] = batch["image"] * jnp.array([[1e-3, 1.0, 20.0, 0.0, 1.0]])
-    optimum, objective = logistic_optimum(batch, 1e-2)
-    assert abs(objective(as_vector(solve_linear(1e-2, batch)))[0] - optimum.fun) < 1e-5
-
-
-def test_a_linear_head_without_counting_examples_is_zero():
-    batch = make_batch() | {"weight": jnp.zeros(60)}
-    params = solve_linear(1e-3, batch)
-    assert not np.any(params["kernel"]) and not np.any(params["bias"])
+    scaled = batch | {"image": batch["image"] * jnp.array([[1e-3, 1.0, 20.0, 0.0, 1.0]])}
+    nothing = batch | {"weight": jnp.zeros(60)}
+    members = [(1.0, batch), (1e-2, make_batch(seed=1)), (1e-2, scaled), (1e-3, nothing)]
+    penalty = jnp.array([penalty for penalty, _ in members])
+    params, _ = solver("linear")(penalty, stacked([batch for _, batch in members]))
+    vectors = [as_vector(jax.tree.map(lambda leaf, m=m: leaf[m], params)) for m in range(4)]
+    for member in range(2):
+        optimum, objective = logistic_optimum(*members[member][::-1])
+        assert abs(objective(vectors[member])[0] - optimum.fun) < 1e-6
+        np.testing.assert_allclose(vectors[member], optimum.x, atol=1e-5)
+    # With features of very different scales only the objective is that exact.
+    optimum, objective = logistic_optimum(scaled, 1e-2)
+    assert abs(objective(vectors[2])[0] - optimum.fun) < 1e-5
+    assert not np.any(vectors[3])  # no example counts
 
 
 @pytest.mark.parametrize("features", [5, 90])  # fewer features than examples, and more
@@ -96,28 +115,26 @@ def test_ridge_equals_scikit_learn_and_chooses_the_best_strength(features):
     unit = len(image) * image.var(0).mean()
     validation = np.asarray(batch["validation_image"], np.float64)
     validation_targets = np.eye(3)[batch["validation_label"]]
-    solve = jax.jit(lambda strength: ts.ridge(3, strength).solve(KEY, batch))
+    strengths = 10.0 ** np.arange(-6, 7)
+    solve = jax.jit(jax.vmap(lambda strength: ts.ridge(3, strength).solve(KEY, batch)))
+    params = solve(jnp.array([0.0, *strengths]))  # 0 chooses
     scores = []
-    for strength in 10.0 ** np.arange(-6, 7):
+    for member, strength in enumerate(strengths, 1):
         model = Ridge(strength * unit).fit(image, targets)
         output = model.predict(validation)
         correct = (output.argmax(1) == validation_targets.argmax(1)).sum()
         scores.append((-correct, ((output - validation_targets) ** 2).sum(), strength))
         if 1e-2 <= strength <= 1e2:
-            params = solve(strength)
-            np.testing.assert_allclose(params["kernel"], model.coef_.T, atol=2e-5)
-            np.testing.assert_allclose(params["bias"], model.intercept_, atol=2e-4)
-            np.testing.assert_allclose(params["scale"], 60 / scores[-1][1], rtol=1e-3)
-    expected = min(scores)[2]
-    assert jax.jit(ts.ridge(3).solve)(KEY, batch)["strength"] == pytest.approx(expected)
-    assert solve(0.0)["strength"] == pytest.approx(expected)
-    assert solve(3.0)["strength"] == 3
+            np.testing.assert_allclose(params["kernel"][member], model.coef_.T, atol=2e-5)
+            np.testing.assert_allclose(params["bias"][member], model.intercept_, atol=2e-4)
+            np.testing.assert_allclose(params["scale"][member], 60 / scores[-1][1], rtol=1e-3)
+    np.testing.assert_allclose(params["strength"], [min(scores)[2], *strengths], rtol=1e-6)
 
 
 def test_ridge_without_validation_needs_a_strength():
     batch = make_batch(validation=0)
     with pytest.raises(ts.UserError, match="validation.*--head.set strength=1"):
-        jax.jit(ts.ridge(3).solve)(KEY, batch)
+        jax.eval_shape(ts.ridge(3).solve, KEY, batch)
     assert np.isfinite(jax.jit(ts.ridge(3, 1.0).solve)(KEY, batch)["scale"])
 
 
@@ -137,22 +154,22 @@ def brute_force(batch, queries, k, temperature=0.07):
     return (np.stack(shares) * k + 1 / 3) / (k + 1)
 
 
-@pytest.mark.parametrize("k", [1, 5, 60])
-def test_knn_equals_brute_force_in_blocks_of_any_size_and_with_a_traced_k(k):
+def test_knn_equals_brute_force_in_blocks_of_any_size_and_with_a_swept_k():
     batch = make_batch()
     queries = batch["validation_image"]
-    expected = brute_force(batch, queries, k)
-    params = jax.jit(ts.knn(3, k).solve)(KEY, batch)
+    params = jax.jit(ts.knn(3, 5).solve)(KEY, batch)
     for block in (7, 1024):
         logits = jax.jit(partial(_vote, 3, block=block))(params, queries)
-        np.testing.assert_allclose(jnp.exp(logits), expected, atol=1e-5)
+        np.testing.assert_allclose(jnp.exp(logits), brute_force(batch, queries, 5), atol=1e-5)
 
-    @jax.jit
     def swept(k):
         head = ts.knn(3, k)
         return head.logits(head.solve(KEY, batch), queries)
 
-    np.testing.assert_allclose(swept(k), logits, atol=1e-6)
+    ks = [1, 5, 60]
+    expected = [brute_force(batch, queries, k) for k in ks]
+    logits = jax.jit(jax.vmap(swept))(jnp.array(ks))
+    np.testing.assert_allclose(jnp.exp(logits), expected, atol=1e-5)
 
 
 def test_knn_is_finite_without_counting_examples_and_for_features_of_zeros():

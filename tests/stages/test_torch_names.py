@@ -1,15 +1,21 @@
 """Conversion of parameters to the names of the blog's network, and back."""
 
-import jax
 import numpy as np
 import pytest
 
 import twostage_jax as ts
 
 
-def params(seed=0):
+def params():
+    random = np.random.RandomState(0)
+
     def group(widths, inputs):
-        return ts.MLP(widths).init(jax.random.key(seed), np.zeros((1, inputs), np.float32))
+        layers = {}
+        for number, width in enumerate(widths):
+            kernel = random.normal(size=(inputs, width)).astype(np.float32)
+            layers[f"dense_{number}"] = {"kernel": kernel, "bias": kernel[0].copy()}
+            inputs = width
+        return {"params": layers}
 
     return {"encoder": group((8, 5), 16), "decoder": group((8, 16), 5), "head": group((6, 3), 5)}
 
@@ -32,7 +38,7 @@ def test_names_and_layouts_match_the_network_of_the_blog():
         "stage2.2.bias": (3,),
     }
     kernel = ours["encoder"]["params"]["dense_0"]["kernel"]
-    np.testing.assert_array_equal(state["stage1.0.weight"], np.asarray(kernel).T)
+    np.testing.assert_array_equal(state["stage1.0.weight"], kernel.T)
     assert all(type(array) is np.ndarray for array in state.values())
 
 
@@ -80,7 +86,7 @@ def test_missing_layers_and_an_empty_state_are_rejected():
     gap = {name.replace(".2.", ".4."): array for name, array in state.items()}
     with pytest.raises(ts.UserError) as error:
         ts.from_torch_state_dict(gap)
-    assert "stage1.2.bias is missing; stage1.2.weight is missing" in str(error.value)
+    assert "stage1.2.weight is missing; stage1.2.bias is missing" in str(error.value)
     with pytest.raises(ts.UserError, match="it is empty"):
         ts.from_torch_state_dict({})
 

@@ -1,6 +1,7 @@
 """`twostage bench`: all rows in fresh processes, interleaved, and the table of their figures."""
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import platform
@@ -17,7 +18,6 @@ from twostage_jax.bench.processes import Plan, matrix_rate
 from twostage_jax.bench.records import Measured, Rate, Report, Tuning
 from twostage_jax.bench.report import Layout, show, write
 from twostage_jax.bench.roofline import operations
-from twostage_jax.bench.rows import Row, choose_rows, with_threads
 from twostage_jax.data.dataset import Dataset
 from twostage_jax.data.sources import load
 from twostage_jax.errors import UserError
@@ -26,30 +26,39 @@ from twostage_jax.store.layout import create_folder
 
 PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "torch", "numpy")
 REPEATS = 3
+Measure = Callable[[Plan, int], Measured]  # the repetition is the seed
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table."""
+
+    name: str  # for `--rows`
+    title: str  # in the table
+    measure: Measure
+    quick: bool = True  # part of the quick version
+    threads: str = ""  # key in `Plan.threads`: rows of one mode share one tuning
+    tune: Callable[[Plan], Tuning] | None = None  # finds the fastest number of threads
+    most: int | None = None  # repetitions of a slow row, unless `--repeats` is given
+
+    @property
+    def needs_torch(self) -> bool:
+        """True if the row runs a PyTorch program."""
+        return self.name.startswith("torch")
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A set of rows and the tables of their figures.
+    """A set of rows and the tables of their figures."""
 
-    Attributes:
-        name: default name of its folder, and of the command in messages.
-        rows: `(quick, epochs) -> rows`; `epochs` is None if the user gave none.
-        epochs: `quick -> epochs` of each stage in the report, if the user gave none.
-        layout: its tables.
-        note: `(report, row, measured) -> further keys of measured`; the report holds the earlier
-            rows of the repetition.
-        validation: number of examples set aside for validation; None for the default of a run.
-        rate: measures the speed of the machine, once beside every row.
-    """
-
-    name: str
-    rows: Callable[[bool, int | None], Sequence[Row]]
-    epochs: Callable[[bool], int]
+    name: str  # start of the default name of its folder
+    rows: Callable[[bool, int | None], Sequence[Row]]  # of `quick` and the epochs that were given
+    epochs: tuple[int, int]  # of each stage in the report, and in the quick version
     layout: Layout
+    # Further keys of a measurement; the report holds the earlier rows of the same repetition.
     note: Callable[[Report, Row, Measured], Measured]
-    validation: int | None = None
-    rate: Callable[[Plan], Rate] = matrix_rate
+    validation: int | None = None  # None for the default of a run
+    rate: Callable[[Plan], Rate] = matrix_rate  # a test replaces it
 
 
 def bench(
@@ -67,7 +76,7 @@ def bench(
     """Measure all rows and write `bench.json` and `bench.md` into `out` after every repetition.
 
     Args:
-        benchmark: `speed.SPEED`, one training beside PyTorch, or `cost.COST`, many members.
+        benchmark: `speed.SPEED`, one training beside PyTorch, or `members.COST`, many members.
         data: SPEC of the data, by default `default_data()`. PyTorch gets the same arrays.
         out: folder to create, by default `runs/NAME-TIME`.
         device: `cpu`, `gpu` or `tpu`.
@@ -94,7 +103,8 @@ def bench(
     folder = create_folder(out, benchmark.name)
     counts = [repeats or _repeats(row, quick) for row in chosen]
     with tempfile.TemporaryDirectory(prefix="twostage-bench-") as scratch:
-        plan = _plan(dataset, data, epochs or benchmark.epochs(quick), device, Path(scratch))
+        plan = _plan(dataset, data, epochs or benchmark.epochs[quick], device, Path(scratch))
+        # Before everything else: it fails if jax cannot use the device.
         with terminal.status("measuring the rate of matrix products"):
             device_name = _rate(benchmark, plan)["device"]
         with terminal.status("tuning PyTorch's threads"):
@@ -127,16 +137,27 @@ def has_torch() -> bool:
     return find_spec("torch") is not None
 
 
+def choose_rows(names: Sequence[str], quick: bool, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows called `names`; by default all rows, or those of the quick version.
+
+    Raises:
+        UserError: if there is no row of a name.
+    """
+    by_name = {row.name: row for row in rows}
+    for name in names:
+        if name not in by_name:
+            raise UserError(f"unknown row {name!r}: choose from {', '.join(by_name)}")
+    if names:
+        return [by_name[name] for name in names]
+    return [row for row in rows if row.quick or not quick]
+
+
 def runnable_rows(
     rows: Sequence[Row], device: str, terminal: Terminal, torch: bool | None = None
 ) -> Sequence[Row]:
     """Return `rows` without those of PyTorch if it cannot run here, and print the reason.
 
-    Args:
-        rows: all rows that were asked for.
-        device: `cpu`, `gpu` or `tpu`.
-        terminal: output.
-        torch: True if PyTorch is installed; looked up by default.
+    `torch` tells if PyTorch is installed; it is looked up by default.
 
     Raises:
         UserError: if no row is left.
@@ -156,6 +177,17 @@ def runnable_rows(
             "all chosen rows need PyTorch: pip install '.[bench]', or choose other --rows"
         )
     return ours
+
+
+def with_threads(plan: Plan, rows: Sequence[Row]) -> tuple[Plan, dict[str, Tuning]]:
+    """Return `plan` with the tuned numbers of threads, and the timings of all that were tried."""
+    if plan.device != "cpu":
+        return plan, {}
+    # Rows of the same mode share one tuning.
+    tuners = {row.threads: row.tune for row in rows if row.tune}
+    tunings = {mode: tune(plan) for mode, tune in tuners.items()}
+    threads = {mode: tuning["threads"] for mode, tuning in tunings.items()}
+    return dataclasses.replace(plan, threads=threads), tunings
 
 
 def _measure_round(
@@ -221,13 +253,16 @@ def _new_report(
     tunings: Mapping[str, Tuning],
     rows: Sequence[Row],
 ) -> Report:
-    versions = {name: _version(name) for name in PACKAGES}
-    present = {name: text for name, text in versions.items() if text}
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):  # PyTorch is optional
+            versions[name] = version(name)
+    versions["python"] = platform.python_version()
     return {
         "schema": 1,
         "date": datetime.date.today().isoformat(),
         "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "device": device},
-        "versions": {**present, "python": platform.python_version()},
+        "versions": versions,
         "data": {"name": dataset.name, "train": plan.count, "fingerprint": dataset.fingerprint},
         "epochs": plan.epochs,
         "quick": quick,
@@ -243,9 +278,3 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _version(name: str) -> str | None:
-    with contextlib.suppress(PackageNotFoundError):
-        return version(name)
-    return None

@@ -4,6 +4,7 @@ Ours runs through the public functions `init_state`, `make_train`, `encode` and 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import jax
@@ -21,7 +22,7 @@ from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
 from twostage_jax.stages.optimiser import adam
 from twostage_jax.stages.pretrain.placeholder import placeholder
 from twostage_jax.stages.pretrain.reconstruction import autoencoder
-from twostage_jax.stages.stage import Params, Stage
+from twostage_jax.stages.stage import Metrics, Params, Stage
 from twostage_jax.stages.torch_names import torch_state_dict
 
 if TYPE_CHECKING:  # PyTorch is optional
@@ -31,50 +32,86 @@ if TYPE_CHECKING:  # PyTorch is optional
 
     Tensors: TypeAlias = tuple[torch.Tensor, ...]
 
+# The blog's recipe.
 BATCH = 32
 RATE = 0.001
 WIDTHS = (256, 128)
 Arrays = Mapping[str, np.ndarray | jax.Array]
 
 
+# One object each, so that trainings of several seeds share one compiled program.
+ADAM = adam(RATE)
+FROZEN_ADAM = freeze(ADAM, "encoder")
+
+
 class Ours(NamedTuple):
-    """The blog's network as modules, and its stages."""
+    """The blog's network as modules, and its stages; `on_features` trains on encoded images."""
 
     encoder: MLP
     head: MLP
     autoencoder: Stage
     placeholder: Stage
     classifier: Stage
+    on_features: Stage
+
+
+class Pair(NamedTuple):
+    """Both programs before their first step, and the order of the examples in an epoch."""
+
+    ours: Ours
+    params: Params
+    net: "TwoStageNetwork"
+    order: np.ndarray
+
+
+@cache
+def _make_network(pixels: int, classes: int) -> Ours:
+    """Make the blog's network."""
+    encoder = MLP(WIDTHS, torch_init=True)
+    decoder = MLP(mirror(WIDTHS, pixels), torch_init=True)
+    head = MLP((64, classes), torch_init=True)
+    stage_2 = classifier(encoder, head)
+    # The initial values need images, and the training gets the features.
+    on_features = Stage(stage_2.init, classifier(Identity(), head).loss)
+    stage_1 = autoencoder(encoder, decoder)
+    return Ours(encoder, head, stage_1, placeholder(encoder), stage_2, on_features)
 
 
 def make_ours(dataset: Dataset) -> Ours:
     """Make the blog's network for the shapes of `dataset`."""
-    size = int(np.prod(dataset.image_shape))
-    encoder = MLP(WIDTHS, torch_init=True)
-    decoder = MLP(mirror(WIDTHS, size), torch_init=True)
-    head = MLP((64, len(dataset.classes)), torch_init=True)
-    return Ours(
-        encoder,
-        head,
-        autoencoder(encoder, decoder),
-        placeholder(encoder),
-        classifier(encoder, head),
-    )
+    return _make_network(int(np.prod(dataset.image_shape)), len(dataset.classes))
 
 
-def start_params(ours: Ours, dataset: Dataset, seed: int) -> Params:
+def make_pair(dataset: Dataset, seed: int) -> Pair:
+    """Make both programs with equal initial values."""
+    params = start_params(dataset, seed)
+    order = make_order(seed, 1, len(dataset.train["label"]))[0]
+    return Pair(make_ours(dataset), params, torch_network(params), order)
+
+
+def start_params(dataset: Dataset, seed: int) -> Params:
     """Draw the initial values of all three groups."""
+    ours = make_ours(dataset)
     examples = {name: values[:2] for name, values in dataset.train.items()}
     keys = jax.random.split(jax.random.key(seed))
-    tx = optax.sgd(0.0)
-    first = init_state(ours.autoencoder, tx, keys[0], examples).params
+    first = init_state(ours.autoencoder, ADAM, keys[0], examples).params
     encoder = first["encoder"]
-    second = init_state(ours.classifier, tx, keys[1], examples, encoder=encoder).params
+    second = init_state(ours.classifier, ADAM, keys[1], examples, encoder=encoder).params
     return {**first, "head": second["head"]}
 
 
+@cache
+def compiled_train(
+    stage: Stage, tx: optax.GradientTransformation, epochs: int
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Compile the training of a stage, with the options that the package uses."""
+    train = make_train(stage, tx, BATCH, epochs)
+    return jax.jit(train, compiler_options=compiler_options())
+
+
 def make_order(seed: int, epochs: int, count: int) -> np.ndarray:
-    """Draw an order of the examples for each epoch, int32 `[epochs, count]`, used by both."""
+    """Draw an order of the examples for each epoch, int32 `[epochs, count]`, for both programs."""
+    # NumPy's, because the two frameworks draw different orders from one seed.
     random = np.random.RandomState(seed)
     return np.stack([random.permutation(count) for _ in range(epochs)]).astype(np.int32)
 
@@ -89,7 +126,7 @@ def our_steps(
 ) -> tuple[list[float], Params]:
     """Train the first `steps` full batches of an epoch; return their losses and the parameters."""
     # A training of one epoch on one batch is one step of the engine.
-    step = jax.jit(make_train(stage, tx, BATCH, 1), compiler_options=compiler_options())
+    step = compiled_train(stage, tx, 1)
     within = np.arange(BATCH, dtype=np.int32)[None]
     losses = []
     for number in range(min(steps, len(order) // BATCH)):
@@ -129,7 +166,7 @@ def torch_steps(
     for number, batch in enumerate(batches(tensors, torch.tensor(order).long())):
         if number == steps:
             break
-        yield step(*batch).item()
+        yield step(*batch).item()  # a generator: a caller may stop at any step
 
 
 def torch_tensors(split: Arrays) -> "Tensors":
@@ -145,23 +182,20 @@ def torch_tensors(split: Arrays) -> "Tensors":
 def train_ours(dataset: Dataset, seed: int, epochs: int) -> tuple[Params, float]:
     """Train both stages of ours; return the parameters and the test accuracy."""
     ours = make_ours(dataset)
-    start = start_params(ours, dataset, seed)
+    start = start_params(dataset, seed)
     order = make_order(seed, 2 * epochs, len(dataset.train["label"]))
     data = jax.device_put(dataset.train)
     groups = {name: start[name] for name in ("encoder", "decoder")}
-    params = _train(ours.autoencoder, adam(RATE), dataset, data, order[:epochs], groups)
-
+    params = _train(ours.autoencoder, ADAM, dataset, data, order[:epochs], groups)
     # Linen's type of `apply` also allows a pair of output and changed collections.
     apply = cast(Callable[..., jax.Array], ours.encoder.apply)
-    features = encode(apply, params["encoder"], data["image"])
-    # The initial values need images, and the training gets the features.
-    on_features = Stage(ours.classifier.init, classifier(Identity(), ours.head).loss)
+    data = {**data, "image": encode(apply, params["encoder"], data["image"])}
     groups = {"encoder": params["encoder"], "head": start["head"]}
-    tx = freeze(adam(RATE), "encoder")
-    data = {**data, "image": features}
-    params = {**params, **_train(on_features, tx, dataset, data, order[epochs:], groups)}
+    params |= _train(ours.on_features, FROZEN_ADAM, dataset, data, order[epochs:], groups)
     scores = evaluate(make_logits(ours.encoder, ours.head), params, dataset.test)
-    return params, float(scores["accuracy"])
+    # Scores are float32; the share of correct images must equal PyTorch's to the last bit.
+    count = len(dataset.test["label"])
+    return params, round(float(scores["accuracy"]) * count) / count
 
 
 def _train(
@@ -173,15 +207,13 @@ def _train(
     groups: Params,
 ) -> Params:
     state = init_state(stage, tx, jax.random.key(0), dataset.train, **groups)
-    train = make_train(stage, tx, BATCH, len(order))
-    compiled = jax.jit(train, compiler_options=compiler_options())
-    state, _ = compiled(state, data, jax.random.key(1), order)
-    return state.params
+    train = compiled_train(stage, tx, len(order))
+    return dict(train(state, data, jax.random.key(1), order)[0].params)
 
 
 def train_torch(dataset: Dataset, seed: int, epochs: int) -> float:
     """Train both stages of PyTorch's S1 from the same start; return the test accuracy."""
-    net = torch_network(start_params(make_ours(dataset), dataset, seed))
+    net = torch_network(start_params(dataset, seed))
     images, labels = torch_tensors(dataset.train)
     order = make_order(seed, 2 * epochs, len(labels))
     parameters = net.stage1_parameters("autoencoder")

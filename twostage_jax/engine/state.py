@@ -21,6 +21,12 @@ class TrainState(NamedTuple):
         params: dict of parameter groups.
         opt_state: state of the optimiser.
         step: int32, number of steps taken.
+
+    >>> import optax, twostage_jax as ts
+    >>> params = {"encoder": jnp.zeros(2)}
+    >>> state = ts.TrainState(params, optax.sgd(0.1).init(params), jnp.int32(0))
+    >>> state._replace(step=state.step + 1).step.item()
+    1
     """
 
     params: Params

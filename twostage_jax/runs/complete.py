@@ -28,6 +28,10 @@ class Result:
         record: content of `result.json`; empty after stage 1 alone.
         params: groups `encoder` and `head`, of the members `[M, ...]` if there are several; after
             stage 1 alone, its groups.
+
+    >>> import twostage_jax as ts
+    >>> ts.Result(Path("runs/a"), {"test": {"accuracy": 0.97, "nll": 0.1}}, {})
+    Result('runs/a', test={'accuracy': 0.97, 'nll': 0.1})
     """
 
     folder: Path

@@ -91,11 +91,9 @@ def run(
         UserError: an error in the config or the data, before anything is written; a run in use or
             started with other settings; a full disk; a loss or parameters that are not finite.
 
-    >>> import tempfile, twostage_jax as ts
+    >>> import twostage_jax as ts
     >>> from twostage_jax.show.terminal import Terminal
-    >>> config = ts.Config(
-    ...     out=tempfile.mkdtemp(), pretrain={"epochs": 1}, head={"protocol": "ridge"}
-    ... )
+    >>> config = ts.Config(pretrain={"epochs": 1}, head={"protocol": "ridge"})
     >>> result = ts.run(config, terminal=Terminal(quiet=True))
     >>> result.record["test"]["accuracy"] > 0.5
     True

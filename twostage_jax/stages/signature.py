@@ -15,10 +15,6 @@ def numbers(function: Callable[..., object]) -> dict[str, float]:
 
     Raises:
         UserError: a function whose parameters cannot be passed by name.
-
-    >>> from twostage_jax.stages.families import HEADS
-    >>> numbers(HEADS["knn"])
-    {'k': 20, 'temperature': 0.07}
     """
     return {
         name: parameter.default
@@ -42,24 +38,24 @@ def call(
             whole number, a Python number must be whole too.
 
     Raises:
-        UserError: a required parameter that is not in `offered`, a setting that the function does
-            not take, a fraction for a whole number, or a function whose parameters cannot be passed
-            by name.
-
-    >>> from twostage_jax.stages.families import HEADS
-    >>> head = call(HEADS["ridge"], {"classes": 3, "widths": (64,)}, {"strength": 1.0})
-    >>> head.solve is not None
-    True
+        UserError: a required parameter that nobody offers, a setting that the function does not
+            take, a fraction for a whole number, or a parameter that cannot be passed by name.
     """
-    name = getattr(function, "__name__", repr(function))
+    name = _name(function)
     parameters = _parameters(function)
     arguments = {key: value for key, value in offered.items() if key in parameters}
+    # An offered argument may have a number as its default; it is not for the user to set.
     defaults = {key: value for key, value in numbers(function).items() if key not in arguments}
     for key, value in settings.items():
         if key not in defaults:
             allowed = ", ".join(defaults) or "none"
             raise UserError(f"{name} takes no number {key!r}: the numbers it takes are {allowed}")
-        arguments[key] = _matched(key, value, defaults[key])
+        # The command line parses all numbers as floats; traced arrays stay as they are.
+        if isinstance(defaults[key], int) and isinstance(value, float):
+            if not value.is_integer():
+                raise UserError(f"{key} is {value}: give a whole number")
+            value = int(value)
+        arguments[key] = value
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in arguments:
             raise UserError(
@@ -72,12 +68,8 @@ def call(
 def check_head(head: object, name: str = "the head function") -> Head:
     """Return `head` if it is a `Head` with either a stage or a solver.
 
-    Args:
-        head: result of a head function.
-        name: the function, for the message.
-
     Raises:
-        UserError: another type, or a head with both or neither.
+        UserError: another type, or a head with both or neither; the message names the function.
     """
     if not isinstance(head, Head):
         raise UserError(
@@ -90,27 +82,21 @@ def check_head(head: object, name: str = "the head function") -> Head:
     return head
 
 
-def _matched(name: str, value: Scalar, default: float) -> object:
-    """`value` as an int if the default is an int; traced arrays stay as they are."""
-    # The command line parses all numbers as floats.
-    if isinstance(default, int) and isinstance(value, float):
-        if not value.is_integer():
-            raise UserError(f"{name} is {value}: give a whole number")
-        return int(value)
-    return value
+def _name(function: Callable[..., object]) -> str:
+    return getattr(function, "__name__", repr(function))
 
 
 def _parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
     """Parameters of a function, all of which can be passed by name."""
-    name = getattr(function, "__name__", repr(function))
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError) as error:  # not callable, or written in C
-        raise UserError(f"{name} has no signature: give a Python function") from error
+        raise UserError(f"{_name(function)} has no signature: give a Python function") from error
     for parameter in parameters.values():
+        # `**settings` would swallow a misspelt number.
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise UserError(
-                f"{name} takes {parameter}, which has no name to pass it by: declare each "
-                "parameter by its own name"
+                f"{_name(function)} takes {parameter}, which has no name to pass it by: declare "
+                "each parameter by its own name"
             )
     return parameters

@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike
 
 from twostage_jax.errors import UserError
 from twostage_jax.stages.stage import Params
-from twostage_jax.trees import tree_differences, tree_leaves, tree_signature
+from twostage_jax.trees import tree_leaves
 
-PREFIXES = {"encoder": "stage1", "decoder": "decoder", "head": "stage2"}
-_GROUPS = {prefix: group for group, prefix in PREFIXES.items()}
+_PREFIXES = {"encoder": "stage1", "decoder": "decoder", "head": "stage2"}
+_GROUPS = {prefix: group for group, prefix in _PREFIXES.items()}
+_KINDS = {"kernel": "weight", "bias": "bias"}
 _OUR_NAME = re.compile(r"(encoder|decoder|head)/params/dense_(\d+)/(kernel|bias)")
 _TORCH_NAME = re.compile(r"(stage1|decoder|stage2)\.(\d*[02468])\.(weight|bias)")
 
@@ -45,12 +46,8 @@ def torch_state_dict(params: Params) -> dict[str, np.ndarray]:
             unknown.append(path)
             continue
         group, layer, kind = match.groups()
-        array = np.asarray(jax.device_get(leaf))
-        module = f"{PREFIXES[group]}.{2 * int(layer)}"
-        if kind == "kernel":
-            state[f"{module}.weight"] = np.ascontiguousarray(array.T)
-        else:
-            state[f"{module}.bias"] = array
+        name = f"{_PREFIXES[group]}.{2 * int(layer)}.{_KINDS[kind]}"
+        state[name] = _transposed(jax.device_get(leaf))
     if unknown:
         raise UserError(
             f"no name in TwoStageNetwork for {', '.join(unknown)}: give the groups encoder, "
@@ -75,78 +72,59 @@ def from_torch_state_dict(state: Mapping[str, ArrayLike]) -> Params:
     (4, 8)
     """
     arrays = {name: np.asarray(value) for name, value in state.items()}
-    problems = _problems(arrays)
+    problems = [f"{name} is unknown" for name in arrays if not _TORCH_NAME.fullmatch(name)]
+    valid = {name: array for name, array in arrays.items() if _TORCH_NAME.fullmatch(name)}
+    problems += _problems(valid) if arrays else ["it is empty"]
     if problems:
         raise UserError(
             f"not the state of a TwoStageNetwork: {'; '.join(problems)}; the entries are "
             "{stage1,stage2,decoder}.{0,2,…}.{weight,bias}"
         )
     params: Params = {}
-    for prefix, layers in _layers(arrays).items():
-        dense = {}
-        for layer in layers:
-            kernel = np.ascontiguousarray(arrays[f"{prefix}.{layer}.weight"].T)
-            bias = np.ascontiguousarray(arrays[f"{prefix}.{layer}.bias"])
-            dense[f"dense_{layer // 2}"] = {"kernel": kernel, "bias": bias}
-        params[_GROUPS[prefix]] = {"params": dense}
+    for name, array in arrays.items():
+        prefix, module, kind = name.split(".")
+        layers = params.setdefault(_GROUPS[prefix], {"params": {}})["params"]
+        layer = layers.setdefault(f"dense_{int(module) // 2}", {})
+        layer["kernel" if kind == "weight" else "bias"] = _transposed(array)
     return params
 
 
+def _transposed(array: ArrayLike) -> np.ndarray:
+    # A contiguous copy, because a view would keep the other layout for everything after it.
+    return np.ascontiguousarray(np.asarray(array).T)
+
+
 def _problems(arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Phrases for all entries that are unknown, missing or of a wrong shape."""
-    if not arrays:
-        return ["it is empty"]
-    problems = []
-    valid = {}
-    for name, array in arrays.items():
-        axes = "[out, in]" if name.endswith("weight") else "[out]"
-        if not _TORCH_NAME.fullmatch(name):
-            problems.append(f"{name} is unknown")
-        elif array.ndim != len(axes.split(",")):
-            problems.append(f"{name} has shape {list(array.shape)}, expected {axes}")
-        else:
-            valid[name] = array
-    expected = _expected(valid)
-    # An entry with a wrong number of axes is listed already; it is not missing.
-    required = {
-        name: leaf for name, leaf in expected.items() if name not in arrays or name in valid
-    }
-    return problems + tree_differences(tree_signature(required), tree_signature(valid))
-
-
-def _expected(arrays: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Entries of the complete state that `arrays` belong to, shapes following from layer sizes."""
-    features = pixels = None
-    expected = {}
-    layers = _layers(arrays)
-    for prefix in sorted(layers, key=list(_GROUPS).index):  # stage1 first: it fixes sizes
-        # The features of stage1 are the input of the other two.
-        inputs = None if prefix == "stage1" else features
-        for layer in layers[prefix]:
-            weight = arrays.get(f"{prefix}.{layer}.weight")
-            bias = arrays.get(f"{prefix}.{layer}.bias")
-            rows = weight if weight is not None else bias
-            outputs = 0 if rows is None else rows.shape[0]
-            if prefix == "decoder" and layer == layers[prefix][-1]:
-                outputs = pixels or outputs  # the decoder ends in the image
-            if inputs is None and weight is not None:
-                inputs = weight.shape[1]
-            if prefix == "stage1" and layer == 0:
-                pixels = inputs
-            shapes = {"weight": (outputs, inputs or 0), "bias": (outputs,)}
-            for kind, shape in shapes.items():
-                array = arrays.get(f"{prefix}.{layer}.{kind}")
-                dtype = np.float32 if array is None else array.dtype  # any type is accepted
-                expected[f"{prefix}.{layer}.{kind}"] = jax.ShapeDtypeStruct(shape, dtype)
-            inputs = outputs or None
-        features = inputs if prefix == "stage1" else features
-    return expected
-
-
-def _layers(arrays: Mapping[str, np.ndarray]) -> dict[str, range]:
-    """Module numbers `0, 2, …` of each prefix, up to the highest one in a state."""
+    """Phrases for all missing entries and wrong shapes."""
     last: dict[str, int] = {}
     for name in arrays:
         prefix, module, _ = name.split(".")
         last[prefix] = max(last.get(prefix, 0), int(module))
-    return {prefix: range(0, module + 1, 2) for prefix, module in last.items()}
+    # The first array with an axis fixes its size for all others. stage1 comes first, because the
+    # other two are built on its features.
+    sizes: dict[str, int] = {}
+    problems = []
+    for prefix in sorted(last, key=list(_GROUPS).index):
+        source = "pixels" if prefix == "stage1" else "features"
+        for module in range(0, last[prefix] + 1, 2):
+            target = f"{prefix}.{module}"
+            if module == last[prefix]:
+                target = {"stage1": "features", "decoder": "pixels"}.get(prefix, target)
+            for kind, axes in (("weight", (target, source)), ("bias", (target,))):
+                problems += _mismatch(f"{prefix}.{module}.{kind}", arrays, axes, sizes)
+            source = target
+    return problems
+
+
+def _mismatch(
+    name: str, arrays: Mapping[str, np.ndarray], axes: tuple[str, ...], sizes: dict[str, int]
+) -> list[str]:
+    """Phrase for an entry that is missing or does not fit; `sizes` learns the sizes of its axes."""
+    if name not in arrays:
+        return [f"{name} is missing"]
+    shape = list(arrays[name].shape)
+    if len(shape) != len(axes):
+        letters = "[out, in]" if len(axes) == 2 else "[out]"
+        return [f"{name} has shape {shape}, expected {letters}"]
+    expected = [sizes.setdefault(axis, size) for axis, size in zip(axes, shape, strict=True)]
+    return [] if shape == expected else [f"{name} has shape {shape}, expected {expected}"]

@@ -39,8 +39,8 @@ def knn(classes: int, k: Scalar = 20, temperature: Scalar = 0.07) -> Head:
     >>> image = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
     >>> batch = {"image": image, "label": jnp.array([0, 0, 1]), "weight": jnp.ones(3)}
     >>> head = ts.knn(2, k=1)
-    >>> params = head.solve(jax.random.key(0), batch)
-    >>> head.logits(params, jnp.array([[0.1, 2.0]])).argmax(-1).tolist()
+    >>> params = jax.jit(head.solve)(jax.random.key(0), batch)
+    >>> jax.jit(head.logits)(params, jnp.array([[0.1, 2.0]])).argmax(-1).tolist()
     [1]
     """
     if isinstance(k, float | int) and not (k >= 1 and k == int(k)):
@@ -76,6 +76,7 @@ def knn(classes: int, k: Scalar = 20, temperature: Scalar = 0.07) -> Head:
 def _normalised(features: jax.Array) -> jax.Array:
     """Features `[N, ...]` as float32 `[N, D]` of length 1; zeros stay zeros."""
     features = features.reshape(len(features), -1).astype(jnp.float32)
+    # Once here, so that a cosine is one product in the search.
     length = jnp.linalg.norm(features, axis=-1, keepdims=True)
     return features / jnp.maximum(length, 1e-30)
 

@@ -43,7 +43,7 @@ def linear(classes: int, penalty: Scalar = 1e-3) -> Head:
     >>> image = jnp.array([[-1.0], [1.0]])
     >>> batch = {"image": image, "label": jnp.array([0, 1]), "weight": jnp.ones(2)}
     >>> head = ts.linear(2)
-    >>> params = head.solve(jax.random.key(0), batch)
+    >>> params = jax.jit(head.solve)(jax.random.key(0), batch)
     >>> head.logits(params, image).argmax(-1).tolist()
     [0, 1]
     """
@@ -82,7 +82,7 @@ def ridge(classes: int, strength: Scalar = 0.0) -> Head:
     >>> batch = {"image": image, "label": jnp.array([0, 1]), "weight": jnp.ones(2)}
     >>> batch |= {"validation_image": image, "validation_label": batch["label"]}
     >>> head = ts.ridge(2, strength=1.0)
-    >>> params = head.solve(jax.random.key(0), batch)
+    >>> params = jax.jit(head.solve)(jax.random.key(0), batch)
     >>> params["kernel"].round(4).tolist()  # half of the least-squares slope
     [[-0.25, 0.25]]
     """

@@ -41,7 +41,7 @@ def mlp(
 
     >>> import twostage_jax as ts
     >>> head = ts.mlp(3)
-    >>> params = head.stage.init(jax.random.key(0), {"image": jnp.ones((5, 8))})
+    >>> params = jax.jit(head.stage.init)(jax.random.key(0), {"image": jnp.ones((5, 8))})
     >>> head.logits(params, jnp.ones((5, 8))).shape
     (5, 3)
     """
@@ -60,7 +60,7 @@ def attach(encoder: nn.Module, head: Head) -> Stage:
 
     >>> import twostage_jax as ts
     >>> stage = ts.attach(ts.MLP((8,)), ts.mlp(3))
-    >>> sorted(stage.init(jax.random.key(0), {"image": jnp.ones((5, 2, 2, 1))}))
+    >>> sorted(jax.eval_shape(stage.init, jax.random.key(0), {"image": jnp.ones((5, 2, 2, 1))}))
     ['encoder', 'head']
     """
     if head.stage is None:
@@ -112,10 +112,12 @@ def make_logits(
     >>> encoder = ts.MLP((8,))
     >>> head = ts.MLP((3,))
     >>> image = jnp.ones((2, 4, 4, 1))
-    >>> params = ts.classifier(encoder, head).init(jax.random.key(0), {"image": image})
-    >>> ts.make_logits(encoder, head)(params, image).shape
+    >>> stage = ts.classifier(encoder, head)
+    >>> params = jax.eval_shape(stage.init, jax.random.key(0), {"image": image})
+    >>> jax.eval_shape(ts.make_logits(encoder, head), params, image).shape
     (2, 3)
     """
+    # A pair of Linen modules needs no `Head` to be evaluated.
     head_logits = head.logits if isinstance(head, Head) else partial(forward, head)
 
     def logits(params: Params, image: jax.Array) -> jax.Array:

@@ -1,14 +1,10 @@
-"""Dense networks, and the widths of networks that follow from each other."""
+"""Dense networks."""
 
 from collections.abc import Callable, Sequence
 
 import jax
 from flax import linen as nn
 from jax.typing import DTypeLike
-
-# Widths of the projector that an objective gets if it asks for one. Two layers with a narrow end,
-# as in SimCLR (Chen et al., "A Simple Framework for Contrastive Learning", 2020).
-PROJECTOR_WIDTHS = (256, 128)
 
 
 class MLP(nn.Module):
@@ -40,14 +36,16 @@ class MLP(nn.Module):
         for index, width in enumerate(self.widths):
             if index:
                 x = nn.relu(x)
-            x = self._dense(x.shape[-1], width, f"dense_{index}")(x)
+            kernel_init = nn.initializers.lecun_normal()
+            bias_init = nn.initializers.zeros
+            if self.torch_init:
+                # The blog's autoencoder ends at a loss of 0.024 with these values, 0.039 without.
+                kernel_init = bias_init = _uniform(x.shape[-1] ** -0.5)
+            dense = nn.Dense(
+                width, name=f"dense_{index}", kernel_init=kernel_init, bias_init=bias_init
+            )
+            x = dense(x)
         return x
-
-    def _dense(self, fan_in: int, width: int, name: str) -> nn.Dense:
-        if not self.torch_init:
-            return nn.Dense(width, name=name)
-        draw = _uniform(fan_in**-0.5)
-        return nn.Dense(width, name=name, kernel_init=draw, bias_init=draw)
 
 
 class Identity(nn.Module):

@@ -39,13 +39,7 @@ def autoencoder(encoder: nn.Module, decoder: nn.Module) -> Stage:
     >>> float(stage.loss(stage.init(jax.random.key(0), batch), jax.random.key(1), batch)[0])
     0.0
     """
-    decode = make_decode(encoder, decoder)
-
-    def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
-        decoded = decode(params, batch["image"])
-        return reconstruction_error(decoded, batch["image"]), {}
-
-    return Stage(init_on_features(encoder, "decoder", module_init(decoder)), loss)
+    return denoising(encoder, decoder, noise=0.0)
 
 
 def denoising(encoder: nn.Module, decoder: nn.Module, noise: Scalar = 0.5) -> Stage:
@@ -65,7 +59,7 @@ def denoising(encoder: nn.Module, decoder: nn.Module, noise: Scalar = 0.5) -> St
 
     >>> import twostage_jax as ts
     >>> stage = ts.denoising(ts.MLP((2,)), ts.MLP((4,)), noise=0.1)
-    >>> sorted(stage.init(jax.random.key(0), {"image": jnp.zeros((3, 2, 2, 1))}))
+    >>> sorted(jax.eval_shape(stage.init, jax.random.key(0), {"image": jnp.zeros((3, 2, 2, 1))}))
     ['decoder', 'encoder']
     """
     if isinstance(noise, float | int) and noise < 0:
@@ -73,8 +67,10 @@ def denoising(encoder: nn.Module, decoder: nn.Module, noise: Scalar = 0.5) -> St
     decode = make_decode(encoder, decoder)
 
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
-        image = batch["image"]
-        corrupted = image + noise * jax.random.normal(key, image.shape, image.dtype)
+        image = corrupted = batch["image"]
+        # A Python 0 draws nothing; an array is swept and may have any value.
+        if not isinstance(noise, float | int) or noise:
+            corrupted = image + noise * jax.random.normal(key, image.shape, image.dtype)
         return reconstruction_error(decode(params, corrupted), image), {}
 
     return Stage(init_on_features(encoder, "decoder", module_init(decoder)), loss)
@@ -87,8 +83,9 @@ def make_decode(encoder: nn.Module, decoder: nn.Module) -> Callable[[Params, jax
     >>> encoder = ts.MLP((2,))
     >>> decoder = ts.MLP((4,))
     >>> image = jnp.zeros((3, 2, 2, 1))
-    >>> params = ts.autoencoder(encoder, decoder).init(jax.random.key(0), {"image": image})
-    >>> ts.make_decode(encoder, decoder)(params, image).shape
+    >>> stage = ts.autoencoder(encoder, decoder)
+    >>> params = jax.eval_shape(stage.init, jax.random.key(0), {"image": image})
+    >>> jax.eval_shape(ts.make_decode(encoder, decoder), params, image).shape
     (3, 2, 2, 1)
     """
 
