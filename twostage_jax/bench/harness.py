@@ -26,30 +26,20 @@ from twostage_jax.store.layout import create_folder
 
 PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "torch", "numpy")
 REPEATS = 3
-Measure = Callable[[Plan, int], Measured]
+Measure = Callable[[Plan, int], Measured]  # the repetition is the seed
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        name: its name for `--rows`.
-        title: its name in the table.
-        measure: `(plan, repetition) -> Measured`; the repetition is the seed.
-        quick: True if it belongs to the quick version.
-        threads: key of its number of threads in `Plan.threads`; empty if it is not tuned.
-        tune: finds that number.
-        most: maximum number of repetitions unless `--repeats` is given.
-    """
-
-    name: str
-    title: str
+    name: str  # for `--rows`
+    title: str  # in the table
     measure: Measure
-    quick: bool = True
-    threads: str = ""
-    tune: Callable[[Plan], Tuning] | None = None
-    most: int | None = None
+    quick: bool = True  # part of the quick version
+    threads: str = ""  # key in `Plan.threads`: rows of one mode share one tuning
+    tune: Callable[[Plan], Tuning] | None = None  # finds the fastest number of threads
+    most: int | None = None  # repetitions of a slow row, unless `--repeats` is given
 
     @property
     def needs_torch(self) -> bool:
@@ -59,26 +49,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A set of rows and the tables of their figures.
+    """A set of rows and the tables of their figures."""
 
-    Attributes:
-        name: default name of its folder.
-        rows: `(quick, epochs) -> rows`; `epochs` is None if the user gave none.
-        epochs: `quick -> epochs` of each stage in the report, if the user gave none.
-        layout: its tables.
-        note: `(report, row, measured) -> further keys of measured`; the report holds the earlier
-            rows of the repetition.
-        validation: number of examples set aside for validation; None for the default of a run.
-        rate: measures the speed of the machine, once beside every row.
-    """
-
-    name: str
-    rows: Callable[[bool, int | None], Sequence[Row]]
-    epochs: Callable[[bool], int]
+    name: str  # start of the default name of its folder
+    rows: Callable[[bool, int | None], Sequence[Row]]  # of `quick` and the epochs that were given
+    epochs: Callable[[bool], int]  # of each stage in the report, if none were given
     layout: Layout
+    # Further keys of a measurement; the report holds the earlier rows of the same repetition.
     note: Callable[[Report, Row, Measured], Measured]
-    validation: int | None = None
-    rate: Callable[[Plan], Rate] = matrix_rate
+    validation: int | None = None  # None for the default of a run
+    rate: Callable[[Plan], Rate] = matrix_rate  # a test replaces it
 
 
 def bench(

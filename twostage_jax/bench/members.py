@@ -34,11 +34,12 @@ from twostage_jax.bench.report import (
     warm_epoch,
 )
 
+# Numbers of members of each sort of row.
 MEMBERS = {"full": (1, 4, 16, 64), "heads": (1, 16, 64, 256, 1024), "order": (64,)}
 QUICK = {"full": (1, 4), "heads": (1, 16, 64), "order": (64,)}
 FUNC = {"full": (1, 4, 16), "heads": (1, 16, 64)}
 QUICK_FUNC = {"full": (1, 4), "heads": (1, 16)}
-SERIAL = {"full": 4, "heads": 16}
+SERIAL = {"full": 4, "heads": 16}  # enough: every member of a loop takes the same time
 ONCE = (("full", 64), ("heads", 1024))  # take minutes, so they are measured once
 # Heads share an encoder that is trained for one epoch, because only the heads are measured.
 EPOCHS = {"full": (2, 2), "heads": (1, 5), "order": (1, 5)}
@@ -78,6 +79,7 @@ def _our_row(sort: str, count: int, epochs: Epochs) -> Row:
     def measure(plan: Plan, repetition: int) -> Measured:
         values = {"pretrain.epochs": epochs[0], "head.epochs": epochs[1]}
         flags = recipe_flags(plan, repetition, values)
+        # The row of one member is an ordinary run, to which members are compared.
         if count > 1:
             flags += ["--members", str(count)]
             flags += ["--share", *SHARE[sort]] if SHARE[sort] else []
@@ -184,6 +186,7 @@ def note(report: Report, row: Row, measured: Measured) -> Measured:
     single = entries.get(f"{row.name.rpartition('-')[0]}-1", [])
     repetition = len(entries[row.name])
     members = measured.get("members", 1)
+    # The row of one member may be left out by `--rows`.
     if members == 1 or len(single) <= repetition:
         return {}
     more = measured.get("peak_bytes", 0) - single[repetition].get("peak_bytes", 0)
@@ -227,7 +230,6 @@ def _torch_comparisons(sort: str, name: str, measure: str) -> list[tuple[str, st
         lines.append((title, f"torch-func-{sort}-{count}", f"{sort}-{count}", name))
     for count in MEMBERS[sort][1:]:
         title = f"{measure} per member, {count} {noun}, PyTorch one after the other / ours"
-        # Every member of a loop takes the same time, so a few are measured for any number of them.
         if count != SERIAL[sort]:
             title = f"{title} (PyTorch's measured for {SERIAL[sort]})"
         lines.append((title, f"torch-serial-{sort}-{SERIAL[sort]}", f"{sort}-{count}", name))
@@ -238,6 +240,7 @@ def header(report: Report) -> list[str]:
     """Return lines with the conditions of the measurement and the rows with fewer repetitions."""
     epochs = {}
     for entry in report["rows"]:
+        # The measurements know their epochs, also where `--epochs` gave them.
         for measured in entry["repetitions"][:1]:
             counts = (len(measured.get("pretrain", ())), len(measured.get("head", ())))
             epochs[measured.get("sort", "full")] = f"{counts[0]}+{counts[1]}"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # PyTorch is optional
 
     Tensors: TypeAlias = tuple[torch.Tensor, ...]
 
+# The blog's recipe.
 BATCH = 32
 RATE = 0.001
 WIDTHS = (256, 128)
@@ -110,6 +111,7 @@ def compiled_train(
 
 def make_order(seed: int, epochs: int, count: int) -> np.ndarray:
     """Draw an order of the examples for each epoch, int32 `[epochs, count]`, for both programs."""
+    # NumPy's, because the two frameworks draw different orders from one seed.
     random = np.random.RandomState(seed)
     return np.stack([random.permutation(count) for _ in range(epochs)]).astype(np.int32)
 
@@ -164,7 +166,7 @@ def torch_steps(
     for number, batch in enumerate(batches(tensors, torch.tensor(order).long())):
         if number == steps:
             break
-        yield step(*batch).item()
+        yield step(*batch).item()  # a generator: a caller may stop at any step
 
 
 def torch_tensors(split: Arrays) -> "Tensors":

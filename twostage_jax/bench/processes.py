@@ -19,44 +19,25 @@ PLATFORM = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # names used by jax and 
 
 @dataclass(frozen=True)
 class Plan:
-    """The conditions that all rows of a benchmark share.
+    """The conditions that all rows of a benchmark share."""
 
-    Attributes:
-        data: SPEC that our programs read.
-        arrays: npz file with the same data, for PyTorch.
-        pixels: number of values in an image.
-        classes: number of classes.
-        count: number of training examples.
-        epochs: epochs of each stage.
-        device: `cpu`, `gpu` or `tpu`.
-        scratch: folder for temporary files.
-        threads: number of threads of each tuned PyTorch mode.
-        validation: number of examples set aside for validation; PyTorch does not see them either.
-    """
-
-    data: str
-    arrays: Path
-    pixels: int
+    data: str  # SPEC that our programs read
+    arrays: Path  # npz file with the same data, so that PyTorch does not need our readers
+    pixels: int  # values in an image
     classes: int
-    count: int
-    epochs: int
-    device: str
+    count: int  # training examples
+    epochs: int  # of each stage
+    device: str  # `cpu`, `gpu` or `tpu`
     scratch: Path
-    threads: dict[str, int] = field(default_factory=dict)
-    validation: int = 0
+    threads: dict[str, int] = field(default_factory=dict)  # of each tuned PyTorch mode
+    validation: int = 0  # examples that are set aside; PyTorch does not see them either
 
 
 class Output(NamedTuple):
-    """Output of a process that ended well.
-
-    Attributes:
-        text: standard output.
-        seconds: time from its start to its exit.
-        peak_bytes: peak memory.
-    """
+    """Standard output, duration and peak memory of a process that ended well."""
 
     text: str
-    seconds: float
+    seconds: float  # from its start to its exit, imports included
     peak_bytes: int
 
     def record(self) -> Any:
@@ -74,7 +55,7 @@ def run_process(
     """
     variables = {
         **os.environ,
-        "JAX_PLATFORMS": PLATFORM[plan.device],
+        "JAX_PLATFORMS": PLATFORM[plan.device],  # an error instead of a silent fall-back
         "PYTHONWARNINGS": "ignore",
         **(environment or {}),
     }
@@ -118,6 +99,7 @@ def run_torch(
     environment: Mapping[str, str] | None = None,
 ) -> Output:
     """Run a program of `bench.torch` on a task, which it reads from a file."""
+    # In a file: as an argument, the whole task would stand in every error message.
     with tempfile.NamedTemporaryFile("w", dir=plan.scratch, suffix=".json") as file:
         json.dump(task, file)
         file.flush()
@@ -145,6 +127,7 @@ def torch_task(plan: Plan, repetition: int) -> dict[str, object]:
 
 def tune_threads(plan: Plan, task: Mapping[str, object], program: str) -> Tuning:
     """Find the number of threads with which a PyTorch program is fastest."""
+    # PyTorch takes all cores by default; for these small layers fewer are often faster.
     cores = os.cpu_count() or 1
     candidates = sorted({1, 2, 4, cores // 2 or 1, cores} & set(range(1, cores + 1)))
     whole_task = {"data": str(plan.arrays), **task, "candidates": candidates}
@@ -169,6 +152,7 @@ def run_twostage(
     """Run `twostage COMMAND FLAGS --out FOLDER/NAME` in a fresh process and read its records."""
     out = folder / name
     arguments = ["-m", "twostage_jax", command, *flags, "--out", str(out)]
+    # A cache of its own, because the user's may hold the compiled programs already.
     if "--compile-cache" not in flags:
         arguments += ["--compile-cache", str(folder / "cache")]
     output = run_process(arguments, plan)

@@ -13,7 +13,7 @@ from twostage_jax.store.atomic import write_bytes
 
 Value = Callable[[Measured], float | None]
 Values = Sequence[float | None]
-Ratios = list[tuple[str, str]]
+Ratios = list[tuple[str, str]]  # titles, and texts such as "6.4 [6.1, 6.6] x"
 
 
 class Figure(NamedTuple):
@@ -41,21 +41,13 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """Tables of a benchmark.
-
-    Attributes:
-        columns: columns of the table by name.
-        short: the columns that the terminal shows, with short headings.
-        titles: titles of the table and of the ratios on the terminal.
-        ratios: `report -> [(title, "6.4 [6.1, 6.6] x")]`.
-        header: `report -> lines` with the conditions of the measurement.
-    """
+    """Tables of a benchmark."""
 
     columns: Mapping[str, Column]
-    short: Mapping[str, str]
-    titles: tuple[str, str]
+    short: Mapping[str, str]  # headings on the terminal, which has room for some columns
+    titles: tuple[str, str]  # of the table and of the ratios on the terminal
     ratios: Callable[[Report], Ratios]
-    header: Callable[[Report], list[str]]
+    header: Callable[[Report], list[str]]  # lines with the conditions of the measurement
 
 
 def stored(key: str, scale: float = 1.0) -> Value:

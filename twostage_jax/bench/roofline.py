@@ -39,6 +39,7 @@ def operations(pixels: int, classes: int, count: int) -> dict[str, int]:
 
 def _products(widths: Sequence[int]) -> int:
     """Count the operations of one example in dense layers; a multiply-add counts as two."""
+    # Biases and activations are left out: they are a thousandth of the work.
     return sum(2 * a * b for a, b in zip(widths, widths[1:], strict=False))
 
 
@@ -55,6 +56,7 @@ def matrix_rate(size: int | None = None) -> float:
     a = jnp.ones((size, size))
     jax.block_until_ready(multiply(a, a))  # compiles
     rates = []
+    # The median of many: the first products are slower, and so is one that is interrupted.
     for _ in range(REPEATS):
         began = time.perf_counter()
         jax.block_until_ready(multiply(a, a))

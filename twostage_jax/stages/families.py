@@ -9,6 +9,7 @@ from twostage_jax.stages.pretrain.placeholder import placeholder
 from twostage_jax.stages.pretrain.reconstruction import autoencoder, denoising
 from twostage_jax.stages.stage import Head, Stage
 
+# `config` lists the same names, because parsing a command line must not import jax.
 OBJECTIVES: dict[str, Callable[..., Stage]] = {
     "autoencoder": autoencoder,
     "placeholder": placeholder,

@@ -41,6 +41,7 @@ def freeze(tx: optax.GradientTransformation, *groups: str) -> optax.GradientTran
             raise UserError(f"cannot freeze {unknown}: the groups are {sorted(params)}")
         return {name: "frozen" if name in groups else "trained" for name in params}
 
+    # Not `optax.masked`: it would pass the gradients of frozen groups on as their updates.
     split = optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, label)
 
     def init(params: optax.Params) -> FreezeState:

@@ -51,7 +51,7 @@ def adam(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
         assert isinstance(state, optax.ScaleByAdamState)
-        count = optax.safe_increment(state.count)
+        count = optax.safe_increment(state.count)  # stays at the largest int32, does not wrap
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment(updates, state.nu, b2, 2)
         steps = jnp.asarray(count, float)  # float64 if jax has it enabled

@@ -107,6 +107,7 @@ def init_on_features(
     """
 
     def init_both(key: Key, batch: Batch) -> Params:
+        # A key for each group: the head's initial values do not depend on the encoder's layers.
         encoder_key, group_key = jax.random.split(key)
         variables = encoder.init(encoder_key, batch["image"])
         features = forward(encoder, variables, batch["image"])

@@ -131,6 +131,7 @@ def make_step(loss: Loss, params: Params) -> Step:
 
 def train_epoch(step: Step, inputs: Sequence[Input], order: torch.Tensor) -> torch.Tensor:
     """Train one epoch in the order `[M, N]` and return the mean losses `[M]`."""
+    # The sum stays on the device: reading it in each step would wait for the step.
     total = torch.zeros(len(order), device=order.device)
     count = 0
     for rows in order.split(BATCH, 1):
@@ -153,6 +154,7 @@ class Ensemble:
         count = len(inputs[-1].tensor)  # the last input has no member axis
         for _ in range(epochs):
             began = self.now()
+            # One permutation for each member, as single trainings have.
             orders = [torch.randperm(count, device=self.device) for _ in range(members)]
             losses = train_epoch(step, inputs, torch.stack(orders))
             self.times.stage(stage).append(self.now() - began)
@@ -183,7 +185,7 @@ def run_func(task: Task, data: dict[str, torch.Tensor]) -> Trained:
     began = ensemble.now()
     features = encoded(encoder, images)
     if task["share"]:
-        features = features[0]
+        features = features[0]  # one encoder: its features have no copy for each member
     ensemble.times.encode = ensemble.now() - began
     heads = stacked([net.stage2 for net in nets])
     step = make_step(classification(heads), heads.params)
@@ -202,7 +204,7 @@ def _train_encoders(
     autoencoders = stacked([nn.Sequential(net.stage1, net.decoder) for net in nets])
     step = make_step(reconstruction(autoencoders), autoencoders.params)
     ensemble.train("pretrain", task["epochs"][0], step, [Input(images)], len(nets))
-    # The encoder is module 0 of the sequence.
+    # The encoder is module 0 of the sequence; the decoder is not needed any more.
     prefix = "0."
     params = {
         name.removeprefix(prefix): values
@@ -227,7 +229,7 @@ def run_serial(task: Task, data: dict[str, torch.Tensor]) -> Trained:
             program.train("pretrain", task["epochs"][0], net.reconstruct, parameters, batches)
             features = program.encode(images)
         else:
-            net.stage1 = programs[0].net.stage1
+            net.stage1 = programs[0].net.stage1  # for the test accuracy
         batches = tensor_batches(features, data["y_train"])
         parameters = list(net.stage2.parameters())
         program.train("head", task["epochs"][1], net.classify_features, parameters, batches)
@@ -275,6 +277,7 @@ def read_tensors(path: str, device: str) -> dict[str, torch.Tensor]:
 def tune(task: Task, candidates: Sequence[int]) -> dict[str, object]:
     """Find the number of threads, out of `candidates`, with which `func` is fastest."""
     data = read_tensors(task["data"], "cpu")
+    # A part of an epoch shows which number is best.
     data = {name: values[: BATCH * TUNING_STEPS] for name, values in data.items()}
     stage = "head" if task["share"] else "pretrain"
     epochs = (0, TUNING_EPOCHS) if task["share"] else (TUNING_EPOCHS, 0)

@@ -78,6 +78,7 @@ class Images(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         """Return an image float32 `[C, H, W]` in [-1, 1], and its label."""
+        # The same conversions in the same order as in torchvision, which is not needed then.
         picture = Image.fromarray(self.image[index].squeeze(-1).numpy())
         array = np.array(picture, copy=True)
         array = array.reshape(*array.shape[:2], -1)
@@ -114,7 +115,7 @@ class Batches(NamedTuple):
 def batches(tensors: Tensors, order: torch.Tensor) -> Iterable[Tensors]:
     """Yield the batches of an epoch in a given order."""
     for start in range(0, len(order), BATCH):
-        rows = order[start : start + BATCH]
+        rows = order[start : start + BATCH]  # the last batch may be smaller
         yield tuple(tensor[rows] for tensor in tensors)
 
 

@@ -55,14 +55,6 @@ class Task(TypedDict):
     epochs: int
 
 
-class TuningTask(TypedDict):
-    """The task of finding the fastest number of threads."""
-
-    mode: str
-    data: str
-    candidates: list[int]
-
-
 def make_step(loss: Loss, optimiser: torch.optim.Optimizer) -> Step:
     """Make one step of the optimiser on a batch: `(*tensors) -> loss`."""
 
@@ -137,6 +129,7 @@ class Program:
 
     def make_step(self, loss: Loss, parameters: list[nn.Parameter], example: Tensors) -> Step:
         """Make the training step of this mode."""
+        # The printed program uses the plain Adam, whose loop over parameters is in Python.
         if not self.best:
             return make_step(loss, torch.optim.Adam(parameters, lr=LEARNING_RATE))
         graph = self.mode == "compiled" and self.device == "cuda"
@@ -144,6 +137,7 @@ class Program:
         if graph:
             return captured(make_step(loss, adam), adam, example)
         if self.mode == "compiled":
+            # Without dynamic shapes: the last, smaller batch of an epoch is compiled once more.
             loss = torch.compile(loss, dynamic=False)
         return make_step(loss, adam)
 
@@ -170,12 +164,14 @@ class Program:
                     self.times.compile += preparing + time.perf_counter() - began
                     began = time.perf_counter()
             self.times.losses[stage].append(float(total) / count)
+            # A GPU works on after the last call has returned.
             self.synchronise()
             self.times.stage(stage).append(time.perf_counter() - began)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Compute the features of all images once."""
         began = time.perf_counter()
+        # In chunks, so that peak memory does not grow with the number of images.
         with torch.no_grad():
             features = torch.cat([self.net.stage1(chunk) for chunk in images.split(CHUNK)])
         self.synchronise()
@@ -247,15 +243,16 @@ def _train_stage_1(program: Program, task: Task, data: Batches) -> None:
     program.train("pretrain", task["epochs"], loss, parameters, data)
 
 
-def tune(task: TuningTask) -> dict[str, object]:
+def tune(mode: str, data: str, candidates: list[int]) -> dict[str, object]:
     """Find the number of threads, out of `candidates`, with which stage 1 is fastest."""
-    arrays = read_arrays(task["data"])
+    arrays = read_arrays(data)
+    # A part of an epoch shows which number is best, and is over in seconds.
     images = normalised(arrays["x_train"][: BATCH * TUNING_STEPS], "cpu")
     seconds = {}
-    for threads in task["candidates"]:
+    for threads in candidates:
         torch.set_num_threads(threads)
         net = TwoStageNetwork(images.shape[1], 10)
-        program = Program(task["mode"], "cpu", net)
+        program = Program(mode, "cpu", net)
         parameters = net.stage1_parameters("autoencoder")
         program.train("pretrain", 4, net.reconstruct, parameters, tensor_batches(images))
         # The first epoch warms up.
@@ -265,4 +262,4 @@ def tune(task: TuningTask) -> dict[str, object]:
 
 if __name__ == "__main__":
     content = json.loads(Path(sys.argv[1]).read_text())
-    print(json.dumps(tune(content) if "candidates" in content else run(content)))
+    print(json.dumps(tune(**content) if "candidates" in content else run(content)))

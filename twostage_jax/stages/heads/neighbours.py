@@ -76,6 +76,7 @@ def knn(classes: int, k: Scalar = 20, temperature: Scalar = 0.07) -> Head:
 def _normalised(features: jax.Array) -> jax.Array:
     """Features `[N, ...]` as float32 `[N, D]` of length 1; zeros stay zeros."""
     features = features.reshape(len(features), -1).astype(jnp.float32)
+    # Once here, so that a cosine is one product in the search.
     length = jnp.linalg.norm(features, axis=-1, keepdims=True)
     return features / jnp.maximum(length, 1e-30)
 

@@ -117,6 +117,7 @@ def make_logits(
     >>> jax.eval_shape(ts.make_logits(encoder, head), params, image).shape
     (2, 3)
     """
+    # A pair of Linen modules needs no `Head` to be evaluated.
     head_logits = head.logits if isinstance(head, Head) else partial(forward, head)
 
     def logits(params: Params, image: jax.Array) -> jax.Array:
