@@ -44,7 +44,7 @@ def test_both_programs_learn(mode, share, dataset, tmp_path):
     task = {"mode": mode, "share": share, "members": 2, "device": "cpu", "classes": 3}
     task |= {"data": str(path), "seed": 0, "threads": None, "epochs": (2, 40)}
     report = members.run(task)
-    assert len(report["accuracies"]) == 2 and min(report["accuracies"]) > 0.9
+    assert len(report["accuracies"]) == 2 and min(report["accuracies"]) > 0.7
     assert len(report["pretrain"]) == 2 and len(report["head"]) == 40
 
 

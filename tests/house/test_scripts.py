@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import twostage_jax as ts
+from tests import tiny
 from tests.fuzz.samples import idx_bytes
 from tests.house.source import ROOT
 from twostage_jax.show.terminal import Terminal
@@ -22,14 +23,13 @@ SIZES = {"train": 70, "t10k": 30}  # 70 is no multiple of the batch size
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, split):
+def folder(tmp_path_factory):
     """A tiny set as four gzipped IDX files."""
     path = tmp_path_factory.mktemp("idx")
-    arrays = {"images-idx3": split["image"][..., 0], "labels-idx1": split["label"]}
     for part, size in SIZES.items():
-        for kind, array in arrays.items():
-            content = gzip.compress(idx_bytes(array[:size].astype(np.uint8)))
-            (path / f"{part}-{kind}-ubyte.gz").write_bytes(content)
+        image, label = tiny.images(size, seed=0)
+        for kind, array in {"images-idx3": image, "labels-idx1": label.astype(np.uint8)}.items():
+            (path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx_bytes(array)))
     return path
 
 
