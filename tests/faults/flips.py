@@ -19,17 +19,11 @@ NOTICE = re.compile(r"corrupted|fall(s|ing|en)? back|again from", re.IGNORECASE)
 
 
 class Damage(NamedTuple):
-    """A change of one file.
+    """A change of one file."""
 
-    Attributes:
-        file: path relative to the run's folder.
-        way: `flip`, `truncate`, `empty` or `remove`.
-        place: the flipped bit, or the number of remaining bytes.
-    """
-
-    file: str
-    way: str
-    place: int
+    file: str  # path relative to the run's folder
+    way: str  # one of `WAYS`
+    place: int  # the flipped bit, or the number of remaining bytes
 
     def apply(self, folder: Path) -> None:
         """Change the file in a copy of a run."""
@@ -112,21 +106,13 @@ def flip(session: Session, index: int, base: Path) -> Record:
 
 
 class Corruption(NamedTuple):
-    """A copy of a run with one changed file.
+    """A copy of a run with one changed file."""
 
-    Attributes:
-        source: the original run.
-        copy: folder of the copy.
-        damage: the change.
-        expected: the undisturbed run.
-        command: runs a command line.
-    """
-
-    source: Path
+    source: Path  # the original run
     copy: Path
     damage: Damage
     expected: Reference
-    command: Callable[[list[str]], Outcome]
+    command: Callable[[list[str]], Outcome]  # runs a command line
 
     def check(self) -> Record:
         """Change the copy and run the commands that a user would run next."""
@@ -140,7 +126,7 @@ class Corruption(NamedTuple):
         details = {}
         for argv in commands:
             outcome = self.command(argv)
-            verdict, reasons = self.judge_outcome(outcome, argv)
+            verdict, reasons = self.check_outcome(outcome, argv)
             change = f"{self.damage.way} {self.damage.file}"
             failures += [f"{argv[0]} {reason} ({change})" for reason in reasons]
             verdicts.append(verdict)
@@ -148,10 +134,10 @@ class Corruption(NamedTuple):
         counts = {" then ".join(dict.fromkeys(verdicts)): 1, self.damage.way: 1}
         return Record(failures, details, counts)
 
-    def judge_outcome(self, outcome: Outcome, argv: list[str]) -> tuple[str, list[str]]:
+    def check_outcome(self, outcome: Outcome, argv: list[str]) -> tuple[str, list[str]]:
         """Return `healed`, `harmless`, `detected`, or `failed` with the reasons."""
         if outcome.status == 2:
-            return self._judge_error(outcome)
+            return self._check_error(outcome)
         if outcome.status != 0:
             last = (outcome.error_lines or [""])[-1]
             return "failed", [f"ended with {outcome.status}: {last}"]
@@ -168,7 +154,7 @@ class Corruption(NamedTuple):
             return "failed", failures
         return "healed" if NOTICE.search(outcome.out + outcome.err) else "harmless", []
 
-    def _judge_error(self, outcome: Outcome) -> tuple[str, list[str]]:
+    def _check_error(self, outcome: Outcome) -> tuple[str, list[str]]:
         if not outcome.is_one_line_error:
             return "failed", [f"{len(outcome.error_lines)} lines on stderr"]
         line = outcome.error_lines[0]

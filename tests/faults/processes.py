@@ -16,16 +16,9 @@ STUCK = 120.0  # seconds after which a process counts as stuck
 
 
 class Outcome(NamedTuple):
-    """Result of a command.
+    """Result of a command."""
 
-    Attributes:
-        status: exit status; negative if a signal ended the process, None if it was stuck.
-        out: standard output.
-        err: standard error.
-        seconds: duration.
-    """
-
-    status: int | None
+    status: int | None  # negative if a signal ended the process, None if it was stuck
     out: str
     err: str
     seconds: float

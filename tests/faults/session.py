@@ -18,19 +18,12 @@ MNIST = Path(__file__).resolve().parents[3] / "shared" / "data" / "mnist"
 
 
 class Kind(NamedTuple):
-    """A kind of run.
+    """A kind of run."""
 
-    Attributes:
-        flags: flags of `twostage run` except `--out`.
-        epochs: epochs of each stage.
-        separate: True if `pretrain` and `head --from` run it in two folders.
-        cold: True if it compiles all programs, as the first run on a machine does.
-    """
-
-    flags: tuple[str, ...]
-    epochs: int = 3
-    separate: bool = False
-    cold: bool = False
+    flags: tuple[str, ...]  # of `twostage run`, except `--out`
+    epochs: int = 3  # of each stage
+    separate: bool = False  # run by `pretrain` and `head --from` in two folders
+    cold: bool = False  # compiles all programs, as the first run on a machine does
 
     @property
     def stage_epochs(self) -> dict[str, int]:
@@ -80,21 +73,13 @@ def next_command(step: Step) -> list[str]:
 
 
 class Reference(NamedTuple):
-    """An undisturbed run.
+    """An undisturbed run."""
 
-    Attributes:
-        base: parent of its folders.
-        contents: contents of the folder of each step.
-        names: names in the folder of each step.
-        scores: rows that `twostage evaluate` prints.
-        last: final step of each stage.
-    """
-
-    base: Path
-    contents: list[dict[str, Any]]
-    names: list[set[str]]
-    scores: list[str]
-    last: dict[str, int]
+    base: Path  # parent of its folders
+    contents: list[dict[str, Any]]  # of the folder of each command
+    names: list[set[str]]  # in the folder of each command
+    scores: list[str]  # rows that `twostage evaluate` prints
+    last: dict[str, int]  # final step of each stage
 
 
 def table_rows(text: str) -> list[str]:
@@ -104,24 +89,15 @@ def table_rows(text: str) -> list[str]:
 
 @dataclass
 class Session:
-    """State that all cases share.
+    """State that all cases share."""
 
-    Attributes:
-        out: folder of the session.
-        seed: seed of all random choices.
-        workers: number of cases at a time.
-        quick: True if the session must end within minutes.
-        keep: True if the folders of failed cases stay.
-        counts: number of cases of each fault.
-        writing: lock for the file of cases.
-    """
-
-    out: Path
-    seed: int
-    workers: int
-    quick: bool
-    keep: bool
-    counts: dict[str, int]
+    out: Path  # folder of the session
+    seed: int  # of all random choices
+    workers: int  # cases at a time
+    quick: bool  # the session must end within minutes
+    keep: bool  # the folders of failed cases stay
+    counts: dict[str, int]  # of the cases of each fault
+    # Cases run in threads: one lock for the file of cases, and one for each thing made once.
     writing: threading.Lock = field(default_factory=threading.Lock)
     _residents: list[Resident] = field(default_factory=list)
     _idle: list[Resident] = field(default_factory=list)

@@ -13,17 +13,11 @@ from tests.faults.session import Session
 
 
 class Record(NamedTuple):
-    """Result of one case.
+    """Result of one case."""
 
-    Attributes:
-        failures: reasons why the case failed; empty if it passed.
-        details: observations.
-        counts: numbers that the table adds up, such as kills by phase.
-    """
-
-    failures: list[str]
-    details: dict[str, Any]
-    counts: dict[str, int] = {}
+    failures: list[str]  # reasons; empty if the case passed
+    details: dict[str, Any]  # observations
+    counts: dict[str, int] = {}  # the table adds them up, for instance kills by phase
 
 
 Case = Callable[[Session, int, Path], Record]

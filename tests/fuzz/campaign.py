@@ -22,20 +22,12 @@ PACKAGES = ("atheris", "numpy", "pillow", "array-record", "orbax-checkpoint", "j
 
 @dataclass
 class Row:
-    """Result of one target.
-
-    Attributes:
-        target: name.
-        inputs: number of inputs.
-        seconds: duration.
-        crashes: number of processes that crashed.
-        findings: number of occurrences of each finding.
-    """
+    """Result of one target."""
 
     target: str
     inputs: int = 0
     seconds: float = 0.0
-    crashes: int = 0
+    crashes: int = 0  # of processes
     findings: collections.Counter[str] = field(default_factory=collections.Counter)
 
 

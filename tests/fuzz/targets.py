@@ -31,12 +31,7 @@ from twostage_jax.data.tfds.prepared import read_prepared
 
 
 class Target(NamedTuple):
-    """A reader.
-
-    Attributes:
-        seeds: valid inputs.
-        feed: takes one input.
-    """
+    """A reader: valid inputs, and the function that takes one input."""
 
     seeds: list[bytes]
     feed: Callable[[bytes], Any]

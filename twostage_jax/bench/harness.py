@@ -53,7 +53,7 @@ class Benchmark:
 
     name: str  # start of the default name of its folder
     rows: Callable[[bool, int | None], Sequence[Row]]  # of `quick` and the epochs that were given
-    epochs: Callable[[bool], int]  # of each stage in the report, if none were given
+    epochs: tuple[int, int]  # of each stage in the report, and in the quick version
     layout: Layout
     # Further keys of a measurement; the report holds the earlier rows of the same repetition.
     note: Callable[[Report, Row, Measured], Measured]
@@ -103,7 +103,7 @@ def bench(
     folder = create_folder(out, benchmark.name)
     counts = [repeats or _repeats(row, quick) for row in chosen]
     with tempfile.TemporaryDirectory(prefix="twostage-bench-") as scratch:
-        plan = _plan(dataset, data, epochs or benchmark.epochs(quick), device, Path(scratch))
+        plan = _plan(dataset, data, epochs or benchmark.epochs[quick], device, Path(scratch))
         # Before everything else: it fails if jax cannot use the device.
         with terminal.status("measuring the rate of matrix products"):
             device_name = _rate(benchmark, plan)["device"]

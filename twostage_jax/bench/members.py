@@ -254,14 +254,10 @@ def header(report: Report) -> list[str]:
     return lines
 
 
-def _epochs(quick: bool) -> int:
-    return (QUICK_EPOCHS if quick else EPOCHS)["full"][0]
-
-
 COST = Benchmark(
     name="bench-members",
     rows=make_rows,
-    epochs=_epochs,
+    epochs=(EPOCHS["full"][0], QUICK_EPOCHS["full"][0]),
     layout=Layout(
         COLUMNS,
         SHORT,
