@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.fuzz.campaign import fuzz_target, has_atheris, table
+from tests.fuzz.campaign import fuzz_target, installed, table
 from tests.fuzz.child import GUIDED, NAMES, NEED_RUN, NO_LIMIT, run_child
 
 
@@ -47,7 +47,7 @@ def main() -> int:
         return 0
     if args.inputs == NO_LIMIT and not args.seconds:
         parser.error("give --inputs or --seconds")
-    if GUIDED & set(args.targets) and not has_atheris():
+    if GUIDED & set(args.targets) and "atheris" not in installed():
         parser.error("atheris is not installed: pip install -e '.[fuzz]'")
     out = Path(args.out).absolute()
     with tempfile.TemporaryDirectory() as folder:

@@ -90,7 +90,7 @@ def _read_counts(work: Path) -> tuple[int, dict[str, int]]:
 
 def table(rows: list[Row]) -> str:
     """Return the results in Markdown."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {version}" for name, version in installed().items())
     lines = [
         f"{time.strftime('%Y-%m-%d')}, Python {sys.version.split()[0]}, {versions}.",
         "",
@@ -107,8 +107,11 @@ def table(rows: list[Row]) -> str:
     return "\n".join([*lines, f"| all | {inputs:,} | {seconds:.0f} | | {kinds} kinds |"])
 
 
-def has_atheris() -> bool:
-    """Return True if atheris is installed."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return bool(importlib.metadata.version("atheris"))
-    return False
+def installed() -> dict[str, str]:
+    """Return the versions of all `PACKAGES` that are installed."""
+    versions = {}
+    for name in PACKAGES:
+        # Readers in C++ need no atheris.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions

@@ -3,6 +3,7 @@
 The inputs are the same in every run.
 """
 
+import collections
 import gzip
 import io
 import random
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tests.fuzz import targets
+from tests.fuzz import campaign, targets
 from tests.fuzz.child import NAMES, NEED_RUN, mutate
 from twostage_jax.data import idx, npz
 from twostage_jax.data.tfds.records import read_array_records
@@ -39,8 +40,10 @@ def outcome(target, data):
     return "result"
 
 
-def test_every_target_of_the_campaign_exists():
+def test_every_target_of_the_campaign_exists_and_the_table_needs_no_atheris():
     assert (*READERS, *NEED_RUN) == NAMES
+    row = campaign.Row("run", inputs=2, findings=collections.Counter({"KeyError": 1}))
+    assert "| run | 2 | 0 | mutation | KeyError (1) |" in campaign.table([row])
 
 
 @pytest.mark.parametrize("name", READERS)
