@@ -3,7 +3,8 @@
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,8 @@ PROJECTOR_WIDTHS = (256, 128)
 OPTIMISER = ("learning_rate", "weight_decay")  # numbers of the optimiser, not of a function
 
 
-class Networks(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Networks:
     """Modules, stages and heads of a resolved config.
 
     Attributes:
@@ -38,6 +40,7 @@ class Networks(NamedTuple):
         pretrain_numbers: numbers that the objective takes, with their defaults.
         head_numbers: the same for the head.
         decode: `(params, image) -> image`, or None if the objective has no such decoder.
+        image_shape: `(H, W, C)`.
         classes: number of classes.
     """
 
@@ -47,7 +50,21 @@ class Networks(NamedTuple):
     pretrain_numbers: dict[str, int | float]
     head_numbers: dict[str, int | float]
     decode: Callable[[Params, jax.Array], jax.Array] | None
+    image_shape: tuple[int, ...]
     classes: int
+
+    # Shapes are traced once: each trace of a module takes about ten milliseconds.
+    @cached_property
+    def encoder_shapes(self) -> Params:
+        """Shapes of the encoder's parameters."""
+        init = self.pretrain({}).init
+        return jax.eval_shape(init, jax.random.key(0), batch_spec(self.image_shape))["encoder"]
+
+    @cached_property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape `(D,)` of the features of one image."""
+        image = batch_spec(self.image_shape)["image"]
+        return jax.eval_shape(self.features, self.encoder_shapes, image).shape[1:]
 
     def features(self, params: Params, image: jax.Array) -> jax.Array:
         """Return features `[B, D]` of images `[B, H, W, C]` from the encoder's parameters."""
@@ -64,7 +81,7 @@ class Networks(NamedTuple):
         """Functions of one trial, for a predictor."""
         return Network(self.logits, self.features)
 
-    @property
+    @cached_property
     def solved(self) -> bool:
         """True if the head is computed in one call rather than trained."""
         return self.head({}).solve is not None
@@ -137,7 +154,14 @@ def make_networks(
     if config.pretrain.objective in ("autoencoder", "denoising"):
         decode = make_decode(encoder, decoder)
     networks = Networks(
-        encoder, pretrain, head, numbers(objective), numbers(protocol), decode, classes
+        encoder,
+        pretrain,
+        head,
+        numbers(objective),
+        numbers(protocol),
+        decode,
+        image_shape,
+        classes,
     )
     _check_swept(config, networks)
     # A value out of range, such as too many neighbours, only shows with Python numbers: in the
@@ -149,8 +173,8 @@ def make_networks(
     name = f"stage 2 ({config.head.protocol})"
     for values in _distinct_numbers(config, "head"):
         with _shape_errors(name, image_shape):
-            shapes = head_shapes(networks, image_shape, labelled, validation, values)
-            _check_head(config.head.protocol, networks, values, shapes, image_shape)
+            shapes = head_shapes(networks, labelled, validation, values)
+            _check_head(config.head.protocol, networks, values, shapes)
     return networks
 
 
@@ -237,11 +261,10 @@ def _check_head(
     networks: Networks,
     head_numbers: Numbers,
     params: Params,
-    image_shape: tuple[int, ...],
 ) -> None:
     """Trace a head; raise `UserError` unless it returns one logit for each class."""
     head = networks.head(head_numbers)
-    batch = batch_spec(image_shape)
+    batch = batch_spec(networks.image_shape)
     if head.stage is not None:
         stage = networks.attached(head_numbers)
         jax.eval_shape(stage.loss, params, jax.random.key(0), batch)
@@ -256,7 +279,6 @@ def _check_head(
 
 def head_shapes(
     networks: Networks,
-    image_shape: tuple[int, ...],
     labelled: int,
     validation: int,
     head_numbers: Numbers | None = None,
@@ -265,19 +287,19 @@ def head_shapes(
 
     Args:
         networks: modules and stages.
-        image_shape: `(H, W, C)`.
         labelled: number of labelled examples, which a solved head may depend on.
         validation: number of validation examples.
         head_numbers: numbers of the head; by default as the config sets them. Arrays are traced, as
             those of a sweep are; Python numbers are not.
     """
     head_numbers = dict(head_numbers or {})
-    batch = batch_spec(image_shape)
     head = networks.head(head_numbers)
     if head.solve is None:
-        return jax.eval_shape(networks.attached(head_numbers).init, jax.random.key(0), batch)
-    encoder = encoder_shapes(networks, image_shape)
-    size = jax.eval_shape(networks.features, encoder, batch["image"]).shape[1]
+        return jax.eval_shape(
+            networks.attached(head_numbers).init,
+            jax.random.key(0),
+            batch_spec(networks.image_shape),
+        )
     swept = {name: x for name, x in head_numbers.items() if isinstance(x, np.generic)}
 
     def solve(values: Numbers, key: jax.Array, batch: Batch) -> PyTree:
@@ -285,9 +307,9 @@ def head_shapes(
         assert solution is not None
         return solution(key, batch)
 
-    spec = _solve_spec(labelled, validation, size)
+    spec = _solve_spec(labelled, validation, *networks.feature_shape)
     params = jax.eval_shape(solve, swept, jax.random.key(0), spec)
-    return {"encoder": encoder, "head": params}
+    return {"encoder": networks.encoder_shapes, "head": params}
 
 
 @contextlib.contextmanager
@@ -320,9 +342,3 @@ def _solve_spec(labelled: int, validation: int, size: int) -> dict[str, jax.Shap
         "validation_image": jax.ShapeDtypeStruct((validation, size), jnp.float32),
         "validation_label": jax.ShapeDtypeStruct((validation,), jnp.int32),
     }
-
-
-def encoder_shapes(networks: Networks, image_shape: tuple[int, ...]) -> Params:
-    """Return the shapes of the encoder's parameters, for images `[H, W, C]`."""
-    init = networks.pretrain({}).init
-    return jax.eval_shape(init, jax.random.key(0), batch_spec(image_shape))["encoder"]

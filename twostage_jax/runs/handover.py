@@ -133,9 +133,8 @@ def load_heads(
     Raises:
         Corrupted: if they differ from their checkpoint's table or from the manifest.
     """
-    shape = manifest.preprocessing.image_shape
     numbers = first_numbers(own_numbers(trials, networks))
-    expected = head_shapes(networks, shape, sizes.labelled, sizes.validation, numbers)
+    expected = head_shapes(networks, sizes.labelled, sizes.validation, numbers)
     params = _load(folder, "head", stacked_shapes(expected, trials))
     _check_groups(folder / "head", manifest, head_groups(params, trials))
     return params

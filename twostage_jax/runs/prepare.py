@@ -25,7 +25,7 @@ from twostage_jax.runs.build import Networks, make_networks
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.examples import make_examples
 from twostage_jax.runs.handover import load_pretrained
-from twostage_jax.runs.programs import Placed, Plan, feature_shape, stage_names
+from twostage_jax.runs.programs import Placed, Plan, stage_names
 from twostage_jax.runs.resume import package_versions, resumed_config, updated_manifest
 from twostage_jax.runs.trials import make_trials
 from twostage_jax.show.terminal import Terminal
@@ -171,7 +171,7 @@ def prepare(
         )
         config = _head_settings(requested, config, networks)
         copies = len(trials.encoders)
-        shape = (copies, len(examples.used), *feature_shape(networks, dataset))
+        shape = (copies, len(examples.used), *networks.feature_shape)
         config, encoding = _resolve_encoding(config, networks, shape)
     pretrained = None
     if config.encoder_run:

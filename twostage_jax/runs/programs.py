@@ -1,6 +1,8 @@
 """All programs of a run, compiled together: both stages, the passes between and after them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -18,7 +20,7 @@ from twostage_jax.engine.placement import MEMBER, Placement, constrain, make_mes
 from twostage_jax.engine.predictor import lower_logits, place_passes
 from twostage_jax.engine.solve import SolvePrograms, lower_solve
 from twostage_jax.engine.state import make_init
-from twostage_jax.runs.build import OPTIMISER, Networks, encoder_shapes, head_shapes
+from twostage_jax.runs.build import OPTIMISER, Networks, head_shapes
 from twostage_jax.runs.examples import (
     Examples,
     head_data,
@@ -33,7 +35,8 @@ from twostage_jax.stages.stage import Params
 from twostage_jax.trees import PyTree, size_of
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Plan:
     """A request with everything resolved.
 
     Attributes:
@@ -76,12 +79,11 @@ class Plan(NamedTuple):
         """Return the swept numbers that the head itself takes, without the optimiser's."""
         return own_numbers(self.trials, self.networks)
 
-    @property
+    @cached_property
     def head_shapes(self) -> Params:
-        """Return the shapes of the groups of stage 2 of one trial."""
+        """Shapes of the groups of stage 2 of one trial."""
         return head_shapes(
             self.networks,
-            self.dataset.image_shape,
             self.examples.labelled,
             len(self.dataset.validation["label"]),
             first_numbers(self.head_numbers),
@@ -127,7 +129,7 @@ def _parts(plan: Plan, stage: str) -> _StageParts:
     batch_size = getattr(plan.config, stage).batch_size
     groups = {}
     if stage == "head":
-        groups = {FROZEN: encoder_shapes(plan.networks, plan.dataset.image_shape)}
+        groups = {FROZEN: plan.networks.encoder_shapes}
     data = pretrain_data(plan.examples) if stage == "pretrain" else abstract_head_data(plan)
     batch = few_examples(plan.dataset)
     return _StageParts(make_recipe(plan, stage), numbers, batch, groups, data, batch_size)
@@ -144,15 +146,8 @@ def abstract_head_data(plan: Plan) -> TrialData:
 def _no_features(plan: Plan, count: int) -> np.ndarray:
     """Return features `[E, count, D]` that take no memory."""
     # All strides are 0: the shapes of 60,000 images cost four bytes.
-    shape = (len(plan.trials.encoders), count, *feature_shape(plan.networks, plan.dataset))
+    shape = (len(plan.trials.encoders), count, *plan.networks.feature_shape)
     return np.broadcast_to(np.float32(0), shape)
-
-
-def feature_shape(networks: Networks, dataset: TrainingData) -> tuple[int, ...]:
-    """Return the shape `(D,)` of the features of one image."""
-    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), np.float32)
-    encoder = encoder_shapes(networks, dataset.image_shape)
-    return jax.eval_shape(networks.features, encoder, image).shape[1:]
 
 
 def make_recipe(plan: Plan, stage: str) -> Recipe:
@@ -264,7 +259,7 @@ def _lower_solve(plan: Plan, placement: Placement) -> SolvePrograms:
 def _lower_encode(plan: Plan) -> Pass:
     return lower_pass(
         plan.networks.features,
-        encoder_shapes(plan.networks, plan.dataset.image_shape),
+        plan.networks.encoder_shapes,
         plan.dataset.image_shape,
         len(plan.examples.used),
         place_passes(len(plan.trials.encoders)),
