@@ -194,6 +194,7 @@ def test_every_repetition_is_written_and_slow_rows_have_fewer(fast, spec, tmp_pa
     assert "medians, in seconds" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_row_measures_one_of_our_runs_in_a_process(spec, tmp_path):
     benchmark = dataclasses.replace(SPEED, rate=lambda plan: RATE)
     options = {"rows": ["ours-256"], "epochs": 1, "repeats": 1}

@@ -24,6 +24,7 @@ def certificate(dataset, spec, tmp_path_factory):
     return {check.name: check for check in checks}, out
 
 
+@pytest.mark.slow
 def test_both_stages_agree_step_by_step_and_s0_bit_for_bit(certificate):
     checks, _ = certificate
     assert all(check.passed for check in checks.values())
@@ -31,6 +32,7 @@ def test_both_stages_agree_step_by_step_and_s0_bit_for_bit(certificate):
     assert checks["S0: loss in either program"].difference == 0
 
 
+@pytest.mark.slow
 def test_the_certificate_is_written(certificate):
     written = json.loads((certificate[1] / "parity.json").read_text())
     assert written["epochs"] == 1 and len(written["ours"]) == len(written["torch"]) == 2
@@ -58,6 +60,7 @@ def test_one_step_at_a_time_equals_a_whole_epoch_bit_for_bit(dataset):
     assert np.mean(losses) == pytest.approx(float(metrics["loss"][0]), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_mnist_agrees_for_200_steps(mnist):
     data = ts.load(f"idx:{mnist}", 0)
     few = {name: values[:6400] for name, values in data.train.items()}

@@ -24,6 +24,7 @@ def is_unreachable(url):
     return False
 
 
+@pytest.mark.slow
 def test_mnist_is_prepared_from_its_files_in_the_standard_order(tmp_path):
     if not MNIST.is_dir():
         pytest.skip("MNIST is not beside the project, in ../shared/data/mnist")

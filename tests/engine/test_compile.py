@@ -21,6 +21,7 @@ def test_each_program_of_a_tree_is_compiled_once():
     assert compiled["b"][1] == 3 and compiled["c"] is None
 
 
+@pytest.mark.slow
 def test_compiler_options_change_no_bit():
     tx = ts.adam(1e-2, weight_decay=0.1)
     state = ts.init_state(CLASSIFIER, tx, jax.random.key(0), SPLIT)

@@ -63,6 +63,7 @@ def blog_trial(name: str) -> Trial:
     return plain(ts.classifier(ts.Identity(), ts.MLP((64, 10))), data, 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "chunks"), [("autoencoder", (5,)), ("head", (5, 2))])
 def test_members_of_the_blogs_widths_equal_single_trainings_bit_for_bit(name, chunks):
     """Three lanes on each device, one of them padding; one lane and a smaller last chunk."""

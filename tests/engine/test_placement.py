@@ -27,6 +27,7 @@ print(json.dumps([metrics["loss"].tolist(), groups]))
 """
 
 
+@pytest.mark.slow
 def test_members_on_eight_devices_equal_single_trainings_and_do_not_communicate():
     """The batch of 32 is split over the four devices of a member; the remainder of 6 cannot be.
 

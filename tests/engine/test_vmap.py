@@ -8,6 +8,7 @@ import twostage_jax as ts
 from tests.engine.tiny import AUTOENCODER, SPLIT
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_whole_pipelines_equals_vmap():
     """`init_state` and `train` in one function of a key."""
     tx = ts.adam(1e-2)

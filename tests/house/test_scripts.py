@@ -50,6 +50,7 @@ def losses(out):
     return [float(value) for value in re.findall(r"Loss: ([0-9.]+)", out)]
 
 
+@pytest.mark.slow
 def test_one_file_prints_the_numbers_of_the_package(run_script, folder, tmp_path):
     out = run_script("one_file.py", str(folder), "--seed", "3", "--epochs", "2")
     config = ts.Config(
@@ -74,6 +75,7 @@ def test_one_file_needs_four_libraries():
     assert imported - set(sys.stdlib_module_names) == {"flax", "jax", "numpy", "optax"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["autoencoder", "placeholder"])
 def test_blog_mnist_prints_the_lines_of_the_blog(run_script, folder, objective):
     argv = ["--data", f"idx:{folder}", "--objective", objective, "--epochs", "2"]
@@ -86,6 +88,7 @@ def test_blog_mnist_prints_the_lines_of_the_blog(run_script, folder, objective):
     assert (losses("\n".join(out[1:3])) == [0, 0]) == (objective == "placeholder")
 
 
+@pytest.mark.slow
 def test_ensemble_prints_the_scores_of_the_members_and_of_the_ensemble(run_script, folder):
     out = run_script("ensemble.py", "--data", f"idx:{folder}", "--members", "3", "--epochs", "30")
     assert re.fullmatch(r"members  \d+\.\d\d ± \d+\.\d\d %\nensemble \d+\.\d\d %\n", out)

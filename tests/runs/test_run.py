@@ -251,6 +251,7 @@ def test_a_frozen_encoder_that_changes_fails_the_run(data, tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("mnist")
 def test_the_blog_recipe_on_mnist_reaches_its_figures(mnist, tmp_path):
     # Five seeds measured 97.16 ± 0.18 % and 0.0236 ± 0.0009; one seed needs some room.
