@@ -9,8 +9,8 @@ CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-# Programs of tests run for milliseconds, so they are compiled quickly rather than well.
-# Tests of the bits of optimised programs are marked slow, and `.ci/run` runs them with XLA_FLAGS empty.
+# Programs of tests run for milliseconds, so they are compiled quickly rather than well. Tests of
+# the bits of optimised programs are marked slow, and `.ci/run` runs them with XLA_FLAGS empty.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
