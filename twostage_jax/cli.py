@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ from twostage_jax.config.commands import (
     Pretrain,
     Training,
 )
-from twostage_jax.config.fields import check_coverage, integer
+from twostage_jax.config.fields import check_coverage, integer, parse_mesh
 from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
@@ -127,9 +128,10 @@ def _train(command: Training) -> None:
         with contextlib.suppress(UserError):  # `run` reports it, after it has locked the folder
             # The names of code are only read here, not imported.
             complete = overlay(config, to_dict(read_config(config.out, trust_code=True)))
-    trials = trial_count(complete)
-    if trials > 1:
-        use_cores(trials)
+    places = math.prod(parse_mesh("--mesh", complete.mesh).values())
+    devices = max(trial_count(complete), places)
+    if devices > 1:
+        use_cores(devices)
     _keep_compiled(command.compile_cache, terminal)
     run(
         config,
@@ -266,6 +268,11 @@ def _bench(command: Bench) -> None:
     if command.parity and command.members:
         raise UserError("--parity and --members are two benchmarks: give one of them")
     if command.parity:
+        ignored = ("repeats", "epochs", "rows")
+        wanted = [name for name in ignored if getattr(command, name)]
+        if wanted or command.device != "cpu":
+            name = wanted[0] if wanted else "device"
+            raise UserError(f"--{name} does not apply to --parity: leave it out")
         # Imported here, because PyTorch is an optional package.
         from twostage_jax.bench.parity import certify
 

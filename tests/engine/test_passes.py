@@ -62,7 +62,7 @@ def test_the_reconstruction_error_is_a_mean_over_pixels():
 @pytest.mark.parametrize(
     ("requested", "free", "once", "words"),
     [
-        ("auto", 3_000_000, True, "once before stage 2: it is frozen"),
+        ("auto", 3_000_000, True, "once before stage 2 (1.0 MB of features cached)"),
         ("auto", 1_900_000, False, "1.0 MB of features exceed half of the 1.9 MB free"),
         ("auto", None, True, "once before stage 2"),
         ("once", 1, True, "as requested (1.0 MB of features)"),

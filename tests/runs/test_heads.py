@@ -227,8 +227,8 @@ def test_a_user_s_solved_head_runs_by_name(done, tmp_path, module):
     [
         ("--labels 77", "--labels 77 does not fit 76 training examples in 3 classes"),
         ("--labels 2", "give a number from 3 to 76"),
-        ("--pretrain.set nois=1", "autoencoder takes no number 'nois': the numbers it takes are"),
-        ("--head.set k=1", "mlp takes no number 'k': the numbers it takes are label_smoothing"),
+        ("--pretrain.set nois=1", "autoencoder takes no number 'nois': choose from"),
+        ("--head.set k=1", "mlp takes no number 'k': choose from label_smoothing"),
         ("--head.protocol knn --head.set p=1", "the numbers it takes are k, temperature"),
         ("--head.set label_smoothing=many", "label_smoothing is 'many': give a finite number"),
         ("--head.set label_smoothing=2", "label_smoothing is 2.0: give a number in [0, 1)"),

@@ -38,7 +38,7 @@ def positional(encoder, /):
 @pytest.mark.parametrize(
     ("function", "settings", "message"),
     [
-        (objective, {"tau": 1.0}, "takes no number 'tau': the numbers it takes are temperature, s"),
+        (objective, {"tau": 1.0}, "takes no number 'tau': choose from temperature, s"),
         (objective, {"flag": 1.0}, "takes no number 'flag'"),
         (objective, {"encoder": 1.0}, "takes no number 'encoder'"),
         (objective, {"steps": 2.5}, "steps is 2.5: give a whole number"),

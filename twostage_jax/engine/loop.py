@@ -1,7 +1,7 @@
-"""The host loop around compiled epochs: short calls to the device, with a chance to stop between.
+"""Host loop over compiled epochs, in short calls so that signals are handled between them.
 
-The states of all members live on the host and go to the devices a chunk at a time, one epoch after
-the other, so that a chunk may be as small as the cache likes. If there is one chunk, its state
+The states of all members are on the host and move to the devices one chunk per epoch, so a chunk
+can be small enough for the cache. If there is one chunk, its state
 stays on the devices. Each member's position is in its own state, so a training that was cut
 anywhere continues from there.
 """

@@ -160,16 +160,16 @@ def choose_encoding(
     """
     need = f"{size / 1e6:.1f} MB of features"
     if requested == "once":
-        return True, f"once before stage 2, as requested ({need})"
+        return True, f"applied once before stage 2, as requested ({need})"
     if requested == "loop":
-        return False, "in every step of stage 2, as requested"
+        return False, "applied in every step of stage 2, as requested"
     free = measure()
     if free is not None and size > free / 2:
         return (
             False,
-            f"in every step of stage 2: {need} exceed half of the {free / 1e6:.1f} MB free",
+            f"applied in every step of stage 2: {need} exceed half of the {free / 1e6:.1f} MB free",
         )
-    return True, f"once before stage 2: it is frozen, so its features do not change ({need})"
+    return True, f"applied once before stage 2 ({need} cached)"
 
 
 def sum_over(

@@ -1,6 +1,8 @@
-"""The two-stage story: the only room that unpacks a config.
+"""The two-stage run. Only this room reads the fields of a config.
 
-run.py       `ts.run`: the story from top to bottom
+run.py       `ts.run`: both stages from top to bottom
+steps.py     stage 1, features, stage 2
+complete.py  a complete run that is resumed
 prepare.py   from a request to a plan: data, networks, trials
 build.py     from a config to modules, stages and heads
 trials.py    trainings of encoders and heads: seeds × points of a sweep
@@ -10,7 +12,7 @@ programs.py  everything that is compiled
 train.py     one stage to its end, with checkpoints, records and signals
 finish.py    choice on validation, measurement on test
 result.py    `result.json` as dataclasses
-resume.py    taking up a stopped run: allowed and refused changes
+resume.py    a stopped run: its config, allowed and refused changes
 open.py      a finished run, verified
 evaluate.py  `twostage evaluate`
 clock.py     seconds of each phase

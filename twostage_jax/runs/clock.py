@@ -31,7 +31,7 @@ class Clock:
 
 
 class Alarm:
-    """Says when the state should be saved again; the wall clock could jump."""
+    """Timer for periodic checkpoints; monotonic, because the wall clock can jump."""
 
     def __init__(self, seconds: float) -> None:
         self._interval = seconds

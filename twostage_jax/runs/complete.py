@@ -45,10 +45,10 @@ class Result:
 
 
 def complete_result(config: Config, trust_code: bool, terminal: Terminal) -> Result | None:
-    """Show and return the result of a run that has nothing left to do.
+    """Show and return the result of a complete run.
 
-    Returns None if it has, or if something in the folder is corrupted: then the run continues from
-    everything that is intact.
+    Returns None if the run is incomplete or a file is corrupted. The run then resumes from its
+    verified files.
     """
     folder = resumed_folder(config)
     if not (folder / RESULT).is_file():

@@ -93,7 +93,7 @@ def _with_noise(label: np.ndarray, shares: list[float], trials: Trials, classes:
 
 
 def pretrain_data(examples: Examples) -> TrialData:
-    """Return what stage 1 trains on.
+    """Return the training data of stage 1.
 
     Objectives that ignore labels see all images. `weight` is 0 for an image without a label.
     """
@@ -121,7 +121,7 @@ def pretrain_data(examples: Examples) -> TrialData:
 
 
 def head_data(examples: Examples, features: np.ndarray | None, trials: Trials) -> TrialData:
-    """Return what stage 2 trains on.
+    """Return the training data of stage 2.
 
     Args:
         examples: training examples.
@@ -156,7 +156,7 @@ def _head_labels(examples: Examples) -> TrialData:
 def solve_data(
     data: TrialData, validation: np.ndarray, label: np.ndarray, trials: Trials
 ) -> TrialData:
-    """Return what a solved head gets: all of `data`, weights, and the validation features.
+    """Return the input of a solved head: all of `data`, weights, and the validation features.
 
     Args:
         data: labelled examples of stage 2, as features.

@@ -45,7 +45,7 @@ def head_axes(trials: Trials) -> dict[str, int | None]:
 
 
 def stage_axes(config: Config, trials: Trials, stage: str, data: TrialData) -> Axes:
-    """Return what the trainings of a stage share."""
+    """Return the member axes of a stage."""
     state: PyTree = 0
     if stage == "head":
         state = TrainState(head_axes(trials), 0, 0)  # pyright: ignore[reportArgumentType] axes

@@ -47,7 +47,7 @@ class Request(NamedTuple):
     """Arguments of a run beside its config.
 
     Attributes:
-        resume: True to take up the run in `config.out`.
+        resume: True to resume the run in `config.out`.
         pretrain_only: True to stop after stage 1.
         trust_code: True if the config of an earlier run may import code.
         allow_changed: True to resume although versions or epochs differ.
@@ -214,7 +214,7 @@ def _resolve_encoding(
     memory computes the same bits.
     """
     if networks.solved:
-        return config, "once before stage 2, because the head is solved in one call"
+        return config, "applied once before stage 2, because the head is solved in one call"
     size = 4
     for length in shape:
         size *= length

@@ -1,4 +1,4 @@
-"""Taking up a stopped run: its config, and the changes that are allowed or refused."""
+"""Resume a stopped run: its config, and the changes that are allowed or refused."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""The two-stage story from top to bottom: data, stage 1, hand-over, stage 2, evaluation.
+"""Both stages from top to bottom: data, stage 1, hand-over, stage 2, evaluation.
 
-Every step leaves its trace in the folder of the run. A resumed run takes the same way as a new one:
-each step uses what is done and intact, and continues from there.
+Every step stores its result in the folder of the run. A resumed run takes the same steps as a new
+one: each step reuses verified results and does the rest.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ def run(
 
     Args:
         config: what to run; values that are not given come from the preset.
-        resume: take up the run in `config.out`.
+        resume: resume the run in `config.out`.
         pretrain_only: stop after stage 1, as `twostage pretrain` does.
         trust_code: let the config of an earlier run import the code that it names.
         allow_changed: resume although versions differ or there are more epochs than before.

@@ -49,7 +49,7 @@ def call(
     for key, value in settings.items():
         if key not in defaults:
             allowed = ", ".join(defaults) or "none"
-            raise UserError(f"{name} takes no number {key!r}: the numbers it takes are {allowed}")
+            raise UserError(f"{name} takes no number {key!r}: choose from {allowed}")
         # The command line parses all numbers as floats; traced arrays stay as they are.
         if isinstance(defaults[key], int) and isinstance(value, float):
             if not value.is_integer():
