@@ -37,8 +37,8 @@ from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import Interrupted, farewell, handled, interrupt_as_exception
 
 DESCRIPTION = (
-    "Two-stage training in JAX: pretrain an encoder on images without labels, freeze it, train a "
-    "head on it. Start with: twostage run"
+    "Two-stage training in JAX: pretrain an encoder on images without labels,\n"
+    "freeze it, train a head on it. Start with: twostage run"
 )
 # Text of tyro's error box that repeats what our one line says anyway.
 BOILERPLATE = re.compile(r"Got errors:|For full helptext|Arguments are applied")

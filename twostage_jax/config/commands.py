@@ -64,7 +64,7 @@ class Pretrain(_FromFile, RecipeConfig, CommonConfig):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Head(_Training, MembersConfig):
-    """Train stage 2 alone, on the encoder of an earlier run, whose values are the defaults."""
+    """Train stage 2 alone on an earlier run's encoder; its values are the defaults."""
 
     from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
     """Folder of the run that has the encoder; not needed with --resume"""
@@ -95,7 +95,7 @@ class Evaluate(_Loading):
 
 @dataclass(frozen=True, kw_only=True)
 class Data(_Debug):
-    """Describe a source: sizes, shape, classes, values, duplicates across splits, fingerprint."""
+    """Describe a source: sizes, classes, duplicates across splits, fingerprint."""
 
     spec: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC")]
     """Source: digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
@@ -116,7 +116,7 @@ class Bench(_Debug):
     quick: bool = False
     """Finish within three minutes on two cores: one repetition of 2+2 epochs, no slow rows"""
     parity: bool = False
-    """Show instead that this package and PyTorch compute the same, step by step"""
+    """Check instead that this package and PyTorch compute the same, step by step"""
     members: bool = False
     """Measure instead the cost of many members beside one; an hour, or ten minutes with --quick"""
     device: Literal["cpu", "gpu", "tpu"] = "cpu"
