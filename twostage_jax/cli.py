@@ -128,10 +128,7 @@ def _train(command: Training) -> None:
         with contextlib.suppress(UserError):  # `run` reports it, after it has locked the folder
             # The names of code are only read here, not imported.
             complete = overlay(config, to_dict(read_config(config.out, trust_code=True)))
-    places = math.prod(parse_mesh("--mesh", complete.mesh).values())
-    devices = max(trial_count(complete), places)
-    if devices > 1:
-        use_cores(devices)
+    use_cores(_device_count(complete))
     _keep_compiled(command.compile_cache, terminal)
     run(
         config,
@@ -143,6 +140,11 @@ def _train(command: Training) -> None:
         terminal=terminal,
         clock=clock,
     )
+
+
+def _device_count(config: Config) -> int:
+    """Return the number of devices that the trials or the mesh of a config can use."""
+    return max(trial_count(config), math.prod(parse_mesh("--mesh", config.mesh).values()))
 
 
 def requested_config(command: Training) -> Config:
@@ -202,8 +204,12 @@ def _evaluate(command: Evaluate) -> None:
         raise UserError("--ood compares with the run's own data: leave out --data")
     terminal = Terminal()
     with terminal.status("importing jax"):
+        from twostage_jax.engine.compile import use_cores
         from twostage_jax.runs.evaluate import evaluate
-        from twostage_jax.runs.open import open_run
+        from twostage_jax.runs.open import open_run, read_config
+    with contextlib.suppress(UserError):  # `open_run` reports it
+        # The devices of the run: members on other devices round in another way.
+        use_cores(_device_count(read_config(command.run, trust_code=True)))
     _keep_compiled(command.compile_cache, terminal)
     try:
         run = open_run(command.run, command.trust_code)

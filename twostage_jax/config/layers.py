@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twostage_jax.config.fields import declarations, present
+from twostage_jax.config.fields import declarations, dotted, present
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import (
     GROUPS,
@@ -34,19 +34,27 @@ def overlay(config: Config, base: Mapping[str, object]) -> Config:
     if swept(config) == swept(inherited):
         values["sweep"] = inherited.sweep
     for group in GROUPS:
-        values[group] = _overlay_group(getattr(config, group), base.get(group), group)
+        # A number that a flag sweeps replaces the value that an earlier run had set.
+        varied = [name for name in swept(config) if name.startswith(f"{group}.")]
+        values[group] = _overlay_group(getattr(config, group), base.get(group), group, varied)
     return dataclasses.replace(config, **values)
 
 
-def _overlay_group(top: Any, base: object, group: str) -> object:
+def _overlay_group(top: Any, base: object, group: str, varied: Sequence[str]) -> object:
     inherited = present(from_mapping(GROUPS[group], {} if base is None else base, group))
     values = {**inherited, **present(top)}
     function = FUNCTION_FIELDS[group]
-    # A temperature of one objective means nothing, or something else, to another.
+    # A temperature of one objective means nothing, or something else, to another; nor do the steps
+    # of one head to a head that may be solved.
     if inherited.get(function) not in (None, values.get(function)):
-        inherited.pop("set", None)
+        for name in ("set", *(TRAINED if group == "head" else ())):
+            inherited.pop(name, None)
+        values = {**inherited, **present(top)}
     # A flag changes one number and keeps the others.
-    values["set"] = {**dict(inherited.get("set", ())), **dict(top.set or ())}
+    numbers = {
+        name: value for name, value in inherited.get("set", ()) if dotted(name, group) not in varied
+    }
+    values["set"] = {**numbers, **dict(top.set or ())}
     if values.get("protocol") in SOLVED:
         # A field that was given stays, so that `check` can refuse it.
         values |= {name: getattr(top, name) for name in TRAINED}
@@ -80,7 +88,13 @@ def resolve(config: Config, image_shape: Sequence[int], validation: int) -> Conf
     """
     default = "blog" if tuple(image_shape[:2]) == BLOG_SHAPE else "quick"
     preset = config.preset or default
-    return overlay(config, preset_values(preset) | {"preset": preset, "validation": validation})
+    values: dict[str, Any] = preset_values(preset)
+    for group, function in FUNCTION_FIELDS.items():
+        # A preset's steps are for any trained head, not for its own alone.
+        values[group][function] = (
+            getattr(getattr(config, group), function) or values[group][function]
+        )
+    return overlay(config, values | {"preset": preset, "validation": validation})
 
 
 def unresolved(config: Config) -> list[str]:

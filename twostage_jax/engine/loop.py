@@ -169,6 +169,8 @@ def fit_trials(
                     shown = state if current else None
                     yield Progress(shown, sums, number, fraction, None, seconds)
             ahead += len(piece)
+            # The state on the devices must go before the next chunk comes.
+            progress = None
 
 
 def _take_means(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -134,6 +134,9 @@ def encode(apply: Apply, params: Params, images: PyTree) -> jax.Array:
     images = jnp.asarray(images)
     count = len(images)
     size = min(BATCH, count)
+    if not count:
+        shapes = jax.eval_shape(_encode_batch, apply, params, images)
+        return jnp.zeros(shapes.shape, shapes.dtype)
     parts = []
     for start in range(0, count, size):
         # The last batch overlaps the one before, so that one program computes all of them.

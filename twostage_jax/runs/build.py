@@ -68,7 +68,8 @@ class Networks:
 
     def features(self, params: Params, image: jax.Array) -> jax.Array:
         """Return features `[B, D]` of images `[B, H, W, C]` from the encoder's parameters."""
-        return jnp.asarray(self.encoder.apply(params, image)).reshape(len(image), -1)
+        features = jnp.asarray(self.encoder.apply(params, image), jnp.float32)
+        return features.reshape(len(image), -1)
 
     def logits(self, arguments: tuple[Numbers, Params], image: jax.Array) -> jax.Array:
         """Return logits `[B, K]` of images from `(numbers of the head, params)`."""
@@ -253,7 +254,20 @@ def _check_stage(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None:
             raise UserError(f"{name} has no group called encoder, only {sorted(params)}")
         return stage.loss(params, loss_key, batch)
 
-    jax.eval_shape(init_and_loss, jax.random.key(0), batch_spec(image_shape))
+    _check_loss(name, jax.eval_shape(init_and_loss, jax.random.key(0), batch_spec(image_shape)))
+
+
+def _check_loss(name: str, result: PyTree) -> None:
+    """Raise `UserError` unless a stage's loss returned `(loss, metrics)`, all of them scalars."""
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
+        raise UserError(f"the loss of {name} must return (loss, metrics), a scalar and a dict")
+    loss, metrics = result
+    for key, value in {**metrics, "loss": loss}.items():
+        if jnp.shape(value) != ():
+            raise UserError(
+                f"{key} of {name} has shape {list(jnp.shape(value))}: return a scalar, the mean "
+                "over the batch"
+            )
 
 
 def _check_head(
@@ -267,7 +281,8 @@ def _check_head(
     batch = batch_spec(networks.image_shape)
     if head.stage is not None:
         stage = networks.attached(head_numbers)
-        jax.eval_shape(stage.loss, params, jax.random.key(0), batch)
+        result = jax.eval_shape(stage.loss, params, jax.random.key(0), batch)
+        _check_loss(protocol, result)
     arguments = ((dict(head_numbers), params), batch["image"])
     logits = jax.eval_shape(networks.logits, *arguments)
     if logits.shape != (2, networks.classes):

@@ -141,7 +141,8 @@ def _load(run: Run, data: str | None, ood: str | None, data_dir: Path | None) ->
     run_data = dataset if is_own_data(run, dataset) else load_dataset(run)
     outliers = None
     if ood is not None:
-        outliers = load_outliers(run, ood, data_dir if takes_data_dir(ood) else None)
+        folder = data_dir or run.config.data_dir
+        outliers = load_outliers(run, ood, folder if takes_data_dir(ood) else None)
     return _Sources(dataset, run_data, outliers)
 
 

@@ -9,6 +9,7 @@ from flax import linen as nn
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Dataset
 from twostage_jax.data.sources import load, load_images
+from twostage_jax.data.spec import takes_data_dir
 from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.runs.build import make_networks
@@ -96,6 +97,8 @@ def load_dataset(run: Run, spec: str | None = None, data_dir: Path | None = None
                 f"{dataset.fingerprint}; name it with --data to evaluate on it anyway"
             )
         return dataset
+    if takes_data_dir(spec):
+        data_dir = data_dir or config.data_dir
     dataset = load(spec, None, data_dir)
     if dataset.fingerprint == run.manifest.data.fingerprint:
         # The run's own data in any location: its validation split is that of the run.

@@ -128,11 +128,6 @@ def _on_encoder_of(config: Config, trust_code: bool) -> Config:
     values = {name: x for name, x in to_dict(base).items() if name not in fresh}
     if config.data not in (None, base.data):
         values |= {"validation": None, "data_dir": None, "labels": None}
-    if config.head.protocol not in (None, base.head.protocol):
-        # Settings of a training do not carry over to another head.
-        unset = dict.fromkeys(TRAINED)
-        head = dataclasses.replace(base.head, **unset)
-        values["head"] = to_dict(dataclasses.replace(base, head=head))["head"]
     values["encoder_run"] = _origin(config, trust_code)
     merged = overlay(dataclasses.replace(config, encoder_run=None), values)
     if merged.pretrain != base.pretrain:

@@ -175,6 +175,8 @@ def updated_manifest(folder: Path, fresh: Manifest, terminal: Terminal) -> Manif
         save_predictions=fresh.save_predictions,
         preprocessing=fresh.preprocessing,
         classes=fresh.classes,
+        # A run of stage 1 alone had no chunks of stage 2.
+        chunks={**fresh.chunks, **stored.chunks},
         allowed=[*stored.allowed, *allowed],
     )
 

@@ -22,6 +22,7 @@ from twostage_jax.runs.clock import Alarm
 from twostage_jax.show.tables import show_groups
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import deferred
+from twostage_jax.stages.freezing import frozen_groups
 from twostage_jax.stages.stage import Key, Params
 from twostage_jax.store.checkpoint import Loaded, Store, open_store
 from twostage_jax.store.records import CheckpointFacts, EpochRecord, append_epoch, write_epochs
@@ -126,7 +127,8 @@ def train_stage(
     # A clone, because jax's check for reused keys counts reading one as a use.
     key_data = np.asarray(jax.random.key_data(jax.random.clone(keys)))
     with plan.seams.interruptible() as interrupted, open_store(plan.folder / plan.name) as store:
-        loaded = _resume(store, _trees(start, programs.zeros, key_data), plan)
+        frozen = frozen_groups(start.opt_state)
+        loaded = _resume(store, _trees(start, programs.zeros, key_data), plan, frozen)
         training = loaded.trees["training"]
         state = TrainState(loaded.trees["params"], training["opt_state"], training["step"])
         session = _Session(plan, store, key_data, list(loaded.facts.records), state)
@@ -191,6 +193,12 @@ def solve_stage(
     """
     with open_store(plan.folder / plan.name) as store:
         loaded = store.load_newest({"params": expected}, plan.terminal.notice)
+        if loaded is not None and not _is_equal(
+            {name: loaded.trees["params"][name] for name in frozen}, frozen
+        ):
+            plan.terminal.notice(f"stage {plan.name} restarts: its encoder has changed since")
+            store.retire(loaded.step)
+            loaded = None
         if loaded is None:
             params = {**frozen, "head": solve_heads(programs, numbers, keys, data)}
             store.save(1, {"params": params}, plan.facts([]))
@@ -225,6 +233,10 @@ class _Session:
         self._store = store
         self._key_data = key_data
         self._diverged = any_diverged(find_diverged(state, None), len(plan.names))
+        # A metric that was not finite leaves no trace in the state.
+        for record in records:
+            for values in record.members.values():
+                self._diverged |= np.array([value is None for value in values])
 
     def result(self, state: TrainState) -> StageResult:
         """Return the result of the stage in this state."""
@@ -274,7 +286,9 @@ class _Session:
             )
 
 
-def _resume(store: Store, start: dict[str, PyTree], plan: StagePlan) -> Loaded:
+def _resume(
+    store: Store, start: dict[str, PyTree], plan: StagePlan, frozen: Sequence[str]
+) -> Loaded:
     """Return the newest intact checkpoint; without one, `start`, saved as checkpoint 0.
 
     Raises:
@@ -291,7 +305,20 @@ def _resume(store: Store, start: dict[str, PyTree], plan: StagePlan) -> Loaded:
     _check_identity(store.path(loaded.step), loaded.facts, facts)
     if not np.array_equal(loaded.trees["training"]["key"], start["training"]["key"]):
         raise UserError(_other_run(store.path(loaded.step), "another key"))
+    params = loaded.trees["params"]
+    if not all(_is_equal(params[name], start["params"][name]) for name in frozen):
+        # Stage 1 was trained again where its bits differ, after its checkpoint was lost.
+        plan.terminal.notice(f"stage {plan.name} restarts: its encoder has changed since")
+        for step in store.steps:
+            store.retire(step)
+        store.save(0, start, facts)
+        return Loaded(0, start, facts)
     return loaded
+
+
+def _is_equal(tree: PyTree, other: PyTree) -> bool:
+    """Return True if two trees of arrays are equal."""
+    return all(map(np.array_equal, jax.tree.leaves(tree), jax.tree.leaves(other)))
 
 
 def _check_identity(path: Path, stored: CheckpointFacts, expected: CheckpointFacts) -> None:
