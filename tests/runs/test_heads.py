@@ -229,7 +229,7 @@ def test_a_user_s_solved_head_runs_by_name(done, tmp_path, module):
         ("--labels 2", "give a number from 3 to 76"),
         ("--pretrain.set nois=1", "autoencoder takes no number 'nois': choose from"),
         ("--head.set k=1", "mlp takes no number 'k': choose from label_smoothing"),
-        ("--head.protocol knn --head.set p=1", "the numbers it takes are k, temperature"),
+        ("--head.protocol knn --head.set p=1", "choose from k, temperature"),
         ("--head.set label_smoothing=many", "label_smoothing is 'many': give a finite number"),
         ("--head.set label_smoothing=2", "label_smoothing is 2.0: give a number in [0, 1)"),
         ("--head.protocol knn --head.set k=1.5", "k is 1.5: give a whole number"),

@@ -9,6 +9,8 @@ trials.py    trainings of encoders and heads: seeds × points of a sweep
 examples.py  examples and labels of each trial
 handover.py  member axes: of stages, of the hand-over, of what users see
 programs.py  everything that is compiled
+specs.py     shapes of the examples that stages are traced with
+solve.py     a solved head to its end
 train.py     one stage to its end, with checkpoints, records and signals
 finish.py    choice on validation, measurement on test
 result.py    `result.json` as dataclasses

@@ -15,6 +15,7 @@ from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import DECLARATIONS, SWEEPABLE, grid, swept
 from twostage_jax.engine.predictor import Network
 from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.runs.specs import batch_spec, solve_spec
 from twostage_jax.stages.families import HEADS, OBJECTIVES
 from twostage_jax.stages.heads.trained import attach
 from twostage_jax.stages.nets.mlp import MLP, mirror
@@ -322,7 +323,7 @@ def head_shapes(
         assert solution is not None
         return solution(key, batch)
 
-    spec = _solve_spec(labelled, validation, *networks.feature_shape)
+    spec = solve_spec(labelled, validation, *networks.feature_shape)
     params = jax.eval_shape(solve, swept, jax.random.key(0), spec)
     return {"encoder": networks.encoder_shapes, "head": params}
 
@@ -337,23 +338,3 @@ def _shape_errors(name: str, image_shape: tuple[int, ...]) -> Iterator[None]:
     except Exception as error:  # a user's module may raise anything
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{name} does not fit images {list(image_shape)}: {reason}") from error
-
-
-def batch_spec(image_shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes of a batch of two images `[H, W, C]`."""
-    return {
-        "image": jax.ShapeDtypeStruct((2, *image_shape), jnp.float32),
-        "label": jax.ShapeDtypeStruct((2,), jnp.int32),
-        "weight": jax.ShapeDtypeStruct((2,), jnp.float32),
-    }
-
-
-def _solve_spec(labelled: int, validation: int, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes of the examples that a solved head gets, with features of this size."""
-    return {
-        "image": jax.ShapeDtypeStruct((labelled, size), jnp.float32),
-        "label": jax.ShapeDtypeStruct((labelled,), jnp.int32),
-        "weight": jax.ShapeDtypeStruct((labelled,), jnp.float32),
-        "validation_image": jax.ShapeDtypeStruct((validation, size), jnp.float32),
-        "validation_label": jax.ShapeDtypeStruct((validation,), jnp.int32),
-    }

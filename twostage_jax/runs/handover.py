@@ -16,7 +16,8 @@ from twostage_jax.engine.members import Axes, TrialData, gather
 from twostage_jax.engine.placement import map_members
 from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import Corrupted
-from twostage_jax.runs.build import Networks, batch_spec, head_shapes
+from twostage_jax.runs.build import Networks, head_shapes
+from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.checkpoint import Store

@@ -14,7 +14,8 @@ from twostage_jax.runs.examples import head_data, pretrain_data, solve_data
 from twostage_jax.runs.handover import FROZEN, stacked_shapes
 from twostage_jax.runs.programs import Plan, RunPrograms, few_examples
 from twostage_jax.runs.resume import run_identity
-from twostage_jax.runs.train import Seams, StagePlan, StageResult, solve_stage, train_stage
+from twostage_jax.runs.solve import solve_stage
+from twostage_jax.runs.train import Seams, StagePlan, StageResult, train_stage
 from twostage_jax.runs.trials import INITIAL, TRAINING
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.stages.stage import Params

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from twostage_jax.data.dataset import Dataset
@@ -15,7 +14,6 @@ from twostage_jax.data.sources import load
 from twostage_jax.engine.health import any_diverged, describe_diverged, find_diverged
 from twostage_jax.engine.loop import Progress, fit, fit_trials
 from twostage_jax.engine.members import Numbers, StagePrograms, TrialData
-from twostage_jax.engine.solve import SolvePrograms, solve_heads
 from twostage_jax.engine.state import TrainState, group_sizes
 from twostage_jax.errors import UserError
 from twostage_jax.runs.clock import Alarm
@@ -168,54 +166,6 @@ def train_stage(
         return session.result(state)
 
 
-def solve_stage(
-    programs: SolvePrograms,
-    data: TrialData,
-    numbers: Numbers,
-    keys: Key,
-    frozen: Params,
-    expected: Params,
-    plan: StagePlan,
-) -> StageResult:
-    """Solve all heads in one call, or load them from their checkpoint.
-
-    Args:
-        programs: compiled.
-        data: all examples of all trials.
-        numbers: swept numbers, `[M]` each.
-        keys: `[M]`.
-        frozen: groups that are saved beside the head.
-        expected: shapes of all groups of all trials.
-        plan: folder, terminal.
-
-    Raises:
-        UserError: if no head is finite, or the checkpoint belongs to another run.
-    """
-    with open_store(plan.folder / plan.name) as store:
-        loaded = store.load_newest({"params": expected}, plan.terminal.notice)
-        if loaded is not None and not _is_equal(
-            {name: loaded.trees["params"][name] for name in frozen}, frozen
-        ):
-            plan.terminal.notice(f"stage {plan.name} restarts: its encoder has changed since")
-            store.retire(loaded.step)
-            loaded = None
-        if loaded is None:
-            params = {**frozen, "head": solve_heads(programs, numbers, keys, data)}
-            store.save(1, {"params": params}, plan.facts([]))
-        else:
-            _check_identity(store.path(loaded.step), loaded.facts, plan.facts([]))
-            params = loaded.trees["params"]
-    write_epochs(plan.folder, plan.before)
-    solved = TrainState({"head": params["head"]}, (), jnp.zeros((), jnp.int32))
-    masks = find_diverged(solved, None)
-    diverged = any_diverged(masks, programs.placement.members)
-    if diverged.all():
-        raise UserError(f"stage {plan.name} has no finite solution: {describe_diverged(masks)}")
-    for member in np.flatnonzero(diverged):
-        plan.terminal.notice(f"{plan.names[int(member)]} has no finite solution: it is left out")
-    return StageResult(params, [], ~diverged)
-
-
 class _Session:
     """Records, checkpoints and diverged members of a stage that trains."""
 
@@ -302,11 +252,11 @@ def _resume(
             plan.terminal.notice(f"stage {plan.name} restarts: no checkpoint is intact")
         store.save(0, start, facts)
         return Loaded(0, start, facts)
-    _check_identity(store.path(loaded.step), loaded.facts, facts)
+    check_identity(store.path(loaded.step), loaded.facts, facts)
     if not np.array_equal(loaded.trees["training"]["key"], start["training"]["key"]):
         raise UserError(_other_run(store.path(loaded.step), "another key"))
     params = loaded.trees["params"]
-    if not all(_is_equal(params[name], start["params"][name]) for name in frozen):
+    if not all(is_equal(params[name], start["params"][name]) for name in frozen):
         # Stage 1 was trained again where its bits differ, after its checkpoint was lost.
         plan.terminal.notice(f"stage {plan.name} restarts: its encoder has changed since")
         for step in store.steps:
@@ -316,12 +266,12 @@ def _resume(
     return loaded
 
 
-def _is_equal(tree: PyTree, other: PyTree) -> bool:
+def is_equal(tree: PyTree, other: PyTree) -> bool:
     """Return True if two trees of arrays are equal."""
     return all(map(np.array_equal, jax.tree.leaves(tree), jax.tree.leaves(other)))
 
 
-def _check_identity(path: Path, stored: CheckpointFacts, expected: CheckpointFacts) -> None:
+def check_identity(path: Path, stored: CheckpointFacts, expected: CheckpointFacts) -> None:
     """Raise `UserError` if a checkpoint belongs to a run with another config or other data."""
     names = ("config", "data", "stage", "member_count")
     other = [
