@@ -43,6 +43,7 @@ def number(
         if type(value) not in kinds or not least <= value < below:  # pyright: ignore
             raise UserError(f"{flag} is {shown(value)}: give {allowed}")
 
+    check.__doc__ = f"Accept {allowed}."
     return check
 
 
@@ -66,6 +67,7 @@ def instance(kind: type, allowed: str) -> Check:
         if not isinstance(value, kind):
             raise UserError(f"{flag} is {shown(value)}: give {allowed}")
 
+    check.__doc__ = f"Accept {allowed}."
     return check
 
 
@@ -85,6 +87,7 @@ def choice(kind: str, names: Collection[str], imports: bool = False) -> Check:
             hint = did_you_mean(str(value), names)
             raise UserError(f"unknown {kind} {shown(value)}: {hint}{also}")
 
+    check.__doc__ = f"Accept {', '.join(names)}{', or package.module:name' * imports}."
     return check
 
 
@@ -97,6 +100,7 @@ def choices(names: Collection[str]) -> Check:
         for name in value:
             choice(flag, names)(flag, name)
 
+    check.__doc__ = f"Accept a list of {' and '.join(names)}."
     return check
 
 
@@ -113,6 +117,7 @@ def layer_sizes(least: int) -> Check:
         for width in value:
             integer(1)(flag, width)
 
+    check.__doc__ = f"Accept a list of at least {least} layer sizes."
     return check
 
 
@@ -236,6 +241,7 @@ class Declaration:
         trained: True if the field only applies to a head that is trained step by step.
         normal: Converts the forms that JSON, Python and the command line use into one form. It
             leaves a malformed value as it is, for `check` to report.
+        hint: Default value in words.
     """
 
     check: Check
@@ -243,6 +249,7 @@ class Declaration:
     sweepable: bool = False
     trained: bool = False
     normal: Callable[[object], object] = as_tuple
+    hint: str = ""
 
 
 def declare(metavar: str, check: Check, hint: str = "", **options: Any) -> tuple[object, ...]:
@@ -254,8 +261,8 @@ def declare(metavar: str, check: Check, hint: str = "", **options: Any) -> tuple
         hint: Default in the help text; derived from `default` if empty.
         options: Other attributes of the `Declaration`.
     """
-    declaration = Declaration(check, **options)
-    return (declaration, flag(metavar, hint or _words(declaration.default)))
+    hint = hint or _words(options.get("default"))
+    return (Declaration(check, hint=hint, **options), flag(metavar, hint))
 
 
 def declare_repeatable(

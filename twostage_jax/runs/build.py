@@ -35,6 +35,7 @@ class Networks:
 
     Attributes:
         encoder: module of the encoder.
+        decoder: module of the decoder, for objectives that ask for one.
         pretrain: `numbers -> Stage`, stage 1; numbers may be traced, and those that are missing are
             as the config sets them.
         head: `numbers -> Head`, the same for stage 2.
@@ -46,6 +47,7 @@ class Networks:
     """
 
     encoder: nn.Module
+    decoder: nn.Module
     pretrain: Callable[[Numbers], Stage]
     head: Callable[[Numbers], Head]
     pretrain_numbers: dict[str, int | float]
@@ -81,7 +83,7 @@ class Networks:
     @property
     def network(self) -> Network:
         """Functions of one trial, for a predictor."""
-        return Network(self.logits, self.features)
+        return Network(self.logits, self.features, self.decode)
 
     @cached_property
     def solved(self) -> bool:
@@ -157,6 +159,7 @@ def make_networks(
         decode = make_decode(encoder, decoder)
     networks = Networks(
         encoder,
+        decoder,
         pretrain,
         head,
         numbers(objective),

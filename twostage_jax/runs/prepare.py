@@ -27,7 +27,7 @@ from twostage_jax.runs.examples import make_examples
 from twostage_jax.runs.handover import load_pretrained
 from twostage_jax.runs.programs import Placed, Plan, stage_names
 from twostage_jax.runs.resume import package_versions, resumed_config, updated_manifest
-from twostage_jax.runs.trials import make_trials
+from twostage_jax.runs.trials import Trials, make_trials
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.layout import CONFIG, LOCK, MANIFEST, check_free, check_name
@@ -170,7 +170,7 @@ def prepare(
         config, encoding = _resolve_encoding(config, networks, shape)
     pretrained = None
     if config.encoder_run:
-        pretrained = _pretrained(config, networks, dataset)
+        pretrained = _pretrained(config, networks, dataset, trials)
     chunks = read_manifest(config.out).chunks if request.resume and config.out else {}
     plan = Plan(
         config=config,
@@ -218,7 +218,7 @@ def _resolve_encoding(
     return dataclasses.replace(config, head=head), words
 
 
-def _pretrained(config: Config, networks: Networks, dataset: TrainingData):
+def _pretrained(config: Config, networks: Networks, dataset: TrainingData, trials: Trials):
     """Load stage 1 of the run whose encoder this one uses.
 
     Raises:
@@ -232,7 +232,7 @@ def _pretrained(config: Config, networks: Networks, dataset: TrainingData):
             f"{config.data} has images {_size(dataset.image_shape)}, but the encoder of {source} "
             f"was trained on {_size(expected)}: give images of that shape"
         )
-    return load_pretrained(source, manifest, networks)
+    return load_pretrained(source, manifest, networks, trials)
 
 
 def _size(shape: tuple[int, ...]) -> str:

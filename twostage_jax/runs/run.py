@@ -19,7 +19,7 @@ from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Lockbox
 from twostage_jax.runs.clock import Clock
-from twostage_jax.runs.complete import Result, complete_result
+from twostage_jax.runs.complete import complete_result
 from twostage_jax.runs.finish import Trained, finish_run
 from twostage_jax.runs.handover import (
     FROZEN,
@@ -30,6 +30,7 @@ from twostage_jax.runs.handover import (
 )
 from twostage_jax.runs.prepare import Request, make_manifest, open_folder, prepare, resolve_request
 from twostage_jax.runs.programs import Placed, Plan, compile_run, place_stages
+from twostage_jax.runs.result import Result
 from twostage_jax.runs.resume import resumed_folder
 from twostage_jax.runs.steps import RunContext, pretrain, train_head
 from twostage_jax.runs.train import SEAMS, Seams, StageResult

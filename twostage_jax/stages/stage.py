@@ -62,6 +62,7 @@ class Head(NamedTuple):
         solve: `(key, batch) -> params`, computed in one call from all examples: `image` features
             float32 `[N, D]`, `label` int32 `[N]`, `weight` float32 `[N]`, and `validation_image`
             `[V, D]` and `validation_label` `[V]` to choose on (V may be 0). Pure.
+        module: Linen module whose `apply` is `logits`, if there is one.
 
     >>> import jax.numpy as jnp
     >>> def logits(params, features):
@@ -78,6 +79,7 @@ class Head(NamedTuple):
     logits: Callable[[PyTree, jax.Array], jax.Array]
     stage: Stage | None = None
     solve: Callable[[Key, Batch], PyTree] | None = None
+    module: nn.Module | None = None
 
 
 def forward(module: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:

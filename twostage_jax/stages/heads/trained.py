@@ -135,7 +135,7 @@ def _module_head(module: nn.Module, label_smoothing: Scalar) -> Head:
         logits = forward(module, params, batch["image"]).astype(jnp.float32)
         return _cross_entropy(logits, batch["label"], batch["weight"], label_smoothing)
 
-    return Head(partial(forward, module), stage=Stage(module_init(module), loss))
+    return Head(partial(forward, module), stage=Stage(module_init(module), loss), module=module)
 
 
 def _cross_entropy(
