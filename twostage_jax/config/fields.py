@@ -130,7 +130,10 @@ def check_numbers(flag: str, value: object) -> None:
 
 
 def check_sweep(flag: str, value: object) -> None:
-    """Accept pairs (field, distinct numbers) with every field once; `rules` checks the fields."""
+    """Accept pairs (field, distinct numbers) with every field once.
+
+    `rules` checks the fields.
+    """
     form = "NAME=V1,V2, for instance head.learning-rate=1e-4,1e-3"
     for name, numbers in _pairs(flag, value, form):
         if not isinstance(numbers, tuple) or not numbers:

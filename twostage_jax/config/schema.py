@@ -72,9 +72,10 @@ class Settings:
         Raises:
             UserError: An unknown field.
         """
+        names = vars(cls)["__dataclass_fields__"]
         for name in fields:
-            if name not in vars(cls)["__dataclass_fields__"]:
-                raise UserError(_unknown_field(cls.__name__, name, vars(cls)["__match_args__"]))
+            if name not in names:
+                raise UserError(_unknown_field(cls.__name__, name, names))
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -98,8 +99,8 @@ class Settings:
         rows = []
         for name, value in present(self).items():
             inner = present(value) if isinstance(value, Settings) else None
-            for field, content in ({name: value} if inner is None else inner).items():
-                path = name if inner is None else f"{name}.{field}"
+            for key, content in ({name: value} if inner is None else inner).items():
+                path = name if inner is None else f"{name}.{key}"
                 if content is not False:
                     rows.append((path, shown(content)))
         return html_table(type(self).__name__, rows)
@@ -275,11 +276,10 @@ class Config(RecipeConfig, MembersConfig):
     """Configuration of a run with both stages. The preset supplies every value that is not given.
 
     Every flag of `twostage run` that describes the run is a field of the same name. The groups
-    `pretrain` and `head` can be mappings of fields to values. `encoder_run` is the folder of a run
-    whose encoder replaces stage 1.
+    `pretrain` and `head` can be mappings of fields to values. `ts.run` checks the values.
 
     Raises:
-        UserError: A field of `pretrain` or `head` that does not exist.
+        UserError: A field that does not exist, here or in `pretrain` or `head`.
 
     >>> Config(data="digits", pretrain={"epochs": 1}, sweep={"head.learning-rate": [1e-4, 1e-3]})
     Config(data='digits', sweep=(('head.learning-rate', (0.0001, 0.001)),), \
@@ -291,7 +291,10 @@ pretrain=PretrainConfig(epochs=1))
     head: HeadConfig = field(default_factory=HeadConfig)
     """Stage 2: a head on the frozen encoder"""
     # The command line has `head --from` instead.
-    encoder_run: Annotated[str | None, *declare("RUN", check_text), tyro.conf.Suppress] = None
+    encoder_run: Annotated[str | None, *declare("RUN", check_text, "none"), tyro.conf.Suppress] = (
+        None
+    )
+    """Folder of an earlier run whose encoder replaces stage 1"""
 
     def __post_init__(self) -> None:
         """Make the groups from mappings, too."""

@@ -155,8 +155,8 @@ class Predictor:
 
 def _trials(axes: dict[str, int | None], params: Params) -> int:
     """Return the length of the trial axis of a group that has one, else 1."""
-    own = [params[name] for name, axis in axes.items() if axis == 0]
-    return len(jax.tree.leaves(own)[0]) if own else 1
+    leaves = jax.tree.leaves([params[name] for name, axis in axes.items() if axis == 0])
+    return len(leaves[0]) if leaves else 1
 
 
 def _first(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
