@@ -198,7 +198,8 @@ def test_what_is_no_run_or_is_corrupted_is_refused(copy, complete, tmp_path, mon
         ts.open_run(copy)
     monkeypatch.setenv("HOME", str(complete.parent))
     assert ts.open_run(f"~/{complete.name}").folder == complete
-    arrays = [path for path in (complete / "pretrain").rglob("*") if path.is_file()]
+    newest = max((complete / "pretrain").iterdir(), key=lambda step: int(step.name))
+    arrays = [path for path in (newest / "params").rglob("*") if path.is_file()]
     largest = max(arrays, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[-1] ^= 1
