@@ -303,9 +303,9 @@ def _bench(command: Bench) -> None:
 def main(argv: Sequence[str] | None = None, execute: Callable[[Command], None] = execute) -> int:
     """Run one command and return its exit status.
 
-    The status is 0 for success, 2 for an error that the user can fix (one line on stderr), 130 or
-    143 after SIGINT or SIGTERM (the state is saved), and 141 for a closed pipe. Our own bugs are
-    raised. A test may replace `execute`.
+    The status is 0 for success, 2 for an error that the user can fix (one line on stderr), 128 plus
+    the number of a signal that stopped it (130 for SIGINT, 143 for SIGTERM; the state is saved), and
+    141 for a closed pipe. Our own bugs are raised. A test may replace `execute`.
     """
     argv = sys.argv[1:] if argv is None else argv
     _open_standard_streams()
@@ -323,6 +323,7 @@ def main(argv: Sequence[str] | None = None, execute: Callable[[Command], None] =
         print(f"twostage: error: {UserError(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(farewell(stop), end="", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody may read it any more
+            print(farewell(stop), end="", file=sys.stderr, flush=True)
         return 128 + stop.signum
     return 0
