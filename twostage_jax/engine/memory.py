@@ -11,7 +11,7 @@ from twostage_jax.engine.placement import axis_map
 from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import UserError
 from twostage_jax.stages.freezing import frozen_groups
-from twostage_jax.stages.stage import Params, Stage, as_batch
+from twostage_jax.stages.stage import Params, Stage, as_batch, new_key
 from twostage_jax.trees import PyTree, size_of
 
 # On the CPU a member is fastest while its state stays in a core's cache: full pipelines one at a
@@ -137,7 +137,7 @@ def estimate(
 
     def residuals(trained: Params, fixed: Params, batch: Mapping[str, jax.Array]) -> PyTree:
         def loss(trained: Params) -> jax.Array:
-            return stage.loss({**trained, **fixed}, jax.random.key(0), batch)[0]
+            return stage.loss({**trained, **fixed}, new_key(), batch)[0]
 
         return jax.vjp(loss, trained)[1]
 
