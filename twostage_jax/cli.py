@@ -323,8 +323,8 @@ def main(argv: Sequence[str] | None = None, execute: Callable[[Command], None] =
     """Run one command and return its exit status.
 
     The status is 0 for success, 2 for an error that the user can fix (one line on stderr), 128 plus
-    the number of a signal that stopped it (130 for SIGINT, 143 for SIGTERM; the state is saved), and
-    141 for a closed pipe. Our own bugs are raised. A test may replace `execute`.
+    the number of a signal that stopped it (130 for SIGINT, 143 for SIGTERM; the state is saved),
+    and 141 for a closed pipe. Our own bugs are raised. A test may replace `execute`.
     """
     argv = sys.argv[1:] if argv is None else argv
     _open_standard_streams()

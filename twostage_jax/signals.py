@@ -61,9 +61,9 @@ def farewell(interrupt: Interrupted) -> str:
 def handled(message: Callable[[Interrupted], str] = farewell) -> Iterator[None]:
     """Exit with status 128 + signal number on one of `SIGNALS` within the block.
 
-    A second SIGINT or SIGTERM ends the process immediately; the other signals often come twice, from
-    a shell and from the system. A SIGHUP that is ignored, as after `nohup`, stays ignored. Only the
-    main thread can use this block. `message` makes the text for standard error.
+    A second SIGINT or SIGTERM ends the process immediately; the other signals often come twice,
+    from a shell and from the system. A SIGHUP that is ignored, as after `nohup`, stays ignored.
+    Only the main thread can use this block. `message` makes the text for standard error.
     """
     once = threading.Lock()
 

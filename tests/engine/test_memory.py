@@ -6,7 +6,15 @@ import pytest
 
 import twostage_jax as ts
 from tests.engine.tiny import compile_members, plain
-from twostage_jax.engine.memory import V1, V2, Need, _container, check_states, choose_chunk, estimate
+from twostage_jax.engine.memory import (
+    V1,
+    V2,
+    Need,
+    _container,
+    check_states,
+    choose_chunk,
+    estimate,
+)
 from twostage_jax.engine.state import make_init
 from twostage_jax.trees import shapes_of
 

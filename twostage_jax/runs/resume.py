@@ -126,8 +126,8 @@ def notice_switches(folder: Path, manifest: Manifest, terminal: Terminal) -> Non
 def check_changes(folder: Path, changes: Changes, begun: Sequence[str], allow: bool) -> None:
     """Refuse changes that would make another run of this one.
 
-    Other versions and settings of jax can be allowed, and more epochs of a stage as long as the next stage has not
-    begun and the test split has not been read.
+    Other versions and settings of jax can be allowed, and more epochs of a stage as long as the
+    next stage has not begun and the test split has not been read.
 
     Args:
         folder: folder of the run.

@@ -96,8 +96,9 @@ def run(
         device: `cpu`, `gpu` or `tpu`, and no other; by default the choice is jax's.
 
     Raises:
-        UserError: a device that is not there; an error in the config or the data, before anything is written; a run in use or
-            started with other settings; a full disk; a loss or parameters that are not finite.
+        UserError: a device that is not there; an error in the config or the data, before anything
+            is written; a run in use or started with other settings; a full disk; a loss or
+            parameters that are not finite.
 
     >>> import twostage_jax as ts
     >>> from twostage_jax.show.terminal import Terminal
