@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import tyro
@@ -118,7 +118,7 @@ def _train(command: Training) -> None:
     config = requested_config(command)
     terminal = Terminal()
     clock = Clock()
-    with terminal.status("importing jax"), clock.phase("import"):
+    with terminal.status("importing jax"), clock.phase("import"), _jax_imported():
         from twostage_jax.engine.compile import use_cores
         from twostage_jax.runs.open import read_config
         from twostage_jax.runs.run import run
@@ -139,7 +139,23 @@ def _train(command: Training) -> None:
         checkpoint_every=command.checkpoint_every,
         terminal=terminal,
         clock=clock,
+        device=command.device,
     )
+
+
+@contextlib.contextmanager
+def _jax_imported() -> Iterator[None]:
+    """Report what keeps jax from being imported, such as a malformed `JAX_…` variable."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, ImportError) as error:
+        name = re.search(r"JAX_\w+", str(error).upper())
+        remedy = f"correct or unset {name.group()}" if name else "install the package again"
+        raise UserError(
+            f"cannot import the packages that a run needs: {error}; {remedy}"
+        ) from error
 
 
 def _device_count(config: Config) -> int:
@@ -182,11 +198,12 @@ def _keep_compiled(folder: str | None, terminal: Terminal) -> None:
 
     try:
         keep_compiled(folder)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         if folder:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(
-                f"cannot keep compiled programs in {folder}: {error.strerror}; give "
-                "--compile-cache a writable folder, or off"
+                f"cannot keep compiled programs in {folder}: {reason}; give --compile-cache a "
+                "writable folder, or off"
             ) from error
         # The default folder is only a convenience.
         keep_compiled("off")
@@ -203,13 +220,15 @@ def _evaluate(command: Evaluate) -> None:
     if command.ood and command.data:
         raise UserError("--ood compares with the run's own data: leave out --data")
     terminal = Terminal()
-    with terminal.status("importing jax"):
+    with terminal.status("importing jax"), _jax_imported():
         from twostage_jax.engine.compile import use_cores
         from twostage_jax.runs.evaluate import evaluate
         from twostage_jax.runs.open import open_run, read_config
+        from twostage_jax.runs.prepare import start_device
     with contextlib.suppress(UserError):  # `open_run` reports it
         # The devices of the run: members on other devices round in another way.
         use_cores(_device_count(read_config(command.run, trust_code=True)))
+    start_device(command.device, terminal)
     _keep_compiled(command.compile_cache, terminal)
     try:
         run = open_run(command.run, command.trust_code)
@@ -303,9 +322,9 @@ def _bench(command: Bench) -> None:
 def main(argv: Sequence[str] | None = None, execute: Callable[[Command], None] = execute) -> int:
     """Run one command and return its exit status.
 
-    The status is 0 for success, 2 for an error that the user can fix (one line on stderr), 130 or
-    143 after SIGINT or SIGTERM (the state is saved), and 141 for a closed pipe. Our own bugs are
-    raised. A test may replace `execute`.
+    The status is 0 for success, 2 for an error that the user can fix (one line on stderr), 128 plus
+    the number of a signal that stopped it (130 for SIGINT, 143 for SIGTERM; the state is saved),
+    and 141 for a closed pipe. Our own bugs are raised. A test may replace `execute`.
     """
     argv = sys.argv[1:] if argv is None else argv
     _open_standard_streams()
@@ -323,6 +342,7 @@ def main(argv: Sequence[str] | None = None, execute: Callable[[Command], None] =
         print(f"twostage: error: {UserError(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(farewell(stop), end="", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody may read it any more
+            print(farewell(stop), end="", file=sys.stderr, flush=True)
         return 128 + stop.signum
     return 0

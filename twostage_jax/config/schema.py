@@ -20,6 +20,7 @@ import tyro
 
 from twostage_jax.config.fields import (
     UNSET,
+    as_home_text,
     as_numbers,
     as_path,
     as_sweep,
@@ -291,9 +292,11 @@ pretrain=PretrainConfig(epochs=1))
     head: HeadConfig = field(default_factory=HeadConfig)
     """Stage 2: a head on the frozen encoder"""
     # The command line has `head --from` instead.
-    encoder_run: Annotated[str | None, *declare("RUN", check_text, "none"), tyro.conf.Suppress] = (
-        None
-    )
+    encoder_run: Annotated[
+        str | None,
+        *declare("RUN", check_text, "none", normal=as_home_text),
+        tyro.conf.Suppress,
+    ] = None
     """Folder of an earlier run whose encoder replaces stage 1"""
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from twostage_jax.engine.placement import (
     take,
 )
 from twostage_jax.engine.state import TrainState, make_init
-from twostage_jax.stages.stage import Batch, Key, Params, Stage
+from twostage_jax.stages.stage import Batch, Key, Params, Stage, new_key
 from twostage_jax.trees import PyTree
 
 Numbers = Mapping[str, PyTree]
@@ -132,7 +132,7 @@ def lower_stage(
         axes: what members share.
         placement: members on devices.
     """
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(new_key)
 
     def start(numbers: Numbers, key: Key, batch: Batch, pretrained: Params) -> TrainState:
         stage, tx = recipe(numbers)
@@ -178,7 +178,7 @@ def _lower_epoch(
 
     size = len(data["image"])
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    order, key = jax.eval_shape(lambda: shuffle(jax.random.key(0), 0, size))
+    order, key = jax.eval_shape(lambda: shuffle(new_key(), 0, size))
     arguments = (dict(numbers), state, shapes.zeros, dict(data), order, key)
     in_axes = (0, axes.state, 0, axes.data, axes.order, 0)
     out_axes = (axes.state, 0)
@@ -209,7 +209,7 @@ def _lower_shuffle(
     Both stages get one object, so `compile_all` compiles it once. `double` is in the signature
     because the program depends on it: True if jax uses float64.
     """
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(new_key)
     number = jax.ShapeDtypeStruct((), jnp.int32)
 
     def shuffle_members(first: Key, key: Key, number: jax.Array) -> tuple[jax.Array, Key]:

@@ -16,6 +16,7 @@ finish.py    choice on validation, measurement on test
 result.py    `result.json` as dataclasses
 resume.py    a stopped run: its config, allowed and refused changes
 open.py      a finished run, verified
+sources.py   data that a finished run is evaluated on
 evaluate.py  `twostage evaluate`
 clock.py     seconds of each phase
 """

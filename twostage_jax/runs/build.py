@@ -21,7 +21,7 @@ from twostage_jax.stages.heads.trained import attach
 from twostage_jax.stages.nets.mlp import MLP, mirror
 from twostage_jax.stages.pretrain.reconstruction import make_decode
 from twostage_jax.stages.signature import call, check_head, numbers
-from twostage_jax.stages.stage import Batch, Head, Params, Stage
+from twostage_jax.stages.stage import Batch, Head, Params, Stage, new_key
 from twostage_jax.trees import PyTree
 
 Numbers = Mapping[str, PyTree]
@@ -61,7 +61,7 @@ class Networks:
     def encoder_shapes(self) -> Params:
         """Shapes of the encoder's parameters."""
         init = self.pretrain({}).init
-        return jax.eval_shape(init, jax.random.key(0), batch_spec(self.image_shape))["encoder"]
+        return jax.eval_shape(init, new_key(), batch_spec(self.image_shape))["encoder"]
 
     @cached_property
     def feature_shape(self) -> tuple[int, ...]:
@@ -258,7 +258,7 @@ def _check_stage(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None:
             raise UserError(f"{name} has no group called encoder, only {sorted(params)}")
         return stage.loss(params, loss_key, batch)
 
-    _check_loss(name, jax.eval_shape(init_and_loss, jax.random.key(0), batch_spec(image_shape)))
+    _check_loss(name, jax.eval_shape(init_and_loss, new_key(), batch_spec(image_shape)))
 
 
 def _check_loss(name: str, result: PyTree) -> None:
@@ -285,7 +285,7 @@ def _check_head(
     batch = batch_spec(networks.image_shape)
     if head.stage is not None:
         stage = networks.attached(head_numbers)
-        result = jax.eval_shape(stage.loss, params, jax.random.key(0), batch)
+        result = jax.eval_shape(stage.loss, params, new_key(), batch)
         _check_loss(protocol, result)
     arguments = ((dict(head_numbers), params), batch["image"])
     logits = jax.eval_shape(networks.logits, *arguments)
@@ -316,7 +316,7 @@ def head_shapes(
     if head.solve is None:
         return jax.eval_shape(
             networks.attached(head_numbers).init,
-            jax.random.key(0),
+            new_key(),
             batch_spec(networks.image_shape),
         )
     swept = {name: x for name, x in head_numbers.items() if isinstance(x, np.generic)}
@@ -327,7 +327,7 @@ def head_shapes(
         return solution(key, batch)
 
     spec = solve_spec(labelled, validation, *networks.feature_shape)
-    params = jax.eval_shape(solve, swept, jax.random.key(0), spec)
+    params = jax.eval_shape(solve, swept, new_key(), spec)
     return {"encoder": networks.encoder_shapes, "head": params}
 
 

@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from twostage_jax.config.fields import check_above_zero
@@ -28,7 +27,14 @@ from twostage_jax.runs.handover import (
     head_groups,
     pretrain_groups,
 )
-from twostage_jax.runs.prepare import Request, make_manifest, open_folder, prepare, resolve_request
+from twostage_jax.runs.prepare import (
+    Request,
+    make_manifest,
+    open_folder,
+    prepare,
+    resolve_request,
+    start_device,
+)
 from twostage_jax.runs.programs import Placed, Plan, compile_run, place_stages
 from twostage_jax.runs.result import Result
 from twostage_jax.runs.resume import resumed_folder
@@ -74,6 +80,7 @@ def run(
     terminal: Terminal | None = None,
     clock: Clock | None = None,
     seams: Seams = SEAMS,
+    device: str | None = None,
 ) -> Result:
     """Run both stages and the evaluation, as `twostage run` does.
 
@@ -87,10 +94,12 @@ def run(
         terminal: where to print; `Terminal(quiet=True)` prints nothing.
         clock: seconds of each phase; by default a new one.
         seams: functions that a test may replace.
+        device: `cpu`, `gpu` or `tpu`, and no other; by default the choice is jax's.
 
     Raises:
-        UserError: an error in the config or the data, before anything is written; a run in use or
-            started with other settings; a full disk; a loss or parameters that are not finite.
+        UserError: a device that is not there; an error in the config or the data, before anything
+            is written; a run in use or started with other settings; a full disk; a loss or
+            parameters that are not finite.
 
     >>> import twostage_jax as ts
     >>> from twostage_jax.show.terminal import Terminal
@@ -104,7 +113,8 @@ def run(
     terminal = terminal or Terminal()
     clock = clock or Clock()
     request = Request(resume, pretrain_only, trust_code, allow_changed)
-    command = _resume_command(config, request)
+    start_device(device, terminal)
+    command = _resume_command(config, request, device)
     with contextlib.ExitStack() as stack:
         if resume:
             # Before anything is read: another process may be writing it.
@@ -130,11 +140,13 @@ def run(
         return _run_stages(context, manifest, lockbox)
 
 
-def _resume_command(config: Config, request: Request) -> list[str]:
+def _resume_command(config: Config, request: Request, device: str | None) -> list[str]:
     """Return the command that resumes a run; the folder comes after it."""
     words = ["twostage", "pretrain" if request.pretrain_only else "run", "--resume"]
     if request.trust_code or imported_names(config):
         words.append("--trust-code")
+    if device is not None:
+        words += ["--device", device]
     return [*words, "--out"]
 
 
@@ -158,13 +170,10 @@ def _show_plan(plan: Plan, placed: dict[str, Placed], folder: Path, terminal: Te
     if plan.examples.labelled != len(plan.examples.images):
         sizes["labelled"] = plan.examples.labelled
         sizes["unlabelled"] = len(plan.examples.images) - plan.examples.labelled
-    devices = jax.devices()
-    count = f"{len(devices)} x " if len(devices) > 1 else ""
     terminal.line(f"run in {folder}")
     show_data(dataset.name, sizes, dataset.image_shape, len(dataset.classes), terminal)
     settings = plan.config
-    device = f"{count}{devices[0].device_kind}"
-    terminal.line(f"preset {settings.preset}, seed {settings.seed}, on {device}")
+    terminal.line(f"preset {settings.preset}, seed {settings.seed}")
     rows = []
     for stage, (placement, need) in placed.items():
         chunks = len(placement.pieces)

@@ -99,7 +99,7 @@ class FrozenRecord:
 class Manifest:
     """Content of `manifest.json`, the source of truth about a run.
 
-    The last three fields are None until the run knows them.
+    The optional digests and records are None until the run knows them.
     """
 
     schema: int  # version of this layout
@@ -116,6 +116,8 @@ class Manifest:
     test_reads: int  # number of times that the test split was read
     pretrain: PretrainRecord | None = None
     encoder: str | None = None  # digest of the encoder of another run, if the run uses one
+    # Settings of jax that change numbers, by environment variable; empty if an older version wrote.
+    switches: dict[str, str] = field(default_factory=dict)
     frozen: FrozenRecord | None = None
 
     def __post_init__(self) -> None:
