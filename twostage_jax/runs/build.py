@@ -18,6 +18,7 @@ from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.runs.specs import batch_spec, solve_spec
 from twostage_jax.stages.families import HEADS, OBJECTIVES
 from twostage_jax.stages.heads.trained import attach
+from twostage_jax.stages.modules import check_module, forward
 from twostage_jax.stages.nets.mlp import MLP, mirror
 from twostage_jax.stages.pretrain.reconstruction import make_decode
 from twostage_jax.stages.signature import call, check_head, numbers
@@ -71,7 +72,7 @@ class Networks:
 
     def features(self, params: Params, image: jax.Array) -> jax.Array:
         """Return features `[B, D]` of images `[B, H, W, C]` from the encoder's parameters."""
-        features = jnp.asarray(self.encoder.apply(params, image), jnp.float32)
+        features = jnp.asarray(forward(self.encoder, params, image), jnp.float32)
         return features.reshape(len(image), -1)
 
     def logits(self, arguments: tuple[Numbers, Params], image: jax.Array) -> jax.Array:
@@ -92,7 +93,7 @@ class Networks:
 
     def attached(self, head_numbers: Numbers) -> Stage:
         """Return stage 2 on images: the encoder with a trained head."""
-        return attach(self.encoder, self.head(head_numbers))
+        return attach(self.encoder, self.head(head_numbers), frozen=True)
 
     def on_features(self, head_numbers: Numbers) -> Stage:
         """Return stage 2 on features: `image` holds the features of the frozen encoder."""
@@ -189,7 +190,9 @@ def _function(name: str, family: Mapping[str, Callable]) -> Callable:
 
 def _make_module(name: str) -> nn.Module:
     """Import `package.module:Class` and make it without arguments."""
-    return _call(name, _import(name), {}, {})
+    imported = _import(name)
+    check_module(imported, name)
+    return _call(name, imported, {}, {})
 
 
 def _call(
