@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,6 +20,35 @@ class _Console(Console):
         raise BrokenPipeError
 
 
+class Epoch(Protocol):
+    """Figures of a completed epoch."""
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 1."""
+        ...
+
+    @property
+    def loss(self) -> float | None:
+        """Mean training loss."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, float | None]:
+        """Other training metrics by name."""
+        ...
+
+    @property
+    def validation(self) -> Mapping[str, float | None]:
+        """Loss and metrics on the validation split."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training."""
+        ...
+
+
 class ProgressBar:
     """Progress of one stage: a bar between epochs, and a line after each epoch."""
 
@@ -33,11 +63,20 @@ class ProgressBar:
         """Move the bar to a number of epochs, which may be a fraction."""
         self._bar.update(self._task, completed=epochs)
 
-    def epoch(self, number: int, metrics: Mapping[str, float | None], seconds: float) -> None:
+    def epoch(self, record: Epoch) -> None:
         """Print the line of a completed epoch, for instance `loss 0.0656  accuracy 0.9712`."""
-        values = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        progress = f"epoch {number}/{self._epochs}"
-        self._terminal.line(f"{self._stage}  {progress}  {values}  {seconds:.1f} s")
+        values = _figures({**record.metrics, "loss": record.loss})
+        if record.validation:
+            values += f"  validation {_figures(record.validation)}"
+        progress = f"epoch {record.epoch}/{self._epochs}"
+        self._terminal.line(f"{self._stage}  {progress}  {values}  {record.seconds:.1f} s")
+
+
+def _figures(metrics: Mapping[str, float | None]) -> str:
+    return "  ".join(
+        f"{name} not finite" if value is None else f"{name} {value:.4f}"
+        for name, value in sorted(metrics.items())
+    )
 
 
 class Terminal:

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax.typing import ArrayLike
 
 from twostage_jax.errors import UserError
