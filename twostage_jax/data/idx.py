@@ -97,7 +97,7 @@ def _choose_set(files: list[File], folder: Path, chosen: str) -> list[File]:
         words = [name or "one without a name" for name in names]
         raise UserError(
             f"{folder} has the files of several sets, {listed(words)}: choose one, for instance "
-            f"with idx:{folder / (names[0] or names[1])}"
+            f"with idx:{folder / (names[0] or names[1])}, or move the others to another directory"
         )
     return [file for file in files if file.set == (chosen or names[0])] if names else []
 
@@ -115,8 +115,8 @@ def _missing(folder: Path, part: str, kinds: Mapping[str, str], missing: list[st
     if kinds:
         (present,) = kinds.values()
         name = present.removesuffix(".gz")
-        swapped = name.replace("idx3", "idx1") if "label" in missing else name.replace("1", "3")
-        wanted = [partner(swapped)]
+        old, new = ("idx3", "idx1") if "label" in missing else ("idx1", "idx3")
+        wanted = [partner(name).replace(old, new)]
     else:
         wanted = list(FILES[part])
     return f"{folder} has no {' and no '.join(wanted)}: put them there, plain or with .gz"

@@ -122,7 +122,7 @@ def _find_scale(arrays: Sequence[Array], notes: list[str]) -> Scale:
                 f"{arrays[highs.index(high)].where} is {high}: give all splits in one scale"
             )
     if "bool" in kinds:
-        return _small(Scale(0, 1), "bool", notes)
+        return _small(Scale(0, 1), "values", notes)
     worst = arrays[lows.index(min(lows)) if min(lows) < 0 else highs.index(high)]
     if "float" in kinds:
         scale = _scale_of_floats(arrays, min(lows), high, notes)
@@ -182,7 +182,7 @@ def _scale_of_floats(
 
 
 def _small(scale: Scale, kind: str, notes: list[str]) -> Scale:
-    say(notes, f"values are {kind} from {scale.low} to {scale.high}: scaled to 0 to 255")
+    say(notes, f"{kind} from {scale.low} to {scale.high} are scaled: {scale.high} becomes 255")
     return scale
 
 

@@ -10,8 +10,9 @@ from twostage_jax.data.pixels import Array, as_images
 from twostage_jax.data.source import Source
 from twostage_jax.data.split import Split
 from twostage_jax.data.targets import UNLABELLED, as_labels
-from twostage_jax.errors import UserError
+from twostage_jax.errors import UserError, printable, shortened
 
+NOTE_LIMIT = 500  # characters; names of arrays and files can be long
 EMNIST = "EMNIST stores its images with height and width exchanged: they stay so"
 
 
@@ -78,7 +79,7 @@ def as_source(raw: Raw) -> Source:
         classes=classes,
         unlabelled=_joined(pool, raw.name),
         validation=splits.get("validation"),
-        notes=tuple(notes),
+        notes=tuple(printable(shortened(note, NOTE_LIMIT)) for note in notes),
         scale=str(scale),
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from twostage_jax.data.pixels import Array, say
+from twostage_jax.data.source import CLASS_LIMIT
 from twostage_jax.errors import UserError, shown
 
 UNLABELLED = -1
@@ -47,7 +48,7 @@ def as_labels(
         labels, classes = _from_text(columns, classes, notes)
     else:
         labels = {part: _as_numbers(array) for part, array in columns.items()}
-        widths = {a.values.shape[1] for a in arrays.values() if _is_table(a.values)}
+        widths = {a.values.shape[-1] for a in arrays.values() if _is_table(a.values)}
         labels, classes = _number_from_zero(labels, columns, classes, max(widths, default=0), notes)
     for part, label in labels.items():
         _report_missing(part, int((label == UNLABELLED).sum()), notes)
@@ -55,7 +56,8 @@ def as_labels(
 
 
 def _is_table(values: np.ndarray) -> bool:
-    return values.ndim == 2 and values.shape[1] > 1
+    """Return True for several columns."""
+    return len(values.shape) == 2 and values.shape[-1] > 1
 
 
 def _as_column(array: Array, count: int, part: str, notes: list[str]) -> Array:
@@ -63,10 +65,10 @@ def _as_column(array: Array, count: int, part: str, notes: list[str]) -> Array:
     values, where = array
     if values.ndim == 2 and 1 in values.shape and values.size == count:
         values = values.reshape(-1)  # as Keras, MedMNIST and MATLAB store them
-    if values.ndim == 2 and values.dtype.kind in "biuf" and 1 < values.shape[1]:
+    if values.dtype.kind in "biuf" and _is_table(values) and values.shape[-1] <= CLASS_LIMIT:
         is_one_hot = ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all()
         if is_one_hot:
-            say(notes, f"one-hot labels of {values.shape[1]} classes are read as class numbers")
+            say(notes, f"one-hot labels of {values.shape[-1]} classes are read as class numbers")
             values = values.argmax(1)
     if values.ndim != 1:
         raise UserError(
@@ -116,17 +118,17 @@ def _number_from_zero(
 ) -> tuple[Labels, tuple[str, ...]]:
     """Renumber labels 1 to K as 0 to K-1, and compare them with class names or one-hot columns."""
     everything = np.concatenate(list(labels.values()))
-    present = np.unique(everything[everything >= 0]).tolist()
+    present = np.unique(everything[everything >= 0])
     where = next(iter(arrays.values())).where
-    if present == [1] and UNLABELLED in everything:
+    if not len(present):
+        return labels, classes
+    first, last = int(present[0]), int(present[-1])
+    if (first, last) == (1, 1) and UNLABELLED in everything:
         raise UserError(
             f"{where} has only the labels 1 and -1, and -1 means that there is no label: number "
             "two classes 0 and 1"
         )
-    if not present:
-        return labels, classes
-    last = present[-1]
-    starts_at_one = present[0] == 1 and not width
+    starts_at_one = first == 1 and not width
     if classes:
         starts_at_one = starts_at_one and last == len(classes)
         if last - starts_at_one >= len(classes):
@@ -136,9 +138,9 @@ def _number_from_zero(
             )
     else:
         # Otherwise 0 would be a class that has no example anywhere.
-        starts_at_one = starts_at_one and last == len(present) > 1
+        starts_at_one = starts_at_one and 1 < last == len(present) <= CLASS_LIMIT
         if starts_at_one:
-            classes = tuple(str(k) for k in present)
+            classes = tuple(str(k) for k in range(1, last + 1))
         elif width:
             classes = tuple(str(k) for k in range(width))
     if starts_at_one:
@@ -196,6 +198,11 @@ def read_class_names(array: Array) -> tuple[str, ...]:
 
 def _as_names(values: np.ndarray, where: str) -> list[str]:
     """Return text as strings that every file can hold."""
+    if len(values) > CLASS_LIMIT + 1:  # one more, because an empty text is no class
+        raise UserError(
+            f"{where} has {len(values):,} different names, but at most {CLASS_LIMIT:,} classes are "
+            "possible: give fewer or coarser classes"
+        )
     try:
         names = [x.decode() if isinstance(x, bytes) else str(x) for x in values.tolist()]
         for name in names:
