@@ -160,7 +160,7 @@ def train_stage(
                 state = progress.state
                 record = session.save(progress)
                 if record is not None:
-                    bar.epoch(record.epoch, _figures(record), record.seconds)
+                    bar.epoch(record)
                 if stop:
                     break  # leaving `interruptible` raises `Interrupted`
         return session.result(state)
@@ -311,8 +311,3 @@ def _record(stage: str, progress: Progress) -> EpochRecord:
     loss = means.pop("loss")
     seconds = round(progress.seconds, 3)
     return EpochRecord(stage, progress.epoch, loss, seconds, means, members)
-
-
-def _figures(record: EpochRecord) -> dict[str, float | None]:
-    """Return the metrics of an epoch by name, with the loss."""
-    return dict(sorted({**record.metrics, "loss": record.loss}.items()))

@@ -140,6 +140,7 @@ class EpochRecord:
     # Metrics and loss of every member, None for values that are not finite. Empty for one member,
     # whose figures are the means.
     members: dict[str, list[float | None]] = field(default_factory=dict)
+    validation: dict[str, float | None] = field(default_factory=dict)  # empty without the split
 
     def __post_init__(self) -> None:
         """Reject metrics that would hide a field in the line."""
