@@ -5,48 +5,28 @@ import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
+from twostage_jax.data.source import Source, check_source, class_names
 from twostage_jax.data.split import Split, set_aside
+from twostage_jax.data.summary import as_html, as_text
 from twostage_jax.errors import UserError
 
 TEST_SHARE = 5  # one example in five
 VALIDATION_SHARE = 10
 VALIDATION_LIMIT = 5000
-# Confusion matrices are K×K counts, for two splits in one `result.json`: at 2,000 classes they
-# take 28 MB each as text, and at most 64 MiB of that file are read.
-CLASS_LIMIT = 2000
-
-
-class Source(NamedTuple):
-    """Content of a user's files, before anything is split off.
-
-    Attributes:
-        name: short name of the data set.
-        train: `image` uint8 `[N, H, W, C]` and `label` int32 `[N]`.
-        test: the same, or None if the source has no test split.
-        classes: class names, indexed by label. If empty, the labels themselves are the names.
-        unlabelled: images uint8 `[U, H, W, C]` without labels, or None.
-    """
-
-    name: str
-    train: Split
-    test: Split | None = None
-    classes: tuple[str, ...] = ()
-    unlabelled: np.ndarray | None = None
 
 
 # Equality of arrays has no truth value, so these compare by identity.
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class TrainingData:
     """All of a data set except its test split, on the host.
 
     Attributes:
         name: short name of the data set.
         train: labelled examples, `{"image": uint8 [N, H, W, C], "label": int32 [N]}`.
-        validation: the same, carved from the source's train split; may be empty.
+        validation: the same: the source's own split, or carved from its train split; may be empty.
         unlabelled: `{"image": uint8 [U, H, W, C]}`, the pool for stage 1 alone; may be empty.
         classes: the `K` class names.
         fingerprint: `sha256:…` of the source's examples. Their order and the size of validation do
@@ -56,7 +36,10 @@ class TrainingData:
         parts: fingerprint of each split by itself: `train`, `validation`, `test`, and `unlabelled`
             if the source has unlabelled images.
         rows: row of each example in the source's file, int32 `[N]`, by split. A test split that was
-            set aside has rows of the source's train split.
+            set aside has rows of the source's train split, and so has a carved validation split.
+        notes: sentences on how the source was read: values scaled, labels converted, and arrays,
+            files or splits that are not used.
+        scale: range of the values in the source, such as `"0 to 16, scaled to 0 to 255"`.
     """
 
     name: str
@@ -68,6 +51,8 @@ class TrainingData:
     order: str
     parts: dict[str, str]
     rows: dict[str, np.ndarray]
+    notes: tuple[str, ...] = ()
+    scale: str = "0 to 255"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -83,15 +68,15 @@ class TrainingData:
         return {name: getattr(self, name) for name in names}
 
     def __repr__(self) -> str:
-        """Return sizes and names on one line instead of the arrays."""
-        sizes = [f"{name}={len(split['image'])}" for name, split in self.splits.items()]
-        return (
-            f"{type(self).__name__}({self.name!r}, image_shape={self.image_shape}, "
-            f"classes={len(self.classes)}, {', '.join(sizes)}, fingerprint={self.fingerprint!r})"
-        )
+        """Return sizes, classes, scale and notes in a few lines instead of the arrays."""
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """Return the same as a small table, for notebooks."""
+        return as_html(self)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Dataset(TrainingData):
     """Images and labels in splits, on the host; `test` has the form of `train`.
 
@@ -135,37 +120,70 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
         UserError: an empty split, a single class or too many, splits that do not fit together, or
             `validation` out of range.
     """
-    _check_source(source)
-    classes = _class_names(source)
-    train = _with_digests(source.train)
+    train = check_source(source)
+    classes = class_names(source, train)
+    train = with_digests(train)
     originals = [train]  # the fingerprint covers the source's splits, not ours
+    notes = source.notes
+    own = None if source.validation is None else with_digests(source.validation)
     # The test split comes first: it must not depend on the size of validation.
-    if source.test is None:
-        train, test = set_aside(train, max(1, len(train["label"]) // TEST_SHARE))
-    else:
-        test = _with_digests(source.test)
+    if source.test is not None:
+        test = with_digests(source.test)
+        originals += [test] if own is None else [own, test]
+    elif own is not None:
+        # As for ImageNet, whose test labels are secret.
+        test, own = own, None
         originals.append(test)
-    count = _validation_count(validation, len(train["label"]), source.name)
-    train, held_out = set_aside(train, count)
+        notes += (f"the validation split ({_count(test)}) is the test, because no test split came",)
+    else:
+        train, test = set_aside(train, max(1, len(train["label"]) // TEST_SHARE))
+        notes += (f"{_count(test)} of the train split are set aside as the test: none came",)
+    train, held_out, more = _cut_validation(source.name, train, own, validation)
     splits = {"train": train, "validation": held_out, "test": test}
     pool = train["image"][:0] if source.unlabelled is None else source.unlabelled
     hashed: dict[str, Split] = dict(splits)
     if len(pool):  # an empty pool must not change the fingerprints of sources without one
-        hashed["unlabelled"] = _with_digests({"image": pool})
+        hashed["unlabelled"] = with_digests({"image": pool})
         originals.append(hashed["unlabelled"])
     return Dataset(
         name=source.name,
         classes=classes,
-        fingerprint=_fingerprint(originals),
-        order=_fingerprint(list(hashed.values()), ordered=True),
-        parts={name: _fingerprint([split]) for name, split in hashed.items()},
+        fingerprint=fingerprint(originals),
+        order=fingerprint(list(hashed.values()), ordered=True),
+        parts={name: fingerprint([split]) for name, split in hashed.items()},
         rows={name: split["row"] for name, split in splits.items()},
+        notes=notes + more,
+        scale=source.scale,
         unlabelled={"image": pool},
         **{n: {key: split[key] for key in ("image", "label")} for n, split in splits.items()},
     )
 
 
-def _with_digests(split: Split) -> Split:
+def _count(split: Split) -> str:
+    count = len(split["label"])
+    return f"{count:,} example{'s' * (count != 1)}"
+
+
+def _cut_validation(
+    name: str, train: Split, own: Split | None, validation: int | None
+) -> tuple[Split, Split, tuple[str, ...]]:
+    """Return train and validation split, and notes.
+
+    The source's own split is used if no size is given, or its size: a run records the size of its
+    validation split, and a resumed run asks for it.
+    """
+    if own is not None and validation in (None, len(own["label"])):
+        return train, own, ()
+    count = _validation_count(validation, len(train["label"]), name)
+    rest, carved = set_aside(train, count)
+    if own is None:
+        return rest, carved, ()
+    instead = f"carves {count:,} from train" if count else "asks for none"
+    note = f"the validation split of the source ({_count(own)}) is not used: --validation {instead}"
+    return rest, carved, (note,)
+
+
+def with_digests(split: Split) -> Split:
     """Add the `row` of each example and its `digest`, SHA-256 over image and label, 32 bytes."""
     labels = [b""] * len(split["image"])
     if "label" in split:  # unlabelled images have none
@@ -176,10 +194,11 @@ def _with_digests(split: Split) -> Split:
     ]
     # They follow the examples into their splits, so each example is hashed only once.
     row = np.arange(len(labels), dtype=np.int32)
-    return {**split, "digest": np.frombuffer(b"".join(digests), "S32"), "row": row}
+    digest = np.frombuffer(b"".join(digests), "S32") if digests else np.empty(0, "S32")
+    return {"row": row, **split, "digest": digest}
 
 
-def _fingerprint(splits: Sequence[Split], ordered: bool = False) -> str:
+def fingerprint(splits: Sequence[Split], ordered: bool = False) -> str:
     """Compute `sha256:…` over the image shape and the example digests of each split."""
     total = hashlib.sha256()
     for split in splits:
@@ -199,59 +218,6 @@ def _validation_count(validation: int | None, count: int, name: str) -> int:
             f"give a number from 0 to {count - 1}"
         )
     return int(validation)
-
-
-def _class_names(source: Source) -> tuple[str, ...]:
-    present = np.unique(source.train["label"])
-    count = len(source.classes) or int(present[-1]) + 1
-    # One stray label must not make a thousand classes; the user has to renumber a subset.
-    if not source.classes and 2 * len(present) < count:
-        raise UserError(
-            f"{source.name} has label {count - 1}, out of range: only {len(present)} of the "
-            f"classes 0 to {count - 1} have training examples; number the classes from 0 to "
-            f"{len(present) - 1}"
-        )
-    if count > CLASS_LIMIT:
-        raise UserError(
-            f"{source.name} has {count:,} classes, but at most {CLASS_LIMIT:,} are possible, "
-            "because the confusion matrix has a number for each pair: give fewer or coarser classes"
-        )
-    return source.classes or tuple(str(k) for k in range(count))
-
-
-def _check_source(source: Source) -> None:
-    """Raise `UserError` unless the splits of a source are usable and fit together."""
-    test = source.test
-    for name, split in {"train": source.train, "test": test}.items():
-        if split is not None and not len(split["label"]):
-            raise UserError(f"the {name} split of {source.name} is empty: give some examples")
-    present = np.unique(source.train["label"])
-    if len(present) < 2:
-        raise UserError(
-            f"{source.name} has the single class {int(present[0])} in its train split: a "
-            "classifier needs at least two"
-        )
-    expected = source.train["image"].shape[1:]
-    pictures = {"unlabelled": source.unlabelled, "test": None if test is None else test["image"]}
-    for name, images in pictures.items():
-        if images is not None and images.shape[1:] != expected:
-            raise UserError(
-                f"{source.name} has images {expected} in train and {images.shape[1:]} in {name}: "
-                "give all images one shape"
-            )
-    count = len(source.train["label"])
-    if test is None and count < 3:
-        raise UserError(
-            f"{source.name} has {count} examples and no test split: give at least 3, so that one "
-            "can be set aside for the test"
-        )
-    # A head without an output for a label can neither predict nor score it.
-    unknown = [] if test is None else np.setdiff1d(test["label"], present)
-    if len(unknown):
-        raise UserError(
-            f"the test split of {source.name} has label {int(unknown[0])}, which its train split "
-            f"lacks: use only labels of the train split, {int(present[0])} to {int(present[-1])}"
-        )
 
 
 def count_duplicates(splits: Mapping[str, Split]) -> dict[str, int]:

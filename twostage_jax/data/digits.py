@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from twostage_jax.data.dataset import Source
 from twostage_jax.data.npz import read_arrays
+from twostage_jax.data.source import Source
 
 
 def read() -> Source:

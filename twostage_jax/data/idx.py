@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from twostage_jax.data.arrays import as_split
-from twostage_jax.data.dataset import Source
+from twostage_jax.data.source import Source
 from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
 from twostage_jax.files import check_expanded, open_regular

@@ -1,11 +1,14 @@
 """Load the data set that a SPEC names."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from twostage_jax.data import digits, idx, npz
-from twostage_jax.data.dataset import Dataset, Source, make_dataset
+from twostage_jax.data.dataset import Dataset, make_dataset
+from twostage_jax.data.examples import Examples, make_examples
+from twostage_jax.data.source import Source
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import UserError
 
@@ -34,6 +37,34 @@ def load(spec: str, validation: int | None = None, data_dir: str | Path | None =
     return make_dataset(_read(spec, data_dir), validation)
 
 
+def load_examples(
+    spec: str,
+    classes: Sequence[str],
+    split: str | None = None,
+    data_dir: str | Path | None = None,
+) -> Examples:
+    """Load the labelled examples of a source without cutting anything off, to score a run on them.
+
+    A single class, a single example or a test split alone are fine.
+
+    >>> from twostage_jax.data.sources import load_examples
+    >>> examples = load_examples("digits", [str(k) for k in range(10)])
+    >>> examples.part, len(examples.label)
+    ('all', 1797)
+
+    Args:
+        spec: as for `load`.
+        classes: class names of the run. Labels are matched with them by name if the source has
+            class names, otherwise by number.
+        split: split of a source that has several; by default its test split.
+        data_dir: as for `load`.
+
+    Raises:
+        UserError: as `load`; a split that the source lacks, or a label that is no class of the run.
+    """
+    return make_examples(_read(spec, data_dir), classes, split)
+
+
 def load_images(spec: str, data_dir: str | Path | None = None) -> np.ndarray:
     """Load the images uint8 `[N, H, W, C]` of a source: its test split, or all if it has none.
 
@@ -41,10 +72,12 @@ def load_images(spec: str, data_dir: str | Path | None = None) -> np.ndarray:
         UserError: as `load`, or a source without images.
     """
     source = _read(spec, data_dir)
-    split = source.test or source.train
-    if not len(split["image"]):
+    image = source.unlabelled
+    for split in source.splits.values():  # the last one is the test split, if there is one
+        image = split["image"]
+    if image is None or not len(image):
         raise UserError(f"{spec} has no images: give a source that has some")
-    return split["image"]
+    return image
 
 
 def _read(spec: str, data_dir: str | Path | None) -> Source:

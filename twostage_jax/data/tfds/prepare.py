@@ -20,7 +20,7 @@ from tensorflow_datasets.core import dataset_builder, download, read_only_builde
 from tensorflow_datasets.core.utils import error_utils
 
 from twostage_jax.data import idx
-from twostage_jax.data.dataset import Source
+from twostage_jax.data.source import Source
 from twostage_jax.data.tfds.prepared import check_features, read_prepared
 from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.files import MIB, open_regular, read_json, read_text

@@ -13,8 +13,8 @@ from google.protobuf import json_format
 from tensorflow_datasets.core.proto import dataset_info_pb2, feature_pb2
 from tensorflow_datasets.proto import tf_example_pb2
 
-from twostage_jax.data.dataset import CLASS_LIMIT, Source
 from twostage_jax.data.images import decode
+from twostage_jax.data.source import CLASS_LIMIT, Source
 from twostage_jax.data.tfds.records import read_array_records, read_tfrecord
 from twostage_jax.errors import UserError, shown
 from twostage_jax.files import MIB, check_expanded, read_text

@@ -1,0 +1,114 @@
+"""Labelled examples of a source as they are, for evaluating a finished run on them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from twostage_jax.data.dataset import fingerprint, with_digests
+from twostage_jax.data.source import Source
+from twostage_jax.data.split import Split
+from twostage_jax.errors import UserError, shown
+
+
+class Examples(NamedTuple):
+    """Labelled examples of a source, on the host.
+
+    Attributes:
+        name: short name of the source.
+        part: `"all"`, or the name of the split that was read if the source has several.
+        image: uint8 `[N, H, W, C]`.
+        label: int32 `[N]`, indices into the classes of the run.
+        rows: row of each example in the source's file, int32 `[N]`.
+        notes: sentences on how the source was read.
+        fingerprint: `sha256:…` of the source, as `Dataset.fingerprint`.
+        test_fingerprint: `sha256:…` of these examples; equals `Dataset.parts["test"]` of a data set
+            whose test split has exactly these examples.
+    """
+
+    name: str
+    part: str
+    image: np.ndarray
+    label: np.ndarray
+    rows: np.ndarray
+    notes: tuple[str, ...]
+    fingerprint: str
+    test_fingerprint: str
+
+
+def make_examples(source: Source, classes: Sequence[str], split: str | None = None) -> Examples:
+    """Select a split of a source and express its labels in `classes`.
+
+    Args:
+        source: content of the files.
+        classes: class names of the run, indexed by label.
+        split: `train`, `validation` or `test`; by default the test split.
+
+    Raises:
+        UserError: a split that the source lacks or that has no labelled example, or a label that is
+            no class of the run.
+    """
+    splits = {name: part for name, part in source.splits.items() if len(part["image"])}
+    if not splits:
+        raise UserError(f"{source.name} has no labelled examples: give images with labels")
+    name = _choose(source.name, list(splits), split)
+    chosen = with_digests(splits[name])
+    label = _as_classes(source, chosen["label"], classes)
+    mapped = with_digests({"image": chosen["image"], "label": label})
+    notes = source.notes
+    others = [f"{n} ({len(part['label'])})" for n, part in splits.items() if n != name]
+    if others:
+        notes += (f"read the {name} split; the source also has {', '.join(others)}",)
+    return Examples(
+        name=source.name,
+        part=name if others else "all",
+        image=chosen["image"],
+        label=label,
+        rows=chosen["row"],
+        notes=notes,
+        fingerprint=source_fingerprint(source),
+        test_fingerprint=fingerprint([mapped]),
+    )
+
+
+def source_fingerprint(source: Source) -> str:
+    """Compute the fingerprint of a source, as a `Dataset` of it has."""
+    parts: list[Split] = list(source.splits.values())
+    if source.unlabelled is not None and len(source.unlabelled):
+        parts.append({"image": source.unlabelled})
+    return fingerprint([with_digests(part) for part in parts])
+
+
+def _choose(source: str, names: Sequence[str], split: str | None) -> str:
+    if len(names) == 1 and split in (None, "test", names[0]):
+        return names[0]  # all that there is; the word test means the examples to score
+    if split is None:
+        return next(name for name in ("test", "validation", "train") if name in names)
+    if split not in names:
+        raise UserError(
+            f"{source} has no {split} split of its own, only {', '.join(names)}: leave --split out "
+            "or choose one of these"
+        )
+    return split
+
+
+def _as_classes(source: Source, label: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Return labels as indices into `classes`, matched by name, or by number without names."""
+    present = np.unique(label)
+    names = {int(k): source.classes[k] if source.classes else str(k) for k in present}
+    numbers = {name: index for index, name in enumerate(classes)}
+    # Without names a label is a number: the class that is called so, or the class at that index.
+    by_index = not source.classes and not all(name.isdecimal() for name in classes)
+    if by_index:
+        numbers = {str(index): index for index in range(len(classes))}
+    unknown = [name for name in names.values() if name not in numbers]
+    if unknown:
+        have = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
+        raise UserError(
+            f"{source.name} has the class {shown(unknown[0])}, which the run was not trained on: "
+            f"give examples of its classes, {have}"
+        )
+    table = np.zeros(int(present[-1]) + 1, np.int32)
+    for k, name in names.items():
+        table[k] = numbers[name]
+    return table[label]

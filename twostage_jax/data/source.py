@@ -1,0 +1,120 @@
+"""Content of a user's files, and whether its splits can be trained and tested on."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from twostage_jax.data.split import Split
+from twostage_jax.errors import UserError
+
+# Confusion matrices are K×K counts, for two splits in one `result.json`: at 2,000 classes they
+# take 28 MB each as text, and at most 64 MiB of that file are read.
+CLASS_LIMIT = 2000
+
+
+class Source(NamedTuple):
+    """Content of a user's files, before anything is split off.
+
+    Attributes:
+        name: short name of the data set.
+        train: `image` uint8 `[N, H, W, C]` and `label` int32 `[N]`, and `row` int32 `[N]` where
+            rows of the file were left out; None if the source has no train split.
+        test: the same, or None if the source has no test split.
+        classes: class names, indexed by label. If empty, the labels themselves are the names.
+        unlabelled: images uint8 `[U, H, W, C]` without labels, or None.
+        validation: as `train`, or None if the source has no validation split.
+        notes: sentences on how the files were read.
+        scale: range of the values in the files, in words.
+    """
+
+    name: str
+    train: Split | None
+    test: Split | None = None
+    classes: tuple[str, ...] = ()
+    unlabelled: np.ndarray | None = None
+    validation: Split | None = None
+    notes: tuple[str, ...] = ()
+    scale: str = "0 to 255"
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that the source has, by name."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
+
+
+def class_names(source: Source, train: Split) -> tuple[str, ...]:
+    """Return the class names of a source; without names they are the numbers.
+
+    Raises:
+        UserError: too many classes, or numbers of which most have no training example.
+    """
+    present = np.unique(train["label"])
+    count = len(source.classes) or int(present[-1]) + 1
+    # One stray label must not make a thousand classes; the user has to renumber a subset.
+    if not source.classes and 2 * len(present) < count:
+        raise UserError(
+            f"{source.name} has label {count - 1}, out of range: only {len(present)} of the "
+            f"classes 0 to {count - 1} have training examples; number the classes from 0 to "
+            f"{len(present) - 1}"
+        )
+    if count > CLASS_LIMIT:
+        raise UserError(
+            f"{source.name} has {count:,} classes, but at most {CLASS_LIMIT:,} are possible, "
+            "because the confusion matrix has a number for each pair: give fewer or coarser classes"
+        )
+    return source.classes or tuple(str(k) for k in range(count))
+
+
+def check_source(source: Source) -> Split:
+    """Return the train split of a source if its splits are usable and fit together.
+
+    Raises:
+        UserError: no train split, an empty split, a single class, images of several shapes, too few
+            examples, or labels outside of the train split's.
+    """
+    train = source.train
+    if train is None:
+        raise UserError(
+            f"{source.name} has no train split: give labelled training examples, or evaluate a "
+            "run on it with twostage evaluate RUN --data"
+        )
+    for name, split in source.splits.items():
+        if not len(split["label"]):
+            raise UserError(f"the {name} split of {source.name} is empty: give some examples")
+    present = np.unique(train["label"])
+    if len(present) < 2:
+        raise UserError(
+            f"{source.name} has the single class {int(present[0])} in its train split: a "
+            "classifier needs at least two"
+        )
+    pictures = {name: split["image"] for name, split in source.splits.items()}
+    if source.unlabelled is not None:
+        pictures["unlabelled"] = source.unlabelled
+    expected = train["image"].shape[1:]
+    for name, images in pictures.items():
+        if images.shape[1:] != expected:
+            raise UserError(
+                f"{source.name} has images {expected} in train and {images.shape[1:]} in {name}: "
+                "give all images one shape"
+            )
+    count = len(train["label"])
+    if source.test is None and source.validation is None and count < 3:
+        raise UserError(
+            f"{source.name} has {count} examples and no test split: give at least 3, so that one "
+            "can be set aside for the test"
+        )
+    for name, split in source.splits.items():
+        # A head without an output for a label can neither predict nor score it.
+        unknown = np.setdiff1d(split["label"], present)
+        if len(unknown):
+            raise UserError(
+                f"the {name} split of {source.name} has label {_name(source, unknown[0])}, which "
+                f"its train split lacks: use only labels of the train split, "
+                f"{_name(source, present[0])} to {_name(source, present[-1])}"
+            )
+    return train
+
+
+def _name(source: Source, label: int) -> str:
+    return repr(source.classes[label]) if source.classes else str(int(label))
