@@ -9,7 +9,7 @@ from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.runs.finish import PREDICTIONS, SWEEP_PLOT
 from twostage_jax.runs.open import open_run
 from twostage_jax.runs.resume import resumed_folder
-from twostage_jax.show.tables import show_result
+from twostage_jax.show.result import show_result
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.checkpoint import Store
@@ -66,7 +66,7 @@ def complete_result(config: Config, trust_code: bool, terminal: Terminal) -> Res
     except Corrupted as error:
         terminal.notice(f"{error}: the run continues from what is intact, to the same result")
         return None
-    show_result(finished.record, folder, terminal)
+    show_result(finished.record, folder, finished.manifest.classes, terminal)
     return Result(folder, encode(finished.record), finished.params)
 
 

@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from twostage_jax.config.fields import check_above_zero
@@ -18,6 +17,7 @@ from twostage_jax.config.layers import imported_names
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Lockbox
+from twostage_jax.runs.announce import announce
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.complete import Result, complete_result
 from twostage_jax.runs.finish import Trained, finish_run
@@ -29,11 +29,12 @@ from twostage_jax.runs.handover import (
     pretrain_groups,
 )
 from twostage_jax.runs.prepare import Request, make_manifest, open_folder, prepare, resolve_request
-from twostage_jax.runs.programs import Placed, Plan, compile_run, place_stages
+from twostage_jax.runs.programs import Plan, compile_run, place_stages
 from twostage_jax.runs.resume import resumed_folder
 from twostage_jax.runs.steps import RunContext, pretrain, train_head
 from twostage_jax.runs.train import SEAMS, Seams, StageResult
-from twostage_jax.show.tables import PlanRow, show_data, show_plan, show_result
+from twostage_jax.show.result import show_result
+from twostage_jax.show.start import show_stage_1
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import resumable
 from twostage_jax.store.checksums import write_files
@@ -121,7 +122,7 @@ def run(
             _claim(stack, folder, command, terminal)
             check_free(folder)
         manifest = open_folder(folder, make_manifest(plan, placed), terminal)
-        _show_plan(plan, placed, folder, terminal)
+        announce(plan, placed, folder, terminal)
         with terminal.status("compiling"), clock.phase("compile"):
             programs = compile_run(plan, placed)
         every = 60 * checkpoint_every
@@ -146,33 +147,6 @@ def _claim(
     stack.enter_context(resumable(shlex.join([*command, str(folder)])))
 
 
-def _show_plan(plan: Plan, placed: dict[str, Placed], folder: Path, terminal: Terminal) -> None:
-    """Print the folder, the data, the settings, and the placement of members."""
-    dataset = plan.dataset
-    sizes = {
-        "train": len(dataset.train["label"]),
-        "validation": len(dataset.validation["label"]),
-        "test": plan.tested,
-    }
-    if plan.examples.labelled != len(plan.examples.images):
-        sizes["labelled"] = plan.examples.labelled
-        sizes["unlabelled"] = len(plan.examples.images) - plan.examples.labelled
-    devices = jax.devices()
-    count = f"{len(devices)} x " if len(devices) > 1 else ""
-    terminal.line(f"run in {folder}")
-    show_data(dataset.name, sizes, dataset.image_shape, len(dataset.classes), terminal)
-    settings = plan.config
-    device = f"{count}{devices[0].device_kind}"
-    terminal.line(f"preset {settings.preset}, seed {settings.seed}, on {device}")
-    rows = []
-    for stage, (placement, need) in placed.items():
-        chunks = len(placement.pieces)
-        devices = placement.mesh.size
-        members = placement.members
-        rows.append(PlanRow(stage, members, chunks, devices, need.member, need.common))
-    show_plan(rows, plan.encoding if "head" in plan.stages else None, terminal)
-
-
 def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Result:
     """Train what is left to train, and finish the run."""
     plan = context.plan
@@ -190,7 +164,7 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     if "head" not in plan.stages:
         # Stage 1 alone: no label was used, so there is nothing to score.
         groups = pretrain_groups(pretrained, plan.trials)
-        context.terminal.line(f"\nencoder  {manifest.groups[FROZEN].sha256}\nrun      {folder}")
+        show_stage_1(folder, manifest.groups[FROZEN].sha256, context.terminal)
         return Result(folder, {}, groups)
     encoder = frozen_encoder(pretrained, plan.trials)
     before = encoder_digest(manifest, encoder, plan.trials)
@@ -225,8 +199,8 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
         MANIFEST: manifest_bytes(manifest),
         RESULT: json_bytes(encode(record)),
     }
+    show_result(record, folder, plan.dataset.classes, context.terminal)
     write_files(folder, files)
-    show_result(record, folder, context.terminal)
     return Result(folder, encode(record), finished.params)
 
 

@@ -46,19 +46,17 @@ class EpochLines:
         label = f"{self._stage}  epoch {record.epoch}/{self._epochs}"
         left = len(f"{self._stage}  epoch {self._epochs}/{self._epochs}")
         columns = figures(record)
-        texts = [_decimal(value) for value in columns.values()]
+        texts = [_decimal(value).rjust(_width(name)) for name, value in columns.items()]
         spread = member_range(record)
         if spread:
-            texts[-1] += " ({:.4f} to {:.4f})".format(*spread)
+            texts.append(" ({:.4f} to {:.4f})".format(*spread))
         else:
             # With a range, a row of 80 columns is full.
             columns["seconds"] = record.seconds
-            texts.append(f"{record.seconds:.1f}")
+            texts.append(f"{record.seconds:.1f}".rjust(_width("seconds")))
         if is_first:
             self._header(left, list(columns), _member_count(record))
-        cells = zip(columns, texts, strict=True)
-        row = "".join(text.rjust(_width(name)) for name, text in cells)
-        self._line(f"{label.ljust(left)}{row}")
+        self._line(f"{label.ljust(left)}{''.join(texts)}")
         self._printed = now
 
     def _header(self, left: int, names: Sequence[str], members: int) -> None:

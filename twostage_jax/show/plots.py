@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from twostage_jax.show.tables import Record
+from twostage_jax.show.epochs import Record
 
 DECADE = 10  # an axis whose values differ by this factor is logarithmic
 

@@ -1,0 +1,53 @@
+"""The lines at the start of a run: machine, data, folder, placement of the members."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+from twostage_jax.engine.compile import cores
+from twostage_jax.runs.programs import Placed, Plan
+from twostage_jax.show.start import PlanRow, show_data, show_device, show_plan
+from twostage_jax.show.terminal import Terminal
+
+PACKAGES = {"twostage_jax": "twostage-jax", "jax": "jax"}
+
+
+def announce(plan: Plan, placed: Mapping[str, Placed], folder: Path, terminal: Terminal) -> None:
+    """Print what is about to run, and on what."""
+    show_machine(terminal)
+    show_data(plan.dataset, _sizes(plan), terminal)
+    settings = plan.config
+    terminal.line(f"run in {folder}, preset {settings.preset}, seed {settings.seed}", hang=2)
+    rows = []
+    for stage, (placement, need) in placed.items():
+        chunks = len(placement.pieces)
+        devices = placement.mesh.size
+        rows.append(PlanRow(stage, placement.members, chunks, devices, need.member, need.common))
+    show_plan(rows, plan.encoding if "head" in plan.stages else None, terminal)
+
+
+def show_machine(terminal: Terminal) -> None:
+    """Print device, cores and versions."""
+    devices = jax.devices()
+    versions = {name: version(package) for name, package in PACKAGES.items()}
+    versions["Python"] = platform.python_version()
+    kind = devices[0].device_kind
+    show_device(kind, len(devices), cores(), versions, "", terminal)
+
+
+def _sizes(plan: Plan) -> dict[str, int]:
+    """Return the number of examples of each split, and of those with and without a label."""
+    dataset = plan.dataset
+    sizes = {
+        "train": len(dataset.train["label"]),
+        "validation": len(dataset.validation["label"]),
+        "test": plan.tested,
+    }
+    images = len(plan.examples.images)
+    if plan.examples.labelled != images:
+        sizes["labelled"] = plan.examples.labelled
+        sizes["unlabelled"] = images - plan.examples.labelled
+    return sizes
