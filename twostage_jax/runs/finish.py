@@ -279,7 +279,7 @@ def _head_record(plan: Plan, trained: Trained, rows: np.ndarray) -> HeadRecord:
     head = plan.config.head
     return HeadRecord(
         protocol=head.protocol,
-        epochs=head.epochs or 0,  # a solved head has none
+        epochs=len(trained.records["head"]),  # a solved head has none
         loss=last_loss(trained.records["head"], rows.tolist()),
         encode="once" if plan.features_once else "loop",
     )

@@ -39,6 +39,7 @@ from twostage_jax.store.records import (
     PreprocessingRecord,
     json_bytes,
     read_manifest,
+    repeatable_config,
     write_manifest,
 )
 
@@ -284,5 +285,5 @@ def open_folder(folder: Path, manifest: Manifest, terminal: Terminal) -> Manifes
         manifest = updated_manifest(folder, manifest, terminal)
     write_manifest(folder, manifest)
     # For people, and for --config; no command decides by it.
-    write_bytes(folder / CONFIG, json_bytes(manifest.config))
+    write_bytes(folder / CONFIG, json_bytes(repeatable_config(manifest)))
     return manifest

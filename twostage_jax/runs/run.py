@@ -32,6 +32,7 @@ from twostage_jax.runs.prepare import Request, make_manifest, open_folder, prepa
 from twostage_jax.runs.programs import Plan, compile_run, place_stages
 from twostage_jax.runs.resume import resumed_folder
 from twostage_jax.runs.steps import RunContext, pretrain, train_head
+from twostage_jax.runs.track import OnEpoch
 from twostage_jax.runs.train import SEAMS, Seams, StageResult
 from twostage_jax.show.result import show_result
 from twostage_jax.show.start import show_stage_1
@@ -59,6 +60,8 @@ from twostage_jax.store.records import (
     json_bytes,
     last_loss,
     manifest_bytes,
+    read_manifest,
+    repeatable_config,
     write_manifest,
 )
 
@@ -73,6 +76,7 @@ def run(
     checkpoint_every: float = 5.0,
     terminal: Terminal | None = None,
     clock: Clock | None = None,
+    on_epoch: OnEpoch | None = None,
     seams: Seams = SEAMS,
 ) -> Result:
     """Run both stages and the evaluation, as `twostage run` does.
@@ -86,6 +90,9 @@ def run(
         checkpoint_every: minutes after which the state is saved within an epoch.
         terminal: where to print; `Terminal(quiet=True)` prints nothing.
         clock: seconds of each phase; by default a new one.
+        on_epoch: called after each epoch with its record, the dict that is a line of
+            `metrics.jsonl`. If it returns True, the stage ends with that epoch. An exception in it
+            ends the run after its state is saved.
         seams: functions that a test may replace.
 
     Raises:
@@ -126,7 +133,9 @@ def run(
         with terminal.status("compiling"), clock.phase("compile"):
             programs = compile_run(plan, placed)
         every = 60 * checkpoint_every
-        context = RunContext(plan, programs, folder, terminal, clock, every, seams)
+        context = RunContext(
+            plan, programs, folder, terminal, clock, every, seams, manifest.stopped, on_epoch
+        )
         return _run_stages(context, manifest, lockbox)
 
 
@@ -159,7 +168,9 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
         pretrained = first.params
         records["pretrain"] = first.records
         finite = first.finite
-        manifest = _with_pretrain(manifest, plan, first)
+        # A stage that has ended early is noted there.
+        stopped = read_manifest(folder).stopped
+        manifest = dataclasses.replace(_with_pretrain(manifest, plan, first), stopped=stopped)
         write_manifest(folder, manifest)
     if "head" not in plan.stages:
         # Stage 1 alone: no label was used, so there is nothing to score.
@@ -185,7 +196,11 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     )
     # The count is on disk before the test split is read. A run that is resumed here measures the
     # same again, which is no further look at it.
-    manifest = dataclasses.replace(manifest, test_reads=max(1, manifest.test_reads))
+    manifest = dataclasses.replace(
+        manifest,
+        test_reads=max(1, manifest.test_reads),
+        stopped=read_manifest(folder).stopped,
+    )
     write_manifest(folder, manifest)
     with context.terminal.status("evaluating"), context.clock.phase("evaluate"):
         finished = finish_run(plan, context.programs, trained, lockbox, manifest.test_reads)
@@ -195,7 +210,7 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     files = {
         **finished.files,
         METRICS: epochs_bytes([*records["pretrain"], *records["head"]]),
-        CONFIG: json_bytes(manifest.config),
+        CONFIG: json_bytes(repeatable_config(manifest)),
         MANIFEST: manifest_bytes(manifest),
         RESULT: json_bytes(encode(record)),
     }
@@ -211,7 +226,7 @@ def _with_pretrain(manifest: Manifest, plan: Plan, first: StageResult) -> Manife
     return dataclasses.replace(
         manifest,
         groups=describe_groups(pretrain_groups(first.params, plan.trials)),
-        pretrain=PretrainRecord(settings.objective, settings.epochs, loss),
+        pretrain=PretrainRecord(settings.objective, len(first.records), loss),
     )
 
 
