@@ -17,6 +17,7 @@ from twostage_jax.config.layers import imported_names
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Lockbox
+from twostage_jax.data.split import Split
 from twostage_jax.runs.announce import announce
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.complete import Result, complete_result
@@ -28,6 +29,7 @@ from twostage_jax.runs.handover import (
     head_groups,
     pretrain_groups,
 )
+from twostage_jax.runs.pictures import draw_pictures, draw_stage_1
 from twostage_jax.runs.prepare import Request, make_manifest, open_folder, prepare, resolve_request
 from twostage_jax.runs.programs import Plan, compile_run, place_stages
 from twostage_jax.runs.resume import resumed_folder
@@ -38,6 +40,7 @@ from twostage_jax.show.result import show_result
 from twostage_jax.show.start import show_stage_1
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import resumable
+from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.checksums import write_files
 from twostage_jax.store.decoding import encode
 from twostage_jax.store.layout import (
@@ -175,6 +178,9 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     if "head" not in plan.stages:
         # Stage 1 alone: no label was used, so there is nothing to score.
         groups = pretrain_groups(pretrained, plan.trials)
+        draw = draw_stage_1(plan, pretrained, 0, records["pretrain"], *_images_to_show(plan))
+        for name, content in draw.items():
+            write_bytes(folder / name, content)
         show_stage_1(folder, manifest.groups[FROZEN].sha256, context.terminal)
         return Result(folder, {}, groups)
     encoder = frozen_encoder(pretrained, plan.trials)
@@ -207,16 +213,26 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     groups = {**manifest.groups, **after}
     manifest = dataclasses.replace(manifest, groups=groups, frozen=frozen)
     record = dataclasses.replace(finished.record, seconds=context.clock.seconds)
+    show_result(record, folder, plan.dataset.classes, context.terminal)
+    with context.terminal.status("drawing"):
+        pictures = draw_pictures(plan, trained, finished)
     files = {
         **finished.files,
+        **pictures,
         METRICS: epochs_bytes([*records["pretrain"], *records["head"]]),
         CONFIG: json_bytes(repeatable_config(manifest)),
         MANIFEST: manifest_bytes(manifest),
         RESULT: json_bytes(encode(record)),
     }
-    show_result(record, folder, plan.dataset.classes, context.terminal)
     write_files(folder, files)
     return Result(folder, encode(record), finished.params)
+
+
+def _images_to_show(plan: Plan) -> tuple[str, Split]:
+    """Return the split whose images stage 1 reconstructs in a picture, and its name."""
+    # The test split stays locked.
+    held_out = plan.dataset.validation
+    return ("validation", held_out) if len(held_out["label"]) else ("train", plan.dataset.train)
 
 
 def _with_pretrain(manifest: Manifest, plan: Plan, first: StageResult) -> Manifest:
