@@ -18,7 +18,7 @@ from twostage_jax.engine.state import TrainState, group_sizes
 from twostage_jax.errors import UserError
 from twostage_jax.runs.clock import Alarm
 from twostage_jax.runs.track import OnEpoch, make_record
-from twostage_jax.show.tables import show_groups
+from twostage_jax.show.start import show_groups
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import deferred
 from twostage_jax.stages.freezing import frozen_groups
