@@ -32,7 +32,7 @@ from twostage_jax.runs.prepare import Request, make_manifest, open_folder, prepa
 from twostage_jax.runs.programs import Placed, Plan, compile_run, place_stages
 from twostage_jax.runs.resume import resumed_folder
 from twostage_jax.runs.steps import RunContext, pretrain, train_head
-from twostage_jax.runs.track import OnEpoch
+from twostage_jax.runs.track import OnEpoch, call_both, load_writer, open_board
 from twostage_jax.runs.train import SEAMS, Seams, StageResult
 from twostage_jax.show.tables import PlanRow, show_data, show_plan, show_result
 from twostage_jax.show.terminal import Terminal
@@ -76,6 +76,7 @@ def run(
     terminal: Terminal | None = None,
     clock: Clock | None = None,
     on_epoch: OnEpoch | None = None,
+    tensorboard: bool = False,
     seams: Seams = SEAMS,
 ) -> Result:
     """Run both stages and the evaluation, as `twostage run` does.
@@ -92,6 +93,7 @@ def run(
         on_epoch: called after each epoch with its record, the dict that is a line of
             `metrics.jsonl`. If it returns True, the stage ends with that epoch. An exception in it
             ends the run after its state is saved.
+        tensorboard: write scalars and pictures into the folder `tensorboard` of the run.
         seams: functions that a test may replace.
 
     Raises:
@@ -107,10 +109,12 @@ def run(
     """
     check(config)
     check_above_zero("--checkpoint-every", checkpoint_every)
+    if tensorboard:
+        load_writer()  # before anything is written, because the package may be missing
     terminal = terminal or Terminal()
     clock = clock or Clock()
     request = Request(resume, pretrain_only, trust_code, allow_changed)
-    command = _resume_command(config, request)
+    command = _resume_command(config, request, tensorboard)
     with contextlib.ExitStack() as stack:
         if resume:
             # Before anything is read: another process may be writing it.
@@ -132,17 +136,31 @@ def run(
         with terminal.status("compiling"), clock.phase("compile"):
             programs = compile_run(plan, placed)
         every = 60 * checkpoint_every
+        board = stack.enter_context(open_board(folder if tensorboard else None))
         context = RunContext(
-            plan, programs, folder, terminal, clock, every, seams, manifest.stopped, on_epoch
+            plan=plan,
+            programs=programs,
+            folder=folder,
+            terminal=terminal,
+            clock=clock,
+            every=every,
+            seams=seams,
+            stopped=manifest.stopped,
+            on_epoch=call_both(board, on_epoch),
         )
-        return _run_stages(context, manifest, lockbox)
+        result = _run_stages(context, manifest, lockbox)
+        if board:
+            board.add_pictures()
+        return result
 
 
-def _resume_command(config: Config, request: Request) -> list[str]:
+def _resume_command(config: Config, request: Request, tensorboard: bool) -> list[str]:
     """Return the command that resumes a run; the folder comes after it."""
     words = ["twostage", "pretrain" if request.pretrain_only else "run", "--resume"]
     if request.trust_code or imported_names(config):
         words.append("--trust-code")
+    if tensorboard:
+        words.append("--tensorboard")
     return [*words, "--out"]
 
 
