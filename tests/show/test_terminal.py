@@ -1,6 +1,7 @@
 """The terminal: names are printed literally, notices are kept, output errors are explained."""
 
 import io
+from typing import NamedTuple
 
 import pytest
 
@@ -28,12 +29,22 @@ def test_a_long_line_is_not_wrapped_and_a_long_value_is_not_cut(capsys):
     assert any("123,456" in line for line in output)
 
 
+class Epoch(NamedTuple):
+    """Figures of an epoch."""
+
+    epoch: int
+    loss: float | None
+    metrics: dict[str, float]
+    validation: dict[str, float]
+    seconds: float
+
+
 def test_a_quiet_terminal_keeps_its_notices(capsys):
     terminal = Terminal(quiet=True)
     terminal.notice("two\n  lines")
     terminal.line("text")
     with terminal.status("reading data"), terminal.progress("head", 2) as bar:
-        bar.epoch(1, {"loss": 0.5}, 1.0)
+        bar.epoch(Epoch(1, 0.5, {}, {}, 1.0))
     assert terminal.notices == ["two lines"]
     assert capsys.readouterr().out == ""
 
@@ -41,8 +52,12 @@ def test_a_quiet_terminal_keeps_its_notices(capsys):
 def test_an_epoch_is_a_line_also_without_a_terminal(capsys):
     with Terminal().progress("pretrain", 5) as bar:
         bar.advance(0.5)
-        bar.epoch(1, {"loss": 0.06561, "accuracy": 0.25}, 1.26)
-    assert capsys.readouterr().out == "pretrain  epoch 1/5  loss 0.0656  accuracy 0.2500  1.3 s\n"
+        bar.epoch(Epoch(1, 0.06561, {"accuracy": 0.25}, {"loss": 0.5}, 1.26))
+        bar.epoch(Epoch(2, None, {}, {}, 1.26))
+    assert capsys.readouterr().out.splitlines() == [
+        "pretrain  epoch 1/5  accuracy 0.2500  loss 0.0656  validation loss 0.5000  1.3 s",
+        "pretrain  epoch 2/5  loss not finite  1.3 s",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -59,12 +59,16 @@ class Request(NamedTuple):
         pretrain_only: True to stop after stage 1.
         trust_code: True if the config of an earlier run may import code.
         allow_changed: True to resume although versions or epochs differ.
+        device: device that was asked for, or None.
+        tensorboard: True to write TensorBoard's files.
     """
 
     resume: bool
     pretrain_only: bool
     trust_code: bool
     allow_changed: bool
+    device: str | None = None
+    tensorboard: bool = False
 
 
 def start_device(requested: str | None, terminal: Terminal) -> Device:
