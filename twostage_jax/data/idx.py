@@ -128,7 +128,8 @@ def _read(path: Path, notes: list[str]) -> Array:
     with open_regular(path) as file:
         gzipped = file.read(2) == GZIP_MAGIC
     if gzipped != (path.suffix == ".gz"):
-        notes.append(f"{path.name} is {'' if gzipped else 'not '}compressed, unlike its name says")
+        words = ("", "does not end") if gzipped else ("not ", "ends")
+        notes.append(f"{path.name} is {words[0]}compressed, although its name {words[1]} with .gz")
     if array.shape[1:] == (QMNIST_COLUMNS,) and "qmnist" in path.name.lower():
         notes.append(f"{path.name}: the first of {QMNIST_COLUMNS} columns is the label")
         array = array[:, 0]

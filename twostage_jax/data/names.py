@@ -29,7 +29,6 @@ PAIRS = {
     "inputs": "targets",
 }
 IMAGE_WORDS = tuple(PAIRS)
-CERTAIN_IMAGE_WORDS = IMAGE_WORDS[:4]
 LABEL_WORDS = (*dict.fromkeys(PAIRS.values()), "lbl", "lbls")
 KINDS = {word: "image" for word in IMAGE_WORDS}
 KINDS |= {word: "label" for word in LABEL_WORDS}
@@ -61,7 +60,7 @@ def parse(name: str) -> Meaning | None:
     (Meaning(kind='image', part='train', rest=()),
      Meaning(kind='image', part='test', rest=('emnist', 'letters')))
     """
-    separated = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=^[A-Z])(?=[A-Z])", "_", name)
+    separated = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=^[XY])(?=[A-Z][a-z])", "_", name)
     words: list[str] = []
     for word in filter(None, re.split(r"[^a-z0-9]+", separated.lower())):
         glued = GLUED.fullmatch(word)
@@ -108,8 +107,7 @@ def assign(meanings: Mapping[str, Meaning], where: str) -> tuple[Slots, list[str
     unused = []
     for (part, kind), names in slots.items():
         # scikit-learn stores `images`, and the same as rows in `data`.
-        certain = [name for name in names if _is_certain(name)] if kind == "image" else []
-        kept = certain if certain and len(names) > 1 else names
+        kept = [name for name in names if name != "data"] if "images" in names else names
         if len(kept) > 1:
             raise UserError(
                 f"{where} has {' and '.join(kept)}, which are both the {part} {kind}s: keep one "
@@ -118,10 +116,6 @@ def assign(meanings: Mapping[str, Meaning], where: str) -> tuple[Slots, list[str
         unused += [name for name in names if name not in kept]
         chosen.setdefault(part, {})[kind] = kept[0]
     return chosen, unused
-
-
-def _is_certain(name: str) -> bool:
-    return any(word in CERTAIN_IMAGE_WORDS for word in re.split(r"[^a-z0-9]+", name.lower()))
 
 
 def listed(names: Iterable[str], limit: int = 8) -> str:

@@ -155,8 +155,8 @@ def _read_members(archive: zipfile.ZipFile, path: Path) -> Arrays:
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     kinds = {name: meaning.kind for name in members if (meaning := _meaning(name))}
     names = list(kinds)
-    if "image" not in kinds.values():
-        names += [name for name in members if UNNAMED.fullmatch(name)]
+    if not {"image", "label"} & set(kinds.values()):
+        names = [name for name in members if UNNAMED.fullmatch(name)]
     if not names:
         raise UserError(
             f"{path} has the arrays {listed(members) or 'none'} and lacks images: name the arrays "

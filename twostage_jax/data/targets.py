@@ -1,6 +1,7 @@
 """Labels of users as int32 `[N]`, with -1 for an example without a label, and class names."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,14 @@ NAME_LIMIT = 200  # characters of a class name
 LABEL_LIMIT = 2**31
 
 Labels = dict[str, np.ndarray]
+
+
+class Column(NamedTuple):
+    """Labels `[N]`, their file and name for messages, and the columns of one-hot labels or 0."""
+
+    values: np.ndarray
+    where: str
+    width: int
 
 
 def as_labels(
@@ -48,28 +57,21 @@ def as_labels(
         labels, classes = _from_text(columns, classes, notes)
     else:
         labels = {part: _as_numbers(array) for part, array in columns.items()}
-        widths = {a.values.shape[-1] for a in arrays.values() if _is_table(a.values)}
-        labels, classes = _number_from_zero(labels, columns, classes, max(widths, default=0), notes)
+        labels, classes = _number_from_zero(labels, columns, classes, notes)
     for part, label in labels.items():
         _report_missing(part, int((label == UNLABELLED).sum()), notes)
     return labels, classes
 
 
-def _is_table(values: np.ndarray) -> bool:
-    """Return True for several columns."""
-    return len(values.shape) == 2 and values.shape[-1] > 1
-
-
-def _as_column(array: Array, count: int, part: str, notes: list[str]) -> Array:
+def _as_column(array: Array, count: int, part: str, notes: list[str]) -> Column:
     """Return labels as `[N]`: a column or row without its second axis, one-hot rows as numbers."""
     values, where = array
     if values.ndim == 2 and 1 in values.shape and values.size == count:
         values = values.reshape(-1)  # as Keras, MedMNIST and MATLAB store them
-    if values.dtype.kind in "biuf" and _is_table(values) and values.shape[-1] <= CLASS_LIMIT:
-        is_one_hot = ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all()
-        if is_one_hot:
-            say(notes, f"one-hot labels of {values.shape[-1]} classes are read as class numbers")
-            values = values.argmax(1)
+    width = _one_hot_width(values)
+    if width:
+        say(notes, f"one-hot labels of {width} classes are read as class numbers")
+        values = values.argmax(1)
     if values.ndim != 1:
         raise UserError(
             f"{where} has shape {values.shape} and is not one-hot: give one whole number for each "
@@ -83,12 +85,22 @@ def _as_column(array: Array, count: int, part: str, notes: list[str]) -> Array:
     if values.dtype.kind == "b":
         say(notes, "labels are True and False: True is class 1")
         values = values.astype(np.int32)
-    return Array(values, where)
+    return Column(values, where, width)
 
 
-def _as_numbers(array: Array) -> np.ndarray:
+def _one_hot_width(values: np.ndarray) -> int:
+    """Return the number of columns of one-hot labels; 0 for other labels."""
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
+        return 0
+    width = values.shape[1]
+    if not 1 < width <= CLASS_LIMIT or not ((values == 0) | (values == 1)).all():
+        return 0
+    return width if (values.sum(1) == 1).all() else 0
+
+
+def _as_numbers(column: Column) -> np.ndarray:
     """Return whole numbers from 0 as int32, and missing labels as -1."""
-    label, where = array
+    label, where, _ = column
     fractional = label != np.floor(label)  # True for NaN
     if fractional.any():
         raise UserError(
@@ -111,15 +123,15 @@ def _as_numbers(array: Array) -> np.ndarray:
 
 def _number_from_zero(
     labels: Labels,
-    arrays: Mapping[str, Array],
+    columns: Mapping[str, Column],
     classes: tuple[str, ...],
-    width: int,
     notes: list[str],
 ) -> tuple[Labels, tuple[str, ...]]:
     """Renumber labels 1 to K as 0 to K-1, and compare them with class names or one-hot columns."""
     everything = np.concatenate(list(labels.values()))
     present = np.unique(everything[everything >= 0])
-    where = next(iter(arrays.values())).where
+    where = next(iter(columns.values())).where
+    width = max(column.width for column in columns.values())
     if not len(present):
         return labels, classes
     first, last = int(present[0]), int(present[-1])
@@ -150,11 +162,11 @@ def _number_from_zero(
 
 
 def _from_text(
-    arrays: Mapping[str, Array], classes: tuple[str, ...], notes: list[str]
+    columns: Mapping[str, Column], classes: tuple[str, ...], notes: list[str]
 ) -> tuple[Labels, tuple[str, ...]]:
     """Number labels that are text; an empty text means that there is no label."""
     tables = {}
-    for part, (values, where) in arrays.items():
+    for part, (values, where, _) in columns.items():
         names, inverse = np.unique(values, return_inverse=True)
         tables[part] = (_as_names(names, where), inverse)
     present = {name for names, _ in tables.values() for name in names} - {""}
@@ -165,7 +177,7 @@ def _from_text(
         notes.append(f"labels are text: {len(classes)} class names, in sorted order")
     unknown = present.difference(classes)
     if unknown:
-        where = next(iter(arrays.values())).where
+        where = next(iter(columns.values())).where
         raise UserError(
             f"{where} has label {shown(min(unknown))}, which is not among the class names "
             f"{shown(list(classes))}: give both from one list"
