@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from twostage_jax.errors import printable, shortened
+from twostage_jax.errors import printable
 
 if TYPE_CHECKING:  # the import takes half a second, and most commands draw nothing
     from matplotlib.axes import Axes
@@ -81,4 +81,9 @@ def as_png(figure: "Figure") -> bytes:
 
 def short_name(name: object, limit: int) -> str:
     """Name of a class for a picture: printable, and at most `limit` characters long."""
-    return printable(shortened(str(name), limit)) if limit >= 7 else printable(str(name))[:limit]
+    text = printable(str(name))
+    if len(text) <= limit:
+        return text
+    # Names of many classes differ at the end, as in `class 17`.
+    end = limit // 3
+    return f"{text[: limit - end - 1]}…{text[-end:]}"

@@ -18,12 +18,14 @@ from twostage_jax.show.figure import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLUMNS = 5  # mistakes in a row
 MISTAKES = 15
 SMALL = 64  # pixels up to which an image is drawn with sharp pixels
 TALLEST = 12.0  # inches
-CAPTION = 17  # characters of a class name below an image
+LINE = 0.17  # inches between lines of a caption
+CAPTION = 15  # characters of a class name below an image
 
 
 class Mistakes(NamedTuple):
@@ -87,42 +89,45 @@ def draw_mistakes(mistakes: Mistakes, classes: Sequence[str], split: str) -> byt
             text = f"no mistakes: all {mistakes.count:,} {split} images are correct"
             figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=BLUE)
             return as_png(figure)
+        captions = [_caption(mistakes, index, classes) for index in range(number)]
+        below = 0.25 + LINE * max(map(len, captions))
         rows = -(-number // COLUMNS)
         cell = WIDTH / COLUMNS
         height, width = mistakes.images.shape[1:3]
-        shown = min(cell - 0.15, (TALLEST / rows - 0.7) * width / height)
-        tall = shown * height / width
-        figure = new_figure(rows * (tall + 0.6) + 0.4)
+        wide = min(cell - 0.15, (TALLEST / rows - below) * width / height)
+        tall = wide * height / width
+        total = rows * (tall + below) + 0.35
+        figure = new_figure(total)
+        _write_title(figure, _title(mistakes, split))
         for index, image in enumerate(mistakes.images):
-            row = index // COLUMNS
-            left = index % COLUMNS * cell + (cell - shown) / 2
-            top = 0.4 + row * (tall + 0.6)
-            bottom = figure.get_size_inches()[1] - top - tall
-            axes = place_axes(figure, left, WIDTH - left - shown, bottom, top)
+            row, column = divmod(index, COLUMNS)
+            left = column * cell + (cell - wide) / 2
+            bottom = total - 0.4 - row * (tall + below) - tall
+            axes = place_axes(figure, left, WIDTH - left - wide, bottom, total - bottom - tall)
             _show_image(axes, as_rgb(image), sharp=max(height, width) <= SMALL)
-            truth = short_name(classes[mistakes.label[index]], CAPTION)
-            guess = short_name(classes[mistakes.predicted[index]], CAPTION)
-            guess += f", {_percent(mistakes.confidence[index])}"
-            for line, (text, colour) in enumerate(((f"is {truth}", BLUE), (guess, ORANGE))):
-                y = bottom - 0.05 - 0.17 * line
-                figure.text(
-                    (left + shown / 2) / WIDTH,
-                    y / figure.get_size_inches()[1],
-                    text,
-                    ha="center",
-                    va="top",
-                    fontsize=9,
-                    color=colour,
-                    parse_math=False,
-                )
-        figure.text(
-            0.5,
-            1 - 0.1 / figure.get_size_inches()[1],
-            _title(mistakes, split),
-            ha="center",
-            va="top",
-        )
+            x = (left + wide / 2) / WIDTH
+            for line, text in enumerate(captions[index]):
+                y = (bottom - 0.05 - LINE * line) / total
+                colour = ORANGE if line else BLUE
+                centred = {"ha": "center", "va": "top", "fontsize": 9}
+                figure.text(x, y, text, color=colour, parse_math=False, **centred)
         return as_png(figure)
+
+
+def _caption(mistakes: Mistakes, index: int, classes: Sequence[str]) -> list[str]:
+    """Lines below an image: truth, then prediction and probability, in one line if they fit."""
+    truth = short_name(classes[mistakes.label[index]], CAPTION)
+    guess = short_name(classes[mistakes.predicted[index]], CAPTION)
+    # Rounded down: 99.96 % must not read as certain.
+    percent = f"{np.floor(1000 * mistakes.confidence[index]) / 10:.1f} %"
+    if len(guess) + len(percent) <= CAPTION:
+        return [f"is {truth}", f"not {guess}, {percent}"]
+    return [f"is {truth}", f"not {guess}", percent]
+
+
+def _write_title(figure: "Figure", text: str) -> None:
+    top = 1 - 0.1 / figure.get_size_inches()[1]
+    figure.text(0.5, top, text, ha="center", va="top", fontsize=10)
 
 
 def _title(mistakes: Mistakes, split: str) -> str:
@@ -154,11 +159,11 @@ def draw_reconstructions(images: np.ndarray, decoded: np.ndarray, split: str) ->
         figure = new_figure(tall + 0.5)
         axes = place_axes(figure, left, 0.1, 0.1, 0.4)
         _show_image(axes, mosaic, sharp=max(height, width) <= SMALL)
-        centres = (height / 2, height + gap + height / 2)
+        centres = ((height - 1) / 2, height + gap + (height - 1) / 2)
         for centre, text in zip(centres, ("image", "reconstruction"), strict=True):
             axes.text(-gap, centre, text, ha="right", va="center")
         title = f"{split} images and what the decoder makes of their features"
-        figure.text(0.5, 1 - 0.1 / (tall + 0.5), title, ha="center", va="top")
+        _write_title(figure, title)
         return as_png(figure)
 
 
@@ -183,8 +188,3 @@ def as_rgb(images: np.ndarray) -> np.ndarray:
 def _show_image(axes: "Axes", image: np.ndarray, sharp: bool) -> None:
     axes.imshow(image, interpolation="nearest" if sharp else "antialiased", aspect="equal")
     axes.axis("off")
-
-
-def _percent(probability: float) -> str:
-    # 99.96 % must not read as certain.
-    return f"{np.floor(1000 * probability) / 10:.3g} %" if probability < 1 else "100 %"

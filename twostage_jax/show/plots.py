@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DECADE = 10  # an axis whose values differ by this factor is logarithmic
-DOTS = 30  # epochs up to which each is marked by a dot
+DOTS = 12  # epochs up to which each is marked by a dot
 PANELS = (("pretrain", "loss"), ("head", "loss"), ("head", "accuracy"))
 TITLES = {"pretrain": "stage 1", "head": "stage 2"}
 # Number of classes up to which a cell shows its count and its rate, its count, and a name.
 RATES = 12
 COUNTS = 25
 NAMES = 40
+NAME_LIMIT = 14  # characters
+PAGE = 45  # characters of names that fit side by side below a matrix
 
 
 def plot_curves(records: Sequence[Record]) -> bytes:
@@ -77,13 +79,17 @@ def _draw_curves(axes: "Axes", records: Sequence[Record], name: str) -> None:
         axes.plot(epochs, values, dashes, color=colour, marker=mark, ms=3, label=label)
         band = _band(records, f"validation_{name}" if held_out else name)
         if band is not None:
-            axes.fill_between(epochs, *band, color=colour, alpha=0.2, linewidth=0)
+            name_of_band = None if held_out else "range of members"
+            shade = {"color": colour, "alpha": 0.2, "linewidth": 0}
+            axes.fill_between(epochs, *band, label=name_of_band, **shade)
     # A loss falls quickly at first, and its later course would be a flat line.
     positive = np.concatenate(everything)
     positive = positive[np.isfinite(positive)]
     if name == "loss" and positive.size and _is_wide(positive):
         axes.set_yscale("log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+    margin = min(0.5, 0.04 * len(epochs)) if len(epochs) > 1 else 0.5
+    axes.set_xlim(epochs[0] - margin, epochs[-1] + margin)
     axes.set_xlabel("epoch")
 
 
@@ -122,23 +128,25 @@ def plot_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], s
     counts = np.array(confusion)
     number = len(counts)
     rates = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    limit = 14 if number <= NAMES else 8
-    names = [short_name(name, limit) for name in classes]
-    # Room for the longest name at 9 points, beside and below the matrix.
-    margin = 0.45 + 0.085 * max(map(len, names))
+    names = [short_name(name, NAME_LIMIT) for name in classes]
+    longest = max(map(len, names))
+    # Room for the longest name at 9 points, beside the matrix and below it if it stands upright.
+    margin = 0.45 + 0.085 * longest
+    upright = longest * min(number, NAMES) > PAGE
+    below = margin if upright else 0.55
     side = WIDTH - margin - 0.3
     # Two classes need no matrix as wide as the page.
     side = min(side, 1.3 * number + 0.6)
     with style():
-        figure = new_figure(side + margin + 0.55)
+        figure = new_figure(side + below + 0.55)
         right = WIDTH - margin - side
         # The matrix stands in the middle.
-        axes = place_axes(figure, margin + right / 2, right / 2, margin, 0.55)
+        axes = place_axes(figure, margin + right / 2, right / 2, below, 0.55)
         axes.imshow(_shades(rates), interpolation="nearest", aspect="equal")
         axes.grid(False)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        _name_ticks(axes, names)
+        _name_ticks(axes, names, upright)
         _write_counts(axes, counts, rates)
         total = int(counts.sum())
         right_ones = int(counts.trace())
@@ -161,13 +169,12 @@ def _shades(rates: np.ndarray) -> np.ndarray:
     return colours
 
 
-def _name_ticks(axes: "Axes", names: Sequence[str]) -> None:
+def _name_ticks(axes: "Axes", names: Sequence[str], upright: bool) -> None:
     number = len(names)
     # Of many classes, only every n-th has a name.
     ticks = list(range(0, number, max(1, math.ceil(number / NAMES))))
     labels = [names[tick] for tick in ticks]
     size = 9 if number <= COUNTS else 7
-    upright = max(map(len, labels)) * len(labels) > 40
     axes.set_xticks(ticks, labels, fontsize=size, rotation=90 if upright else 0, parse_math=False)
     axes.set_yticks(ticks, labels, fontsize=size, parse_math=False)
     axes.tick_params(length=0)
@@ -183,7 +190,7 @@ def _write_counts(axes: "Axes", counts: np.ndarray, rates: np.ndarray) -> None:
         text = f"{counts[row, column]:,}"
         rate = rates[row, column]
         if number <= RATES:
-            text += f"\n{100 * rate:.3g} %"
+            text += f"\n{100 * rate:.1f} %"
         dark = rate > 0.6 if row == column else rate > 0.5
         size = 9 if number <= RATES else 7
         colour = "white" if dark else "black"
