@@ -271,6 +271,8 @@ def _describe_data(command: Data) -> None:
         dataset.fingerprint,
         terminal,
         len(dataset.unlabelled["image"]),
+        dataset.scale,
+        dataset.notes,
     )
 
 
