@@ -213,9 +213,9 @@ def _evaluate(command: Evaluate) -> None:
     terminal = Terminal()
     with terminal.status("importing jax"), import_errors():
         from twostage_jax.engine.compile import use_cores
+        from twostage_jax.runs.announce import start_device
         from twostage_jax.runs.evaluate import evaluate
         from twostage_jax.runs.open import open_run, read_config
-        from twostage_jax.runs.prepare import start_device
     with contextlib.suppress(UserError):  # `open_run` reports it
         # The devices of the run: members on other devices round in another way.
         use_cores(_device_count(read_config(command.run, trust_code=True)))

@@ -23,7 +23,8 @@ from twostage_jax.engine.placement import (
     take,
 )
 from twostage_jax.engine.state import TrainState, make_init
-from twostage_jax.stages.stage import Batch, Key, Params, Stage, new_key
+from twostage_jax.engine.validation import lower_validation
+from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage, new_key
 from twostage_jax.trees import PyTree
 
 Numbers = Mapping[str, PyTree]
@@ -37,11 +38,18 @@ class Axes(NamedTuple):
         state: axes of a `TrainState`.
         data: axes of the examples, by name.
         order: 0 if each member has its own order of examples.
+        validation: axes of the validation examples, by name.
     """
 
     state: PyTree
     data: dict[str, int | None]
     order: int | None = 0
+    validation: Mapping[str, int | None] = {}
+
+    @property
+    def params(self) -> PyTree:
+        """Axes of the parameters."""
+        return self.state.params if isinstance(self.state, TrainState) else self.state
 
 
 class TrialData(NamedTuple):
@@ -97,12 +105,14 @@ class StagePrograms(NamedTuple):
         init: `(numbers, key, batch, pretrained groups) -> state`.
         epoch: functions of an epoch, with `numbers` before the arguments of `advance` and `finish`
             and the key of member 0 before those of `shuffle`.
+        validate: `(numbers, params, validation examples, key) -> metrics`; None without examples.
     """
 
     placement: Placement
     axes: Axes
     init: Callable[..., TrainState]
     epoch: Epoch
+    validate: Callable[..., Metrics] | None = None
 
     @property
     def zeros(self) -> dict[str, np.ndarray]:
@@ -119,6 +129,7 @@ def lower_stage(
     batch_size: int,
     axes: Axes,
     placement: Placement,
+    validation: Mapping[str, PyTree] | None = None,
 ) -> StagePrograms:
     """Lower the programs of a stage for the members of a chunk, for `compile_all`.
 
@@ -131,6 +142,7 @@ def lower_stage(
         batch_size: examples in a step.
         axes: what members share.
         placement: members on devices.
+        validation: shapes of the validation examples of one member, if there are any.
     """
     key = jax.eval_shape(new_key)
 
@@ -147,7 +159,19 @@ def lower_stage(
     # Shapes of one member: `abstract` adds the member axis.
     state = jax.eval_shape(start, *arguments)
     epoch = _lower_epoch(recipe, numbers, state, data, batch_size, axes, placement)
-    return StagePrograms(placement, axes, as_function(lowered), epoch)
+    programs = StagePrograms(placement, axes, as_function(lowered), epoch)
+    if not validation:
+        return programs
+    validate = lower_validation(
+        recipe,
+        numbers,
+        state.params,
+        validation,
+        batch_size,
+        (0, axes.params, axes.validation, 0),
+        placement,
+    )
+    return programs._replace(validate=as_function(validate))
 
 
 def _init_axes(axes: Axes, pretrained: Params) -> tuple[PyTree, ...]:

@@ -8,8 +8,9 @@ from twostage_jax.config.schema import Config
 from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.runs.finish import PREDICTIONS, SWEEP_PLOT
 from twostage_jax.runs.open import open_run
+from twostage_jax.runs.pictures import PICTURES
 from twostage_jax.runs.resume import resumed_folder
-from twostage_jax.show.tables import show_result
+from twostage_jax.show.result import show_result
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.checkpoint import Store
@@ -66,7 +67,7 @@ def complete_result(config: Config, trust_code: bool, terminal: Terminal) -> Res
     except Corrupted as error:
         terminal.notice(f"{error}: the run continues from what is intact, to the same result")
         return None
-    show_result(finished.record, folder, terminal)
+    show_result(finished.record, folder, finished.manifest.classes, terminal)
     return Result(folder, encode(finished.record), finished.params)
 
 
@@ -76,7 +77,7 @@ def _check_outputs(folder: Path, config: Config, terminal: Terminal) -> None:
     Raises:
         Corrupted: if an output that the run writes itself is corrupted.
     """
-    written = (SWEEP_PLOT, *(PREDICTIONS.values() if config.save_predictions else ()))
+    written = (SWEEP_PLOT, *PICTURES, *(PREDICTIONS.values() if config.save_predictions else ()))
     removed = []
     for name, problem in corrupted_outputs(folder):
         if name in written:

@@ -26,14 +26,7 @@ from twostage_jax.scores.figures import (
     prediction_file,
     probabilities,
 )
-from twostage_jax.show.tables import (
-    show_classes,
-    show_detection,
-    show_members,
-    show_scores,
-    show_uncertainty,
-    times_read,
-)
+from twostage_jax.show.result import show_evaluation, times_read
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.checksums import write_files
 from twostage_jax.store.decoding import encode
@@ -213,14 +206,13 @@ def _show(
     evaluation: Evaluation,
     terminal: Terminal,
 ) -> None:
-    assessment = evaluation.assessment
     for note in examples.notes if examples else ():
-        terminal.line(f"{part.source}: {note}")
-    show_scores(f"{run.folder} on {part.source}", {part.name: assessment.scores}, terminal)
-    show_classes(assessment.scores, run.manifest.classes, terminal)
-    show_members(assessment.summary, len(assessment.members["accuracy"]), part.name, terminal)
-    show_uncertainty(assessment.uncertainty, part.name, terminal)
-    if part.own and part.name == "test":
-        terminal.line(times_read(run.record.test_reads))
+        terminal.line(f"{part.source}: {note}", hang=2)
+    detection = None
     if ood and evaluation.detection is not None:
-        show_detection(evaluation.detection, ood, terminal)
+        detection = (ood, evaluation.detection)
+    title = f"{run.folder} on {part.source}"
+    classes = run.manifest.classes
+    show_evaluation(title, part.name, evaluation.assessment, classes, detection, terminal)
+    if part.own and part.name == "test":
+        terminal.line(times_read(run.record.test_reads), hang=2)

@@ -153,6 +153,26 @@ def _head_labels(examples: Examples) -> TrialData:
     return TrialData({}, {"label": gather(label, np.arange(len(label)))})
 
 
+def validation_data(
+    examples: Examples, features: np.ndarray | None, trials: Trials
+) -> TrialData | None:
+    """Return the validation examples of a stage; None if there are none.
+
+    Args:
+        examples: training examples, with the data set.
+        features: features `[E, V, D]` of the split, from each encoder; None if the stage sees
+            images.
+        trials: all trainings.
+    """
+    split = examples.dataset.validation
+    if not len(split["label"]):
+        return None
+    label = TrialData({"label": split["label"]}, {})
+    if features is None:
+        return label | TrialData({"image": split["image"]}, {})
+    return label | from_encoders("image", features, trials)
+
+
 def solve_data(
     data: TrialData, validation: np.ndarray, label: np.ndarray, trials: Trials
 ) -> TrialData:

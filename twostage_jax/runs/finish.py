@@ -78,11 +78,15 @@ class Finished(NamedTuple):
         record: content of `result.json`, without seconds.
         params: groups of the chosen trials, as users see them.
         files: content of other files, by name.
+        test: examples of the test split.
+        probability: mean probabilities `[N, K]` of the chosen trials on test.
     """
 
     record: ResultRecord
     params: Params
     files: dict[str, bytes]
+    test: Split
+    probability: np.ndarray
 
 
 def finish_run(
@@ -152,7 +156,7 @@ def finish_run(
             index = plan.dataset.rows[split]
             files[PREDICTIONS[split]] = prediction_file(visible, label, index)
     groups = chosen_groups(chosen.params, plan.trials, plan.config.members)
-    return Finished(record, groups, files)
+    return Finished(record, groups, files, test, mean_probability(on_test))
 
 
 def make_predictor(plan: Plan, programs: RunPrograms, params: Params) -> Predictor:
@@ -279,7 +283,7 @@ def _head_record(plan: Plan, trained: Trained, rows: np.ndarray) -> HeadRecord:
     head = plan.config.head
     return HeadRecord(
         protocol=head.protocol,
-        epochs=head.epochs or 0,  # a solved head has none
+        epochs=len(trained.records["head"]),  # a solved head has none
         loss=last_loss(trained.records["head"], rows.tolist()),
         encode="once" if plan.features_once else "loop",
     )

@@ -45,12 +45,19 @@ def head_axes(trials: Trials) -> dict[str, int | None]:
     return {FROZEN: 0 if several else None, "head": 0}
 
 
-def stage_axes(config: Config, trials: Trials, stage: str, data: TrialData) -> Axes:
-    """Return the member axes of a stage."""
+def stage_axes(
+    config: Config,
+    trials: Trials,
+    stage: str,
+    data: TrialData,
+    validation: TrialData | None = None,
+) -> Axes:
+    """Return the member axes of a stage, of its training and of its validation examples."""
     state: PyTree = 0
     if stage == "head":
         state = TrainState(head_axes(trials), 0, 0)  # pyright: ignore[reportArgumentType] axes
-    return Axes(state, data.axes, None if "order" in config.share else 0)
+    order = None if "order" in config.share else 0
+    return Axes(state, data.axes, order, validation.axes if validation else {})
 
 
 def from_encoders(name: str, values: np.ndarray, trials: Trials) -> TrialData:

@@ -19,7 +19,6 @@ from twostage_jax.config.schema import TRAINED, Config
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
 from twostage_jax.data.spec import absolute
 from twostage_jax.engine.compile import cores
-from twostage_jax.engine.device import Device, find_device
 from twostage_jax.engine.passes import choose_encoding
 from twostage_jax.engine.switches import numeric_switches
 from twostage_jax.errors import Corrupted, UserError
@@ -46,6 +45,7 @@ from twostage_jax.store.records import (
     PreprocessingRecord,
     json_bytes,
     read_manifest,
+    repeatable_config,
     write_manifest,
 )
 
@@ -64,20 +64,6 @@ class Request(NamedTuple):
     pretrain_only: bool
     trust_code: bool
     allow_changed: bool
-
-
-def start_device(requested: str | None, terminal: Terminal) -> Device:
-    """Start jax on a device and print the first line of a command: device, cores and versions.
-
-    Raises:
-        UserError: a device that is not there or does not start.
-    """
-    with terminal.status("starting jax"):
-        device = find_device(requested)
-    terminal.line(device.line)
-    if device.note is not None:
-        terminal.notice(device.note)
-    return device
 
 
 def read_config(folder: Path, trust_code: bool = False) -> Config:
@@ -307,5 +293,5 @@ def open_folder(folder: Path, manifest: Manifest, terminal: Terminal) -> Manifes
         manifest = updated_manifest(folder, manifest, terminal)
     write_manifest(folder, manifest)
     # For people, and for --config; no command decides by it.
-    write_bytes(folder / CONFIG, json_bytes(manifest.config))
+    write_bytes(folder / CONFIG, json_bytes(repeatable_config(manifest)))
     return manifest

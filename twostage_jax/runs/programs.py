@@ -26,6 +26,7 @@ from twostage_jax.runs.examples import (
     head_data,
     pretrain_data,
     solve_data,
+    validation_data,
 )
 from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
@@ -122,6 +123,7 @@ class _StageParts(NamedTuple):
     groups: Params
     data: TrialData
     batch_size: int
+    validation: TrialData | None
 
 
 def _parts(plan: Plan, stage: str) -> _StageParts:
@@ -131,8 +133,18 @@ def _parts(plan: Plan, stage: str) -> _StageParts:
     if stage == "head":
         groups = {FROZEN: plan.networks.encoder_shapes}
     data = pretrain_data(plan.examples) if stage == "pretrain" else abstract_head_data(plan)
+    validation = _abstract_validation(plan, stage)
     batch = few_examples(plan.dataset)
-    return _StageParts(make_recipe(plan, stage), numbers, batch, groups, data, batch_size)
+    recipe = make_recipe(plan, stage)
+    return _StageParts(recipe, numbers, batch, groups, data, batch_size, validation)
+
+
+def _abstract_validation(plan: Plan, stage: str) -> TrialData | None:
+    """Return the validation examples of a stage before there are features."""
+    features = None
+    if stage == "head" and plan.features_once:
+        features = _no_features(plan, len(plan.dataset.validation["label"]))
+    return validation_data(plan.examples, features, plan.trials)
 
 
 def abstract_head_data(plan: Plan) -> TrialData:
@@ -230,7 +242,7 @@ def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
             programs = programs._replace(head=_lower_solve(plan, placement))
             continue
         parts = _parts(plan, stage)
-        axes = stage_axes(plan.config, plan.trials, stage, parts.data)
+        axes = stage_axes(plan.config, plan.trials, stage, parts.data, parts.validation)
         lowered = lower_stage(
             parts.recipe,
             parts.numbers,
@@ -240,6 +252,7 @@ def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
             parts.batch_size,
             axes,
             placement,
+            parts.validation.shapes if parts.validation else None,
         )
         programs = programs._replace(**{stage: lowered})
     if "head" in plan.stages:

@@ -192,6 +192,12 @@ def updated_manifest(folder: Path, fresh: Manifest, terminal: Terminal) -> Manif
     changed |= changed_switches(stored)
     changed |= differences(stored.config, config)
     allowed = [f"{name} {old} -> {new}" for name, (old, new) in (moved | changed).items()]
+    # A stage that has been given more epochs goes past the epoch with which it was ended.
+    stopped = {
+        stage: epochs
+        for stage, epochs in stored.stopped.items()
+        if f"{stage}.epochs" not in changed
+    }
     return dataclasses.replace(
         stored,
         config=config,
@@ -204,6 +210,7 @@ def updated_manifest(folder: Path, fresh: Manifest, terminal: Terminal) -> Manif
         # A run of stage 1 alone had no chunks of stage 2.
         chunks={**fresh.chunks, **stored.chunks},
         allowed=[*stored.allowed, *allowed],
+        stopped=stopped,
     )
 
 

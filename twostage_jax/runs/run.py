@@ -17,6 +17,8 @@ from twostage_jax.config.layers import imported_names
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Lockbox
+from twostage_jax.data.split import Split
+from twostage_jax.runs.announce import announce, start_device
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.complete import Result, complete_result
 from twostage_jax.runs.finish import Trained, finish_run
@@ -27,21 +29,24 @@ from twostage_jax.runs.handover import (
     head_groups,
     pretrain_groups,
 )
+from twostage_jax.runs.pictures import draw_pictures, draw_stage_1
 from twostage_jax.runs.prepare import (
     Request,
     make_manifest,
     open_folder,
     prepare,
     resolve_request,
-    start_device,
 )
-from twostage_jax.runs.programs import Placed, Plan, compile_run, place_stages
+from twostage_jax.runs.programs import Plan, compile_run, place_stages
 from twostage_jax.runs.resume import resumed_folder
 from twostage_jax.runs.steps import RunContext, pretrain, train_head
+from twostage_jax.runs.track import OnEpoch
 from twostage_jax.runs.train import SEAMS, Seams, StageResult
-from twostage_jax.show.tables import PlanRow, show_data, show_plan, show_result
+from twostage_jax.show.result import show_result
+from twostage_jax.show.start import show_stage_1
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import resumable
+from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.checksums import write_files
 from twostage_jax.store.decoding import encode
 from twostage_jax.store.layout import (
@@ -64,6 +69,8 @@ from twostage_jax.store.records import (
     json_bytes,
     last_loss,
     manifest_bytes,
+    read_manifest,
+    repeatable_config,
     write_manifest,
 )
 
@@ -78,6 +85,7 @@ def run(
     checkpoint_every: float = 5.0,
     terminal: Terminal | None = None,
     clock: Clock | None = None,
+    on_epoch: OnEpoch | None = None,
     seams: Seams = SEAMS,
     device: str | None = None,
 ) -> Result:
@@ -92,6 +100,9 @@ def run(
         checkpoint_every: minutes after which the state is saved within an epoch.
         terminal: where to print; `Terminal(quiet=True)` prints nothing.
         clock: seconds of each phase; by default a new one.
+        on_epoch: called after each epoch with its record, the dict that is a line of
+            `metrics.jsonl`. If it returns True, the stage ends with that epoch. An exception in it
+            ends the run after its state is saved.
         seams: functions that a test may replace.
         device: `cpu`, `gpu` or `tpu`, and no other; by default the choice is jax's.
 
@@ -131,11 +142,13 @@ def run(
             _claim(stack, folder, command, terminal)
             check_free(folder)
         manifest = open_folder(folder, make_manifest(plan, placed), terminal)
-        _show_plan(plan, placed, folder, terminal)
+        announce(plan, placed, folder, terminal)
         with terminal.status("compiling"), clock.phase("compile"):
             programs = compile_run(plan, placed)
         every = 60 * checkpoint_every
-        context = RunContext(plan, programs, folder, terminal, clock, every, seams)
+        context = RunContext(
+            plan, programs, folder, terminal, clock, every, seams, manifest.stopped, on_epoch
+        )
         return _run_stages(context, manifest, lockbox)
 
 
@@ -158,30 +171,6 @@ def _claim(
     stack.enter_context(resumable(shlex.join([*command, str(folder)])))
 
 
-def _show_plan(plan: Plan, placed: dict[str, Placed], folder: Path, terminal: Terminal) -> None:
-    """Print the folder, the data, the settings, and the placement of members."""
-    dataset = plan.dataset
-    sizes = {
-        "train": len(dataset.train["label"]),
-        "validation": len(dataset.validation["label"]),
-        "test": plan.tested,
-    }
-    if plan.examples.labelled != len(plan.examples.images):
-        sizes["labelled"] = plan.examples.labelled
-        sizes["unlabelled"] = len(plan.examples.images) - plan.examples.labelled
-    terminal.line(f"run in {folder}")
-    show_data(dataset.name, sizes, dataset.image_shape, len(dataset.classes), terminal)
-    settings = plan.config
-    terminal.line(f"preset {settings.preset}, seed {settings.seed}")
-    rows = []
-    for stage, (placement, need) in placed.items():
-        chunks = len(placement.pieces)
-        devices = placement.mesh.size
-        members = placement.members
-        rows.append(PlanRow(stage, members, chunks, devices, need.member, need.common))
-    show_plan(rows, plan.encoding if "head" in plan.stages else None, terminal)
-
-
 def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Result:
     """Train what is left to train, and finish the run."""
     plan = context.plan
@@ -194,12 +183,17 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
         pretrained = first.params
         records["pretrain"] = first.records
         finite = first.finite
-        manifest = _with_pretrain(manifest, plan, first)
+        # A stage that has ended early is noted there.
+        stopped = read_manifest(folder).stopped
+        manifest = dataclasses.replace(_with_pretrain(manifest, plan, first), stopped=stopped)
         write_manifest(folder, manifest)
     if "head" not in plan.stages:
         # Stage 1 alone: no label was used, so there is nothing to score.
         groups = pretrain_groups(pretrained, plan.trials)
-        context.terminal.line(f"\nencoder  {manifest.groups[FROZEN].sha256}\nrun      {folder}")
+        draw = draw_stage_1(plan, pretrained, 0, records["pretrain"], *_images_to_show(plan))
+        for name, content in draw.items():
+            write_bytes(folder / name, content)
+        show_stage_1(folder, manifest.groups[FROZEN].sha256, context.terminal)
         return Result(folder, {}, groups)
     encoder = frozen_encoder(pretrained, plan.trials)
     before = encoder_digest(manifest, encoder, plan.trials)
@@ -220,23 +214,37 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     )
     # The count is on disk before the test split is read. A run that is resumed here measures the
     # same again, which is no further look at it.
-    manifest = dataclasses.replace(manifest, test_reads=max(1, manifest.test_reads))
+    manifest = dataclasses.replace(
+        manifest,
+        test_reads=max(1, manifest.test_reads),
+        stopped=read_manifest(folder).stopped,
+    )
     write_manifest(folder, manifest)
     with context.terminal.status("evaluating"), context.clock.phase("evaluate"):
         finished = finish_run(plan, context.programs, trained, lockbox, manifest.test_reads)
     groups = {**manifest.groups, **after}
     manifest = dataclasses.replace(manifest, groups=groups, frozen=frozen)
     record = dataclasses.replace(finished.record, seconds=context.clock.seconds)
+    show_result(record, folder, plan.dataset.classes, context.terminal)
+    with context.terminal.status("drawing"):
+        pictures = draw_pictures(plan, trained, finished)
     files = {
         **finished.files,
+        **pictures,
         METRICS: epochs_bytes([*records["pretrain"], *records["head"]]),
-        CONFIG: json_bytes(manifest.config),
+        CONFIG: json_bytes(repeatable_config(manifest)),
         MANIFEST: manifest_bytes(manifest),
         RESULT: json_bytes(encode(record)),
     }
     write_files(folder, files)
-    show_result(record, folder, context.terminal)
     return Result(folder, encode(record), finished.params)
+
+
+def _images_to_show(plan: Plan) -> tuple[str, Split]:
+    """Return the split whose images stage 1 reconstructs in a picture, and its name."""
+    # The test split stays locked.
+    held_out = plan.dataset.validation
+    return ("validation", held_out) if len(held_out["label"]) else ("train", plan.dataset.train)
 
 
 def _with_pretrain(manifest: Manifest, plan: Plan, first: StageResult) -> Manifest:
@@ -246,7 +254,7 @@ def _with_pretrain(manifest: Manifest, plan: Plan, first: StageResult) -> Manife
     return dataclasses.replace(
         manifest,
         groups=describe_groups(pretrain_groups(first.params, plan.trials)),
-        pretrain=PretrainRecord(settings.objective, settings.epochs, loss),
+        pretrain=PretrainRecord(settings.objective, len(first.records), loss),
     )
 
 

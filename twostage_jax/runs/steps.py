@@ -1,6 +1,8 @@
 """The steps of a run: stage 1, features, stage 2."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,16 +12,30 @@ from twostage_jax.engine.members import StagePrograms, TrialData, start_states
 from twostage_jax.engine.passes import apply_pass
 from twostage_jax.engine.solve import SolvePrograms
 from twostage_jax.runs.clock import Clock
-from twostage_jax.runs.examples import head_data, pretrain_data, solve_data
+from twostage_jax.runs.examples import (
+    head_data,
+    pretrain_data,
+    solve_data,
+    validation_data,
+)
 from twostage_jax.runs.handover import FROZEN, stacked_shapes
 from twostage_jax.runs.programs import Plan, RunPrograms, few_examples
 from twostage_jax.runs.resume import run_identity
 from twostage_jax.runs.solve import solve_stage
+from twostage_jax.runs.track import OnEpoch
 from twostage_jax.runs.train import Seams, StagePlan, StageResult, train_stage
 from twostage_jax.runs.trials import INITIAL, TRAINING
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.stages.stage import Params
-from twostage_jax.store.records import EpochRecord
+from twostage_jax.store.atomic import write_bytes
+from twostage_jax.store.layout import CONFIG
+from twostage_jax.store.records import (
+    EpochRecord,
+    json_bytes,
+    read_manifest,
+    repeatable_config,
+    write_manifest,
+)
 from twostage_jax.trees import PyTree
 
 
@@ -34,6 +50,8 @@ class RunContext(NamedTuple):
         clock: seconds of each phase.
         every: seconds after which the state is saved within an epoch.
         seams: functions that a test may replace.
+        stopped: epochs of the stages that an earlier process has ended.
+        on_epoch: receives the record of each epoch; True ends the stage with that epoch.
     """
 
     plan: Plan
@@ -43,15 +61,19 @@ class RunContext(NamedTuple):
     clock: Clock
     every: float
     seams: Seams
+    stopped: Mapping[str, int] = {}
+    on_epoch: OnEpoch | None = None
 
 
 def pretrain(context: RunContext) -> StageResult:
     """Train stage 1."""
     programs = context.programs.pretrain
     assert programs is not None
-    data = pretrain_data(context.plan.examples)
+    plan = context.plan
+    data = pretrain_data(plan.examples)
+    validation = validation_data(plan.examples, None, plan.trials)
     with context.clock.phase("pretrain"):
-        return _train(context, "pretrain", programs, data, {}, [])
+        return _train(context, "pretrain", programs, data, validation, {}, [])
 
 
 def train_head(
@@ -69,14 +91,14 @@ def train_head(
     features = _features(context, pretrained, images)
     data = head_data(plan.examples, features, plan.trials)
     frozen = {FROZEN: encoder}
+    on_validation = _features(context, pretrained, dataset.validation["image"])
     if isinstance(programs, StagePrograms):
+        validation = validation_data(plan.examples, on_validation, plan.trials)
         with context.clock.phase("head"):
-            return _train(context, "head", programs, data, frozen, before)
+            return _train(context, "head", programs, data, validation, frozen, before)
     assert isinstance(programs, SolvePrograms)
-    label = dataset.validation["label"]
-    validation = _features(context, pretrained, dataset.validation["image"])
-    assert validation is not None
-    data = solve_data(data, validation, label, plan.trials)
+    assert on_validation is not None
+    data = solve_data(data, on_validation, dataset.validation["label"], plan.trials)
     keys = plan.trials.keys("head", INITIAL)
     with context.clock.phase("head"), context.terminal.status("solving"):
         return solve_stage(
@@ -103,6 +125,7 @@ def _train(
     stage: str,
     programs: StagePrograms,
     data: TrialData,
+    validation: TrialData | None,
     pretrained: Params,
     before: Sequence[EpochRecord],
 ) -> StageResult:
@@ -113,14 +136,16 @@ def _train(
     # Always computed, even if a checkpoint replaces it: the checkpoint is checked against it.
     start = start_states(programs, numbers, plan.trials.keys(stage, INITIAL), batch, pretrained)
     keys = plan.trials.keys(stage, TRAINING)
-    return train_stage(programs, data, numbers, keys, start, _stage_plan(context, stage, before))
+    stage_plan = _stage_plan(context, stage, before)._replace(validation=validation)
+    return train_stage(programs, data, numbers, keys, start, stage_plan)
 
 
 def _stage_plan(context: RunContext, stage: str, before: Sequence[EpochRecord]) -> StagePlan:
     plan = context.plan
+    epochs = getattr(plan.config, stage).epochs or 0  # a solved head has none
     return StagePlan(
         name=stage,
-        epochs=getattr(plan.config, stage).epochs or 0,  # a solved head has none
+        epochs=context.stopped.get(stage, epochs),
         identity=run_identity(plan.config, plan.dataset.fingerprint),
         before=before,
         every=context.every,
@@ -128,4 +153,14 @@ def _stage_plan(context: RunContext, stage: str, before: Sequence[EpochRecord]) 
         terminal=context.terminal,
         names=plan.trials.names(stage),
         seams=context.seams,
+        on_epoch=context.on_epoch,
+        stop=partial(_note_stop, context.folder, stage),
     )
+
+
+def _note_stop(folder: Path, stage: str, epochs: int) -> None:
+    """Write into the manifest, and into `config.json`, that a stage ends with so many epochs."""
+    manifest = read_manifest(folder)
+    manifest = dataclasses.replace(manifest, stopped={**manifest.stopped, stage: epochs})
+    write_manifest(folder, manifest)
+    write_bytes(folder / CONFIG, json_bytes(repeatable_config(manifest)))

@@ -1,6 +1,6 @@
 """One stage of a run to its end, with progress, metrics, checkpoints and signals."""
 
-import math
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,14 +17,24 @@ from twostage_jax.engine.members import Numbers, StagePrograms, TrialData
 from twostage_jax.engine.state import TrainState, group_sizes
 from twostage_jax.errors import UserError
 from twostage_jax.runs.clock import Alarm
-from twostage_jax.show.tables import show_groups
+from twostage_jax.runs.track import OnEpoch, make_record
+from twostage_jax.show.start import show_groups
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import deferred
 from twostage_jax.stages.freezing import frozen_groups
 from twostage_jax.stages.stage import Key, Params
 from twostage_jax.store.checkpoint import Loaded, Store, open_store
-from twostage_jax.store.records import CheckpointFacts, EpochRecord, append_epoch, write_epochs
+from twostage_jax.store.records import (
+    VALIDATION_PREFIX,
+    CheckpointFacts,
+    EpochRecord,
+    append_epoch,
+    write_epochs,
+)
 from twostage_jax.trees import PyTree
+
+# Seconds between checkpoints at the ends of epochs: a checkpoint takes longer than a short epoch.
+BETWEEN_EPOCHS = 2.0
 
 
 class Seams(NamedTuple):
@@ -58,6 +68,9 @@ class StagePlan(NamedTuple):
         terminal: where to print.
         names: names of the members.
         seams: functions that a test may replace.
+        validation: validation examples of all members, if there are any.
+        on_epoch: receives the record of each epoch; True ends the stage with that epoch.
+        stop: notes in the manifest that the stage ends with this number of epochs.
     """
 
     name: str
@@ -69,6 +82,9 @@ class StagePlan(NamedTuple):
     terminal: Terminal
     names: Sequence[str]
     seams: Seams = SEAMS
+    validation: TrialData | None = None
+    on_epoch: OnEpoch | None = None
+    stop: Callable[[int], None] = lambda epochs: None
 
     def facts(self, records: Sequence[EpochRecord]) -> CheckpointFacts:
         """Return the facts that are saved with a checkpoint."""
@@ -104,9 +120,11 @@ def train_stage(
 ) -> StageResult:
     """Train to the end, from `start` or from the newest checkpoint that is intact.
 
-    Each epoch adds a line to `metrics.jsonl` and a checkpoint; checkpoint 0 precedes the first. A
-    checkpoint contains the records of all its epochs, and `metrics.jsonl` is rebuilt from them. A
-    signal takes effect between two calls to the device, after the state is saved.
+    Each epoch adds a line to `metrics.jsonl`. Checkpoint 0 precedes the first epoch, and the last
+    one follows the last epoch; between them, an epoch ends with a checkpoint if the previous one is
+    older than two seconds. A checkpoint contains the records of all its epochs, and `metrics.jsonl`
+    is rebuilt from them. A signal takes effect between two calls to the device, after the state is
+    saved.
 
     Args:
         programs: compiled.
@@ -120,6 +138,7 @@ def train_stage(
         UserError: a metric, parameter or moment of all members is no longer finite, or a checkpoint
             belongs to another run.
         Interrupted: after a signal.
+        Exception: any exception of `plan.on_epoch`, after the state is saved.
     """
     show_groups(plan.name, group_sizes(start), plan.terminal)
     # A clone, because jax's check for reused keys counts reading one as a use.
@@ -130,7 +149,7 @@ def train_stage(
         training = loaded.trees["training"]
         state = TrainState(loaded.trees["params"], training["opt_state"], training["step"])
         session = _Session(plan, store, key_data, list(loaded.facts.records), state)
-        # A killed process may have added a line without its checkpoint.
+        # A killed process may have added lines without their checkpoint.
         write_epochs(plan.folder, [*plan.before, *session.records])
         if int(state.step.min()) >= plan.epochs * programs.epoch.steps:
             return session.result(state)
@@ -138,7 +157,7 @@ def train_stage(
             plan.terminal.line(f"{plan.name}  resumes after step {int(state.step.max()):,}")
 
         def wanted() -> bool:
-            return interrupted() or session.alarm.due
+            return interrupted() or session.within.due
 
         with plan.terminal.progress(plan.name, plan.epochs) as bar:
             for progress in fit_trials(
@@ -151,6 +170,7 @@ def train_stage(
                 training["sums"],
                 wanted,
                 plan.seams.fit,
+                plan.validation,
             ):
                 bar.advance(progress.fraction)
                 # Asked once: a signal after the state was saved waits for the next call.
@@ -158,11 +178,12 @@ def train_stage(
                 if progress.state is None:
                     continue
                 state = progress.state
-                record = session.save(progress)
+                record = session.add(progress)
+                stop = session.handle(progress, record, stop) or stop
                 if record is not None:
-                    bar.epoch(record.epoch, _figures(record), record.seconds)
+                    bar.epoch(record)
                 if stop:
-                    break  # leaving `interruptible` raises `Interrupted`
+                    break  # after a signal, leaving `interruptible` raises `Interrupted`
         return session.result(state)
 
 
@@ -178,35 +199,64 @@ class _Session:
         state: TrainState,
     ) -> None:
         self.records = records
-        self.alarm = Alarm(plan.every)
+        self.within = Alarm(plan.every)
+        self._between = Alarm(min(plan.every, BETWEEN_EPOCHS))
         self._plan = plan
         self._store = store
         self._key_data = key_data
         self._diverged = any_diverged(find_diverged(state, None), len(plan.names))
         # A metric that was not finite leaves no trace in the state.
         for record in records:
-            for values in record.members.values():
-                self._diverged |= np.array([value is None for value in values])
+            for name, values in record.members.items():
+                # A loss on validation may overflow while the training is finite.
+                if not name.startswith(VALIDATION_PREFIX):
+                    self._diverged |= np.array([value is None for value in values])
 
     def result(self, state: TrainState) -> StageResult:
         """Return the result of the stage in this state."""
         return StageResult(state.params, self.records, ~self._diverged)
 
-    def save(self, progress: Progress) -> EpochRecord | None:
-        """Check and save a position; returns the record of an epoch that is complete."""
-        assert progress.state is not None
+    def add(self, progress: Progress) -> EpochRecord | None:
+        """Check a position; returns the record of an epoch that is complete."""
         self._check_finite(progress)
-        record = None
-        if progress.metrics is not None:
-            record = _record(self._plan.name, progress)
-            self.records.append(record)
-            append_epoch(self._plan.folder, record)
+        if progress.metrics is None:
+            return None
+        record = make_record(self._plan.name, progress)
+        self.records.append(record)
+        append_epoch(self._plan.folder, record)
+        return record
+
+    def handle(self, progress: Progress, record: EpochRecord | None, interrupted: bool) -> bool:
+        """Save a position if it is time to, and pass on the record of a completed epoch.
+
+        Returns True if `on_epoch` ends the stage.
+        """
+        plan = self._plan
+        ended = False
+        if record is not None and plan.on_epoch is not None:
+            try:
+                ended = plan.on_epoch(json.loads(record.line)) is True
+            except BaseException:
+                self._save(progress)
+                raise
+        if ended:
+            # Before the checkpoint: a process that is killed in between trains this epoch again,
+            # and ends the stage with it.
+            plan.stop(progress.epoch)
+        within = record is None
+        last = ended or progress.epoch == plan.epochs
+        if within or last or interrupted or self._between.due:
+            self._save(progress)
+        return ended
+
+    def _save(self, progress: Progress) -> None:
+        assert progress.state is not None
         trees = _trees(progress.state, progress.sums, self._key_data)
         # Steps of all members add up to a number that only grows.
         step = int(progress.state.step.sum())
         self._store.save(step, trees, self._plan.facts(self.records))
-        self.alarm.restart()
-        return record
+        self.within.restart()
+        self._between.restart()
 
     def _check_finite(self, progress: Progress) -> None:
         """Print the members that have just diverged.
@@ -296,23 +346,3 @@ def _trees(
         "key": key_data,
     }
     return {"params": state.params, "training": training}
-
-
-def _record(stage: str, progress: Progress) -> EpochRecord:
-    """Return the record of a completed epoch; figures are means over the finite members."""
-    means = {}
-    members = {}
-    for name, values in (progress.metrics or {}).items():
-        finite = values[np.isfinite(values)]
-        means[name] = float(finite.mean()) if finite.size else None
-        # The figures of a single member are the means.
-        if len(values) > 1:
-            members[name] = [float(x) if math.isfinite(x) else None for x in values]
-    loss = means.pop("loss")
-    seconds = round(progress.seconds, 3)
-    return EpochRecord(stage, progress.epoch, loss, seconds, means, members)
-
-
-def _figures(record: EpochRecord) -> dict[str, float | None]:
-    """Return the metrics of an epoch by name, with the loss."""
-    return dict(sorted({**record.metrics, "loss": record.loss}.items()))

@@ -11,6 +11,8 @@
     ece = np.abs(np.bincount(bin, (p.argmax(-1) == label) - p.max(-1))).sum() / N
     confusion[t, k] = ((label == t) & (p.argmax(-1) == k)).sum()
     per_class_accuracy = confusion.diagonal() / confusion.sum(1)
+    balanced_accuracy = np.nanmean(per_class_accuracy)
+    worst_class = np.nanargmin(per_class_accuracy)
 """
 
 import io
@@ -30,6 +32,7 @@ from twostage_jax.scores.calibration import (
 )
 from twostage_jax.scores.conformal import Conformal, measure_sets, needed_examples
 from twostage_jax.scores.detection import mean_probability, mutual_information, predictive_entropy
+from twostage_jax.scores.interval import accuracy_interval
 
 COVERAGE = 0.95  # of prediction sets; it needs 19 validation examples
 SCORES = ("accuracy", "nll", "ece", "brier")
@@ -63,11 +66,17 @@ class Scores(BasicScores):
         per_class_accuracy: `[K]`, None for a class without examples.
         confusion: counts `[K][K]`: true class (row), predicted class (column).
         reconstruction: mean squared error of the decoder on pixels in [-1, 1], if there is one.
+        interval: 95 % interval of the accuracy, `[low, high]`; see `interval.py`.
+        balanced_accuracy: mean accuracy of the classes that have examples.
+        worst_class: index of the class with the lowest accuracy.
     """
 
     per_class_accuracy: list[float | None] | None = None
     confusion: list[list[int]] | None = None
     reconstruction: float | None = None
+    interval: list[float] | None = None
+    balanced_accuracy: float | None = None
+    worst_class: int | None = None
 
 
 @dataclass(frozen=True)
@@ -177,8 +186,9 @@ def compute_scores(
     probability: np.ndarray, label: np.ndarray, reconstruction: float | None = None
 ) -> Scores:
     """Scores of probabilities `[N, K]` with labels int `[N]`; see the formulas of this module."""
-    basic = vars(basic_scores(probability, label))
-    if not len(label):
+    scores = basic_scores(probability, label)
+    basic = vars(scores)
+    if scores.accuracy is None:
         return Scores(**basic)
     classes = probability.shape[-1]
     # Counting pairs costs O(N); a product of one-hot matrices costs O(N K^2).
@@ -187,11 +197,16 @@ def compute_scores(
     totals = confusion.sum(1)
     # JSON has no NaN, so 0 / 0 is None.
     per_class = [float(confusion[k, k] / totals[k]) if totals[k] else None for k in range(classes)]
+    present = np.flatnonzero(totals)
+    rates = confusion.diagonal()[present] / totals[present]
     return Scores(
         **basic,
         per_class_accuracy=per_class,
         confusion=confusion.tolist(),
         reconstruction=reconstruction,
+        interval=list(accuracy_interval(int(confusion.trace()), len(label))),
+        balanced_accuracy=float(rates.mean()),
+        worst_class=int(present[rates.argmin()]),
     )
 
 

@@ -1,4 +1,4 @@
 """Lines, tables and pictures of a run.
 
-Files: terminal, tables, plots.
+Files: terminal, epochs, start, result, uncertainty, tables, plots.
 """

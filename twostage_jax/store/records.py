@@ -19,6 +19,7 @@ from twostage_jax.store.layout import MANIFEST, METRICS, RESULT, check_run
 from twostage_jax.trees import PyTree, describe, digest_of_description
 
 SEAL = "sha256"
+VALIDATION_PREFIX = "validation_"  # of the members' figures on the validation split
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class FrozenRecord:
 class Manifest:
     """Content of `manifest.json`, the source of truth about a run.
 
-    The optional digests and records are None until the run knows them.
+    `pretrain`, `encoder` and `frozen` are None until the run knows them.
     """
 
     schema: int  # version of this layout
@@ -119,19 +120,26 @@ class Manifest:
     # Settings of jax that change numbers, by environment variable; empty if an older version wrote.
     switches: dict[str, str] = field(default_factory=dict)
     frozen: FrozenRecord | None = None
+    # Number of epochs of each stage that `on_epoch` has ended.
+    stopped: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the counts."""
         # A resumed run divides its members by them.
         if any(count < 1 for count in self.chunks.values()):
             raise ValueError(f"chunks are at least 1, not {self.chunks}")
+        if (
+            not {"pretrain", "head"} >= self.stopped.keys()
+            or min(self.stopped.values(), default=1) < 1
+        ):
+            raise ValueError(f"stages stop after 1 or more epochs, not {self.stopped}")
 
 
 @dataclass(frozen=True)
 class EpochRecord:
     """Figures of one finished epoch, for `metrics.jsonl` and for every checkpoint.
 
-    Loss and metrics are means over the finite members, or None if all have diverged.
+    Loss and metrics are means over the finite members, or None if no member is finite.
     """
 
     stage: str  # `pretrain` or `head`
@@ -140,22 +148,29 @@ class EpochRecord:
     seconds: float
     metrics: dict[str, float | None] = field(default_factory=dict)
     # Metrics and loss of every member, None for values that are not finite. Empty for one member,
-    # whose figures are the means.
+    # whose figures are the means. Those on validation have the prefix `validation_`.
     members: dict[str, list[float | None]] = field(default_factory=dict)
+    # Loss and metrics on the validation split, after the epoch. Empty without a split.
+    validation: dict[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Reject metrics that would hide a field in the line."""
+        """Reject metrics that would hide another figure in the line."""
         taken = self.__dataclass_fields__.keys() & self.metrics
+        taken |= {name for name in self.metrics if name.startswith(VALIDATION_PREFIX)}
         if taken:
             raise UserError(f"a metric cannot have the name {min(taken)!r}: rename it in the stage")
+        if self.validation and "loss" not in self.validation:
+            raise ValueError(f"epoch {self.epoch} has validation figures without a loss")
 
     @property
     def line(self) -> str:
         """Line of `metrics.jsonl`, in which the metrics stand beside the other fields."""
         # JAX sorts the keys of a dict, so `loss` stands among the metrics in alphabetical order.
         figures = dict(sorted({**self.metrics, "loss": self.loss}.items()))
-        members = {"members": self.members} if self.members else {}
-        values = {"stage": self.stage, "epoch": self.epoch, **figures, **members}
+        # Left out if empty, so that records without them look as they always did.
+        added = {"validation": self.validation, "members": self.members}
+        more = {name: values for name, values in added.items() if values}
+        values = {"stage": self.stage, "epoch": self.epoch, **figures, **more}
         return json.dumps({**values, "seconds": self.seconds}, allow_nan=False) + "\n"
 
 
@@ -176,7 +191,8 @@ class CheckpointFacts:
             raise ValueError("the epochs are not numbered from 1 without gaps")
         expected = {self.member_count} if self.member_count > 1 else set()
         for record in self.records:
-            complete = ("loss" in record.members) == bool(expected)
+            needed = {"loss", *(f"{VALIDATION_PREFIX}{name}" for name in record.validation)}
+            complete = needed <= record.members.keys() if expected else not record.members
             if not complete or set(map(len, record.members.values())) != expected:
                 raise ValueError(
                     f"epoch {record.epoch} has no figures of {self.member_count} members"
@@ -269,6 +285,19 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` atomically."""
     write_bytes(folder / MANIFEST, manifest_bytes(manifest))
+
+
+def repeatable_config(manifest: Manifest) -> dict[str, object]:
+    """Content of `config.json`: the manifest's config, with the epochs that were trained.
+
+    A run with this config then repeats a stage that `on_epoch` has ended.
+    """
+    config = dict(manifest.config)
+    for stage, epochs in manifest.stopped.items():
+        settings = config.get(stage)
+        if isinstance(settings, Mapping):
+            config[stage] = {**settings, "epochs": epochs}
+    return config
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -1,0 +1,105 @@
+"""Lines of the epochs of a stage, and a bar while they are computed."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+# A dataclass of `store`, `scores` or `runs`; each docstring names the one that it reads.
+Record: TypeAlias = Any
+
+PAUSE = 1.0  # seconds since the last line after which an epoch is printed
+TENTH = 10  # of short epochs, about every tenth is printed
+GAP = 2  # spaces between columns
+DIGITS = 6  # of a figure, for instance 0.9712
+
+
+class EpochLines:
+    """Rows of figures, one for an epoch, under a header that names them.
+
+    The first and the last epoch have a row, and each epoch that ends at least a second after the
+    row before. Of shorter epochs, about every tenth has one. `metrics.jsonl` contains all of them.
+
+    Args:
+        stage: `pretrain` or `head`.
+        epochs: number of epochs of the stage.
+        verbose: True for a row for every epoch.
+        line: prints a line.
+    """
+
+    def __init__(
+        self, stage: str, epochs: int, verbose: bool, line: Callable[[str], object]
+    ) -> None:
+        self._stage = stage
+        self._epochs = epochs
+        self._every = 1 if verbose else max(TENTH, round(epochs / TENTH))
+        self._line = line
+        self._printed = -math.inf
+
+    def add(self, record: Record) -> None:
+        """Print the row of `store.EpochRecord`, if it is due."""
+        now = time.monotonic()
+        is_first = self._printed == -math.inf
+        in_turn = record.epoch in (1, self._epochs) or record.epoch % self._every == 0
+        if not (is_first or in_turn or now - self._printed >= PAUSE):
+            return
+        label = f"{self._stage}  epoch {record.epoch}/{self._epochs}"
+        left = len(f"{self._stage}  epoch {self._epochs}/{self._epochs}")
+        columns = figures(record)
+        texts = [_decimal(value).rjust(_width(name)) for name, value in columns.items()]
+        spread = member_range(record)
+        if spread:
+            texts.append(" ({:.4f} to {:.4f})".format(*spread))
+        else:
+            # With a range, a row of 80 columns is full.
+            columns["seconds"] = record.seconds
+            texts.append(f"{record.seconds:.1f}".rjust(_width("seconds")))
+        if is_first:
+            self._header(left, list(columns), _member_count(record))
+        self._line(f"{label.ljust(left)}{''.join(texts)}")
+        self._printed = now
+
+    def _header(self, left: int, names: Sequence[str], members: int) -> None:
+        self._line("")
+        if members:
+            self._line(f"{self._stage}: mean of {members:,} members (lowest to highest)")
+        above = "".join(name.rpartition(" ")[0].rjust(_width(name)) for name in names)
+        below = "".join(name.rpartition(" ")[2].rjust(_width(name)) for name in names)
+        self._line((" " * left + above).rstrip())
+        self._line(" " * left + below)
+
+
+def figures(record: Record) -> dict[str, float | None]:
+    """Figures of `store.EpochRecord` by name, such as `train loss` and `validation accuracy`."""
+    train = {"loss": record.loss, **record.metrics}
+    values = {f"train {name}": train[name] for name in sorted(train, key=_rank)}
+    held_out = record.validation
+    return values | {f"validation {name}": held_out[name] for name in sorted(held_out, key=_rank)}
+
+
+def member_range(record: Record) -> tuple[float, float] | None:
+    """Lowest and highest value of the last figure among the members; None for one member."""
+    name = list(figures(record))[-1]
+    key = name.removeprefix("train ").replace(" ", "_")
+    finite = [value for value in record.members.get(key, ()) if value is not None]
+    return (min(finite), max(finite)) if finite else None
+
+
+def _rank(name: str) -> int:
+    # The loss comes first, because a stage of any kind has one.
+    order = ("loss", "accuracy")
+    return order.index(name) if name in order else len(order)
+
+
+def _member_count(record: Record) -> int:
+    return len(record.members.get("loss", ()))
+
+
+def _width(name: str) -> int:
+    """Width of a column under a name of several lines."""
+    words = name.rpartition(" ")
+    return GAP + max(DIGITS, len(words[0]), len(words[2]))
+
+
+def _decimal(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,190 @@
+"""Pictures made of images: reconstructions, and mistakes with their captions."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from twostage_jax.show.figure import (
+    BLUE,
+    ORANGE,
+    WIDTH,
+    as_png,
+    new_figure,
+    place_axes,
+    short_name,
+    style,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = 5  # mistakes in a row
+MISTAKES = 15
+SMALL = 64  # pixels up to which an image is drawn with sharp pixels
+TALLEST = 12.0  # inches
+LINE = 0.17  # inches between lines of a caption
+CAPTION = 15  # characters of a class name below an image
+
+
+class Mistakes(NamedTuple):
+    """Images that are taken for another class.
+
+    Attributes:
+        images: uint8 `[n, H, W, C]`, the most confident mistake first.
+        label: true classes `[n]`.
+        predicted: predicted classes `[n]`.
+        confidence: probabilities `[n]` of the predicted classes.
+        errors: number of all mistakes.
+        count: number of all images of the split.
+    """
+
+    images: np.ndarray
+    label: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    errors: int
+    count: int
+
+
+def find_mistakes(probability: np.ndarray, images: np.ndarray, label: np.ndarray) -> Mistakes:
+    """Find the most confident mistakes.
+
+    Args:
+        probability: of an ensemble's mean, `[N, K]`.
+        images: uint8 `[N, H, W, C]`.
+        label: int `[N]`.
+    """
+    predicted = probability.argmax(-1)
+    confidence = probability.max(-1)
+    wrong = np.flatnonzero(predicted != label)
+    # Stable, so that ties have the order of the split.
+    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    return Mistakes(
+        images[chosen],
+        label[chosen],
+        predicted[chosen],
+        confidence[chosen],
+        len(wrong),
+        len(label),
+    )
+
+
+def draw_mistakes(mistakes: Mistakes, classes: Sequence[str], split: str) -> bytes:
+    """Draw the most confident mistakes with truth, prediction and probability.
+
+    Args:
+        mistakes: from `find_mistakes`.
+        classes: names of the K classes.
+        split: name of the split.
+
+    Returns:
+        Content of a PNG file.
+    """
+    number = len(mistakes.images)
+    with style():
+        if not number:
+            figure = new_figure(1.2)
+            text = f"no mistakes: all {mistakes.count:,} {split} images are correct"
+            figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=BLUE)
+            return as_png(figure)
+        captions = [_caption(mistakes, index, classes) for index in range(number)]
+        below = 0.25 + LINE * max(map(len, captions))
+        rows = -(-number // COLUMNS)
+        cell = WIDTH / COLUMNS
+        height, width = mistakes.images.shape[1:3]
+        wide = min(cell - 0.15, (TALLEST / rows - below) * width / height)
+        tall = wide * height / width
+        total = rows * (tall + below) + 0.35
+        figure = new_figure(total)
+        _write_title(figure, _title(mistakes, split))
+        for index, image in enumerate(mistakes.images):
+            row, column = divmod(index, COLUMNS)
+            left = column * cell + (cell - wide) / 2
+            bottom = total - 0.4 - row * (tall + below) - tall
+            axes = place_axes(figure, left, WIDTH - left - wide, bottom, total - bottom - tall)
+            _show_image(axes, as_rgb(image), sharp=max(height, width) <= SMALL)
+            x = (left + wide / 2) / WIDTH
+            for line, text in enumerate(captions[index]):
+                y = (bottom - 0.05 - LINE * line) / total
+                colour = ORANGE if line else BLUE
+                centred = {"ha": "center", "va": "top", "fontsize": 9}
+                figure.text(x, y, text, color=colour, parse_math=False, **centred)
+        return as_png(figure)
+
+
+def _caption(mistakes: Mistakes, index: int, classes: Sequence[str]) -> list[str]:
+    """Lines below an image: truth, then prediction and probability, in one line if they fit."""
+    truth = short_name(classes[mistakes.label[index]], CAPTION)
+    guess = short_name(classes[mistakes.predicted[index]], CAPTION)
+    # Rounded down: 99.96 % must not read as certain.
+    percent = f"{np.floor(1000 * mistakes.confidence[index]) / 10:.1f} %"
+    if len(guess) + len(percent) <= CAPTION:
+        return [f"is {truth}", f"not {guess}, {percent}"]
+    return [f"is {truth}", f"not {guess}", percent]
+
+
+def _write_title(figure: "Figure", text: str) -> None:
+    top = 1 - 0.1 / figure.get_size_inches()[1]
+    figure.text(0.5, top, text, ha="center", va="top", fontsize=10)
+
+
+def _title(mistakes: Mistakes, split: str) -> str:
+    total = f"{mistakes.errors:,} of {mistakes.count:,} {split} images are wrong"
+    shown = len(mistakes.images)
+    most = f"the {shown} most confident: " if mistakes.errors > shown else ""
+    return f"{total}; {most}truth in blue, prediction in orange"
+
+
+def draw_reconstructions(images: np.ndarray, decoded: np.ndarray, split: str) -> bytes:
+    """Draw images above their reconstructions.
+
+    Args:
+        images: uint8 `[n, H, W, C]`, n at least 1.
+        decoded: uint8, the same shape.
+        split: name of the split.
+
+    Returns:
+        Content of a PNG file.
+    """
+    height, width = images.shape[1:3]
+    gap = max(1, round(width / 10))
+    rows = [_row(as_rgb(values), gap) for values in (images, decoded)]
+    between = np.full((gap, *rows[0].shape[1:]), 255, np.uint8)
+    mosaic = np.concatenate([rows[0], between, rows[1]])
+    left = 1.25
+    tall = min((WIDTH - left - 0.1) * mosaic.shape[0] / mosaic.shape[1], TALLEST)
+    with style():
+        figure = new_figure(tall + 0.5)
+        axes = place_axes(figure, left, 0.1, 0.1, 0.4)
+        _show_image(axes, mosaic, sharp=max(height, width) <= SMALL)
+        centres = ((height - 1) / 2, height + gap + (height - 1) / 2)
+        for centre, text in zip(centres, ("image", "reconstruction"), strict=True):
+            axes.text(-gap, centre, text, ha="right", va="center")
+        title = f"{split} images and what the decoder makes of their features"
+        _write_title(figure, title)
+        return as_png(figure)
+
+
+def _row(images: np.ndarray, gap: int) -> np.ndarray:
+    """Join images `[n, H, W, 3]` side by side, with white gaps."""
+    white = np.full((images.shape[1], gap, 3), 255, np.uint8)
+    parts = [part for image in images for part in (image, white)]
+    return np.concatenate(parts[:-1], axis=1)
+
+
+def as_rgb(images: np.ndarray) -> np.ndarray:
+    """Convert images uint8 `[..., C]` with any number of channels to `[..., 3]`.
+
+    Images with another number than three are shown as the mean of their channels, in grey.
+    """
+    if images.shape[-1] == 3:
+        return images
+    grey = images.mean(-1, keepdims=True).round().astype(np.uint8)
+    return np.repeat(grey, 3, axis=-1)
+
+
+def _show_image(axes: "Axes", image: np.ndarray, sharp: bool) -> None:
+    axes.imshow(image, interpolation="nearest" if sharp else "antialiased", aspect="equal")
+    axes.axis("off")

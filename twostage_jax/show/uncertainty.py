@@ -1,0 +1,70 @@
+"""Figures of uncertainty, each with its name and what it means."""
+
+import math
+
+from twostage_jax.show.epochs import Record
+from twostage_jax.show.terminal import Terminal
+
+INDENT = 10  # columns before the words
+
+
+def show_uncertainty(scores: Record, figures: Record, split: str, terminal: Terminal) -> None:
+    """Print calibration, entropy and prediction sets.
+
+    Args:
+        scores: `scores.Scores` of the split.
+        figures: `scores.Uncertainty` of the split.
+        split: name of the split.
+        terminal: where to print.
+    """
+    terminal.line()
+    terminal.line(f"uncertainty on {split}", bold=True)
+    rows = [
+        (scores.nll, "negative log-likelihood: mean of -log(probability of the true class)"),
+        (scores.ece, "expected calibration error: mean gap between confidence and accuracy"),
+        (scores.brier, "Brier score: squared error of the probabilities, from 0 to 2"),
+    ]
+    certain = f"0 is certain, {math.log(len(scores.confusion)):.2f} knows nothing"
+    rows.append((figures.predictive_entropy, f"entropy of the predictions in nats: {certain}"))
+    if figures.mutual_information is not None:
+        words = "mutual information in nats: part of the entropy in which members disagree"
+        rows.append((figures.mutual_information, words))
+    words = "area under the risk-coverage curve: mean error rate among the surest predictions"
+    rows.append((figures.aurc, words))
+    for value, words in rows:
+        _row("-" if value is None else f"{value:.4f}", words, terminal)
+    if figures.temperature is not None:
+        _show_temperature(scores, figures, terminal)
+    if figures.conformal is not None:
+        _show_sets(figures.conformal, terminal)
+
+
+def _show_temperature(scores: Record, figures: Record, terminal: Terminal) -> None:
+    """Print the temperature and what it does to the scores; one that made them worse says so."""
+    calibrated = figures.calibrated
+    words = "temperature: divide the logits by it to calibrate them (fitted on validation)"
+    _row(f"{figures.temperature:.3f}", words, terminal)
+    changes = []
+    worse = []
+    for name, words in (("nll", "negative log-likelihood"), ("ece", "calibration error")):
+        before = getattr(scores, name)
+        after = getattr(calibrated, name)
+        changes.append(f"{words} {before:.4f} becomes {after:.4f}")
+        if after > before:
+            worse.append(words)
+    _row("", f"with it, {' and '.join(changes)}", terminal)
+    if worse:
+        words = f"the temperature made {' and '.join(worse)} worse: use the probabilities as is"
+        _row("", words, terminal)
+
+
+def _show_sets(sets: Record, terminal: Terminal) -> None:
+    low, high = sets.interval
+    # `g`, because 0.999 is 99.9 % and not 100 %.
+    words = f"share of images whose {100 * sets.asked:g} % prediction set has the true class"
+    _row(f"{sets.measured:.4f}", f"{words} (expected {low:.4f} to {high:.4f})", terminal)
+    _row(f"{sets.mean_size:.4f}", "mean number of classes in a prediction set", terminal)
+
+
+def _row(value: str, words: str, terminal: Terminal) -> None:
+    terminal.line(f"{value.rjust(INDENT - 2)}  {words}", hang=INDENT)
