@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tyro
@@ -30,7 +30,13 @@ from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
 from twostage_jax.data.spec import check_spec
-from twostage_jax.errors import Corrupted, UserError, did_you_mean
+from twostage_jax.errors import (
+    Corrupted,
+    UserError,
+    did_you_mean,
+    import_errors,
+    user_message,
+)
 from twostage_jax.files import read_json
 from twostage_jax.runs.clock import Clock
 from twostage_jax.show.terminal import Terminal
@@ -118,7 +124,7 @@ def _train(command: Training) -> None:
     config = requested_config(command)
     terminal = Terminal()
     clock = Clock()
-    with terminal.status("importing jax"), clock.phase("import"), _jax_imported():
+    with terminal.status("importing jax"), clock.phase("import"), import_errors():
         from twostage_jax.engine.compile import use_cores
         from twostage_jax.runs.open import read_config
         from twostage_jax.runs.run import run
@@ -142,21 +148,6 @@ def _train(command: Training) -> None:
         clock=clock,
         device=command.device,
     )
-
-
-@contextlib.contextmanager
-def _jax_imported() -> Iterator[None]:
-    """Report what keeps jax from being imported, such as a malformed `JAX_…` variable."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (ValueError, ImportError) as error:
-        name = re.search(r"JAX_\w+", str(error).upper())
-        remedy = f"correct or unset {name.group()}" if name else "install the package again"
-        raise UserError(
-            f"cannot import the packages that a run needs: {error}; {remedy}"
-        ) from error
 
 
 def _device_count(config: Config) -> int:
@@ -221,11 +212,11 @@ def _evaluate(command: Evaluate) -> None:
     if command.ood and command.data:
         raise UserError("--ood compares with the run's own data: leave out --data")
     terminal = Terminal()
-    with terminal.status("importing jax"), _jax_imported():
+    with terminal.status("importing jax"), import_errors():
         from twostage_jax.engine.compile import use_cores
+        from twostage_jax.runs.announce import start_device
         from twostage_jax.runs.evaluate import evaluate
         from twostage_jax.runs.open import open_run, read_config
-        from twostage_jax.runs.prepare import start_device
     with contextlib.suppress(UserError):  # `open_run` reports it
         # The devices of the run: members on other devices round in another way.
         use_cores(_device_count(read_config(command.run, trust_code=True)))
@@ -339,10 +330,13 @@ def main(argv: Sequence[str] | None = None, execute: Callable[[Command], None] =
     except BrokenPipeError:  # for instance: twostage run --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (UserError, OSError) as error:  # OSError: a full disk, a folder without permission
+    except (UserError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
+        message = user_message(error)
+        if message is None:
+            raise
         if "--debug" in argv:
             traceback.print_exc()
-        print(f"twostage: error: {UserError(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"twostage: error: {UserError(message)}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         with contextlib.suppress(OSError):  # nobody may read it any more

@@ -38,7 +38,7 @@ class Device(NamedTuple):
         platform: `cpu`, `gpu` or `tpu`.
         count: number of devices.
         cores: CPU cores that this process may use.
-        versions: versions of `python`, `jax` and `twostage_jax`.
+        versions: versions of `twostage_jax`, `jax` and `Python`.
         note: advice if a device of the machine is not used; None otherwise.
     """
 
@@ -48,14 +48,6 @@ class Device(NamedTuple):
     cores: int
     versions: dict[str, str]
     note: str | None = None
-
-    @property
-    def line(self) -> str:
-        """One line for people: device, cores and versions."""
-        count = f"{self.count} x " if self.count > 1 else ""
-        cores = f"{self.cores} core{'s' if self.cores > 1 else ''}"
-        versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
-        return f"device {count}{self.kind}, {cores}; {versions}"
 
 
 def find_device(requested: str | None = None) -> Device:
@@ -99,9 +91,9 @@ def find_device(requested: str | None = None) -> Device:
         count=jax.device_count(),
         cores=cores(),
         versions={
-            "python": platform.python_version(),
-            "jax": jax.__version__,
             "twostage_jax": version("twostage-jax"),
+            "jax": jax.__version__,
+            "Python": platform.python_version(),
         },
         note=_unused_gpu() if used == "cpu" and requested is None else None,
     )

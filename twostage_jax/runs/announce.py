@@ -1,10 +1,11 @@
-"""The lines at the start of a run: data, folder, placement of the members."""
+"""The lines at the start of a run: device, data, folder, placement of the members."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from twostage_jax.engine.device import Device, find_device
 from twostage_jax.runs.programs import Placed, Plan
-from twostage_jax.show.start import PlanRow, show_data, show_plan
+from twostage_jax.show.start import PlanRow, show_data, show_device, show_plan
 from twostage_jax.show.terminal import Terminal
 
 
@@ -19,6 +20,20 @@ def announce(plan: Plan, placed: Mapping[str, Placed], folder: Path, terminal: T
         devices = placement.mesh.size
         rows.append(PlanRow(stage, placement.members, chunks, devices, need.member, need.common))
     show_plan(rows, plan.encoding if "head" in plan.stages else None, terminal)
+
+
+def start_device(requested: str | None, terminal: Terminal) -> Device:
+    """Start jax on a device and print the first line of a command: device, cores and versions.
+
+    Raises:
+        UserError: a device that is not there or does not start.
+    """
+    with terminal.status("starting jax"):
+        device = find_device(requested)
+    show_device(
+        device.kind, device.count, device.cores, device.versions, device.note or "", terminal
+    )
+    return device
 
 
 def _sizes(plan: Plan) -> dict[str, int]:

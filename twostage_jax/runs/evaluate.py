@@ -207,7 +207,7 @@ def _show(
     terminal: Terminal,
 ) -> None:
     for note in examples.notes if examples else ():
-        terminal.line(f"{part.source}: {note}")
+        terminal.line(f"{part.source}: {note}", hang=2)
     detection = None
     if ood and evaluation.detection is not None:
         detection = (ood, evaluation.detection)

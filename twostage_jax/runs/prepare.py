@@ -19,7 +19,6 @@ from twostage_jax.config.schema import TRAINED, Config
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
 from twostage_jax.data.spec import absolute
 from twostage_jax.engine.compile import cores
-from twostage_jax.engine.device import Device, find_device
 from twostage_jax.engine.passes import choose_encoding
 from twostage_jax.engine.switches import numeric_switches
 from twostage_jax.errors import Corrupted, UserError
@@ -69,20 +68,6 @@ class Request(NamedTuple):
     allow_changed: bool
     device: str | None = None
     tensorboard: bool = False
-
-
-def start_device(requested: str | None, terminal: Terminal) -> Device:
-    """Start jax on a device and print the first line of a command: device, cores and versions.
-
-    Raises:
-        UserError: a device that is not there or does not start.
-    """
-    with terminal.status("starting jax"):
-        device = find_device(requested)
-    terminal.line(device.line)
-    if device.note is not None:
-        terminal.notice(device.note)
-    return device
 
 
 def read_config(folder: Path, trust_code: bool = False) -> Config:

@@ -18,7 +18,7 @@ from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Lockbox
 from twostage_jax.data.split import Split
-from twostage_jax.runs.announce import announce
+from twostage_jax.runs.announce import announce, start_device
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.complete import complete_result
 from twostage_jax.runs.finish import Trained, finish_run
@@ -36,7 +36,6 @@ from twostage_jax.runs.prepare import (
     open_folder,
     prepare,
     resolve_request,
-    start_device,
 )
 from twostage_jax.runs.programs import Plan, compile_run, place_stages
 from twostage_jax.runs.result import Result

@@ -20,6 +20,33 @@ class PlanRow(NamedTuple):
     bytes_shared: int
 
 
+def show_device(
+    kind: str,
+    count: int,
+    cores: int | None,
+    versions: Mapping[str, str],
+    note: str,
+    terminal: Terminal,
+) -> None:
+    """Print the line about the machine and the versions, and a note about the device if any.
+
+    Args:
+        kind: kind of the devices, for instance `cpu`.
+        count: number of devices.
+        cores: number of processor cores, None if unknown.
+        versions: version by name of the package.
+        note: sentence about a device that is not used; may be empty.
+        terminal: where to print.
+    """
+    devices = kind if count == 1 else f"{count} x {kind}"
+    # Devices of a CPU are its cores in another count, so the word `on` keeps them apart.
+    machine = devices if cores is None else f"{devices} on {counted(cores, 'core')}"
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    terminal.line(f"{machine}; {packages}", hang=2)
+    if note:
+        terminal.notice(note)
+
+
 def show_data(data: Record, sizes: Mapping[str, int], terminal: Terminal) -> None:
     """Print sizes, classes and scale of `data.TrainingData` in a line, and a line per note."""
     counts = ", ".join(f"{number:,} {split}" for split, number in sizes.items())
