@@ -3,8 +3,10 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
+import twostage_jax as ts
 from twostage_jax import cli
 from twostage_jax.config.commands import COMMANDS
 from twostage_jax.config.layers import resolve, to_dict
@@ -151,3 +153,10 @@ def test_a_signal_sets_the_status(capsys):
 
     assert cli.main(["data", "digits"], stop) == 143
     assert capsys.readouterr().out == ""
+
+
+def test_versions_of_the_package_jax_and_the_device_are_printed(capsys):
+    assert cli.main(["--version"]) == 0
+    output = capsys.readouterr().out
+    assert f"twostage_jax {ts.__version__}" in output and f"jax {jax.__version__}" in output
+    assert "device cpu" in output

@@ -11,12 +11,12 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
+from twostage_jax import __version__
 from twostage_jax.engine.compile import cores
 from twostage_jax.engine.switches import check_switches, setting
 from twostage_jax.errors import UserError, did_you_mean, shown
@@ -101,7 +101,7 @@ def find_device(requested: str | None = None) -> Device:
         versions={
             "python": platform.python_version(),
             "jax": jax.__version__,
-            "twostage_jax": version("twostage-jax"),
+            "twostage_jax": __version__,
         },
         note=_unused_gpu() if used == "cpu" and requested is None else None,
     )
