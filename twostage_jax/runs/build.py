@@ -189,10 +189,16 @@ def _function(name: str, family: Mapping[str, Callable]) -> Callable:
 
 
 def _make_module(name: str) -> nn.Module:
-    """Import `package.module:Class` and make it without arguments."""
+    """Import `package.module:name`: a module, or a class or function that makes one."""
     imported = _import(name)
-    check_module(imported, name)
-    return _call(name, imported, {}, {})
+    if isinstance(imported, nn.Module):
+        return imported
+    if isinstance(imported, type):
+        # Before it is made, because another library's class may need arguments.
+        check_module(imported, name)
+    module = _call(name, imported, {}, {})
+    check_module(module, name)
+    return module
 
 
 def _call(
