@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 
@@ -24,7 +23,7 @@ def find_function(name: str, family: Mapping[str, Callable]) -> Callable:
 
 
 def make_module(name: str) -> nn.Module:
-    """Import `package.module:Class` and make it without arguments; a module is taken as it is.
+    """Import `package.module:name`: a module, or a class or function that makes one.
 
     Raises:
         UserError: no Linen module, or one that needs arguments.
@@ -32,17 +31,11 @@ def make_module(name: str) -> nn.Module:
     imported = _import(name)
     if isinstance(imported, nn.Module):
         return imported
-    # A function may make the module, so only its result is checked.
-    if inspect.isclass(imported) or not callable(imported):
+    if isinstance(imported, type):
+        # Before it is made, because another library's class may need arguments.
         check_module(imported, name)
-    try:
-        inspect.signature(imported).bind()
-    except TypeError as error:
-        is_class = inspect.isclass(imported)
-        remedy = "give every field a default value" if is_class else "give a flax.linen Module"
-        raise UserError(f"cannot make {name} without arguments: {error}; {remedy}") from error
     module = call_named(name, imported, {}, {})
-    check_module(module, f"the result of {name}")
+    check_module(module, name)
     return module
 
 
