@@ -76,6 +76,11 @@ def forward(
     return jnp.asarray(output)
 
 
+def dropout_key(key: Key | None, number: int) -> Key | None:
+    """Return the key for `forward` of module `number` of a loss; None if the loss has no key."""
+    return None if key is None else jax.random.fold_in(key, number)
+
+
 def init_module(module: nn.Module, key: Key, x: jax.Array) -> PyTree:
     """Return the initial collections of a module for an input like `x`.
 
@@ -150,14 +155,15 @@ def _explained(module: nn.Module) -> Iterator[None]:
     except flax.errors.ModifyScopeVariableError as error:
         raise UserError(f"{_name(module)} updates a collection {_UPDATES}") from error
     except flax.errors.InvalidRngError as error:
-        if '"dropout"' in str(error):
-            remedy = (
-                "for dropout in evaluation, too: write nn.Dropout(rate, deterministic=not "
-                'self.has_rng("dropout"))'
-            )
-        else:
-            remedy = f"that it does not get ({error}): the only one is dropout, in training"
-        raise UserError(f"{_name(module)} asks for a random key {remedy}") from error
+        # Flax: `Dropout_0 needs PRNG for "dropout" (https://…)`.
+        kind = str(error).partition('"')[2].partition('"')[0]
+        remedy = "a stage gives the key dropout alone, in training"
+        if kind == "dropout":
+            remedy = 'write nn.Dropout(rate, deterministic=not self.has_rng("dropout"))'
+        raise UserError(
+            f"{_name(module)} asks for a {kind!r} key where there is none (evaluation has none at "
+            f"all): {remedy}"
+        ) from error
 
 
 def _check_constant(module: nn.Module, variables: PyTree, x: jax.Array) -> None:

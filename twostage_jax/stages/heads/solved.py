@@ -195,9 +195,7 @@ def _minimise(
 def _ridge_regression(batch: Batch, classes: int, strength: jax.Array) -> PyTree:
     """Parameters of `ridge`; a strength of 0 is chosen on the validation examples."""
     features, mean, share = _centred(batch)
-    label = class_labels(batch["label"], batch["weight"], classes)
-    # NaN marks a label that counts and is no class; its row of zeros would fit any class.
-    target = jnp.where(label[:, None] < classes, jax.nn.one_hot(label, classes), jnp.nan)
+    target = jax.nn.one_hot(batch["label"], classes)
     target_mean = (share * target).sum(0, keepdims=True)
     left, right, eigenvalues = _decompose(features, target - target_mean, share)
     variance = (share * features**2).sum() / features.shape[1]
@@ -217,8 +215,10 @@ def _ridge_regression(batch: Batch, classes: int, strength: jax.Array) -> PyTree
     strength = jnp.where(strength > 0, strength, default)
     kernel = kernel_of(strength)
     error = (share * (features @ kernel + target_mean - target) ** 2).sum() / classes
+    label = class_labels(batch["label"], batch["weight"], classes)
     return {
-        "kernel": kernel,
+        # The one-hot row of a label that is no class would be zeros.
+        "kernel": jnp.where((label < classes).all(), kernel, jnp.nan),
         "bias": (target_mean - mean @ kernel)[0],
         "scale": 1 / jnp.maximum(error, _SMALLEST_ERROR),
         "strength": strength,

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from twostage_jax.errors import UserError
 from twostage_jax.stages.heads.labels import check_labels, class_labels
-from twostage_jax.stages.modules import forward, init_module, init_on_features
+from twostage_jax.stages.modules import dropout_key, forward, init_module, init_on_features
 from twostage_jax.stages.nets.mlp import MLP
 from twostage_jax.stages.stage import Batch, Head, Key, Metrics, Params, Scalar, Stage
 from twostage_jax.trees import PyTree
@@ -65,7 +65,7 @@ def attach(encoder: nn.Module, head: Head, frozen: bool = False) -> Stage:
 
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
         # A key of its own, or equal layers of encoder and head would drop alike.
-        encoder_key = None if frozen else jax.random.fold_in(key, 0)
+        encoder_key = None if frozen else dropout_key(key, 0)
         features = forward(encoder, params["encoder"], batch["image"], encoder_key)
         return head_stage.loss(params["head"], key, {**batch, "image": features})
 
@@ -165,7 +165,8 @@ def _cross_entropy(
     total = jnp.where(count == 0, 1.0, count)  # if no label counts, the loss is 0 and not 0/0
     label = class_labels(label, weight, logits.shape[-1])
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    hits = jnp.where(jnp.isnan(cross_entropy), jnp.nan, logits.argmax(-1) == label)
+    undefined = jnp.isnan(cross_entropy) | jnp.isnan(logits).any(-1)
+    hits = jnp.where(undefined, jnp.nan, logits.argmax(-1) == label)
     # A Python 0 adds nothing to the program; an array is swept and may have any value.
     if not isinstance(label_smoothing, float | int) or label_smoothing:
         uniform = -jax.nn.log_softmax(logits).mean(-1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from twostage_jax.errors import UserError
-from twostage_jax.stages.modules import forward, init_on_features, module_init
+from twostage_jax.stages.modules import dropout_key, forward, init_on_features, module_init
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
 
 
@@ -82,10 +82,8 @@ def make_decode(encoder: nn.Module, decoder: nn.Module) -> Callable[[Params, jax
 
     def decode(params: Params, image: jax.Array, key: Key | None = None) -> jax.Array:
         # Only training has a key. Each module gets its own, or equal layers would drop alike.
-        encoder_key = None if key is None else jax.random.fold_in(key, 0)
-        decoder_key = None if key is None else jax.random.fold_in(key, 1)
-        features = forward(encoder, params["encoder"], image, encoder_key)
-        decoded = forward(decoder, params["decoder"], features, decoder_key)
+        features = forward(encoder, params["encoder"], image, dropout_key(key, 0))
+        decoded = forward(decoder, params["decoder"], features, dropout_key(key, 1))
         if decoded.size != image.size:
             raise UserError(
                 f"the decoder's output is {list(decoded.shape[1:])} for an image of "
