@@ -60,7 +60,7 @@ def test_interval_has_the_quantiles_of_the_beta_binomial_distribution():
 
 
 def test_scores_are_imported_without_the_slow_parts_of_scipy():
-    # `scipy.stats` and `scipy.optimize` take longer to import than jax.
+    # `scipy.stats` and `scipy.optimize` take as long to import as jax.
     code = "import sys, twostage_jax.runs.run; print('scipy.stats' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "False\n"
