@@ -1,7 +1,11 @@
 """Prediction sets: rank by hand, needed examples, coverage over many draws."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import scipy.stats
 
 from twostage_jax.errors import UserError
 from twostage_jax.scores.conformal import check_enough, measure_sets, needed_examples
@@ -44,3 +48,19 @@ def test_sets_cover_the_target_share_within_the_interval():
     # The exact mean is 91 of 101 ranks; its standard error here is 0.003.
     assert np.mean(measured) == pytest.approx(91 / 101, abs=0.008)
     assert 0.92 < inside / 200 < 0.99
+
+
+def test_interval_has_the_quantiles_of_the_beta_binomial_distribution():
+    probability = np.full((40, 2), 0.5)
+    label = np.zeros(40, int)
+    sets = measure_sets((probability[:30], label[:30]), probability, label, 0.9)
+    # The rank is ceil(31 * 0.9) = 28 of 30.
+    expected = scipy.stats.betabinom(40, 28, 3).ppf([0.025, 0.975]) / 40
+    np.testing.assert_array_equal(sets.interval, expected)
+
+
+def test_scores_are_imported_without_the_slow_parts_of_scipy():
+    # `scipy.stats` and `scipy.optimize` take as long to import as jax.
+    code = "import sys, twostage_jax.runs.run; print('scipy.stats' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "False\n"

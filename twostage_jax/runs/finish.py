@@ -11,9 +11,8 @@ import numpy as np
 from twostage_jax.config.sweep import grid, swept
 from twostage_jax.data.dataset import Lockbox
 from twostage_jax.data.split import Split
-from twostage_jax.engine.compile import compile_all
-from twostage_jax.engine.passes import apply_pass, lower_pass
-from twostage_jax.engine.predictor import Predictor, place_passes
+from twostage_jax.engine.passes import Pass, apply_pass
+from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import UserError
 from twostage_jax.runs.handover import chosen_groups, chosen_probability, head_axes
 from twostage_jax.runs.programs import Plan, RunPrograms
@@ -121,7 +120,7 @@ def finish_run(
     if not np.isfinite(test_logits).all():
         raise UserError(f"the outputs of stage head on test are not finite; {REMEDY}")
     on_test = probabilities(test_logits)
-    error = _reconstruction_error(plan, trained, rows)
+    error = _reconstruction_error(plan, programs.reconstruct, trained, rows)
     assessment = assess(
         on_test,
         test["label"],
@@ -224,29 +223,21 @@ def _validation_scores(probability: np.ndarray, split: Split, error: Reconstruct
     return compute_scores(mean_probability(probability), label, error(split["image"]))
 
 
-def _reconstruction_error(plan: Plan, trained: Trained, rows: np.ndarray) -> Reconstruction:
+def _reconstruction_error(
+    plan: Plan, program: Pass | None, trained: Trained, rows: np.ndarray
+) -> Reconstruction:
     """Return a function of images: the mean squared error of the chosen trials' decoders."""
-    decode = plan.networks.decode
-    if decode is None:
+    if program is None:
         return lambda images: None
     # Each encoder once, however many heads it has.
     encoders = np.unique(plan.trials.encoder_numbers[rows])
     params = jax.tree.map(lambda leaf: leaf[encoders], jax.device_get(trained.pretrained))
-
-    # One number per image leaves the device, not the decoded images.
-    def error(params: Params, image: jax.Array) -> jax.Array:
-        squares = (decode(params, image) - image) ** 2
-        return squares.reshape(len(image), -1).mean(axis=1)
-
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), params)
-    largest = max(len(plan.dataset.validation["label"]), plan.tested)
-    placement = place_passes(len(encoders))
-    compiled = compile_all(
-        lower_pass(error, shapes, plan.dataset.image_shape, largest, placement, 0)
-    )
+    # Members that diverged are left out, so there may be fewer than the program was compiled for.
+    placement = program.placement._replace(members=len(encoders))
+    chosen = program._replace(placement=placement)
 
     def mean_error(images: np.ndarray) -> float:
-        return float(apply_pass(compiled, params, images).mean(dtype=np.float64))
+        return float(apply_pass(chosen, params, images).mean(dtype=np.float64))
 
     return mean_error
 

@@ -29,6 +29,7 @@ from twostage_jax.runs.examples import (
     validation_data,
 )
 from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
+from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.freezing import freeze
 from twostage_jax.stages.optimiser import adam
@@ -106,12 +107,14 @@ class RunPrograms(NamedTuple):
         encode: features of the frozen encoders.
         head: stage 2, trained or solved.
         logits: predictions of all trials.
+        reconstruct: mean squared error of each image, from the groups of stage 1.
     """
 
     pretrain: StagePrograms | None = None
     encode: Pass | None = None
     head: StagePrograms | SolvePrograms | None = None
     logits: Pass | None = None
+    reconstruct: Pass | None = None
 
 
 class _StageParts(NamedTuple):
@@ -260,6 +263,7 @@ def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
         programs = programs._replace(logits=_lower_logits(plan))
         if plan.features_once:
             programs = programs._replace(encode=_lower_encode(plan))
+        programs = programs._replace(reconstruct=_lower_reconstruct(plan))
     return compile_all(programs)
 
 
@@ -293,6 +297,25 @@ def _lower_logits(plan: Plan) -> Pass:
         max(validation, plan.tested),
         len(plan.trials.heads),
     )
+
+
+def _lower_reconstruct(plan: Plan) -> Pass | None:
+    """Lower the reconstruction error of the encoders that a point of a sweep has."""
+    decode = plan.networks.decode
+    if decode is None:
+        return None
+
+    # One number per image leaves the device, not the decoded images.
+    def error(params: Params, image: jax.Array) -> jax.Array:
+        squares = (decode(params, image) - image) ** 2
+        return squares.reshape(len(image), -1).mean(axis=1)
+
+    init = plan.networks.pretrain({}).init
+    shape = plan.dataset.image_shape
+    params = jax.eval_shape(init, jax.random.key(0), batch_spec(shape))
+    largest = max(len(plan.dataset.validation["label"]), plan.tested)
+    encoders = len({trial.encoder for trial in plan.trials.heads if trial.point == 0})
+    return lower_pass(error, params, shape, largest, place_passes(encoders), 0)
 
 
 def few_examples(dataset: TrainingData) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 BINS = 15
 LOWEST_TEMPERATURE = 0.05
@@ -44,14 +44,18 @@ def fit_temperature(probability: np.ndarray, label: np.ndarray) -> float:
     logs = log_probability(probability)
     rows = np.arange(len(label))
 
-    def nll(log_temperature: float) -> float:
-        scaled = special.log_softmax(logs / math.exp(log_temperature), axis=-1)
-        return -scaled[rows, label].mean()
+    def is_too_high(temperature: float) -> bool:
+        # The derivative of the NLL by 1 / T, which grows with 1 / T: the NLL is convex in 1 / T.
+        expected = (special.softmax(logs / temperature, axis=-1) * logs).sum(-1)
+        return (expected - logs[rows, label]).mean() < 0
 
-    # The search is over log T, because halving and doubling are steps of the same size.
+    # Bisection of log T, because halving and doubling are steps of the same size.
     low = math.log(LOWEST_TEMPERATURE)
     high = math.log(HIGHEST_TEMPERATURE)
-    return float(np.exp(optimize.fminbound(nll, low, high, xtol=1e-8)))
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_too_high(math.exp(middle)) else (middle, high)
+    return math.exp((low + high) / 2)
 
 
 def apply_temperature(probability: np.ndarray, temperature: float) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg, special, stats
+from scipy import special
 
 # Directions with less than this share of the largest variance are noise or dead units.
 CUTOFF = 1e-9
@@ -91,7 +91,7 @@ def make_mahalanobis(features: np.ndarray, label: np.ndarray) -> Distance:
     classes, index = np.unique(label, return_inverse=True)
     mean = np.stack([features[index == k].mean(0) for k in range(len(classes))])
     centred = features - mean[index]
-    variance, vectors = linalg.eigh(centred.T @ centred / len(label))
+    variance, vectors = np.linalg.eigh(centred.T @ centred / len(label))
     # Without this cut a dead unit would divide by zero. Unusual values there are not detected.
     kept = variance > CUTOFF * variance.max()
     # After this projection, distances are Euclidean.
@@ -128,8 +128,12 @@ def outlier_scores(outputs: Outputs, distances: Sequence[Distance]) -> dict[str,
 def separation(inside: np.ndarray, outside: np.ndarray) -> Detection:
     """Separation of scores `[N1]` from inside and `[N2]` from outside."""
     # The U statistic of Mann and Whitney, from ranks: comparing all pairs would cost O(N1 N2).
-    ranks = stats.rankdata(np.concatenate([inside, outside]))[len(inside) :]
-    above = ranks.sum() - len(outside) * (len(outside) + 1) / 2
+    _, group, count = np.unique(
+        np.concatenate([inside, outside]), return_inverse=True, return_counts=True
+    )
+    # Equal scores share the mean of their ranks, which start at 1.
+    ranks = np.cumsum(count) - (count - 1) / 2
+    above = ranks[group[len(inside) :]].sum() - len(outside) * (len(outside) + 1) / 2
     # The small number undoes the rounding of 0.95 * N1.
     threshold = np.sort(inside)[math.ceil(0.95 * len(inside) - 1e-9) - 1]
     return Detection(

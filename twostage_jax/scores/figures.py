@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from twostage_jax.scores.calibration import (
     apply_temperature,
@@ -292,7 +292,7 @@ def _spread(values: np.ndarray, ensemble: float) -> Spread:
         return Spread(mean, None, None, None, ensemble, gain)
     std = float(values.std(ddof=1))
     # Few members: Student's quantile, which is 2.8 for M = 5, and not the normal's 1.96.
-    half = float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count)
+    half = float(special.stdtrit(count - 1, 0.975)) * std / math.sqrt(count)
     return Spread(mean, std, mean - half, mean + half, ensemble, gain)
 
 

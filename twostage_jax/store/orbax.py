@@ -1,4 +1,8 @@
-"""Orbax: arrays of a checkpoint to and from files. The only importer of Orbax."""
+"""Orbax: arrays of a checkpoint to and from files. The only importer of Orbax.
+
+It is imported by the first function that needs it, because its import takes 0.2 s: the thread that
+writes checkpoints then imports it while the device trains.
+"""
 
 import logging
 import os
@@ -9,7 +13,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from twostage_jax.errors import UserError
 from twostage_jax.files import read_json
@@ -21,6 +24,8 @@ UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax appends this to the name until it 
 
 def save(path: Path, trees: Mapping[str, PyTree]) -> None:
     """Write trees of arrays, by name, to a new folder; any error may be raised."""
+    from orbax.checkpoint import v1 as ocp
+
     context = ocp.Context()
     # Orbax measures its timeout by the wall clock, which may jump, but by less than 30 years.
     context.asynchronous.timeout_secs = 10**9
@@ -41,6 +46,8 @@ def check_complete(path: Path) -> None:
 
 def load(path: Path, expected: Mapping[str, PyTree]) -> dict[str, PyTree]:
     """Read the trees that `expected` names, as NumPy arrays; any error may be raised."""
+    from orbax.checkpoint import v1 as ocp
+
     templates = jax.tree.map(_template, dict(expected))
     loaded = ocp.load_checkpointables(str(path.absolute()), templates)
     return {name: loaded[name] for name in expected}
