@@ -11,6 +11,8 @@ from twostage_jax.data.source import Source
 from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError, shown
 
+ALL = "all"  # name of the part if a source has a single one
+
 
 class Examples(NamedTuple):
     """Labelled examples of a source, on the host.
@@ -62,7 +64,7 @@ def make_examples(source: Source, classes: Sequence[str], split: str | None = No
         notes += (f"read the {name} split; the source also has {', '.join(others)}",)
     return Examples(
         name=source.name,
-        part=name if others else "all",
+        part=name if others else ALL,
         image=chosen["image"],
         label=label,
         rows=chosen["row"],

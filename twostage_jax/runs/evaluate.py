@@ -8,7 +8,7 @@ import numpy as np
 
 from twostage_jax.config.fields import check_coverage
 from twostage_jax.data.dataset import Dataset
-from twostage_jax.data.examples import Examples
+from twostage_jax.data.examples import ALL, Examples
 from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
 from twostage_jax.runs.handover import chosen_probability
@@ -211,8 +211,10 @@ def _show(
     detection = None
     if ood and evaluation.detection is not None:
         detection = (ood, evaluation.detection)
-    title = f"{run.folder} on {part.source}"
-    classes = run.manifest.classes
-    show_evaluation(title, part.name, evaluation.assessment, classes, detection, terminal)
+    whole = part.name == ALL
+    title = f"{run.folder} on {'all images of ' if whole else ''}{part.source}"
+    # Whatever a run is measured on is its test.
+    name = "test" if whole else part.name
+    show_evaluation(title, name, evaluation.assessment, run.manifest.classes, detection, terminal)
     if part.own and part.name == "test":
         terminal.line(times_read(run.record.test_reads), hang=2)

@@ -108,12 +108,12 @@ def show_evaluation(
     """
     scores = assessment.scores
     members = len(assessment.members["accuracy"])
-    show_classes(f"{title}: accuracy by class", scores, classes, terminal)
+    show_classes("accuracy by class", scores, classes, terminal)
     show_members(assessment.summary, members, split, terminal)
     show_uncertainty(scores, assessment.uncertainty, split, terminal)
     if detection is not None:
         show_detection(detection[1], detection[0], terminal)
-    terminal.line()
+    show_scores(title, {split: scores}, terminal)
     show_accuracy(scores, split, assessment.members["accuracy"], terminal)
     show_class_balance(scores, classes, terminal)
     show_scarce_classes(scores, split, classes, terminal)

@@ -13,24 +13,33 @@ from twostage_jax.show.terminal import Terminal
 SCORES = ("accuracy", "nll", "ece", "brier")
 WORDS = {
     "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy: mean over classes",
     "nll": "negative log-likelihood",
     "ece": "expected calibration error",
     "brier": "Brier score",
-    "reconstruction": "squared error of reconstructed pixels",
+}
+COLUMNS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced",
+    "nll": "nll",
+    "ece": "ece",
+    "brier": "brier",
+    "reconstruction": "reconstruction",
 }
 
 
 def show_scores(title: str, splits: Mapping[str, Record], terminal: Terminal) -> None:
-    """Print the scores of each split in words, from `scores.Scores`."""
-    rows = []
-    for name, words in WORDS.items():
-        values = [getattr(scores, name) for scores in splits.values()]
-        # Only a run with a decoder has all of them.
-        if any(value is not None for value in values):
-            rows.append((words, *map(decimal, values)))
-    rows.append(("images", *(scores.count for scores in splits.values())))
-    terminal.table(title, ("score", *splits), rows)
+    """Print a row of scores for each split, from `scores.Scores`."""
+    # Only a run with a decoder reconstructs, and only a split with labels has accuracies.
+    columns = {
+        name: words
+        for name, words in COLUMNS.items()
+        if any(getattr(scores, name) is not None for scores in splits.values())
+    }
+    rows = [
+        (split, *(decimal(getattr(scores, name)) for name in columns), scores.count)
+        for split, scores in splits.items()
+    ]
+    terminal.table(title, ("split", *columns.values(), "images"), rows)
 
 
 def show_members(summary: Record, count: int, split: str, terminal: Terminal) -> None:
