@@ -33,7 +33,7 @@ ALIASES = {
     "data": "dataset dataset-name input source path train-data",
     "data-dir": "data-path data-root root",
     "out": "output output-dir out-dir outdir save-dir logdir log-dir dir o",
-    "device": "gpu cuda tpu cpu gpus accelerator use-gpu no-cuda",
+    "device": "accelerator platform backend",
     "seed": "random-seed random-state rng s",
     "validation": "val val-size val-split validation-size validation-split",
     "members": "ensemble ensembles num-members models n-models num-models",
@@ -43,6 +43,7 @@ ALIASES = {
     "verbose": "v debug-output log-level",
     "from": "run from-run encoder-run pretrained",
 }
+DEVICES = {"gpu": "gpu", "cuda": "gpu", "gpus": "gpu", "use-gpu": "gpu", "tpu": "tpu", "cpu": "cpu"}
 # Text of tyro's error box that repeats what our one line says anyway.
 BOILERPLATE = re.compile(r"Got errors:|For full helptext|Arguments are applied")
 NO_TYPE = re.compile(
@@ -115,8 +116,10 @@ def _check_flags(command: str, arguments: Sequence[str]) -> None:
         similar = _similar(name.lstrip("-"), valid)
         hint = f"; did you mean {' or '.join(f'--{flag}' for flag in similar)}?" if similar else ";"
         others = [other for other in COMMANDS if name.removeprefix("--") in flags(other)]
-        place = f": it is a flag of {' and '.join(others)}" if others else ""
-        raise UserError(f"{command} has no flag {name}{place}{hint} see twostage {command} --help")
+        # `--epochs` of the benchmark is no help to somebody who means an epoch of a stage.
+        if others and ("." in name or not similar):
+            name += f", a flag of {' and '.join(others)}"
+        raise UserError(f"{command} has no flag {name}{hint} see twostage {command} --help")
 
 
 def flags(command: str) -> list[str]:
@@ -151,6 +154,8 @@ def _similar(name: str, valid: Sequence[str]) -> list[str]:
     # A flag of a stage keeps its group: `head.lr` means `head.learning-rate`.
     group, _, bare = name.rpartition(".")
     groups = (group,) if group in BOTH else BOTH
+    if bare.lower() in DEVICES and "device" in valid:
+        return [f"device {DEVICES[bare.lower()]}"]
     for target, aliases in ALIASES.items():
         if bare.lower() in aliases.split():
             candidates = [target, *(f"{stage}.{target}" for stage in groups)]
@@ -159,7 +164,11 @@ def _similar(name: str, valid: Sequence[str]) -> list[str]:
                 return known[:2]
     endings = [flag for flag in valid if flag.rpartition(".")[2] == bare]
     # The search time grows with the square of the length, so only the beginning counts.
-    return (endings or difflib.get_close_matches(name[:100], valid, n=2, cutoff=0.7))[:2]
+    similar = endings or difflib.get_close_matches(name[:100], valid, n=2, cutoff=0.7)
+    if not similar and f"{group}.set" in valid:
+        # A number of an objective or head has no flag of its own.
+        return [f"{group}.set {bare}=VALUE"]
+    return similar[:2]
 
 
 def _one_line(box: str) -> str:
@@ -170,15 +179,24 @@ def _one_line(box: str) -> str:
     text = "\n".join("" if set(line) == {"-"} else line or " " for line in lines[1:])
     error = BOILERPLATE.split(" ".join(text.split("\n\n")[0].split()))[0]
     error = re.sub(r" \(applied to [^)]*\)", "", error).strip(" .:")
+    return _rewritten(error)
+
+
+def _rewritten(error: str) -> str:
+    """Put an error of tyro into our words: what came, and what to give."""
     wrong_type = NO_TYPE.search(error.replace("{None}|", ""))
     if wrong_type:
         flag, kind, value = wrong_type.groups()
-        several = "[" in kind
-        kind = kind.strip("{}[] .").split(" ")[0]
-        words = f"values such as {kind}" if several and kind not in KINDS else KINDS.get(kind, kind)
-        if several and kind in KINDS:
-            words = "numbers with spaces between them" if kind == "FLOAT" else "whole numbers"
+        # Lists are lists of whole numbers: the sizes of layers.
+        words = "whole numbers" if "[" in kind else KINDS.get(kind, kind)
         return f"{flag} is {value}: give {words}"
+    no_number = re.match(r"Error parsing (\S+): could not convert .*: ('.*')", error)
+    if no_number:
+        return f"{no_number.group(1)} is {no_number.group(2)}: give a number"
+    choice = re.match(r"invalid choice ('.*') for argument '(.*)'. Expected one of \((.*)\)", error)
+    if choice:
+        value, flag, names = choice.groups()
+        return f"{flag} is {value}: choose from {names.replace(chr(39), '')}"
     missing = re.match(r"Missing value for argument '([^']*)'", error)
     if missing:
         return f"{missing.group(1)} needs a value"
