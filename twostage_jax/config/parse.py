@@ -99,8 +99,8 @@ def _check_command(argv: Sequence[str]) -> None:
     if first in COMMANDS or first in ("-h", "--help"):
         return
     if first.startswith("-"):
-        given = [name for name in COMMANDS if name in argv]
-        example = f"twostage {given[0] if given else 'run'} {first}"
+        commands = [name for name in COMMANDS if name in argv]
+        example = f"twostage {commands[0] if commands else 'run'} {first}"
         raise UserError(f"{shown(first)} comes before the command: write for instance {example}")
     raise UserError(f"unknown command {shown(first)}: {did_you_mean(first, COMMANDS)}")
 
@@ -115,10 +115,10 @@ def _check_flags(command: str, arguments: Sequence[str]) -> None:
             continue
         similar = _similar(name.lstrip("-"), valid)
         hint = f"; did you mean {' or '.join(f'--{flag}' for flag in similar)}?" if similar else ";"
-        others = [other for other in COMMANDS if name.removeprefix("--") in flags(other)]
+        owners = [other for other in COMMANDS if name.removeprefix("--") in flags(other)]
         # `--epochs` of the benchmark is no help to somebody who means an epoch of a stage.
-        if others and ("." in name or not similar):
-            name += f", a flag of {' and '.join(others)}"
+        if owners and ("." in name or not similar):
+            name += f", a flag of {' and '.join(owners)}"
         raise UserError(f"{command} has no flag {name}{hint} see twostage {command} --help")
 
 
@@ -159,9 +159,9 @@ def _similar(name: str, valid: Sequence[str]) -> list[str]:
     for target, aliases in ALIASES.items():
         if bare.lower() in aliases.split():
             candidates = [target, *(f"{stage}.{target}" for stage in groups)]
-            known = [flag for flag in candidates if flag in valid]
-            if known:
-                return known[:2]
+            existing = [flag for flag in candidates if flag in valid]
+            if existing:
+                return existing[:2]
     endings = [flag for flag in valid if flag.rpartition(".")[2] == bare]
     # The search time grows with the square of the length, so only the beginning counts.
     similar = endings or difflib.get_close_matches(name[:100], valid, n=2, cutoff=0.7)

@@ -41,7 +41,7 @@ def show_uncertainty(scores: Record, figures: Record, split: str, terminal: Term
 
 def _show_temperature(scores: Record, figures: Record, split: str, terminal: Terminal) -> None:
     """Print the temperature and what it does to the scores; one that made them worse says so."""
-    words = "temperature, fitted on validation: divides the logits to calibrate them"
+    words = "temperature, fitted on validation, by which to divide the logits"
     _row(f"{figures.temperature:.3f}", words, terminal)
     worse = []
     for name, words in (("nll", "negative log-likelihood"), ("ece", "calibration error")):
