@@ -213,13 +213,14 @@ def _evaluate(command: Evaluate) -> None:
     terminal = Terminal()
     with terminal.status("importing jax"), import_errors():
         from twostage_jax.engine.compile import use_cores
-        from twostage_jax.runs.announce import start_device
+        from twostage_jax.engine.device import find_device
+        from twostage_jax.runs.announce import show_machine
         from twostage_jax.runs.evaluate import evaluate
         from twostage_jax.runs.open import open_run, read_config
     with contextlib.suppress(UserError):  # `open_run` reports it
         # The devices of the run: members on other devices round in another way.
         use_cores(_device_count(read_config(command.run, trust_code=True)))
-    start_device(command.device, terminal)
+    device = find_device(command.device)
     _keep_compiled(command.compile_cache, terminal)
     try:
         run = open_run(command.run, command.trust_code)
@@ -228,6 +229,7 @@ def _evaluate(command: Evaluate) -> None:
         raise UserError(
             f"{error}; repair it with twostage run --resume --out {command.run}"
         ) from error
+    show_machine(device, terminal)
     evaluate(
         run,
         terminal,
