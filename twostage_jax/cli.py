@@ -27,7 +27,7 @@ from twostage_jax.config.parse import parse
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
 from twostage_jax.data.spec import check_spec
-from twostage_jax.errors import Corrupted, UserError
+from twostage_jax.errors import Corrupted, UserError, import_errors, user_message
 from twostage_jax.files import read_json
 from twostage_jax.runs.clock import Clock
 from twostage_jax.signals import Interrupted, farewell, handled, interrupt_as_exception
@@ -69,7 +69,7 @@ def _train(command: Training) -> None:
     config = requested_config(command)
     terminal = _make_terminal(command)
     clock = Clock()
-    with terminal.status("importing jax"), clock.phase("import"):
+    with terminal.status("importing jax"), clock.phase("import"), import_errors():
         from twostage_jax.engine.compile import use_cores
         from twostage_jax.runs.open import read_config
         from twostage_jax.runs.run import run
@@ -90,6 +90,7 @@ def _train(command: Training) -> None:
         checkpoint_every=command.checkpoint_every,
         terminal=terminal,
         clock=clock,
+        device=command.device,
     )
 
 
@@ -133,11 +134,12 @@ def _keep_compiled(folder: str | None, terminal: "Terminal") -> None:
 
     try:
         keep_compiled(folder)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
         if folder:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(
-                f"cannot keep compiled programs in {folder}: {error.strerror}; give "
-                "--compile-cache a writable folder, or off"
+                f"cannot keep compiled programs in {folder}: {reason}; give --compile-cache a "
+                "writable folder, or off"
             ) from error
         # The default folder is only a convenience.
         keep_compiled("off")
@@ -154,13 +156,16 @@ def _evaluate(command: Evaluate) -> None:
     if command.ood and command.data:
         raise UserError("--ood compares with the run's own data: leave out --data")
     terminal = _make_terminal(command)
-    with terminal.status("importing jax"):
+    with terminal.status("importing jax"), import_errors():
         from twostage_jax.engine.compile import use_cores
+        from twostage_jax.engine.device import find_device
+        from twostage_jax.runs.announce import show_machine
         from twostage_jax.runs.evaluate import evaluate
         from twostage_jax.runs.open import open_run, read_config
     with contextlib.suppress(UserError):  # `open_run` reports it
         # The devices of the run: members on other devices round in another way.
         use_cores(_device_count(read_config(command.run, trust_code=True)))
+    device = find_device(command.device)
     _keep_compiled(command.compile_cache, terminal)
     try:
         run = open_run(command.run, command.trust_code)
@@ -169,6 +174,7 @@ def _evaluate(command: Evaluate) -> None:
         raise UserError(
             f"{error}; repair it with twostage run --resume --out {command.run}"
         ) from error
+    show_machine(device, terminal)
     evaluate(
         run,
         terminal,
@@ -212,6 +218,8 @@ def _describe_data(command: Data) -> None:
         dataset.fingerprint,
         terminal,
         len(dataset.unlabelled["image"]),
+        dataset.scale,
+        dataset.notes,
     )
 
 
@@ -254,9 +262,9 @@ def _bench(command: Bench) -> None:
 def main(argv: Sequence[str] | None = None, execute: Callable[[Command], None] = execute) -> int:
     """Run one command and return its exit status.
 
-    The status is 0 for success, 2 for an error that the user can fix (one line on stderr), 130 or
-    143 after SIGINT or SIGTERM (the state is saved), and 141 for a closed pipe. Our own bugs are
-    raised. A test may replace `execute`.
+    The status is 0 for success, 2 for an error that the user can fix (one line on stderr), 128 plus
+    the number of a signal that stopped it (130 for SIGINT, 143 for SIGTERM; the state is saved),
+    and 141 for a closed pipe. Our own bugs are raised. A test may replace `execute`.
     """
     argv = sys.argv[1:] if argv is None else argv
     _open_standard_streams()
@@ -268,12 +276,16 @@ def main(argv: Sequence[str] | None = None, execute: Callable[[Command], None] =
     except BrokenPipeError:  # for instance: twostage run --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (UserError, OSError) as error:  # OSError: a full disk, a folder without permission
+    except (UserError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
+        message = user_message(error)
+        if message is None:
+            raise
         if "--debug" in argv:
             traceback.print_exc()
-        print(f"twostage: error: {UserError(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"twostage: error: {UserError(message)}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(farewell(stop), end="", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody may read it any more
+            print(farewell(stop), end="", file=sys.stderr, flush=True)
         return 128 + stop.signum
     return 0

@@ -1,7 +1,9 @@
 """Errors that a user can correct: one line with the input, the allowed values and the next step."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 MESSAGE_LIMIT = 2000  # characters of one message; a file can contain text of any length
 VALUE_LIMIT = 200  # characters of one value inside a message
@@ -66,3 +68,40 @@ def did_you_mean(name: str, valid: Iterable[str], limit: int = 12) -> str:
     hint = f"did you mean {similar[0]!r}? " if similar else ""
     rest = f", and {len(names) - limit} more" if len(names) > limit else ""
     return f"{hint}choose from {', '.join(names[:limit])}{rest}"
+
+
+def user_message(error: Exception) -> str | None:
+    """Return the message for an error that the user can mend; None for a bug of ours."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (UserError, OSError)):  # OSError: a full disk, a missing permission
+        return text
+    if isinstance(error, FloatingPointError):  # raised by jax if the user asks for it
+        return (
+            f"JAX_DEBUG_NANS or JAX_DEBUG_INFS stopped the run: {text[:300]}; --debug shows where, "
+            "or unset the variable"
+        )
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"out of memory: {text[:300]}; use a smaller batch size, fewer members at once with "
+            "--members-per-chunk, or a smaller encoder, or end other programs on the device"
+        )
+    return None
+
+
+@contextlib.contextmanager
+def import_errors() -> Iterator[None]:
+    """Report what keeps a package from being imported, such as a malformed `JAX_…` variable.
+
+    Raises:
+        UserError: instead of an error of the import.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, ImportError) as error:
+        name = re.search(r"JAX_\w+", str(error).upper())
+        remedy = f"correct or unset {name.group()}" if name else "install the package again"
+        raise UserError(
+            f"cannot import the packages that a run needs: {error}; {remedy}"
+        ) from error

@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM: exit at once, or after the current step while a run trains.
+"""Signals that stop a run: exit at once, or after the current step while a run trains.
+
+Ctrl-C, `kill`, a closed terminal and the schedulers of clusters send different signals; all of them
+are handled alike.
 
 Outside training nothing is lost, so the process exits where it is. Every run survives that, as it
 survives `kill -9`. We do not raise an exception there: inside C code, during an import or a
@@ -7,9 +10,11 @@ listens, and ends the process if the main thread does not react.
 """
 
 import contextlib
+import errno
 import os
 import select
 import signal
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -17,7 +22,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A closed terminal or connection sends SIGHUP; schedulers send SIGUSR1 or SIGUSR2 before the end.
+REPEATED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *REPEATED)
 TICK = 0.5  # seconds
 PATIENCE = 2  # ticks that the main thread may take if nothing has to be saved
 
@@ -52,10 +59,11 @@ def farewell(interrupt: Interrupted) -> str:
 
 @contextlib.contextmanager
 def handled(message: Callable[[Interrupted], str] = farewell) -> Iterator[None]:
-    """Exit with status 128 + signal number on SIGINT and SIGTERM within the block.
+    """Exit with status 128 + signal number on one of `SIGNALS` within the block.
 
-    A second signal ends the process immediately. Only the main thread can use this block. `message`
-    makes the text for standard error.
+    A second SIGINT or SIGTERM ends the process immediately; the other signals often come twice,
+    from a shell and from the system. A SIGHUP that is ignored, as after `nohup`, stays ignored.
+    Only the main thread can use this block. `message` makes the text for standard error.
     """
     once = threading.Lock()
 
@@ -64,13 +72,19 @@ def handled(message: Callable[[Interrupted], str] = farewell) -> Iterator[None]:
         if not once.acquire(blocking=False):
             return
         try:
-            os.write(2, message(Interrupted(signum)).encode())
+            # Nobody may read the text any more; the actions still count.
+            with contextlib.suppress(OSError):
+                os.write(2, message(Interrupted(signum)).encode())
             for action in reversed(_exit_actions):
                 action()
         finally:
             os._exit(128 + signum)
 
     def handle(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGHUP:
+            _leave_terminal()
+        if _pending and signum in REPEATED:
+            return
         if _pending or not (_deferring or _raising):
             leave(signum)
         elif _deferring:
@@ -78,7 +92,10 @@ def handled(message: Callable[[Interrupted], str] = farewell) -> Iterator[None]:
         else:
             raise Interrupted(signum)
 
-    previous = {signum: signal.signal(signum, handle) for signum in SIGNALS}
+    ignored = [signum for signum in (signal.SIGHUP,) if signal.getsignal(signum) == signal.SIG_IGN]
+    previous = {
+        signum: signal.signal(signum, handle) for signum in SIGNALS if signum not in ignored
+    }
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     previous_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -106,12 +123,26 @@ def _listen(reader: int, leave: Callable[[int], None]) -> None:
             byte = os.read(reader, 1)
             if not byte:
                 return
-            if byte[0] in SIGNALS:
-                ticks = PATIENCE if signum else 0
-                signum = byte[0]
+            if byte[0] not in SIGNALS or (signum and byte[0] in REPEATED):
+                continue
+            ticks = PATIENCE if signum else 0
+            signum = byte[0]
         leave(signum)
     finally:
         os.close(reader)
+
+
+def _leave_terminal() -> None:
+    """Send standard output and errors to nowhere if their terminal is closed.
+
+    Otherwise the next line that is printed would raise an error before the state is saved.
+    """
+    for stream in (1, 2):
+        try:
+            termios.tcgetattr(stream)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 @contextlib.contextmanager
@@ -119,7 +150,7 @@ def deferred() -> Iterator[Callable[[], bool]]:
     """Defer the first signal to the end of the block, and raise `Interrupted` there.
 
     The block receives a function that returns True after a signal, so that a loop can save its
-    state and end. A second signal is not deferred.
+    state and end. A second SIGINT or SIGTERM is not deferred.
     """
     with _within(_deferring, True):
         yield lambda: bool(_pending)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -123,6 +124,27 @@ def test_the_other_commands_check_their_flags_before_they_import_jax(line, expec
     assert expected in error_line(capsys, *line.split(), execute=cli.execute)
 
 
+def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/somewhere")
+    home = Path("/somewhere/a")
+    for line, name in {
+        "run --out ~/a": "out",
+        "run --config ~/a": "config",
+        "run --data-dir ~/a": "data_dir",
+        "pretrain --out ~/a": "out",
+        "head --from ~/a": "from_",
+        "evaluate ~/a": "run",
+        "evaluate b --data-dir ~/a": "data_dir",
+        "data mnist --data-dir ~/a": "data_dir",
+        "bench --out ~/a": "out",
+    }.items():
+        assert getattr(cli.parse(line.split()), name) == home, line
+    assert Config(out="~/a").out == Config(data_dir=Path("~/a")).data_dir == home  # type: ignore
+    assert Config(encoder_run="~/a").encoder_run == str(home)
+    line = error_line(capsys, "run", "--out", "~nobody-of-this-name/a")
+    assert "--out is '~nobody-of-this-name/a': there is no such home folder" in line
+
+
 def test_flags_become_a_config():
     config = requested(
         "run --seed 0 --labels 10 --share encoder order --sweep noise=0,0.1 --sweep head.k=1,5 "
@@ -189,6 +211,14 @@ def test_an_error_of_the_system_gets_one_line_and_a_bug_a_traceback(capsys):
     def bug(command):
         raise KeyError("bug")
 
+    def not_finite(command):
+        raise FloatingPointError("invalid value (nan) encountered in jit(mul)")
+
+    def no_memory(command):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    assert "JAX_DEBUG_NANS" in error_line(capsys, "data", "digits", execute=not_finite)
+    assert "--members-per-chunk" in error_line(capsys, "data", "digits", execute=no_memory)
     line = error_line(capsys, "data", "digits", execute=full_disk)
     assert "No space left on device: 'metrics.jsonl'" in line
     with pytest.raises(KeyError):

@@ -48,11 +48,47 @@ def test_order_and_parts_change_exactly_with_the_examples(count, seed, with_test
 
 def test_rows_are_those_of_the_source():
     with_test = Source("a", split(30), split(9, seed=1))
-    for source in (with_test, with_test._replace(test=None)):
+    with_own = with_test._replace(validation=split(12, seed=2))
+    for source in (with_test, with_test._replace(test=None), with_own):
         dataset = make_dataset(source)
         for name in NAMES:
-            file = source.test if name == "test" and source.test else source.train
+            file = source.splits.get(name, source.train)
             assert rows(moved(file, dataset.rows[name])) == rows(getattr(dataset, name))
+
+
+def test_the_validation_split_of_a_source_is_used_unless_another_size_is_asked_for():
+    source = Source("a", split(30), split(9, seed=1), validation=split(12, seed=2))
+    own = make_dataset(source)
+    assert rows(own.validation) == rows(source.validation) and len(own.train["label"]) == 30
+    # A run stores the size and asks for it when it resumes.
+    assert make_dataset(source, 12).order == own.order and not make_dataset(source, 12).notes
+    carved = make_dataset(source, 5)
+    assert (len(carved.train["label"]), len(carved.validation["label"])) == (25, 5)
+    assert "validation split (12 examples) is not used" in carved.notes[0]
+    assert "asks for none" in make_dataset(source, 0).notes[0]
+    assert own.fingerprint == carved.fingerprint
+    other = source._replace(validation=split(12, seed=3))
+    assert make_dataset(other).fingerprint != own.fingerprint
+
+
+def test_a_validation_split_without_a_test_split_is_the_test():
+    source = Source("a", split(30), validation=split(12, seed=2))
+    dataset = make_dataset(source)
+    assert rows(dataset.test) == rows(source.validation)
+    assert len(dataset.train["label"]) == 27 and len(dataset.validation["label"]) == 3
+    assert dataset.notes == (
+        "no test split: the validation split (12 examples) is the test instead",
+    )
+
+
+def test_a_source_without_a_train_split_cannot_be_trained_on():
+    with pytest.raises(UserError, match="has no train split.*twostage evaluate"):
+        make_dataset(Source("a", None, split(9)))
+    with pytest.raises(UserError, match="validation split of a has label 3, which its train"):
+        make_dataset(Source("a", split(9), split(3), validation=split(9, classes=5)))
+    with pytest.raises(UserError, match="label 'four', which its train split lacks"):
+        names = tuple("one two three four five".split())
+        make_dataset(Source("a", split(9), split(9, classes=5), names))
 
 
 def test_the_position_of_the_cut_is_part_of_the_order():
@@ -132,12 +168,19 @@ def test_locking_separates_the_test_split():
         assert getattr(training, name) is getattr(dataset, name)
 
 
-def test_printing_shows_sizes_instead_of_arrays():
-    dataset = make_dataset(Source("a", split(5000), unlabelled=split(7)["image"]))
+def test_printing_takes_at_most_fifteen_lines_and_escapes_what_a_file_says():
+    names = ("<b>", "\x1b[31m", *map(str, range(40)))
+    source = Source("a", split(5000, classes=42), None, names, split(7)["image"])
+    dataset = make_dataset(source._replace(notes=tuple(f"note {k}" for k in range(40))))
     text = repr(dataset)
-    assert "train=3600" in text and "unlabelled=7" in text and "(3, 2, 1)" in text
-    assert text.count("\n") < 15 and len(text) < 300
+    for expected in ("train 3,600", "unlabelled 7", "3×2×1", "(42 in all)", "sha256:", "34 more"):
+        assert expected in text
+    assert text.count("\n") < 15 and max(map(len, text.splitlines())) < 190
+    assert "\x1b" not in text
     assert repr(dataset.lock()[0]).startswith("TrainingData('a'")
+    table = dataset._repr_html_()
+    assert "<th>examples</th><td>train 3,600" in table and "&lt;b&gt;" in table
+    assert "<b>" not in table and "\x1b" not in table
 
 
 def test_a_stratified_draw_is_deterministic_and_keeps_the_shares():

@@ -42,7 +42,7 @@ def test_a_palette_is_replaced_by_its_colours():
         ([(saved("L"), 0)], (5, 5, 1), "declares"),
         ([(saved("L"), 0), (saved("L", (5, 4)), 0)], (None, None, 1), "several sizes"),
         ([(saved("L"), 3)], (5, 4, 1), "label 3, out of range"),
-        ([(saved("L"), -1)], (5, 4, 1), "label -1, out of range"),
+        ([(saved("L"), -2)], (5, 4, 1), "label -2, out of range"),
         ([(saved("RGB"), 0)], (5, 4, 1), "mode RGB and declares L"),
         ([(saved("I;16"), 0)], (5, 4, 1), "mode I;16"),
         ([(png(GREY)[:-25], 0)], (5, 4, 1), "corrupted image|not a PNG"),

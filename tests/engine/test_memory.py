@@ -6,7 +6,15 @@ import pytest
 
 import twostage_jax as ts
 from tests.engine.tiny import compile_members, plain
-from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate
+from twostage_jax.engine.memory import (
+    V1,
+    V2,
+    Need,
+    _container,
+    check_states,
+    choose_chunk,
+    estimate,
+)
 from twostage_jax.engine.state import make_init
 from twostage_jax.trees import shapes_of
 
@@ -58,3 +66,29 @@ def test_states_that_do_not_fit_into_the_host_are_rejected():
     check_states("head", need, 10**9, lambda: None)
     with pytest.raises(ts.UserError, match="head: .* of 9 trainings need .*: use fewer members"):
         check_states("head", need, 9, lambda: 10_000)
+
+
+@pytest.mark.parametrize(
+    ("folder", "kinds", "names"),
+    [("", "", V2), ("memory", "cpu,memory", V1)],
+    ids=["version 2", "version 1"],
+)
+def test_the_limit_of_a_control_group_counts_and_its_cached_files_are_free(
+    folder, kinds, names, tmp_path
+):
+    limit, used, cache = names
+    membership = tmp_path / "membership"
+    root = tmp_path / "cgroup"
+    membership.write_text(f"3:pids:/elsewhere\n0:{kinds}:/jobs/job_7\n")
+    assert _container(root, membership) is None
+    # A container sees its own group as the root; the jobs of a cluster are below it.
+    for path, room in (("", 1000), ("jobs", 700)):
+        group = root / folder / path
+        group.mkdir(parents=True)
+        (group / limit).write_text(f"{room + 9000}\n")
+        (group / used).write_text("9000\n")
+        assert _container(root, membership) == room
+    (group / "memory.stat").write_text(f"active_file 50\n{cache} 200\n")
+    assert _container(root, membership) == 900
+    (group / limit).write_text("max\n")
+    assert _container(root, membership) == 1000

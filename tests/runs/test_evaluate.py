@@ -102,11 +102,58 @@ def test_data_that_do_not_fit_are_refused(complete, tmp_path):
             evaluate(run, QUIET, **{option: f"npz:{tmp_path / 'small.npz'}"})
     arrays = {"image": np.zeros((40, 4, 4), np.uint8), "label": np.arange(40) % 4}
     np.savez(tmp_path / "many.npz", **arrays)
-    with pytest.raises(ts.UserError, match="has 4 classes, but .* was trained on 3"):
+    with pytest.raises(ts.UserError, match="has the class '3', which the run was not trained on"):
         evaluate(run, QUIET, data=f"npz:{tmp_path / 'many.npz'}")
     with pytest.raises(ts.UserError, match="needs at least 999 validation examples"):
         evaluate(run, QUIET, coverage=0.999)
     assert reads(complete) <= 2
+
+
+def test_all_examples_of_another_source_are_scored_against_the_classes_of_the_run(
+    complete, tmp_path
+):
+    """A single class, a single image and a test split alone are sources, too."""
+    run = open_run(complete)
+    image = np.random.RandomState(3).randint(0, 255, (30, 4, 4)).astype(np.uint8)
+    label = np.arange(30) % 3
+    cases = {
+        "all": {"image": image, "label": label},
+        "two": {"image": image[label != 1], "label": label[label != 1]},
+        "one": {"image": image[label == 2], "label": label[label == 2]},
+        "single": {"image": image[:1], "label": label[:1]},
+        "alone": {"x_test": image, "y_test": label},
+    }
+    for name, arrays in cases.items():
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        pixels, truth = arrays.values()
+        found = evaluate(
+            run, QUIET, data=f"npz:{tmp_path / name}.npz", save_predictions=True
+        ).assessment
+        assert found.scores.count == len(truth)
+        predicted = run.predictor.logits(pixels[..., None])[0].argmax(-1)
+        assert found.scores.accuracy == pytest.approx((predicted == truth).mean())
+        assert found.uncertainty.temperature is not None
+        saved = predictions(complete, f"{name}-all")
+        np.testing.assert_array_equal(saved["index"], np.arange(len(truth)))
+        np.testing.assert_array_equal(saved["label"], truth)
+        for count in np.bincount(truth, minlength=3):
+            assert count or None in (found.scores.per_class_accuracy or [])
+    assert reads(complete) == 1
+
+
+def test_another_source_is_scored_although_the_run_s_own_data_are_gone(tmp_path):
+    own = tiny.write(tmp_path / "own.npz")
+    folder = tmp_path / "run"
+    tiny.run(tiny.config(own, folder))
+    other = tiny.write(tmp_path / "other.npz", test_seed=2)
+    (tmp_path / "own.npz").unlink()
+    terminal = Terminal(quiet=True)
+    found = evaluate(open_run(folder), terminal, data=other).assessment
+    assert found.scores.count == tiny.TEST
+    assert found.uncertainty.temperature is None
+    assert "temperature and prediction sets are left out" in terminal.notices[0]
+    with pytest.raises(ts.UserError, match="cannot read"):
+        evaluate(open_run(folder), terminal, data=other, coverage=0.9)
 
 
 def test_another_source_is_told_apart_by_every_score(members, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ import twostage_jax as ts
 from tests import tiny
 from twostage_jax.errors import Corrupted
 from twostage_jax.runs.complete import complete_result
+from twostage_jax.runs.evaluate import evaluate
 from twostage_jax.runs.open import open_run
 from twostage_jax.runs.prepare import read_config
 from twostage_jax.show.terminal import Terminal
@@ -317,3 +319,24 @@ def test_features_computed_in_the_loop_end_at_the_same_head(done, data, tmp_path
     assert tiny.stored(done, "config.json")["head"]["encode"] == "once"
     saved = [np.load(folder / "predictions-test.npz") for folder in (config.out, done)]
     np.testing.assert_allclose(*(file["probability"] for file in saved), atol=1e-4)
+
+
+def test_random_numbers_do_not_depend_on_the_default_kind_of_keys(data, trio, tmp_path):
+    with jax.default_prng_impl("rbg"):
+        tiny.run(tiny.config(data, tmp_path / "rbg", members=3, save_predictions=True))
+    tiny.same(tmp_path / "rbg", trio)
+
+
+def test_other_settings_of_jax_are_refused_on_resume_and_said_elsewhere(copy, complete, tmp_path):
+    terminal = Terminal(quiet=True)
+    with jax.default_prng_impl("rbg"):
+        with pytest.raises(
+            ts.UserError, match="JAX_DEFAULT_PRNG_IMPL threefry2x32 -> rbg; --allow"
+        ):
+            tiny.resume(copy)
+        evaluate(open_run(complete), terminal)
+        assert "JAX_DEFAULT_PRNG_IMPL threefry2x32 -> rbg" in terminal.notices[0]
+        tiny.resume(copy, allow_changed=True)
+    manifest = tiny.stored(copy, "manifest.json")
+    assert manifest["allowed"] == ["JAX_DEFAULT_PRNG_IMPL threefry2x32 -> rbg"]
+    assert manifest["switches"]["JAX_DEFAULT_PRNG_IMPL"] == "rbg"

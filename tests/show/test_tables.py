@@ -221,7 +221,10 @@ def test_a_source_shows_counts_pixels_and_duplicates(output):
         "sha256:00",
         Terminal(),
         unlabelled=12,
+        scale="0 to 16, scaled to 0 to 255",
+        notes=["not used: meta"],
     )
     text = output()
     assert "unlabelled: 12 images" in text and "train and test: 7" in text
+    assert "source: 0 to 16, scaled to 0 to 255" in text and "note: not used: meta" in text
     assert "train: pixel values 0 to 255, mean 77.50" in text and "fingerprint sha256:00" in text

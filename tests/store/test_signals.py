@@ -1,5 +1,7 @@
 """Signals: they end the process at once, or after a state is saved."""
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -61,7 +63,13 @@ def stop(process, signum=signal.SIGTERM):
 
 
 @pytest.mark.parametrize(
-    ("body", "signum"), [("time.sleep(60)", signal.SIGINT), (IN_C, signal.SIGTERM)]
+    ("body", "signum"),
+    [
+        ("time.sleep(60)", signal.SIGINT),
+        (IN_C, signal.SIGTERM),
+        (IN_C, signal.SIGHUP),
+        ("time.sleep(60)", signal.SIGUSR1),
+    ],
 )
 def test_the_process_exits_at_once_if_nothing_has_to_be_saved(body, signum):
     process = start(f"{READY}; {body}")
@@ -87,6 +95,45 @@ def test_a_second_signal_is_not_deferred():
     assert process.returncode == 143
     assert (out, err) == ("unlocked\n", "stopped by SIGTERM, resume\n")
     assert seconds < 10
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_that_the_shell_and_the_system_both_send_is_deferred_twice(signum):
+    process = start(SAVING.format(then="time.sleep(1.5)"))
+    process.send_signal(signum)
+    assert process.stdout.readline() == "saving\n"
+    out, _, seconds = stop(process, signum)
+    assert (process.returncode, out) == (128 + signum, "raised resume\n")
+    assert seconds >= 1
+
+
+def test_the_state_is_saved_although_the_terminal_is_closed(tmp_path):
+    """The message after the signal would raise an error on a terminal that is gone."""
+    saved = tmp_path / "saved"
+    body = SAVING.format(then=f"open({str(saved)!r}, 'w').close()")
+    reader, writer = pty.openpty()
+    process = subprocess.Popen(
+        # `setsid -c` makes the terminal that of the session, as a login does.
+        ["setsid", "-c", sys.executable, "-c", PROGRAM.format(body=body)],
+        stdin=writer,
+        stdout=writer,
+        stderr=writer,
+    )
+    os.close(writer)
+    assert os.read(reader, 100).strip() == b"ready"
+    os.close(reader)
+    assert process.wait(30) == 129
+    assert saved.exists()
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does; children inherit it
+    try:
+        process = start(f"{READY}; time.sleep(1); print('still there', flush=True)")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    out, _, _ = stop(process, signal.SIGHUP)
+    assert (process.returncode, out) == (0, "still there\n")
 
 
 def test_many_signals_run_the_exit_actions_once():

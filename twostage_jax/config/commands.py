@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
-from twostage_jax.config.fields import UNSET, flag
+from twostage_jax.config.fields import UNSET, as_path, flag
 from twostage_jax.config.schema import (
     CommonConfig,
     Config,
@@ -22,6 +22,16 @@ class _Debug:
     debug: bool = False
     """Show the full traceback on an error"""
 
+    def __post_init__(self) -> None:
+        """Expand `~` in every path, then bring the fields of a configuration into one form."""
+        for name, value in vars(self).items():
+            if isinstance(value, Path):
+                # The dataclass is frozen, and it is still being made.
+                object.__setattr__(self, name, as_path(value))
+        settings = getattr(super(), "__post_init__", None)
+        if settings is not None:
+            settings()
+
 
 @dataclass(frozen=True)
 class _Loading(_Debug):
@@ -31,6 +41,10 @@ class _Loading(_Debug):
         None
     )
     """Folder that keeps compiled programs for the next start; off keeps none"""
+    device: Annotated[Literal["cpu", "gpu", "tpu"] | None, flag("NAME", "the fastest there is")] = (
+        None
+    )
+    """Device to use: cpu, gpu or tpu. If it is not there, the command stops"""
 
 
 @dataclass(frozen=True)
@@ -80,10 +94,13 @@ class Evaluate(_Loading):
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of the run"""
-    split: Literal["train", "validation", "test"] = "test"
-    """Split of the data"""
+    split: Annotated[
+        Literal["train", "validation", "test"] | None, flag("NAME", "test; all of another source")
+    ] = None
+    """Split of the data: train, validation or test"""
     data: Annotated[str, flag("SPEC", "the run's own")] = UNSET
-    """Another source with images of the same shape and the same classes"""
+    """Another source with images of the same shape. All its examples are scored against the classes
+    of the run; if it has several splits, its test split"""
     ood: Annotated[str, flag("SPEC", "none")] = UNSET
     """Out-of-distribution source with images of the same shape. Its labels are ignored. If it has
     no test split, all its images are used"""

@@ -70,7 +70,18 @@ def instance(kind: type, allowed: str) -> Check:
 
 
 check_text = instance(str, "text")
-check_path = instance(Path, "a path")
+_check_path = instance(Path, "a path")
+
+
+def check_path(flag: str, value: object) -> None:
+    """Accept a path whose home folder exists; a folder called `~` is never meant."""
+    _check_path(flag, value)
+    if str(value).startswith("~"):
+        raise UserError(
+            f"{flag} is {shown(str(value))}: there is no such home folder; give the full path"
+        )
+
+
 check_switch = instance(bool, "true or false")
 
 
@@ -174,8 +185,19 @@ def as_tuple(value: object) -> object:
 
 
 def as_path(value: object) -> object:
-    """Convert a string into a path."""
-    return Path(value) if isinstance(value, str) else value
+    """Convert a string into a path, with `~` as the home folder."""
+    if not isinstance(value, str | Path):
+        return value
+    path = Path(value)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user, or nobody's home: `check_path` reports it
+        return path
+
+
+def as_home_text(value: object) -> object:
+    """Expand `~` in a path that is kept as text."""
+    return str(as_path(value)) if isinstance(value, str) and value.startswith("~") else value
 
 
 def as_numbers(value: object) -> object:

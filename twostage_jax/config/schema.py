@@ -20,6 +20,7 @@ import tyro
 
 from twostage_jax.config.fields import (
     UNSET,
+    as_home_text,
     as_numbers,
     as_path,
     as_sweep,
@@ -258,7 +259,9 @@ pretrain=PretrainConfig(epochs=1))
     head: HeadConfig = field(default_factory=HeadConfig)
     """Stage 2: a head on the frozen encoder"""
     # The command line has `head --from` instead.
-    encoder_run: Annotated[str | None, *declare("RUN", check_text), tyro.conf.Suppress] = None
+    encoder_run: Annotated[
+        str | None, *declare("RUN", check_text, normal=as_home_text), tyro.conf.Suppress
+    ] = None
 
     def __post_init__(self) -> None:
         """Make the groups from mappings, too."""

@@ -134,10 +134,10 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
         # As for ImageNet, whose test labels are secret.
         test, own = own, None
         originals.append(test)
-        notes += (f"the validation split ({_count(test)}) is the test, because no test split came",)
+        notes += (f"no test split: the validation split ({_count(test)}) is the test instead",)
     else:
         train, test = set_aside(train, max(1, len(train["label"]) // TEST_SHARE))
-        notes += (f"{_count(test)} of the train split are set aside as the test: none came",)
+        notes += (f"no test split: {_count(test)} of train set aside as one",)
     train, held_out, more = _cut_validation(source.name, train, own, validation)
     splits = {"train": train, "validation": held_out, "test": test}
     pool = train["image"][:0] if source.unlabelled is None else source.unlabelled
@@ -179,7 +179,7 @@ def _cut_validation(
     if own is None:
         return rest, carved, ()
     instead = f"carves {count:,} from train" if count else "asks for none"
-    note = f"the validation split of the source ({_count(own)}) is not used: --validation {instead}"
+    note = f"the source's validation split ({_count(own)}) is not used: --validation {instead}"
     return rest, carved, (note,)
 
 

@@ -1,11 +1,12 @@
 """Labelled examples of a source as they are, for evaluating a finished run on them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from twostage_jax.data.dataset import fingerprint, with_digests
+from twostage_jax.data.names import listed
 from twostage_jax.data.source import Source
 from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError, shown
@@ -53,9 +54,9 @@ def make_examples(source: Source, classes: Sequence[str], split: str | None = No
         raise UserError(f"{source.name} has no labelled examples: give images with labels")
     name = _choose(source.name, list(splits), split)
     chosen = with_digests(splits[name])
-    label = _as_classes(source, chosen["label"], classes)
+    label, notes = _as_classes(source, chosen["label"], classes)
     mapped = with_digests({"image": chosen["image"], "label": label})
-    notes = source.notes
+    notes = source.notes + notes
     others = [f"{n} ({len(part['label'])})" for n, part in splits.items() if n != name]
     if others:
         notes += (f"read the {name} split; the source also has {', '.join(others)}",)
@@ -92,23 +93,29 @@ def _choose(source: str, names: Sequence[str], split: str | None) -> str:
     return split
 
 
-def _as_classes(source: Source, label: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Return labels as indices into `classes`, matched by name, or by number without names."""
+def _as_classes(
+    source: Source, label: np.ndarray, classes: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return labels as indices into `classes`, by name, or by number without names; and notes."""
     present = np.unique(label)
     names = {int(k): source.classes[k] if source.classes else str(k) for k in present}
     numbers = {name: index for index, name in enumerate(classes)}
-    # Without names a label is a number: the class that is called so, or the class at that index.
-    by_index = not source.classes and not all(name.isdecimal() for name in classes)
-    if by_index:
+    notes = ()
+    # A number is the class that is called so, or else the class at that index.
+    if _are_numbers(names.values()) and not _are_numbers(classes):
         numbers = {str(index): index for index in range(len(classes))}
+        notes = ("labels are numbers: they count the classes of the run from 0",)
     unknown = [name for name in names.values() if name not in numbers]
     if unknown:
-        have = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
         raise UserError(
             f"{source.name} has the class {shown(unknown[0])}, which the run was not trained on: "
-            f"give examples of its classes, {have}"
+            f"give examples of its classes, {listed(classes, 12)}"
         )
     table = np.zeros(int(present[-1]) + 1, np.int32)
     for k, name in names.items():
         table[k] = numbers[name]
-    return table[label]
+    return table[label], notes
+
+
+def _are_numbers(names: Iterable[str]) -> bool:
+    return all(name.isdecimal() for name in names)

@@ -1,64 +1,143 @@
-"""The four MNIST-style files in a folder, gzipped or not."""
+"""MNIST-style IDX files in a folder, gzipped or not, in the namings of MNIST, EMNIST and QMNIST."""
 
 import math
 import os
+import re
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from twostage_jax.data.arrays import as_split
+from twostage_jax.data.names import Meaning, assign, listed, parse, partner
+from twostage_jax.data.pixels import Array
+from twostage_jax.data.raw import EMNIST, Part, Raw, as_source
 from twostage_jax.data.source import Source
-from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
 from twostage_jax.files import check_expanded, open_regular
 
-FILES = {
+FILES = {  # as TensorFlow Datasets names them
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-MAGIC = b"\0\0\x08"  # of unsigned bytes; the number of axes comes behind it
+TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}  # third byte of a file
+IDX_WORD = re.compile(r"idx\d?|ubyte|byte|short|int|float|double|gz")
+GZIP_MAGIC = b"\x1f\x8b"
 GZIP_FORMAT = 16 + zlib.MAX_WBITS  # zlib's number for "a gzip header, and no other"
 READ_SIZE = 2**16
+QMNIST_COLUMNS = 8  # class, and where the digit comes from
+
+
+class File(NamedTuple):
+    """A file of a set: the set's name, or `""`, and the meaning of the file's name."""
+
+    path: Path
+    set: str
+    meaning: Meaning
 
 
 def read(folder: Path) -> Source:
-    """Read train and test split from `folder`; without test files there is no test split.
+    """Read the splits in `folder`, whose files `names.parse` finds by their names.
+
+    Args:
+        folder: folder with the files. If it has several sets, `folder/NAME` selects the set whose
+            files begin with NAME.
 
     Raises:
-        UserError: a file that is missing, truncated, corrupted or not in the format.
+        UserError: a file that is missing, truncated, corrupted or not in the format, or several
+            sets.
     """
+    chosen = ""
+    if not folder.exists() and folder.parent.is_dir():
+        folder, chosen = folder.parent, folder.name
     if not folder.is_dir():
         raise UserError(f"there is no directory {folder}: give idx:DIR with the four IDX files")
-    train = _read_split(folder, "train")
-    test = None
-    if any(_find(folder, name) for name in FILES["test"]):
-        test = _read_split(folder, "test")
-    return Source(folder.resolve().name, train, test)
+    paths = sorted(path for path in folder.iterdir() if not path.is_dir())
+    files = _choose_set([file for path in paths if (file := _parse(path))], folder, chosen)
+    by_name = {file.path.name: file for file in _without_copies(files)}
+    meanings = {name: file.meaning for name, file in by_name.items()}
+    slots, _ = assign(meanings, str(folder))
+    notes: list[str] = []
+    parts = {}
+    for part, kinds in slots.items() or [("train", {})]:
+        has_labels = part != "unlabelled"
+        missing = [kind for kind in ("image", "label")[: 1 + has_labels] if kind not in kinds]
+        if missing:
+            raise UserError(_missing(folder, part, kinds, missing))
+        arrays = {kind: _read(by_name[name].path, notes) for kind, name in kinds.items()}
+        parts[part] = Part(**arrays)
+    used = {name for kinds in slots.values() for name in kinds.values()}
+    name = (files[0].set if files else "") or folder.resolve().name
+    if "emnist" in name:
+        notes.append(EMNIST)
+    unused = [p.name for p in paths if p.name not in used and not p.name.startswith(".")]
+    return as_source(Raw(name, parts, unused=tuple(unused), notes=tuple(notes)))
 
 
-def _read_split(folder: Path, split: str) -> Split:
-    paths = {name: _find(folder, name) for name in FILES[split]}
-    missing = [name for name, path in paths.items() if path is None]
-    if missing:
+def _parse(path: Path) -> File | None:
+    meaning = parse(path.name)
+    if meaning is None or meaning.kind not in ("image", "label"):
+        return None
+    words = [word for word in meaning.rest if not IDX_WORD.fullmatch(word)]
+    is_idx = any(word.startswith("idx") for word in meaning.rest)
+    return File(path, "-".join(words), meaning) if is_idx else None
+
+
+def _choose_set(files: list[File], folder: Path, chosen: str) -> list[File]:
+    names = sorted({file.set for file in files})
+    if chosen and chosen not in names:
+        have = f"the sets {listed(filter(None, names))}" if any(names) else "no set of a name"
         raise UserError(
-            f"{folder} has no {' and no '.join(missing)}: put them there, plain or with .gz"
+            f"there is no directory {folder / chosen}, and {folder} has {have}: give idx:DIR with "
+            "the four IDX files"
         )
-    image, label = (read_array(path) for path in paths.values() if path)
-    return as_split(image, label, *map(str, paths.values()))
+    if not chosen and len(names) > 1:
+        words = [name or "one without a name" for name in names]
+        raise UserError(
+            f"{folder} has the files of several sets, {listed(words)}: choose one, for instance "
+            f"with idx:{folder / (names[0] or names[1])}, or move the others to another directory"
+        )
+    return [file for file in files if file.set == (chosen or names[0])] if names else []
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    dotted = name.replace("-idx", ".idx")
-    candidates = [folder / (base + end) for base in (name, dotted) for end in ("", ".gz")]
-    # Some tools unpack each file into a directory of its name; the file may lie beside it.
-    return next((path for path in candidates if path.exists() and not path.is_dir()), None)
+def _without_copies(files: list[File]) -> list[File]:
+    """Keep one of several files that differ in `.gz` or in a dot or dash before `idx`."""
+    kept: dict[tuple[str, str], File] = {}
+    for file in sorted(files, key=lambda file: (".idx" in file.path.name, file.path.suffix)):
+        kept.setdefault((file.meaning.kind, file.meaning.part), file)
+    return list(kept.values())
 
 
-def read_array(path: Path, gzipped: bool | None = None) -> np.ndarray:
-    """Read the array of unsigned bytes in one IDX file; by default the ending `.gz` decides.
+def _missing(folder: Path, part: str, kinds: Mapping[str, str], missing: list[str]) -> str:
+    """Return the message on files that are missing beside others of their split."""
+    if kinds:
+        (present,) = kinds.values()
+        name = present.removesuffix(".gz")
+        old, new = ("idx3", "idx1") if "label" in missing else ("idx1", "idx3")
+        wanted = [partner(name).replace(old, new)]
+    else:
+        wanted = list(FILES[part])
+    return f"{folder} has no {' and no '.join(wanted)}: put them there, plain or with .gz"
+
+
+def _read(path: Path, notes: list[str]) -> Array:
+    """Read one file; QMNIST's labels have the class in the first of their columns."""
+    array = read_array(path)
+    with open_regular(path) as file:
+        gzipped = file.read(2) == GZIP_MAGIC
+    if gzipped != (path.suffix == ".gz"):
+        words = ("", "does not end") if gzipped else ("not ", "ends")
+        notes.append(f"{path.name} is {words[0]}compressed, although its name {words[1]} with .gz")
+    if array.shape[1:] == (QMNIST_COLUMNS,) and "qmnist" in path.name.lower():
+        notes.append(f"{path.name}: the first of {QMNIST_COLUMNS} columns is the label")
+        array = array[:, 0]
+    return Array(array, str(path))
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Read the array in one IDX file, gzipped or not, as its first bytes say.
 
     Raises:
         UserError: not a regular file, a wrong magic number, a size that differs from the header, a
@@ -66,10 +145,10 @@ def read_array(path: Path, gzipped: bool | None = None) -> np.ndarray:
             more bytes than `check_expanded` allows.
         OSError: a file that cannot be opened or read.
     """
-    if gzipped is None:
-        gzipped = path.suffix == ".gz"
     try:
         with open_regular(path) as file:
+            gzipped = file.read(2) == GZIP_MAGIC
+            file.seek(0)
             return _read_array(file, path, gzipped)
     except UserError:
         raise
@@ -79,8 +158,8 @@ def read_array(path: Path, gzipped: bool | None = None) -> np.ndarray:
 
 def _read_array(file: BinaryIO, path: Path, gzipped: bool) -> np.ndarray:
     stream = GzipStream(file, path) if gzipped else file
-    shape = _read_shape(stream, path)
-    expected = math.prod(shape)
+    dtype, shape = _read_header(stream, path)
+    expected = math.prod(shape) * dtype.itemsize
     size = os.fstat(file.fileno()).st_size
     if gzipped:
         check_expanded(path, expected, size, "unpack it with gunzip and remove the .gz")
@@ -91,24 +170,24 @@ def _read_array(file: BinaryIO, path: Path, gzipped: bool) -> np.ndarray:
     if len(content) != expected:
         actual = f"only {len(content)}" if len(content) < expected else "more"
         raise UserError(
-            f"{path} announces {expected} values {list(shape)} and has {actual}: it is corrupted; "
-            "fetch it again"
+            f"{path} announces {expected} bytes for {list(shape)} and has {actual}: it is "
+            "corrupted; fetch it again"
         )
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    return np.frombuffer(content, dtype).reshape(shape)
 
 
-def _read_shape(stream: "BinaryIO | GzipStream", path: Path) -> tuple[int, ...]:
+def _read_header(stream: "BinaryIO | GzipStream", path: Path) -> tuple[np.dtype, tuple[int, ...]]:
     magic = stream.read(4)
-    if len(magic) < 4 or magic[:3] != MAGIC or not magic[3]:
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in TYPES or not magic[3]:
         raise UserError(
             f"{path} starts with {magic.hex() or 'nothing'}, not with the magic number of an IDX "
-            "file of unsigned bytes (000008 and the number of axes): give the original file"
+            "file (0000, the type of its values, and the number of axes): give the original file"
         )
     axes = magic[3]
     header = stream.read(4 * axes)
     if len(header) < 4 * axes:
         raise UserError(f"{path} is truncated in its header: fetch it again")
-    return struct.unpack(f">{axes}I", header)
+    return np.dtype(TYPES[magic[2]]), struct.unpack(f">{axes}I", header)
 
 
 class GzipStream:

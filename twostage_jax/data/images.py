@@ -49,7 +49,7 @@ def decode(
         check_expanded(where, announced, compressed, "unpack it into an uncompressed npz:FILE")
         images = np.empty((len(examples), *full), np.uint8)
         for index, (content, label) in enumerate(examples):
-            if not 0 <= label < classes:
+            if not -1 <= label < classes:
                 raise UserError(
                     f"{where} has label {label}, out of range: it has {classes} classes"
                 )

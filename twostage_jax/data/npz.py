@@ -1,21 +1,22 @@
-"""Images and labels in a NumPy archive, under the names of Keras or as `image` and `label`."""
+"""Images and labels in a NumPy archive, under any of the usual names."""
 
 import math
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from twostage_jax.data.arrays import as_split
+from twostage_jax.data.names import Meaning, assign, listed, parse, partner
+from twostage_jax.data.pixels import Array
+from twostage_jax.data.raw import Part, Raw, as_source
 from twostage_jax.data.source import Source
-from twostage_jax.data.split import Split
+from twostage_jax.data.targets import read_class_names
 from twostage_jax.errors import UserError
 from twostage_jax.files import MIB, check_expanded, open_regular
 
-KERAS = ("x_train", "y_train", "x_test", "y_test")
-PLAIN = ("image", "label")
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the two that NumPy writes
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -23,32 +24,94 @@ HEADERS = {
 }
 READ_LIMIT = 4 * MIB  # a list of four members takes some hundred bytes
 AGAIN = "save it again with numpy.savez"
+NAMES = "image, label or x_train, y_train, x_test, y_test"
+UNNAMED = re.compile(r"arr_\d+")  # arrays that numpy.savez got without names
+
+
+class Arrays(dict[str, np.ndarray]):
+    """Arrays of an archive by name, and the names of the members that were not read."""
+
+    unused: tuple[str, ...] = ()
 
 
 def read(path: Path) -> Source:
-    """Read the train split of `path` and, with the names of Keras, its test split.
+    """Read the splits of `path`, which `names.parse` finds by the names of the arrays.
 
     Raises:
         UserError: as `read_arrays`, or values that are not images and labels.
     """
     arrays = read_arrays(path)
-    if KERAS[0] not in arrays:
-        return Source(path.stem, _make_split(arrays, *PLAIN, path))
-    train = _make_split(arrays, *KERAS[:2], path)
-    test = _make_split(arrays, *KERAS[2:], path)
-    return Source(path.stem, train, test)
+    meanings = {name: _meaning(name) for name in arrays}
+    if not any(meanings.values()):
+        meanings = _by_shape(arrays, path)
+    known = {name: meaning for name, meaning in meanings.items() if meaning}
+    unused = [*arrays.unused, *(arrays.keys() - known.keys())]
+    classes = [name for name, meaning in known.items() if meaning.kind == "classes"]
+    if len(classes) > 1:
+        raise UserError(f"{path} has {' and '.join(classes)}, which are both class names: keep one")
+    slots, left = assign({name: known[name] for name in known if name not in classes}, str(path))
+    named = {name: Array(values, f"{path}: {name}") for name, values in arrays.items()}
+    has_labels = any("label" in kinds for kinds in slots.values())
+    parts = {}
+    for part, kinds in slots.items():
+        if "image" not in kinds:
+            given = kinds.get("label") or kinds["weight"]
+            raise UserError(f"{path} has {given} and lacks {partner(given)}: add the images")
+        if "label" not in kinds and has_labels and part != "unlabelled":
+            raise UserError(
+                f"{path} has {kinds['image']} and lacks {partner(kinds['image'])}: add the labels, "
+                "or call images without labels unlabelled"
+            )
+        parts[part] = Part(**{kind: named[name] for kind, name in kinds.items()})
+    return as_source(
+        Raw(
+            name=path.stem,
+            parts=parts,
+            classes=read_class_names(named[classes[0]]) if classes else (),
+            unused=tuple(sorted([*unused, *left])),
+        )
+    )
 
 
-def _make_split(arrays: dict[str, np.ndarray], x: str, y: str, path: Path) -> Split:
-    return as_split(arrays[x], arrays[y], f"{path}: {x}", f"{path}: {y}")
+def _meaning(name: str) -> Meaning | None:
+    meaning = parse(name)
+    # `image_mean` and `label_weights` are something else; `sample_weight` is not.
+    return meaning if meaning and meaning.rest in ((), ("sample",)) else None
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the numeric arrays named as in Keras, or `image` and `label`; nothing is unpickled.
+def _by_shape(arrays: Arrays, path: Path) -> dict[str, Meaning | None]:
+    """Return the meaning of arrays without names, if their shapes leave no doubt."""
+    images = [name for name in arrays if arrays[name].ndim > 1 and 1 not in arrays[name].shape[1:2]]
+    labels = [name for name in arrays if name not in images]
+    sizes = [
+        [len(arrays[name]) for name in names if arrays[name].ndim] for names in (images, labels)
+    ]
+    # The larger of two pairs is train, in the order in which everybody saves them.
+    is_certain = sizes[0] == sizes[1] and sizes[0] in (
+        sizes[0][:1],
+        sorted(set(sizes[0]))[::-1][:2],
+    )
+    if not images or not is_certain:
+        shapes = listed(f"{name} {list(values.shape)}" for name, values in arrays.items())
+        raise UserError(
+            f"{path} has arrays without names ({shapes}), and it is not certain which are images "
+            f"and which labels: name them {NAMES}"
+        )
+    meanings: dict[str, Meaning | None] = {}
+    for kind, names in (("image", images), ("label", labels)):
+        for part, name in zip(("train", "test"), names, strict=False):
+            meanings[name] = Meaning(kind, part, ())
+    return meanings
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read the arrays whose names say what they are, or those without names.
+
+    Nothing is unpickled.
 
     Raises:
-        UserError: a corrupted file, a directory, pipe or device, missing arrays, or more bytes than
-            `check_expanded` allows.
+        UserError: a corrupted file, a directory, pipe or device, no array with such a name, or more
+            bytes than `check_expanded` allows.
         OSError: a file that does not exist or cannot be opened.
     """
     try:
@@ -88,14 +151,16 @@ class BoundedFile:
         return content
 
 
-def _read_members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+def _read_members(archive: zipfile.ZipFile, path: Path) -> Arrays:
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-    names = KERAS if any(name in members for name in KERAS) else PLAIN
-    missing = [name for name in names if name not in members]
-    if missing:
+    kinds = {name: meaning.kind for name in members if (meaning := _meaning(name))}
+    names = list(kinds)
+    if not {"image", "label"} & set(kinds.values()):
+        names = [name for name in members if UNNAMED.fullmatch(name)]
+    if not names:
         raise UserError(
-            f"{path} has the arrays {', '.join(members) or 'none'} and lacks {', '.join(missing)}: "
-            f"name them {', '.join(KERAS)}, or {', '.join(PLAIN)}"
+            f"{path} has the arrays {listed(members) or 'none'} and lacks images: name the arrays "
+            f"{NAMES}"
         )
     announced = sum(members[name].file_size for name in names)
     size = os.stat(path).st_size
@@ -103,7 +168,9 @@ def _read_members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
     # All headers are checked before the values of any array are read.
     for name in names:
         _check_member(archive, members[name], f"{path}: {name}")
-    return {name: _read_array(archive, members[name]) for name in names}
+    arrays = Arrays({name: _read_array(archive, members[name]) for name in names})
+    arrays.unused = tuple(name for name in members if name not in arrays)
+    return arrays
 
 
 def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> None:
@@ -117,9 +184,10 @@ def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -
             raise ValueError(f"version {version} of NumPy's format is not used for numbers")
         shape, _, dtype = HEADERS[version](member)
         actual = info.file_size - member.tell()
-    if dtype.kind not in "iuf":
+    if dtype.kind not in "biufUS" or not dtype.itemsize:
         raise UserError(
-            f"{where} has values of type {dtype}: give numbers; Python objects are never unpickled"
+            f"{where} has values of type {dtype}: give numbers or text, such as np.array(x, "
+            "dtype=str); Python objects are never unpickled"
         )
     size = math.prod(shape) * dtype.itemsize
     # Two negative lengths have a positive product.

@@ -9,7 +9,7 @@ from twostage_jax.data import digits, idx, npz
 from twostage_jax.data.dataset import Dataset, make_dataset
 from twostage_jax.data.examples import Examples, make_examples
 from twostage_jax.data.source import Source
-from twostage_jax.data.spec import check_spec
+from twostage_jax.data.spec import check_spec, expanded
 from twostage_jax.errors import UserError
 
 
@@ -100,10 +100,10 @@ def _read_kind(spec: str, data_dir: str | Path | None) -> Source:
         case "digits":
             return digits.read()
         case "idx":
-            return idx.read(Path(rest))
+            return idx.read(expanded(rest))
         case "npz":
-            return npz.read(Path(rest))
+            return npz.read(expanded(rest))
     # Imported only when it is used, because TFDS alone costs half a second.
     from twostage_jax.data.tfds import prepare
 
-    return prepare.read(rest or kind, data_dir)
+    return prepare.read(rest or kind, expanded(data_dir) if data_dir else None)

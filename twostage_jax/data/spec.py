@@ -1,5 +1,6 @@
 """Grammar of `--data SPEC`, checked before anything heavy is imported or read."""
 
+import os
 import re
 from pathlib import Path
 
@@ -15,10 +16,15 @@ def takes_data_dir(spec: str) -> bool:
     return spec.partition(":")[0] in ("mnist", "tfds")
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` replaced by the home folder, which no shell does after a colon."""
+    return Path(os.path.expanduser(path))
+
+
 def absolute(spec: str) -> str:
     """Return `spec` with an absolute path, so that it works from every working directory."""
     kind, _, rest = spec.partition(":")
-    return f"{kind}:{Path(rest).absolute()}" if kind in ("idx", "npz") and rest else spec
+    return f"{kind}:{expanded(rest).absolute()}" if kind in ("idx", "npz") and rest else spec
 
 
 def check_spec(spec: object, with_data_dir: bool = False) -> None:

@@ -1,5 +1,7 @@
 """Training and applying stages: no config, no folder, no screen.
 
+device.py     the device, asked for before anything else
+switches.py   settings of jax that change what is computed
 state.py      TrainState: parameters, optimiser state, step
 epoch.py      one step, one shuffle, one epoch as pure functions
 train.py      `make_train`: a whole training as one pure function

@@ -132,6 +132,7 @@ def keep_compiled(folder: str | Path | None = None) -> Path | None:
 
     Raises:
         OSError: if the folder cannot be created or written to; jax's own folder is not checked.
+        RuntimeError: if the user has no home folder.
 
     >>> import twostage_jax as ts
     >>> folder = ts.keep_compiled()
@@ -143,7 +144,8 @@ def keep_compiled(folder: str | Path | None = None) -> Path | None:
     configured = None if folder else _setting("jax_compilation_cache_dir")
     chosen = configured or folder or cache_folder()
     if not configured:
-        Path(chosen).mkdir(parents=True, exist_ok=True)
+        chosen = Path(chosen).expanduser()
+        chosen.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=chosen):
             pass
     jax.config.update("jax_compilation_cache_dir", str(chosen))

@@ -17,7 +17,7 @@ import optax
 
 from twostage_jax.engine.state import TrainState
 from twostage_jax.stages.freezing import frozen_groups
-from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage, as_batch
+from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage, as_batch, new_key
 from twostage_jax.trees import PyTree
 
 Bound = int | jax.Array
@@ -152,7 +152,7 @@ def make_epoch(
         return state, {name: sums[name] / examples for name in sums if name != "count"}
 
     def first_step(state: TrainState, data: Batch):
-        return step(state, jax.random.key(0), {name: x[:batch_size] for name, x in data.items()})
+        return step(state, new_key(), {name: x[:batch_size] for name, x in data.items()})
 
     if zeros is None:
         _, metrics = jax.eval_shape(first_step, state, dict(data))

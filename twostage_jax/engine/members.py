@@ -24,7 +24,7 @@ from twostage_jax.engine.placement import (
 )
 from twostage_jax.engine.state import TrainState, make_init
 from twostage_jax.engine.validation import lower_validation
-from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage
+from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage, new_key
 from twostage_jax.trees import PyTree
 
 Numbers = Mapping[str, PyTree]
@@ -144,7 +144,7 @@ def lower_stage(
         placement: members on devices.
         validation: shapes of the validation examples of one member, if there are any.
     """
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(new_key)
 
     def start(numbers: Numbers, key: Key, batch: Batch, pretrained: Params) -> TrainState:
         stage, tx = recipe(numbers)
@@ -202,7 +202,7 @@ def _lower_epoch(
 
     size = len(data["image"])
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    order, key = jax.eval_shape(lambda: shuffle(jax.random.key(0), 0, size))
+    order, key = jax.eval_shape(lambda: shuffle(new_key(), 0, size))
     arguments = (dict(numbers), state, shapes.zeros, dict(data), order, key)
     in_axes = (0, axes.state, 0, axes.data, axes.order, 0)
     out_axes = (axes.state, 0)
@@ -233,7 +233,7 @@ def _lower_shuffle(
     Both stages get one object, so `compile_all` compiles it once. `double` is in the signature
     because the program depends on it: True if jax uses float64.
     """
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(new_key)
     number = jax.ShapeDtypeStruct((), jnp.int32)
 
     def shuffle_members(first: Key, key: Key, number: jax.Array) -> tuple[jax.Array, Key]:

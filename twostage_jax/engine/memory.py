@@ -1,7 +1,7 @@
 """Memory that members need on a device, before anything is compiled, and how many of them fit."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from twostage_jax.engine.placement import axis_map
 from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import UserError
 from twostage_jax.stages.freezing import frozen_groups
-from twostage_jax.stages.stage import Params, Stage, as_batch
+from twostage_jax.stages.stage import Params, Stage, as_batch, new_key
 from twostage_jax.trees import PyTree, size_of
 
 # On the CPU a member is fastest while its state stays in a core's cache: full pipelines one at a
@@ -19,6 +19,9 @@ from twostage_jax.trees import PyTree, size_of
 CACHE = 2 * 2**20
 # The allocator and other programs of a run take the rest.
 USABLE = 0.8
+# Files of a control group: its limit, the used memory, and the unused part of the file cache.
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def free_bytes() -> int | None:
@@ -44,16 +47,52 @@ def _available() -> int | None:
         return None
 
 
-def _container() -> int | None:
-    """Return the memory below a container's limit; None without a limit."""
-    folder = Path("/sys/fs/cgroup")
+def _container(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """Return the memory that control groups leave to this process; None without a limit.
+
+    A container, a job of SLURM and a service of systemd are such groups, each within others. Both
+    versions of the kernel's interface are read.
+    """
     try:
-        # The limit of a container is below the free memory that the system reports.
-        limit = (folder / "memory.max").read_text()
-        used = (folder / "memory.current").read_text()
-        return int(limit) - int(used)
+        lines = membership.read_text().splitlines()
+    except OSError:
+        lines = []
+    rooms = [_group(root, V2), _group(root / "memory", V1)]
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        base = root / "memory" if kinds else root
+        group = PurePosixPath(path.lstrip("/"))
+        # The limit of any enclosing group counts, too.
+        rooms += [_group(base / folder, V1 if kinds else V2) for folder in (group, *group.parents)]
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _group(folder: Path, names: tuple[str, str, str]) -> int | None:
+    """Return the memory below the limit of one control group; None without a limit.
+
+    Files that were read once and are still cached count as used there, but the system drops them
+    when memory is needed.
+    """
+    limit, used, cache = names
+    try:
+        most = int((folder / limit).read_text())
+        total = int((folder / used).read_text())
     except (OSError, ValueError):  # "max"
         return None
+    return most - max(0, total - _counter(folder / "memory.stat", cache))
+
+
+def _counter(file: Path, name: str) -> int:
+    """Return a number of `memory.stat`; 0 if it is not there."""
+    try:
+        counters = dict(line.split() for line in file.read_text().splitlines())
+        return int(counters.get(name, 0))
+    except (OSError, ValueError):
+        return 0
 
 
 class Need(NamedTuple):
@@ -98,7 +137,7 @@ def estimate(
 
     def residuals(trained: Params, fixed: Params, batch: Mapping[str, jax.Array]) -> PyTree:
         def loss(trained: Params) -> jax.Array:
-            return stage.loss({**trained, **fixed}, jax.random.key(0), batch)[0]
+            return stage.loss({**trained, **fixed}, new_key(), batch)[0]
 
         return jax.vjp(loss, trained)[1]
 

@@ -9,7 +9,7 @@ import numpy as np
 from twostage_jax.engine.compile import as_function, compiler_options
 from twostage_jax.engine.members import Numbers, TrialData
 from twostage_jax.engine.placement import Placement, abstract, map_chunks, spread, take
-from twostage_jax.stages.stage import Batch, Head, Key, Params
+from twostage_jax.stages.stage import Batch, Head, Key, Params, new_key
 from twostage_jax.trees import PyTree
 
 
@@ -43,7 +43,7 @@ def lower_solve(
         axes: axes of `batch`.
         placement: members on devices.
     """
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(new_key)
 
     def solve(numbers: Numbers, key: Key, batch: Batch) -> Params:
         solution = make_head(numbers).solve

@@ -5,6 +5,7 @@ steps.py     stage 1, features, stage 2
 complete.py  a complete run that is resumed
 prepare.py   from a request to a plan: data, networks, trials
 build.py     from a config to modules, stages and heads
+own_code.py  a user's own modules and functions
 trials.py    trainings of encoders and heads: seeds × points of a sweep
 examples.py  examples and labels of each trial
 handover.py  member axes: of stages, of the hand-over, of what users see
@@ -16,6 +17,7 @@ finish.py    choice on validation, measurement on test
 result.py    `result.json` as dataclasses
 resume.py    a stopped run: its config, allowed and refused changes
 open.py      a finished run, verified
+sources.py   data that a finished run is evaluated on
 evaluate.py  `twostage evaluate`
 clock.py     seconds of each phase
 """

@@ -1,23 +1,19 @@
-"""The lines at the start of a run: machine, data, folder, placement of the members."""
+"""The lines at the start of a run: device, data, folder, placement of the members."""
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
-import jax
-
-from twostage_jax.engine.compile import cores
+from twostage_jax.engine.device import Device
 from twostage_jax.runs.programs import Placed, Plan
 from twostage_jax.show.start import PlanRow, show_data, show_device, show_plan
 from twostage_jax.show.terminal import Terminal
 
-PACKAGES = {"twostage_jax": "twostage-jax", "jax": "jax"}
 
-
-def announce(plan: Plan, placed: Mapping[str, Placed], folder: Path, terminal: Terminal) -> None:
+def announce(
+    plan: Plan, placed: Mapping[str, Placed], folder: Path, device: Device, terminal: Terminal
+) -> None:
     """Print what is about to run, and on what."""
-    show_machine(terminal)
+    show_machine(device, terminal)
     show_data(plan.dataset, _sizes(plan), terminal)
     settings = plan.config
     terminal.line(f"run in {folder}, preset {settings.preset}, seed {settings.seed}", hang=2)
@@ -29,13 +25,10 @@ def announce(plan: Plan, placed: Mapping[str, Placed], folder: Path, terminal: T
     show_plan(rows, plan.encoding if "head" in plan.stages else None, terminal)
 
 
-def show_machine(terminal: Terminal) -> None:
-    """Print device, cores and versions."""
-    devices = jax.devices()
-    versions = {name: version(package) for name, package in PACKAGES.items()}
-    versions["Python"] = platform.python_version()
-    kind = devices[0].device_kind
-    show_device(kind, len(devices), cores(), versions, "", terminal)
+def show_machine(device: Device, terminal: Terminal) -> None:
+    """Print device, cores and versions, and a notice about a device that is not used."""
+    note = device.note or ""
+    show_device(device.kind, device.count, device.cores, device.versions, note, terminal)
 
 
 def _sizes(plan: Plan) -> dict[str, int]:

@@ -1,8 +1,6 @@
 """From a config to modules, stages and heads, checked before anything is compiled."""
 
-import contextlib
-import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,13 +13,14 @@ from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import DECLARATIONS, SWEEPABLE, grid, swept
 from twostage_jax.engine.predictor import Network
 from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.runs.own_code import call_named, find_function, make_module, trace_errors
 from twostage_jax.runs.specs import batch_spec, solve_spec
 from twostage_jax.stages.families import HEADS, OBJECTIVES
 from twostage_jax.stages.heads.trained import attach
 from twostage_jax.stages.nets.mlp import MLP, mirror
 from twostage_jax.stages.pretrain.reconstruction import make_decode
-from twostage_jax.stages.signature import call, check_head, numbers
-from twostage_jax.stages.stage import Batch, Head, Params, Stage
+from twostage_jax.stages.signature import check_head, numbers
+from twostage_jax.stages.stage import Batch, Head, Params, Stage, new_key
 from twostage_jax.trees import PyTree
 
 Numbers = Mapping[str, PyTree]
@@ -59,7 +58,7 @@ class Networks:
     def encoder_shapes(self) -> Params:
         """Shapes of the encoder's parameters."""
         init = self.pretrain({}).init
-        return jax.eval_shape(init, jax.random.key(0), batch_spec(self.image_shape))["encoder"]
+        return jax.eval_shape(init, new_key(), batch_spec(self.image_shape))["encoder"]
 
     @cached_property
     def feature_shape(self) -> tuple[int, ...]:
@@ -127,18 +126,18 @@ def make_networks(
     widths = config.pretrain.widths
     encoder = MLP(widths, torch_init)
     if config.pretrain.encoder != "mlp":
-        encoder = _make_module(config.pretrain.encoder)
+        encoder = make_module(config.pretrain.encoder)
     decoder = MLP(mirror(widths, int(np.prod(image_shape))), torch_init)
     projector = MLP(PROJECTOR_WIDTHS, torch_init)
     # Modules are only descriptions: one that nobody asks for costs nothing.
     modules = {"encoder": encoder, "decoder": decoder, "projector": projector, "classes": classes}
     options = {"classes": classes, "widths": config.head.widths, "torch_init": torch_init}
-    objective = _function(config.pretrain.objective, OBJECTIVES)
-    protocol = _function(config.head.protocol, HEADS)
+    objective = find_function(config.pretrain.objective, OBJECTIVES)
+    protocol = find_function(config.head.protocol, HEADS)
 
     def pretrain(values: Numbers) -> Stage:
         settings = dict(config.pretrain.set or ()) | dict(values)
-        stage = _call(config.pretrain.objective, objective, modules, settings)
+        stage = call_named(config.pretrain.objective, objective, modules, settings)
         if not isinstance(stage, Stage):
             raise UserError(
                 f"{config.pretrain.objective} returned {type(stage).__name__}: return "
@@ -148,7 +147,7 @@ def make_networks(
 
     def head(values: Numbers) -> Head:
         settings = dict(config.head.set or ()) | dict(values)
-        made = _call(config.head.protocol, protocol, options, settings)
+        made = call_named(config.head.protocol, protocol, options, settings)
         return check_head(made, config.head.protocol)
 
     decode = None
@@ -170,50 +169,14 @@ def make_networks(
     # program of a sweep they are traced.
     name = f"stage 1 ({config.pretrain.encoder}, {config.pretrain.objective})"
     for values in _distinct_numbers(config, "pretrain"):
-        with _shape_errors(name, image_shape):
+        with trace_errors(name, image_shape):
             _check_stage(name, networks.pretrain(values), image_shape)
     name = f"stage 2 ({config.head.protocol})"
     for values in _distinct_numbers(config, "head"):
-        with _shape_errors(name, image_shape):
+        with trace_errors(name, image_shape):
             shapes = head_shapes(networks, labelled, validation, values)
             _check_head(config.head.protocol, networks, values, shapes)
     return networks
-
-
-def _function(name: str, family: Mapping[str, Callable]) -> Callable:
-    return family[name] if name in family else _import(name)
-
-
-def _make_module(name: str) -> nn.Module:
-    """Import `package.module:Class` and make it without arguments."""
-    return _call(name, _import(name), {}, {})
-
-
-def _call(
-    name: str, function: Callable, offered: Mapping[str, object], settings: Numbers
-) -> PyTree:
-    """Call a function with the modules it asks for; errors of the user's own code name it."""
-    try:
-        return call(function, offered, settings)
-    except UserError:
-        raise
-    except Exception as error:  # a user's code may raise anything
-        if ":" not in name:
-            # Our own function failed: that is a bug, and its traceback is needed.
-            raise
-        raise UserError(f"cannot make {name!r}: {type(error).__name__}: {error}") from error
-
-
-def _import(name: str) -> Callable:
-    """Import `package.module:name`; the only way in for a user's own code."""
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"cannot import {name!r}: {error}; give package.module:name as Python finds it from "
-            "this folder (PYTHONPATH=. for a file in it)"
-        ) from error
 
 
 def _check_swept(config: Config, networks: Networks) -> None:
@@ -255,7 +218,7 @@ def _check_stage(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None:
             raise UserError(f"{name} has no group called encoder, only {sorted(params)}")
         return stage.loss(params, loss_key, batch)
 
-    _check_loss(name, jax.eval_shape(init_and_loss, jax.random.key(0), batch_spec(image_shape)))
+    _check_loss(name, jax.eval_shape(init_and_loss, new_key(), batch_spec(image_shape)))
 
 
 def _check_loss(name: str, result: PyTree) -> None:
@@ -282,7 +245,7 @@ def _check_head(
     batch = batch_spec(networks.image_shape)
     if head.stage is not None:
         stage = networks.attached(head_numbers)
-        result = jax.eval_shape(stage.loss, params, jax.random.key(0), batch)
+        result = jax.eval_shape(stage.loss, params, new_key(), batch)
         _check_loss(protocol, result)
     arguments = ((dict(head_numbers), params), batch["image"])
     logits = jax.eval_shape(networks.logits, *arguments)
@@ -313,7 +276,7 @@ def head_shapes(
     if head.solve is None:
         return jax.eval_shape(
             networks.attached(head_numbers).init,
-            jax.random.key(0),
+            new_key(),
             batch_spec(networks.image_shape),
         )
     swept = {name: x for name, x in head_numbers.items() if isinstance(x, np.generic)}
@@ -324,17 +287,5 @@ def head_shapes(
         return solution(key, batch)
 
     spec = solve_spec(labelled, validation, *networks.feature_shape)
-    params = jax.eval_shape(solve, swept, jax.random.key(0), spec)
+    params = jax.eval_shape(solve, swept, new_key(), spec)
     return {"encoder": networks.encoder_shapes, "head": params}
-
-
-@contextlib.contextmanager
-def _shape_errors(name: str, image_shape: tuple[int, ...]) -> Iterator[None]:
-    """Convert any error of a user's module into a `UserError` that names the stage."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # a user's module may raise anything
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{name} does not fit images {list(image_shape)}: {reason}") from error

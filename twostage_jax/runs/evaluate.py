@@ -8,12 +8,14 @@ import numpy as np
 
 from twostage_jax.config.fields import check_coverage
 from twostage_jax.data.dataset import Dataset
-from twostage_jax.data.spec import absolute, takes_data_dir
+from twostage_jax.data.examples import Examples
 from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
 from twostage_jax.runs.handover import chosen_probability
-from twostage_jax.runs.open import Run, is_own_data, load_dataset, load_outliers
+from twostage_jax.runs.open import Run
 from twostage_jax.runs.result import ResultRecord
+from twostage_jax.runs.resume import notice_switches
+from twostage_jax.runs.sources import Sources, load_sources
 from twostage_jax.scores.conformal import check_enough
 from twostage_jax.scores.detection import Detection, Outputs, detect_outliers
 from twostage_jax.scores.figures import (
@@ -45,19 +47,29 @@ class Evaluation(NamedTuple):
     detection: dict[str, Detection] | None
 
 
-class _Sources(NamedTuple):
-    """The data to evaluate, the run's own data, and images of another source or None."""
+class _Part(NamedTuple):
+    """Labelled examples that are scored.
 
-    dataset: Dataset
-    run_data: Dataset
-    outliers: np.ndarray | None
+    Attributes:
+        source: name of their source.
+        name: name of their split, or `all`.
+        split: images and labels.
+        rows: row of each example in the source, int32 `[N]`.
+        is_own: True if they are a split of the run's own data.
+    """
+
+    source: str
+    name: str
+    split: Split
+    rows: np.ndarray
+    is_own: bool
 
 
 def evaluate(
     run: Run,
     terminal: Terminal,
     *,
-    split: str = "test",
+    split: str | None = None,
     data: str | None = None,
     data_dir: Path | None = None,
     ood: str | None = None,
@@ -69,8 +81,9 @@ def evaluate(
     Args:
         run: from `open_run`.
         terminal: where to print.
-        split: `train`, `validation` or `test`.
-        data: another source instead of the run's own data.
+        split: `train`, `validation` or `test`; by default `test` of the run's own data.
+        data: another source instead of the run's own data. All its examples are scored against the
+            classes of the run; if it has several splits, `split` or else its test split.
         data_dir: folder in which TensorFlow Datasets keeps its data.
         ood: out-of-distribution source.
         coverage: target coverage of the prediction sets, in (0, 1); by default 0.95, if validation
@@ -79,83 +92,74 @@ def evaluate(
             scores of both sources.
 
     Raises:
-        UserError: an empty split, data of another shape, or a coverage that is not possible.
+        UserError: an empty split, data of another shape or with other classes, or a coverage that
+            is not possible.
     """
     if coverage is not None:
         check_coverage("--coverage", coverage)
+    needed = ood is not None or coverage is not None
     with terminal.status("reading data"):
-        sources = _load(run, data, ood, data_dir)
-    dataset, run_data, outliers = sources
-    fitted_here = dataset is run_data and split == "validation"
+        sources = load_sources(run, terminal, split, data, ood, data_dir, needed)
+    fitted_here = sources.examples is None and split == "validation"
     if fitted_here and coverage is not None:
         raise UserError(
             "prediction sets are fitted on validation: leave out --coverage or --split validation"
         )
-    run, part = _split(run, dataset, split, terminal)
+    notice_switches(run.folder, run.manifest, terminal)
+    run, part = _part(run, sources, split or "test", terminal)
+    images = part.split["image"]
+    label = part.split["label"]
     detection = None
     scores: dict[str, np.ndarray] = {}
     with terminal.status("evaluating"):
-        logits = run.predictor.logits(part["image"])
+        logits = run.predictor.logits(images)
         probability = probabilities(logits)
-        validation = None if fitted_here else _validation(run, run_data, coverage)
-        assessment = assess(probability, part["label"], validation, coverage or COVERAGE)
-        if outliers is not None:
-            inside = Outputs(probability, logits, run.predictor.features(part["image"]))
-            features = run.predictor.features(run_data.train["image"])
-            outside = _outputs(run, outliers)
-            detection, scores = detect_outliers(inside, outside, features, run_data.train["label"])
+        validation = None if fitted_here else _validation(run, sources.run_data, coverage)
+        assessment = assess(probability, label, validation, coverage or COVERAGE)
+        if sources.outliers is not None:
+            assert sources.run_data is not None, "load_sources needs them for --ood"
+            train = sources.run_data.train
+            inside = Outputs(probability, logits, run.predictor.features(images))
+            features = run.predictor.features(train["image"])
+            outside = _outputs(run, sources.outliers)
+            detection, scores = detect_outliers(inside, outside, features, train["label"])
     if save_predictions:
-        name = split if is_own_data(run, dataset) else f"{as_file_name(dataset.name)}-{split}"
+        name = part.name if part.is_own else f"{as_file_name(part.source)}-{part.name}"
         visible = chosen_probability(probability, run.config.members)
-        content = prediction_file(visible, part["label"], dataset.rows[split])
-        files = {f"predictions-{name}.npz": content}
+        files = {f"predictions-{name}.npz": prediction_file(visible, label, part.rows)}
         if scores:
             files["predictions-ood.npz"] = arrays_file(scores)
         with locked(run.folder, terminal.notice):
             write_files(run.folder, files)
     evaluation = Evaluation(assessment, detection)
-    _show(run, dataset, split, ood, evaluation, terminal)
+    _show(run, part, sources.examples, ood, evaluation, terminal)
     return evaluation
 
 
-def _load(run: Run, data: str | None, ood: str | None, data_dir: Path | None) -> _Sources:
-    """Load everything that is evaluated."""
-    own_spec = run.config.data
-    if ood is not None and absolute(ood) == own_spec:
-        raise UserError(f"{ood} is the run's own data: give another source to --ood")
-    specs = [spec for spec in (data or own_spec, ood) if spec is not None]
-    if data_dir and not any(map(takes_data_dir, specs)):
-        raise UserError(
-            "--data-dir goes with mnist and tfds:NAME, but neither is read: leave it out"
-        )
-    # With --ood the folder belongs to the source that is in one.
-    own_dir = None if ood and not takes_data_dir(own_spec) else data_dir
-    dataset = load_dataset(run, data, own_dir)
-    run_data = dataset if is_own_data(run, dataset) else load_dataset(run)
-    outliers = None
-    if ood is not None:
-        folder = data_dir or run.config.data_dir
-        outliers = load_outliers(run, ood, folder if takes_data_dir(ood) else None)
-    return _Sources(dataset, run_data, outliers)
-
-
-def _split(run: Run, dataset: Dataset, split: str, terminal: Terminal) -> tuple[Run, Split]:
-    """Return a split; before the test split of the run is read, that is counted.
+def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[Run, _Part]:
+    """Return the examples to score; before the test split of the run is read, that is counted.
 
     Raises:
         UserError: an empty split.
     """
+    examples = sources.examples
+    if examples is not None:
+        # The same images are the same test, under any name.
+        if examples.test_fingerprint == run.manifest.data.parts.get("test"):
+            run = count_test_read(run, terminal)
+        content = {"image": examples.image, "label": examples.label}
+        return run, _Part(examples.name, examples.part, content, examples.rows, False)
+    dataset = sources.run_data
+    assert dataset is not None, "without other examples there are the run's own data"
     training, lockbox = dataset.lock()
     count = lockbox.count if split == "test" else len(training.splits[split]["label"])
     if not count:
         raise UserError(f"the {split} split of {dataset.name} is empty: choose another --split")
-    if split != "test":
-        return run, training.splits[split]
-    # The same images are the same test, under any name.
-    if dataset.parts["test"] == run.manifest.data.parts.get("test"):
+    if split == "test":
+        # Counted before it is read: a crash in between counts too much rather than too little.
         run = count_test_read(run, terminal)
-    # Counted before it is read: a crash in between counts too much rather than too little.
-    return run, lockbox.unlock()
+    content = lockbox.unlock() if split == "test" else training.splits[split]
+    return run, _Part(dataset.name, split, content, dataset.rows[split], True)
 
 
 def count_test_read(run: Run, terminal: Terminal) -> Run:
@@ -176,9 +180,11 @@ def count_test_read(run: Run, terminal: Terminal) -> Run:
 
 
 def _validation(
-    run: Run, run_data: Dataset, coverage: float | None
+    run: Run, run_data: Dataset | None, coverage: float | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return probabilities and labels of the run's own validation split; None if it is empty."""
+    if run_data is None:
+        return None
     label = run_data.validation["label"]
     if coverage is not None:
         check_enough(len(label), coverage)
@@ -194,17 +200,19 @@ def _outputs(run: Run, images: np.ndarray) -> Outputs:
 
 def _show(
     run: Run,
-    dataset: Dataset,
-    split: str,
+    part: _Part,
+    examples: Examples | None,
     ood: str | None,
     evaluation: Evaluation,
     terminal: Terminal,
 ) -> None:
+    for note in examples.notes if examples else ():
+        terminal.line(f"{part.source}: {note}", hang=2)
     detection = None
     if ood and evaluation.detection is not None:
         detection = (ood, evaluation.detection)
-    title = f"{run.folder} on {dataset.name}"
+    title = f"{run.folder} on {part.source}"
     classes = run.manifest.classes
-    show_evaluation(title, split, evaluation.assessment, classes, detection, terminal)
-    if split == "test":
+    show_evaluation(title, part.name, evaluation.assessment, classes, detection, terminal)
+    if part.is_own and part.name == "test":
         terminal.line(times_read(run.record.test_reads), hang=2)

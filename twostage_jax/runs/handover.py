@@ -19,7 +19,7 @@ from twostage_jax.errors import Corrupted
 from twostage_jax.runs.build import Networks, head_shapes
 from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
-from twostage_jax.stages.stage import Params
+from twostage_jax.stages.stage import Params, new_key
 from twostage_jax.store.checkpoint import Store
 from twostage_jax.store.records import Manifest, describe_groups
 from twostage_jax.trees import PyTree, digest
@@ -127,7 +127,7 @@ def load_pretrained(folder: Path, manifest: Manifest, networks: Networks) -> Par
     """
     init = networks.pretrain({}).init
     shape = manifest.preprocessing.image_shape
-    expected = jax.eval_shape(init, jax.random.key(0), batch_spec(shape))
+    expected = jax.eval_shape(init, new_key(), batch_spec(shape))
     params = _load(folder, "pretrain", _with_axis(expected, 1))
     _check_groups(folder / "pretrain", manifest, _without_axis(params))
     return params

@@ -20,13 +20,19 @@ from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
 from twostage_jax.data.spec import absolute
 from twostage_jax.engine.compile import cores
 from twostage_jax.engine.passes import choose_encoding
+from twostage_jax.engine.switches import numeric_switches
 from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.runs.build import Networks, make_networks
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.examples import make_examples
 from twostage_jax.runs.handover import load_pretrained
 from twostage_jax.runs.programs import Placed, Plan, stage_names
-from twostage_jax.runs.resume import package_versions, resumed_config, updated_manifest
+from twostage_jax.runs.resume import (
+    notice_switches,
+    package_versions,
+    resumed_config,
+    updated_manifest,
+)
 from twostage_jax.runs.trials import make_trials
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.atomic import write_bytes
@@ -171,7 +177,7 @@ def prepare(
         config, encoding = _resolve_encoding(config, networks, shape)
     pretrained = None
     if config.encoder_run:
-        pretrained = _pretrained(config, networks, dataset)
+        pretrained = _pretrained(config, networks, dataset, terminal)
     chunks = read_manifest(config.out).chunks if request.resume and config.out else {}
     plan = Plan(
         config=config,
@@ -219,7 +225,7 @@ def _resolve_encoding(
     return dataclasses.replace(config, head=head), words
 
 
-def _pretrained(config: Config, networks: Networks, dataset: TrainingData):
+def _pretrained(config: Config, networks: Networks, dataset: TrainingData, terminal: Terminal):
     """Load stage 1 of the run whose encoder this one uses.
 
     Raises:
@@ -233,6 +239,7 @@ def _pretrained(config: Config, networks: Networks, dataset: TrainingData):
             f"{config.data} has images {_size(dataset.image_shape)}, but the encoder of {source} "
             f"was trained on {_size(expected)}: give images of that shape"
         )
+    notice_switches(source, manifest, terminal)
     return load_pretrained(source, manifest, networks)
 
 
@@ -262,6 +269,7 @@ def make_manifest(plan: Plan, placed: dict[str, Placed]) -> Manifest:
         allowed=[],
         save_predictions=config.save_predictions,
         test_reads=0,
+        switches=numeric_switches(),
     )
     if config.encoder_run:
         source = read_manifest(Path(config.encoder_run))

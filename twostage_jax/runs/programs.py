@@ -32,7 +32,7 @@ from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.freezing import freeze
 from twostage_jax.stages.optimiser import adam
-from twostage_jax.stages.stage import Params
+from twostage_jax.stages.stage import Params, new_key
 from twostage_jax.trees import PyTree, size_of
 
 
@@ -213,7 +213,7 @@ def _need(plan: Plan, stage: str, members: int) -> Need:
     parts = _parts(plan, stage)
     training, tx = parts.recipe(parts.numbers)
     init = make_init(training, tx)
-    state = jax.eval_shape(init, jax.random.key(0), parts.batch, parts.groups)
+    state = jax.eval_shape(init, new_key(), parts.batch, parts.groups)
     data = parts.data.shapes
     if members == 1:
         # Its chunk has one member whatever that needs, so no step is traced for an estimate.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.schema import Config
+from twostage_jax.engine.switches import numeric_switches
 from twostage_jax.errors import UserError
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.checkpoint import Store
@@ -51,7 +52,11 @@ def differences(old: Mapping[str, object], new: Mapping[str, object]) -> Changes
 
 def describe_changes(changes: Changes) -> str:
     """Return `seed 0 -> 1, head.epochs 5 -> 10`."""
-    return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changes.items())
+    # A setting that is not there is an empty text.
+    return ", ".join(
+        f"{name} {'none' if old == '' else old} -> {'none' if new == '' else new}"
+        for name, (old, new) in changes.items()
+    )
 
 
 def run_identity(config: Config, fingerprint: str) -> dict[str, str]:
@@ -88,7 +93,7 @@ def resumed_config(
     manifest = read_manifest(folder)
     stored = from_dict(manifest.config, str(folder / MANIFEST), trust_code)
     merged = overlay(config, to_dict(stored))
-    changes = differences(manifest.versions, versions)
+    changes = differences(manifest.versions, versions) | changed_switches(manifest)
     ignored = (*PLACEMENT_FIELDS, *LOCATION_FIELDS)
     changed = differences(manifest.config, to_dict(merged))
     changes |= {name: change for name, change in changed.items() if name not in ignored}
@@ -100,15 +105,33 @@ def resumed_config(
     return dataclasses.replace(merged, save_predictions=save_predictions)
 
 
+def changed_switches(manifest: Manifest) -> Changes:
+    """Return the settings of jax, now in effect, that differ from those of a run."""
+    now = numeric_switches()
+    # A run of an older version of this package has recorded fewer of them, or none.
+    before = {name: value for name, value in manifest.switches.items() if name in now}
+    return differences(before, {name: now[name] for name in before})
+
+
+def notice_switches(folder: Path, manifest: Manifest, terminal: Terminal) -> None:
+    """Print a notice if jax computes in another way than when a run was made."""
+    changes = changed_switches(manifest)
+    if changes:
+        terminal.notice(
+            f"jax has other settings than when {folder} was made ({describe_changes(changes)}): "
+            "the figures can differ from those of that run"
+        )
+
+
 def check_changes(folder: Path, changes: Changes, begun: Sequence[str], allow: bool) -> None:
     """Refuse changes that would make another run of this one.
 
-    Other versions can be allowed, and more epochs of a stage as long as the next stage has not
-    begun and the test split has not been read.
+    Other versions and settings of jax can be allowed, and more epochs of a stage as long as the
+    next stage has not begun and the test split has not been read.
 
     Args:
         folder: folder of the run.
-        changes: differences in config and versions.
+        changes: differences in config, versions and settings of jax.
         begun: stages that have checkpoints, and `test` if the test split has been read.
         allow: True if the user accepts the changes that can be allowed.
 
@@ -136,7 +159,8 @@ def check_changes(folder: Path, changes: Changes, begun: Sequence[str], allow: b
 
 def _refusal(name: str, old: object, new: object, begun: Sequence[str]) -> str | None:
     """Return the reason why a change cannot be allowed, possibly empty; None if it can."""
-    if name in PACKAGES:
+    # Settings of jax and packages; only fields of the config can be given as flags.
+    if name in PACKAGES or name.isupper():
         return None
     if name not in EPOCH_FIELDS or not isinstance(old, int) or not isinstance(new, int):
         return ""
@@ -165,6 +189,7 @@ def updated_manifest(folder: Path, fresh: Manifest, terminal: Terminal) -> Manif
         )
     config = {**fresh.config, **placement}
     changed = differences(stored.versions, fresh.versions)
+    changed |= changed_switches(stored)
     changed |= differences(stored.config, config)
     allowed = [f"{name} {old} -> {new}" for name, (old, new) in (moved | changed).items()]
     # A stage that has been given more epochs goes past the epoch with which it was ended.
@@ -178,6 +203,7 @@ def updated_manifest(folder: Path, fresh: Manifest, terminal: Terminal) -> Manif
         config=config,
         versions=fresh.versions,
         machine=fresh.machine,
+        switches=fresh.switches,
         save_predictions=fresh.save_predictions,
         preprocessing=fresh.preprocessing,
         classes=fresh.classes,

@@ -18,6 +18,7 @@ from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Lockbox
 from twostage_jax.data.split import Split
+from twostage_jax.engine.device import find_device
 from twostage_jax.runs.announce import announce
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.complete import Result, complete_result
@@ -30,7 +31,13 @@ from twostage_jax.runs.handover import (
     pretrain_groups,
 )
 from twostage_jax.runs.pictures import draw_pictures, draw_stage_1
-from twostage_jax.runs.prepare import Request, make_manifest, open_folder, prepare, resolve_request
+from twostage_jax.runs.prepare import (
+    Request,
+    make_manifest,
+    open_folder,
+    prepare,
+    resolve_request,
+)
 from twostage_jax.runs.programs import Plan, compile_run, place_stages
 from twostage_jax.runs.resume import resumed_folder
 from twostage_jax.runs.steps import RunContext, pretrain, train_head
@@ -81,6 +88,7 @@ def run(
     clock: Clock | None = None,
     on_epoch: OnEpoch | None = None,
     seams: Seams = SEAMS,
+    device: str | None = None,
 ) -> Result:
     """Run both stages and the evaluation, as `twostage run` does.
 
@@ -97,10 +105,12 @@ def run(
             `metrics.jsonl`. If it returns True, the stage ends with that epoch. An exception in it
             ends the run after its state is saved.
         seams: functions that a test may replace.
+        device: `cpu`, `gpu` or `tpu`, and no other; by default the choice is jax's.
 
     Raises:
-        UserError: an error in the config or the data, before anything is written; a run in use or
-            started with other settings; a full disk; a loss or parameters that are not finite.
+        UserError: a device that is not there; an error in the config or the data, before anything
+            is written; a run in use or started with other settings; a full disk; a loss or
+            parameters that are not finite.
 
     >>> import twostage_jax as ts
     >>> from twostage_jax.show.terminal import Terminal
@@ -114,7 +124,9 @@ def run(
     terminal = terminal or Terminal()
     clock = clock or Clock()
     request = Request(resume, pretrain_only, trust_code, allow_changed)
-    command = _resume_command(config, request)
+    # First of all: nothing else may be blamed for a device that does not start.
+    machine = find_device(device)
+    command = _resume_command(config, request, device)
     with contextlib.ExitStack() as stack:
         if resume:
             # Before anything is read: another process may be writing it.
@@ -132,7 +144,7 @@ def run(
             _claim(stack, folder, command, terminal)
             check_free(folder)
         manifest = open_folder(folder, make_manifest(plan, placed), terminal)
-        announce(plan, placed, folder, terminal)
+        announce(plan, placed, folder, machine, terminal)
         with terminal.status("compiling"), clock.phase("compile"):
             programs = compile_run(plan, placed)
         every = 60 * checkpoint_every
@@ -142,11 +154,13 @@ def run(
         return _run_stages(context, manifest, lockbox)
 
 
-def _resume_command(config: Config, request: Request) -> list[str]:
+def _resume_command(config: Config, request: Request, device: str | None) -> list[str]:
     """Return the command that resumes a run; the folder comes after it."""
     words = ["twostage", "pretrain" if request.pretrain_only else "run", "--resume"]
     if request.trust_code or imported_names(config):
         words.append("--trust-code")
+    if device is not None:
+        words += ["--device", device]
     return [*words, "--out"]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import grid, point_name, swept
 from twostage_jax.runs.build import OPTIMISER, Networks
-from twostage_jax.stages.stage import Key
+from twostage_jax.stages.stage import Key, new_key
 
 # Folded into the key of the seed: each purpose has random numbers of its own, and adding a purpose
 # changes no other.
@@ -123,7 +123,7 @@ def first_numbers(numbers: Mapping[str, np.ndarray]) -> dict[str, np.generic]:
 
 def stage_key(seed: int, stage: str, purpose: int) -> Key:
     """Return the key for the initial values or for the training of a stage."""
-    key = jax.random.fold_in(jax.random.key(seed), STAGES[stage])
+    key = jax.random.fold_in(new_key(seed), STAGES[stage])
     return jax.random.fold_in(key, purpose)
 
 

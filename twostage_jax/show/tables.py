@@ -107,6 +107,8 @@ def show_dataset(
     fingerprint: str,
     terminal: Terminal,
     unlabelled: int = 0,
+    scale: str = "0 to 255",
+    notes: Sequence[str] = (),
 ) -> None:
     """Print the content of a source, for `twostage data`.
 
@@ -120,6 +122,8 @@ def show_dataset(
         fingerprint: of the data set.
         terminal: where to print.
         unlabelled: number of images without a label.
+        scale: range of the values in the source, in words.
+        notes: sentences on how the source was read.
     """
     classes_text = counted(len(classes), "class", "es")
     terminal.line(f"{name}: {size(image_shape)} uint8 images, {classes_text}")
@@ -128,6 +132,9 @@ def show_dataset(
     terminal.table("examples", ("class", *counts), rows)
     if unlabelled:
         terminal.line(f"unlabelled: {unlabelled:,} images")
+    terminal.line(f"values in the source: {scale}")
+    for note in notes:
+        terminal.line(f"note: {note}")
     for split, (low, high, mean) in pixels.items():
         terminal.line(f"{split}: pixel values {low} to {high}, mean {mean:.2f}")
     terminal.line("identical images in two splits:")

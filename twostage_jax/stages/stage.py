@@ -86,6 +86,18 @@ def forward(module: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
     return cast(jax.Array, module.apply(variables, x))
 
 
+def new_key(seed: int = 0) -> Key:
+    """Return the key of a seed, of the kind `threefry2x32` whatever `jax_default_prng_impl` is.
+
+    With keys of the kind `rbg`, random numbers under `vmap` depend on the other members.
+
+    >>> from twostage_jax.stages.stage import new_key
+    >>> jax.random.key_impl(new_key(3))
+    'threefry2x32'
+    """
+    return jax.random.key(seed, impl="threefry2x32")
+
+
 def module_init(module: nn.Module) -> Callable[[Key, Batch], PyTree]:
     """Make `(key, batch) -> variables`, the initial values of a module that takes `image`."""
 

@@ -117,6 +117,8 @@ class Manifest:
     test_reads: int  # number of times that the test split was read
     pretrain: PretrainRecord | None = None
     encoder: str | None = None  # digest of the encoder of another run, if the run uses one
+    # Settings of jax that change numbers, by environment variable; empty if an older version wrote.
+    switches: dict[str, str] = field(default_factory=dict)
     frozen: FrozenRecord | None = None
     # Number of epochs of each stage that `on_epoch` has ended.
     stopped: dict[str, int] = field(default_factory=dict)

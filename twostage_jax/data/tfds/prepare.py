@@ -129,8 +129,7 @@ def _idx_builder(name: str) -> Callable[..., dataset_builder.DatasetBuilder]:
     def generate_examples(
         self: dataset_builder.GeneratorBasedBuilder, images: str, labels: str
     ) -> Iterator[tuple[int, dict[str, object]]]:
-        # TFDS caches a download under a name without .gz, but the file is a gzip file.
-        arrays = [idx.read_array(Path(path), gzipped=True) for path in (images, labels)]
+        arrays = [idx.read_array(Path(path)) for path in (images, labels)]
         for index, (image, label) in enumerate(zip(*arrays, strict=True)):
             yield index, {"image": Image.fromarray(image), "label": int(label)}
 

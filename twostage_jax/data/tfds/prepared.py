@@ -14,6 +14,9 @@ from tensorflow_datasets.core.proto import dataset_info_pb2, feature_pb2
 from tensorflow_datasets.proto import tf_example_pb2
 
 from twostage_jax.data.images import decode
+from twostage_jax.data.names import PARTS
+from twostage_jax.data.pixels import Array
+from twostage_jax.data.raw import EMNIST, Part, Raw, as_source
 from twostage_jax.data.source import CLASS_LIMIT, Source
 from twostage_jax.data.tfds.records import read_array_records, read_tfrecord
 from twostage_jax.errors import UserError, shown
@@ -52,15 +55,19 @@ def read_prepared(folder: Path, name: str) -> Source:
     image, label = (features.features_dict.features[key] for key in ("image", "label"))
     shape = tuple(None if size < 0 else size for size in image.image.shape.dimensions)
     classes = _read_class_names(folder, label.class_label.num_classes)
-    kind, shards = _read_info(folder)
-    if "train" not in shards:
+    kind, shards, unused = _read_info(folder)
+    if not shards:
         raise UserError(f"tfds:{name} has no split called train: choose another data set")
-    splits = {}
+    parts = {}
     for split, files in shards.items():
+        where = f"tfds:{name}: {split}"
         examples = [_decode_example(record, folder) for record in _read_records(files, kind)]
-        splits[split] = decode(examples, shape, len(classes), f"tfds:{name}")
+        values = decode(examples, shape, len(classes), f"tfds:{name}")
+        label = None if split == "unlabelled" else Array(values["label"], where)
+        parts[split] = Part(Array(values["image"], where), label)
     short = name.partition(":")[0].replace("/", "-")
-    return Source(short, splits["train"], splits.get("test"), classes)
+    notes = (EMNIST,) if short.startswith("emnist") else ()
+    return as_source(Raw(short, parts, classes, unused, notes))
 
 
 def _read_message(path: Path, message: Any) -> Any:
@@ -125,8 +132,8 @@ def _read_class_names(folder: Path, count: int) -> tuple[str, ...]:
     return names
 
 
-def _read_info(folder: Path) -> tuple[str, dict[str, Shards]]:
-    """Read the file format of a prepared data set and the shards of its train and test split."""
+def _read_info(folder: Path) -> tuple[str, dict[str, Shards], tuple[str, ...]]:
+    """Read the file format of a prepared data set, the shards of its splits, and unused splits."""
     info = _read_message(folder / INFO, DatasetInfo())
     kind = info.file_format or "tfrecord"
     if kind not in FORMATS:
@@ -134,14 +141,18 @@ def _read_info(folder: Path) -> tuple[str, dict[str, Shards]]:
             f"{folder} is prepared as {shown(kind)}: prepare it as array_record or tfrecord, in "
             "another --data-dir"
         )
-    shards = {}
+    shards: dict[str, Shards] = {}
+    unused = []
     for split in info.splits:
-        if split.name in ("train", "test"):
-            lengths = tuple(split.shard_lengths)
-            fields = {"DATASET": info.name, "SPLIT": split.name, "FILEFORMAT": kind}
-            template = split.filepath_template or TEMPLATE
-            shards[split.name] = _find_shards(folder, lengths, template, fields)
-    return kind, shards
+        part = PARTS.get(split.name)
+        if part is None or part in shards:
+            unused.append(f"split {shown(split.name)}")
+            continue
+        lengths = tuple(split.shard_lengths)
+        fields = {"DATASET": info.name, "SPLIT": split.name, "FILEFORMAT": kind}
+        template = split.filepath_template or TEMPLATE
+        shards[part] = _find_shards(folder, lengths, template, fields)
+    return kind, shards, tuple(unused)
 
 
 def _find_shards(

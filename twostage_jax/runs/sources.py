@@ -1,0 +1,142 @@
+"""Data that a finished run is evaluated on: its own, another labelled source, outliers."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from twostage_jax.data.dataset import Dataset
+from twostage_jax.data.examples import Examples
+from twostage_jax.data.sources import load, load_examples, load_images
+from twostage_jax.data.spec import absolute, takes_data_dir
+from twostage_jax.errors import UserError
+from twostage_jax.runs.open import Run
+from twostage_jax.show.terminal import Terminal
+
+
+class Sources(NamedTuple):
+    """Everything that an evaluation reads.
+
+    Attributes:
+        run_data: the run's own data; None if another source is evaluated and they cannot be read.
+        examples: all examples of another source; None for a split of the own data.
+        outliers: images of an out-of-distribution source, or None.
+    """
+
+    run_data: Dataset | None
+    examples: Examples | None
+    outliers: np.ndarray | None
+
+
+def load_sources(
+    run: Run,
+    terminal: Terminal,
+    split: str | None,
+    data: str | None,
+    ood: str | None,
+    data_dir: Path | None,
+    own_needed: bool,
+) -> Sources:
+    """Load everything that is evaluated.
+
+    Args:
+        run: from `open_run`.
+        terminal: prints a notice if the own data cannot be read.
+        split: split that the user asks for; by default `test`, or all of another source.
+        data: another source, or the own data in another place.
+        ood: out-of-distribution source.
+        data_dir: folder of TensorFlow Datasets' data.
+        own_needed: True if there is no evaluation without the run's own data.
+
+    Raises:
+        UserError: data that cannot be read or that do not fit the run.
+    """
+    own_spec = run.config.data
+    if ood is not None and absolute(ood) == own_spec:
+        raise UserError(f"{ood} is the run's own data: give another source to --ood")
+    specs = [spec for spec in (data or own_spec, ood) if spec is not None]
+    if data_dir and not any(map(takes_data_dir, specs)):
+        raise UserError(
+            "--data-dir goes with mnist and tfds:NAME, but neither is read: leave it out"
+        )
+    # With --ood the folder belongs to the source that is in one.
+    own_dir = None if ood and not takes_data_dir(own_spec) else data_dir
+    outliers = None
+    if ood is not None:
+        folder = data_dir or run.config.data_dir
+        outliers = load_outliers(run, ood, folder if takes_data_dir(ood) else None)
+    if data is None:
+        return Sources(load_own(run, own_spec, own_dir or run.config.data_dir), None, outliers)
+    folder = (data_dir or run.config.data_dir) if takes_data_dir(data) else None
+    examples = load_examples(data, run.manifest.classes, None, folder)
+    if examples.fingerprint == run.manifest.data.fingerprint:
+        # The run's own data in any location: its splits are those of the run.
+        return Sources(load_own(run, data, folder), None, outliers)
+    if split is not None:
+        examples = load_examples(data, run.manifest.classes, split, folder)
+    _check_images(run, data, examples.image.shape[1:])
+    run_data = None
+    try:
+        run_data = load_own(run, own_spec, run.config.data_dir)
+    except UserError as error:
+        if own_needed:
+            raise
+        terminal.notice(
+            f"temperature and prediction sets are left out, because they are fitted on the run's "
+            f"own data: {error}"
+        )
+    return Sources(run_data, examples, outliers)
+
+
+def load_own(run: Run, spec: str, data_dir: Path | None) -> Dataset:
+    """Load the run's own data from `spec`, with the validation split of the run.
+
+    Raises:
+        UserError: data that have changed.
+    """
+    dataset = load(spec, run.config.validation, data_dir)
+    if not is_own_data(run, dataset):
+        raise UserError(
+            f"{spec} has changed since {run.folder} was made: its fingerprint is "
+            f"{dataset.fingerprint}; name it with --data to evaluate on it anyway"
+        )
+    return dataset
+
+
+def is_own_data(run: Run, dataset: Dataset) -> bool:
+    """Return True if a data set is the one that the run was trained on.
+
+    Raises:
+        UserError: its examples in another order, so that other examples would be tested.
+    """
+    recorded = run.manifest.data
+    if dataset.fingerprint != recorded.fingerprint:
+        return False
+    if dataset.parts != recorded.parts:
+        raise UserError(
+            f"{dataset.name} has the examples of {run.folder} in another order, so other examples "
+            "would be tested: give them in the order of the run"
+        )
+    return True
+
+
+def load_outliers(run: Run, spec: str, data_dir: Path | None = None) -> np.ndarray:
+    """Load images of another source with the run's image shape; its classes do not matter.
+
+    Raises:
+        UserError: images of another shape.
+    """
+    images = load_images(spec, data_dir)
+    _check_images(run, spec, images.shape[1:])
+    return images
+
+
+def _check_images(run: Run, spec: str, shape: tuple[int, ...]) -> None:
+    expected = run.manifest.preprocessing.image_shape
+    if tuple(shape) != expected:
+        size = "×".join(map(str, shape))
+        wanted = "×".join(map(str, expected))
+        raise UserError(
+            f"{spec} has images {size}, but {run.folder} was trained on {wanted}: give images of "
+            "that shape"
+        )
