@@ -88,6 +88,7 @@ def _train(command: Training) -> None:
         trust_code=command.trust_code,
         allow_changed=command.allow_changed,
         checkpoint_every=command.checkpoint_every,
+        tensorboard=command.tensorboard,
         terminal=terminal,
         clock=clock,
         device=command.device,

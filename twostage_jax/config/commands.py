@@ -56,7 +56,11 @@ class _Training(_Loading):
     allow_changed: bool = False
     """Resume although package versions differ, or with more epochs of the last stage"""
     checkpoint_every: Annotated[float, flag("MINUTES", "5")] = 5.0
-    """Interval between checkpoints within an epoch; every epoch ends with a checkpoint anyway"""
+    """Interval between checkpoints within an epoch. An epoch ends with a checkpoint if the last one
+    is older than two seconds"""
+    tensorboard: bool = False
+    """Write scalars and pictures for TensorBoard into the folder tensorboard of the run (extra:
+    tensorboard)"""
 
 
 @dataclass(frozen=True)
