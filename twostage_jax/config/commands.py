@@ -49,6 +49,8 @@ class _Loading(_Debug):
 
 @dataclass(frozen=True)
 class _Training(_Loading):
+    verbose: bool = False
+    """Print every epoch, the parameter groups, and all figures of the result"""
     resume: bool = False
     """Resume the run in --out"""
     allow_changed: bool = False

@@ -126,10 +126,10 @@ def _start_failure(error: Exception) -> str:
             "an accelerator"
         )
     variable = "JAX_PLATFORMS" if setting("jax_platforms") else "JAX_PLATFORM_NAME"
-    known = sorted({name for names in _PLATFORMS.values() for name in names})
-    unknown = [name for name in configured.split(",") if name not in known]
+    platforms = sorted({name for names in _PLATFORMS.values() for name in names})
+    unknown = [name for name in configured.split(",") if name not in platforms]
     if unknown and "known backends" in str(error):
-        hint = did_you_mean(unknown[0], known)
+        hint = did_you_mean(unknown[0], platforms)
         return f"{variable} has the unknown platform {shown(unknown[0])}: {hint}"
     asked = configured.split(",")[0]
     wanted = next((device for device, names in _PLATFORMS.items() if asked in names), None)

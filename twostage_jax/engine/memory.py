@@ -65,9 +65,9 @@ def _container(
         if kinds and "memory" not in kinds.split(","):
             continue
         base = root / "memory" if kinds else root
-        own = PurePosixPath(path.lstrip("/"))
+        group = PurePosixPath(path.lstrip("/"))
         # The limit of any enclosing group counts, too.
-        rooms += [_group(base / group, V1 if kinds else V2) for group in (own, *own.parents)]
+        rooms += [_group(base / folder, V1 if kinds else V2) for folder in (group, *group.parents)]
     return min((room for room in rooms if room is not None), default=None)
 
 

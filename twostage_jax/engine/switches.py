@@ -25,15 +25,15 @@ _NUMERIC = (
     "jax_threefry_partitionable",
 )
 # A run cannot work with another value than these.
-_ON = ("None", "allow", "log", "log_explicit")
+_MOVING = ("None", "allow", "log", "log_explicit")
 _REQUIRED = {
     "jax_disable_jit": (("False",), "a run consists of compiled programs"),
     "jax_no_execution": (("False",), "a run executes its programs"),
     "jax_no_tracing": (("False",), "a run compiles its programs"),
     "jax_numpy_dtype_promotion": (("standard",), "a run adds numbers of several types"),
-    "jax_transfer_guard": (_ON, "a run moves data to the device"),
-    "jax_transfer_guard_device_to_host": (_ON, "a run reads its results from the device"),
-    "jax_transfer_guard_host_to_device": (_ON, "a run moves data to the device"),
+    "jax_transfer_guard": (_MOVING, "a run moves data to the device"),
+    "jax_transfer_guard_device_to_host": (_MOVING, "a run reads its results from the device"),
+    "jax_transfer_guard_host_to_device": (_MOVING, "a run moves data to the device"),
 }
 # These flags choose the number of devices, which is recorded beside the machine, or only print.
 _NEUTRAL_FLAG = re.compile(r"--xla_(force_host_platform_device_count|dump_\w+)\b.*")

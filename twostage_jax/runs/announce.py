@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from twostage_jax.engine.device import Device, find_device
+from twostage_jax.engine.device import Device
 from twostage_jax.runs.programs import Placed, Plan
 from twostage_jax.show.start import PlanRow, show_data, show_device, show_plan
 from twostage_jax.show.terminal import Terminal
 
 
-def announce(plan: Plan, placed: Mapping[str, Placed], folder: Path, terminal: Terminal) -> None:
-    """Print what is about to run."""
+def announce(
+    plan: Plan, placed: Mapping[str, Placed], folder: Path, device: Device, terminal: Terminal
+) -> None:
+    """Print what is about to run, and on what."""
+    show_machine(device, terminal)
     show_data(plan.dataset, _sizes(plan), terminal)
     settings = plan.config
     terminal.line(f"run in {folder}, preset {settings.preset}, seed {settings.seed}", hang=2)
@@ -22,18 +25,10 @@ def announce(plan: Plan, placed: Mapping[str, Placed], folder: Path, terminal: T
     show_plan(rows, plan.encoding if "head" in plan.stages else None, terminal)
 
 
-def start_device(requested: str | None, terminal: Terminal) -> Device:
-    """Start jax on a device and print the first line of a command: device, cores and versions.
-
-    Raises:
-        UserError: a device that is not there or does not start.
-    """
-    with terminal.status("starting jax"):
-        device = find_device(requested)
-    show_device(
-        device.kind, device.count, device.cores, device.versions, device.note or "", terminal
-    )
-    return device
+def show_machine(device: Device, terminal: Terminal) -> None:
+    """Print device, cores and versions, and a notice about a device that is not used."""
+    note = device.note or ""
+    show_device(device.kind, device.count, device.cores, device.versions, note, terminal)
 
 
 def _sizes(plan: Plan) -> dict[str, int]:

@@ -55,14 +55,14 @@ class _Part(NamedTuple):
         name: name of their split, or `all`.
         split: images and labels.
         rows: row of each example in the source, int32 `[N]`.
-        own: True if they are a split of the run's own data.
+        is_own: True if they are a split of the run's own data.
     """
 
     source: str
     name: str
     split: Split
     rows: np.ndarray
-    own: bool
+    is_own: bool
 
 
 def evaluate(
@@ -114,17 +114,17 @@ def evaluate(
     with terminal.status("evaluating"):
         logits = run.predictor.logits(images)
         probability = probabilities(logits)
-        validation = None if fitted_here else _validation(run, sources.own, coverage)
+        validation = None if fitted_here else _validation(run, sources.run_data, coverage)
         assessment = assess(probability, label, validation, coverage or COVERAGE)
         if sources.outliers is not None:
-            assert sources.own is not None, "load_sources needs them for --ood"
-            train = sources.own.train
+            assert sources.run_data is not None, "load_sources needs them for --ood"
+            train = sources.run_data.train
             inside = Outputs(probability, logits, run.predictor.features(images))
             features = run.predictor.features(train["image"])
             outside = _outputs(run, sources.outliers)
             detection, scores = detect_outliers(inside, outside, features, train["label"])
     if save_predictions:
-        name = part.name if part.own else f"{as_file_name(part.source)}-{part.name}"
+        name = part.name if part.is_own else f"{as_file_name(part.source)}-{part.name}"
         visible = chosen_probability(probability, run.config.members)
         files = {f"predictions-{name}.npz": prediction_file(visible, label, part.rows)}
         if scores:
@@ -149,7 +149,7 @@ def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[R
             run = count_test_read(run, terminal)
         content = {"image": examples.image, "label": examples.label}
         return run, _Part(examples.name, examples.part, content, examples.rows, False)
-    dataset = sources.own
+    dataset = sources.run_data
     assert dataset is not None, "without other examples there are the run's own data"
     training, lockbox = dataset.lock()
     count = lockbox.count if split == "test" else len(training.splits[split]["label"])
@@ -180,17 +180,17 @@ def count_test_read(run: Run, terminal: Terminal) -> Run:
 
 
 def _validation(
-    run: Run, own: Dataset | None, coverage: float | None
+    run: Run, run_data: Dataset | None, coverage: float | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return probabilities and labels of the run's own validation split; None if it is empty."""
-    if own is None:
+    if run_data is None:
         return None
-    label = own.validation["label"]
+    label = run_data.validation["label"]
     if coverage is not None:
         check_enough(len(label), coverage)
     if not len(label):
         return None
-    return probabilities(run.predictor.logits(own.validation["image"])), label
+    return probabilities(run.predictor.logits(run_data.validation["image"])), label
 
 
 def _outputs(run: Run, images: np.ndarray) -> Outputs:
@@ -216,5 +216,5 @@ def _show(
     # Whatever a run is measured on is its test.
     name = "test" if whole else part.name
     show_evaluation(title, name, evaluation.assessment, run.manifest.classes, detection, terminal)
-    if part.own and part.name == "test":
+    if part.is_own and part.name == "test":
         terminal.line(times_read(run.record.test_reads), hang=2)

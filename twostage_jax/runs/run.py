@@ -18,7 +18,8 @@ from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Lockbox
 from twostage_jax.data.split import Split
-from twostage_jax.runs.announce import announce, start_device
+from twostage_jax.engine.device import find_device
+from twostage_jax.runs.announce import announce
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.complete import complete_result
 from twostage_jax.runs.finish import Trained, finish_run
@@ -128,7 +129,8 @@ def run(
     terminal = terminal or Terminal()
     clock = clock or Clock()
     request = Request(resume, pretrain_only, trust_code, allow_changed, device, tensorboard)
-    start_device(device, terminal)
+    # First of all: nothing else may be blamed for a device that does not start.
+    machine = find_device(device)
     command = _resume_command(config, request)
     with contextlib.ExitStack() as stack:
         if resume:
@@ -147,7 +149,7 @@ def run(
             _claim(stack, folder, command, terminal)
             check_free(folder)
         manifest = open_folder(folder, make_manifest(plan, placed), terminal)
-        announce(plan, placed, folder, terminal)
+        announce(plan, placed, folder, machine, terminal)
         with terminal.status("compiling"), clock.phase("compile"):
             programs = compile_run(plan, placed)
         every = 60 * checkpoint_every

@@ -18,12 +18,12 @@ class Sources(NamedTuple):
     """Everything that an evaluation reads.
 
     Attributes:
-        own: the run's own data; None if another source is evaluated and they cannot be read.
+        run_data: the run's own data; None if another source is evaluated and they cannot be read.
         examples: all examples of another source; None for a split of the own data.
         outliers: images of an out-of-distribution source, or None.
     """
 
-    own: Dataset | None
+    run_data: Dataset | None
     examples: Examples | None
     outliers: np.ndarray | None
 
@@ -75,9 +75,9 @@ def load_sources(
     if split is not None:
         examples = load_examples(data, run.manifest.classes, split, folder)
     _check_images(run, data, examples.image.shape[1:])
-    own = None
+    run_data = None
     try:
-        own = load_own(run, own_spec, run.config.data_dir)
+        run_data = load_own(run, own_spec, run.config.data_dir)
     except UserError as error:
         if own_needed:
             raise
@@ -85,7 +85,7 @@ def load_sources(
             f"temperature and prediction sets are left out, because they are fitted on the run's "
             f"own data: {error}"
         )
-    return Sources(own, examples, outliers)
+    return Sources(run_data, examples, outliers)
 
 
 def load_own(run: Run, spec: str, data_dir: Path | None) -> Dataset:
