@@ -142,8 +142,10 @@ def test_class_names_reach_the_data_set(tmp_path):
 
 
 def test_images_without_labels_are_a_pool(tmp_path):
-    spec = write_npz(tmp_path / "a.npz", image=IMAGE, label=LABEL, unlabeled=TEST_IMAGE)
-    np.testing.assert_array_equal(ts.load(spec).unlabelled["image"][..., 0], TEST_IMAGE)
+    values = {"image": IMAGE, "label": LABEL, "x_unlabeled": TEST_IMAGE}
+    dataset = ts.load(write_npz(tmp_path / "a.npz", **values, y_unlabeled=TEST_LABEL))
+    np.testing.assert_array_equal(dataset.unlabelled["image"][..., 0], TEST_IMAGE)
+    assert any("not used: labels of unlabelled images" in note for note in dataset.notes)
     assert len(load_images(write_npz(tmp_path / "b.npz", image=TEST_IMAGE))) == 9
 
 

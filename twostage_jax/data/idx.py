@@ -88,10 +88,9 @@ def _parse(path: Path) -> File | None:
 def _choose_set(files: list[File], folder: Path, chosen: str) -> list[File]:
     names = sorted({file.set for file in files})
     if chosen and chosen not in names:
-        have = f"the sets {listed(filter(None, names))}" if any(names) else "no set of a name"
+        have = f", and {folder} has the sets {listed(filter(None, names))}" if any(names) else ""
         raise UserError(
-            f"there is no directory {folder / chosen}, and {folder} has {have}: give idx:DIR with "
-            "the four IDX files"
+            f"there is no directory {folder / chosen}{have}: give idx:DIR with the four IDX files"
         )
     if not chosen and len(names) > 1:
         words = [name or "one without a name" for name in names]

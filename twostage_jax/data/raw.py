@@ -54,6 +54,9 @@ def as_source(raw: Raw) -> Source:
     images, scale = as_images({name: part.image for name, part in raw.parts.items()}, notes)
     counts = {name: len(image) for name, image in images.items()}
     arrays = {name: part.label for name, part in raw.parts.items() if part.label is not None}
+    ignored = arrays.pop("unlabelled", None)
+    if ignored is not None:
+        notes.append(f"not used: labels of unlabelled images, {ignored.where}")
     weighted = _apply_weights(raw.parts, counts, notes)
     labels, classes = as_labels(arrays, counts, raw.classes, notes) if arrays else ({}, raw.classes)
     splits: dict[str, Split] = {}
