@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from twostage_jax.errors import UserError
@@ -128,7 +129,9 @@ def as_labels(examples: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
         UserError: labels that are no whole numbers, or not one for each image.
     """
     label = examples["label"]
-    dtype = jnp.result_type(label)
+    if not hasattr(label, "dtype"):
+        label = np.asarray(label)
+    dtype = label.dtype
     count = len(examples["image"])
     whole = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
     if not whole or jnp.shape(label) != (count,):
