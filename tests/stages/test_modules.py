@@ -44,7 +44,7 @@ class UpdatedIfMutable(Net):
         mean = self.variable("ema", "mean", lambda: jnp.zeros(8))
         if self.is_mutable_collection("ema") and not self.is_initializing():
             mean.value = 0.9 * mean.value + 0.1 * x.mean(0)
-        return x - mean.value
+        return x - mean.value[None]
 
 
 class Projection(nn.Module):
