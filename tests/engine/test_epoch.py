@@ -13,6 +13,7 @@ from flax import linen as nn
 import twostage_jax as ts
 from tests.engine.tiny import CLASSIFIER, DECODER, ENCODER, HEAD, SPLIT
 from twostage_jax.engine.epoch import permutation, shuffle
+from twostage_jax.engine.health import find_diverged
 from twostage_jax.trees import PyTree
 
 KEY = jax.random.key(1)
@@ -249,3 +250,54 @@ def test_a_users_encoder_and_stage_train_and_are_handed_over():
     state = ts.init_state(head, tx, jax.random.key(0), SPLIT, encoder=encoder)
     after, _ = train(head, tx, state=state)
     assert ts.digest(after.params["encoder"]) == ts.digest(encoder)
+
+
+class Collections(nn.Module):
+    """An order of whole numbers, statistics, and a mask with an infinite value."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = x.reshape(len(x), -1)
+        order = self.variable("constants", "order", lambda: jnp.arange(16)[::-1])
+        floor = self.variable("constants", "floor", lambda: jnp.full((1, 16), -jnp.inf))
+        x = nn.BatchNorm(use_running_average=True)(jnp.maximum(x[:, order.value], floor.value))
+        return nn.Dense(8)(x)
+
+
+def test_collections_beside_params_are_not_trained():
+    stage = ts.autoencoder(Collections(), DECODER)
+    tx = ts.adam(1e-2, weight_decay=0.1)
+    before = start(stage, tx)
+    after, metrics = train(stage, tx, epochs=2)
+    assert metrics["loss"][1] < metrics["loss"][0]
+    groups = (before.params["encoder"], after.params["encoder"])
+    assert ts.digest(groups[0]["params"]) != ts.digest(groups[1]["params"])
+    for name in ("constants", "batch_stats"):
+        assert ts.digest(groups[0][name]) == ts.digest(groups[1][name])
+    # Two moments for each trained value, and the count of steps.
+    trained = {"encoder": groups[0]["params"], "decoder": before.params["decoder"]}
+    count = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    assert sum(leaf.size for leaf in jax.tree.leaves(before.opt_state)) == 2 * count + 1
+    assert find_diverged(jax.tree.map(lambda leaf: leaf[None], after), None) == {}
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau()),
+        optax.polyak_sgd(),
+        optax.lbfgs(memory_size=2),
+    ],
+)
+def test_an_optimiser_that_wants_the_loss_gets_it(tx):
+    tx = ts.freeze(tx, "encoder")
+    before = start(CLASSIFIER, tx)
+    after, metrics = train(CLASSIFIER, tx, epochs=3)
+    assert metrics["loss"][2] < metrics["loss"][0]
+    assert ts.digest(after.params["encoder"]) == ts.digest(before.params["encoder"])
+
+
+def test_arrays_of_different_lengths_are_rejected():
+    state = start(CLASSIFIER, SGD)
+    with pytest.raises(ts.UserError, match="lengths {'image': 70, 'label': 69}: give one row"):
+        train(CLASSIFIER, SGD, data={**SPLIT, "label": SPLIT["label"][:69]}, state=state)

@@ -38,3 +38,15 @@ def test_group_sizes_count_values_and_bytes():
     tx = ts.freeze(optax.adam(0.1), "encoder")
     rows = group_sizes(ts.TrainState(params, tx.init(params), jnp.int32(0)))
     assert rows == [("encoder", "frozen", 2, 8), ("head", "trained", 1, 4)]
+    params = {"encoder": {"params": {"w": jnp.ones(2)}, "stats": {"mean": jnp.ones(3)}}}
+    rows = group_sizes(ts.TrainState(params, (), jnp.int32(0)))
+    assert rows == [("encoder", "trained", 2, 8), ("encoder", "constant", 3, 12)]
+
+
+def test_labels_beyond_the_outputs_of_a_head_are_refused_before_training():
+    marked = {**SPLIT, "label": np.where(np.arange(70) < 2, 3, SPLIT["label"])}
+    message = "2 of 70 labels are no class of a head with 3 outputs, for instance 3"
+    with pytest.raises(ts.UserError, match=message):
+        ts.init_state(CLASSIFIER, optax.adam(0.1), jax.random.key(0), marked)
+    marked["weight"] = np.float32(np.arange(70) >= 2)
+    ts.init_state(CLASSIFIER, optax.adam(0.1), jax.random.key(0), marked)

@@ -61,3 +61,30 @@ def test_bins_of_confidence_are_closed_above():
     certain = score_sums(jnp.array([[50.0, 0.0]]), jnp.array([0]), jnp.ones(1))
     assert np.flatnonzero(half.confidence).tolist() == [7]
     assert np.flatnonzero(certain.correct).tolist() == [14]
+
+
+@pytest.mark.parametrize("bad", [-1, 5, 255])
+def test_labels_that_are_no_class_count_nowhere_or_make_all_scores_undefined(bad):
+    label = LABEL.at[::3].set(bad)
+    weight = ONES.at[::3].set(0)
+    # Not even NaN reaches the scores from an example that does not count.
+    logits = LOGITS.at[0].set(jnp.nan)
+    expected = mean_scores(score_sums(LOGITS, LABEL, weight))
+    for name, value in mean_scores(score_sums(logits, label, weight)).items():
+        assert value == expected[name]
+    undefined = mean_scores(score_sums(LOGITS, label, ONES))
+    assert undefined.pop("count") == 211
+    assert all(np.isnan(value) for value in undefined.values())
+
+
+def test_one_nan_among_the_logits_makes_all_scores_nan():
+    scores = mean_scores(score_sums(LOGITS.at[3, 1].set(jnp.nan), LABEL, ONES))
+    assert all(np.isnan(value) for name, value in scores.items() if name != "count")
+
+
+def test_an_impossible_class_has_no_probability_and_costs_nothing():
+    impossible = LOGITS.at[:, 4].set(-jnp.inf)
+    label = LABEL % 4
+    reduced = mean_scores(score_sums(LOGITS[:, :4], label, ONES))
+    for name, value in mean_scores(score_sums(impossible, label, ONES)).items():
+        np.testing.assert_allclose(value, reduced[name], rtol=1e-5)

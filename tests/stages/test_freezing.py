@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import twostage_jax as ts
-from twostage_jax.stages.freezing import frozen_groups
+from twostage_jax.stages.freezing import frozen_groups, join_constants, split_constants
 
 PARAMS = {"encoder": {"w": jnp.array([1.0, -0.0])}, "head": {"w": jnp.array([2.0])}}
 
@@ -42,3 +42,34 @@ def test_frozen_groups_are_visible_through_any_wrapper():
     ):
         assert frozen_groups(tx.init(PARAMS)) == ("encoder",)
     assert frozen_groups(optax.adam(0.1).init(PARAMS)) == ()
+
+
+def test_constants_are_collections_beside_params_and_arrays_without_a_gradient():
+    params = {
+        "encoder": {"params": {"w": jnp.ones(2), "order": jnp.arange(2)}, "stats": jnp.ones(1)},
+        "mine": {"w": jnp.ones(1), "key": jax.random.key(0), "none": None},
+    }
+    trained, constants = split_constants(params)
+    assert [leaf.shape for leaf in jax.tree.leaves(trained)] == [(2,), (1,)]
+    assert trained["encoder"]["params"]["order"] is None and trained["encoder"]["stats"] is None
+    assert len(jax.tree.leaves(constants)) == 3
+    joined = join_constants(trained, constants)
+    assert jax.tree.structure(joined) == jax.tree.structure(params)
+    assert all(a is b for a, b in zip(*map(jax.tree.leaves, (joined, params)), strict=True))
+
+
+def test_a_line_search_sees_the_whole_loss_through_freeze():
+    tx = ts.freeze(
+        optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(9)), "encoder"
+    )
+
+    def loss(params):
+        return ((params["encoder"]["w"].sum() * params["head"]["w"] - 3) ** 2).sum()
+
+    value, gradient = jax.value_and_grad(loss)(PARAMS)
+    gradient = {**gradient, "encoder": jax.tree.map(jnp.zeros_like, PARAMS["encoder"])}
+    updates, _ = tx.update(
+        gradient, tx.init(PARAMS), PARAMS, value=value, grad=gradient, value_fn=loss
+    )
+    assert loss(optax.apply_updates(PARAMS, updates)) < value
+    assert not np.any(updates["encoder"]["w"])

@@ -52,3 +52,18 @@ def test_the_learning_rate_can_be_swept():
 def test_decays_outside_0_to_1_are_rejected(decays):
     with pytest.raises(ValueError, match="between 0 and 1"):
         ts.adam(0.001, **decays)
+
+
+def test_schedules_count_steps_from_zero_as_in_optax():
+    schedule = optax.piecewise_constant_schedule(0.5, {1: 0.5, 2: 0.5})
+    gradients = np.ones((3, 3))
+    # Constant gradients make every update of Adam as large as the rate.
+    np.testing.assert_allclose(
+        updates_for(ts.adam(schedule), gradients)[:, 0], [-0.5, -0.25, -0.125], rtol=1e-5
+    )
+    decay = ts.adam(1.0, weight_decay=lambda count: 0.1 * count)
+    params = jnp.full(1, 2.0)
+    state = decay.init(params)
+    for expected in (-1.0, -1.2):
+        update, state = decay.update(jnp.ones(1), state, params)
+        np.testing.assert_allclose(update, [expected], rtol=1e-5)

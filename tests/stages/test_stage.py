@@ -134,3 +134,37 @@ def test_as_batch_normalises_uint8_only():
     np.testing.assert_array_equal(again["image"], batch["image"])
     with pytest.raises(ts.UserError, match="images are int32: give uint8"):
         ts.as_batch({"image": np.zeros((1, 2, 2, 1), np.int32), "label": [0]})
+
+
+@pytest.mark.parametrize(
+    "label", [np.zeros(2), np.eye(2, dtype=np.int32), np.zeros((2, 1), np.int32), np.zeros(3, int)]
+)
+def test_labels_must_be_one_whole_number_for_each_image(label):
+    with pytest.raises(ts.UserError, match=r"give class numbers int32 \[2\]; label.argmax"):
+        ts.as_batch({"image": np.zeros((2, 2, 2, 1), np.uint8), "label": label})
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_label_that_is_no_class_is_refused_or_undefined_unless_it_does_not_count(name):
+    head = call(HEADS[name], {"classes": CLASSES}, {"k": 3} if name == "knn" else {})
+    batch = examples() | {"weight": jnp.array([0.0, 1.0, 1.0, 1.0] * 6)}
+    batch["image"] = batch["image"].reshape(24, 4)
+    batch |= {"validation_image": batch["image"], "validation_label": batch["label"]}
+
+    def result(batch):
+        if head.solve is not None:
+            return head.logits(head.solve(new_key(), batch), batch["image"])
+        return head.stage.loss(head.stage.init(new_key(), batch), new_key(), batch)
+
+    compiled = jax.jit(result)
+    expected = compiled(batch)
+    for mark in (-1, CLASSES, -100):
+        unlabelled = batch | {"label": batch["label"].at[::4].set(mark)}
+        for value, other in zip(
+            *map(jax.tree.leaves, (compiled(unlabelled), expected)), strict=True
+        ):
+            np.testing.assert_array_equal(value, other)
+        wrong = batch | {"label": batch["label"].at[1].set(mark)}
+        assert np.isnan(jax.tree.leaves(compiled(wrong))[0]).all()
+        with pytest.raises(ts.UserError, match=f"1 of 18 labels are no class .* instance {mark}"):
+            result(wrong)

@@ -1,5 +1,8 @@
 """Conversion of parameters to the names of the blog's network, and back."""
 
+import sys
+
+import jax
 import numpy as np
 import pytest
 
@@ -23,7 +26,7 @@ def params():
 def test_names_and_layouts_match_the_network_of_the_blog():
     ours = params()
     state = ts.torch_state_dict(ours)
-    assert {name: array.shape for name, array in state.items()} == {
+    assert {name: tuple(array.shape) for name, array in state.items()} == {
         "stage1.0.weight": (8, 16),
         "stage1.0.bias": (8,),
         "stage1.2.weight": (5, 8),
@@ -38,8 +41,7 @@ def test_names_and_layouts_match_the_network_of_the_blog():
         "stage2.2.bias": (3,),
     }
     kernel = ours["encoder"]["params"]["dense_0"]["kernel"]
-    np.testing.assert_array_equal(state["stage1.0.weight"], kernel.T)
-    assert all(type(array) is np.ndarray for array in state.values())
+    np.testing.assert_array_equal(np.asarray(state["stage1.0.weight"]), kernel.T)
 
 
 @pytest.mark.parametrize("groups", [("encoder", "decoder", "head"), ("encoder", "head"), ("head",)])
@@ -95,3 +97,73 @@ def test_parameters_without_a_torch_name_are_listed():
     ours = params() | {"projector": {"params": {"dense_0": {"kernel": np.zeros((2, 2))}}}}
     with pytest.raises(ts.UserError, match="projector/params/dense_0/kernel"):
         ts.torch_state_dict(ours)
+
+
+def test_both_directions_copy(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    ours = params()
+    state = ts.torch_state_dict(ours)
+    assert all(type(array) is np.ndarray for array in state.values())
+    back = ts.from_torch_state_dict(state)
+    digests = [ts.digest(ours), ts.digest(back)]
+    for array in state.values():
+        array += 1
+    assert [ts.digest(ours), ts.digest(back)] == digests
+
+
+def test_members_are_not_mistaken_for_one_network():
+    members = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), params())
+    with pytest.raises(ts.UserError, match=r"has shape \[2, 16, 8\]: give .* of one member"):
+        ts.torch_state_dict({"encoder": {"params": members["encoder"]["params"]}})
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"module.{name}": x for name, x in state.items()},
+        lambda state: {f"model._orig_mod.{name}": x for name, x in state.items()},
+        lambda state: {name.replace(".0.", "._orig_mod.0."): x for name, x in state.items()},
+        lambda state: {"epoch": 3, "model_state_dict": state, "optimizer_state_dict": {}},
+        lambda state: iter(state.items()),
+        lambda state: {name: np.asarray(x).tolist() for name, x in state.items()},
+        lambda state: {name: np.asarray(x).astype(np.float64) for name, x in state.items()},
+    ],
+)
+def test_states_are_read_as_people_have_them(wrap):
+    ours = params()
+    assert ts.digest(ts.from_torch_state_dict(wrap(ts.torch_state_dict(ours)))) == ts.digest(ours)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("model.pt", "'model.pt' is no state of a PyTorch model: give model.state_dict"),
+        ({"stage1.0.weight": np.ones((2, 2), int)}, "its values are int64, expected floats"),
+        ({"stage1.0.weight": "text"}, "stage1.0.weight cannot be read"),
+        ({"module.stage1.0.bias": 0.0, "stage1.0.bias": 0.0}, "differ only in a prefix"),
+        ({3: np.ones(2)}, "3 is unknown"),
+    ],
+)
+def test_what_is_no_state_is_one_sentence(state, message):
+    with pytest.raises(ts.UserError, match=message):
+        ts.from_torch_state_dict(state)
+
+
+def test_tensors_of_any_kind():
+    torch = pytest.importorskip("torch")
+    ours = params()
+    state = ts.torch_state_dict(ours)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    for same in (
+        {name: torch.nn.Parameter(x) for name, x in state.items()},
+        {name: x.t().contiguous().t() for name, x in state.items()},
+        {name: x.to_sparse() for name, x in state.items()},
+    ):
+        assert ts.digest(ts.from_torch_state_dict(same)) == ts.digest(ours)
+    half = ts.from_torch_state_dict({name: x.bfloat16() for name, x in state.items()})
+    for value, other in zip(*map(jax.tree.leaves, (half, ours)), strict=True):
+        assert value.dtype == np.float32
+        np.testing.assert_allclose(value, other, rtol=1e-2)
+    meta = {name: x.to("meta") for name, x in state.items()}
+    with pytest.raises(ts.UserError, match="weight cannot be read: it is on the meta device"):
+        ts.from_torch_state_dict(meta)

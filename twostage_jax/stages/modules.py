@@ -62,9 +62,12 @@ def forward(
             f"{_name(module)} got values of type {dtype}: give floats, for images those of "
             "ts.as_image(image) in [-1, 1]"
         )
-    options = {} if key is None else {"rngs": {"dropout": key}}
+    options = _mode(module, key is not None)
+    if key is not None and isinstance(module, nn.Module):
+        options["rngs"] = {"dropout": key}
     with _explained(module):
-        output = module.apply(variables, x, **_mode(module, key is not None), **options)
+        # Linen's type also allows `(output, changed variables)`, which only `mutable=` returns.
+        output: PyTree = module.apply(variables, x, **options)
     if not hasattr(output, "dtype"):
         raise UserError(f"{_name(module)} returned a {type(output).__name__}: return one array")
     if jnp.shape(output)[:1] != jnp.shape(x)[:1]:
@@ -72,7 +75,6 @@ def forward(
             f"{_name(module)} returned {list(jnp.shape(output))} for {len(x)} inputs: return "
             f"[{len(x)}, ...], one row for each"
         )
-    # Linen's type also allows `(output, changed variables)`, which only `mutable=` returns.
     return jnp.asarray(output)
 
 
@@ -139,7 +141,7 @@ def _name(module: object) -> str:
     return getattr(module, "__name__", type(module).__name__)
 
 
-def _mode(module: nn.Module, training: bool) -> dict[str, bool]:
+def _mode(module: nn.Module, training: bool) -> dict[str, PyTree]:
     """Arguments of `__call__` that switch between training and evaluation."""
     if not isinstance(module, nn.Module):
         return {}  # another library's pair of `init` and `apply`

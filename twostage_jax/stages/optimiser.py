@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from twostage_jax.stages.stage import Scalar
 
@@ -54,8 +55,8 @@ def adam(
     ) -> tuple[optax.Updates, optax.OptState]:
         assert isinstance(state, optax.ScaleByAdamState)
         # As in Optax, the first step gets the schedule's value at 0.
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        decay = weight_decay(state.count) if callable(weight_decay) else weight_decay
+        rate = _at(learning_rate, state.count)
+        decay = _at(weight_decay, state.count)
         count = optax.safe_increment(state.count)  # stays at the largest int32, does not wrap
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment(updates, state.nu, b2, 2)
@@ -76,3 +77,8 @@ def adam(
         return changes, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
+
+
+def _at(setting: Scalar | optax.Schedule, count: ArrayLike) -> Scalar:
+    """Value of a number, or of a schedule after `count` steps."""
+    return jnp.asarray(setting(count)) if callable(setting) else setting

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import ArrayLike
 
@@ -143,18 +144,18 @@ def as_labels(examples: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
         UserError: labels that are no whole numbers, or not one for each image.
     """
     label = examples["label"]
-    dtype = jnp.result_type(label)
-    count = len(examples["image"])
+    dtype = label.dtype if isinstance(label, jax.Array) else np.asarray(label).dtype
+    count = np.shape(examples["image"])[0]
     whole = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
-    if not whole or jnp.shape(label) != (count,):
+    if not whole or np.shape(label) != (count,):
         raise UserError(
-            f"labels are {dtype} {list(jnp.shape(label))} for {count} images: give class numbers "
+            f"labels are {dtype} {list(np.shape(label))} for {count} images: give class numbers "
             f"int32 [{count}]; label.argmax(-1) converts one-hot labels, label.astype(int) others"
         )
     label = jnp.asarray(label, jnp.int32)
     weight = examples.get("weight")
     if weight is None:
         weight = jnp.ones(label.shape, jnp.float32)
-    if jnp.shape(weight) != label.shape:
-        raise UserError(f"weights are {list(jnp.shape(weight))}: give one for each of {count}")
+    if np.shape(weight) != label.shape:
+        raise UserError(f"weights are {list(np.shape(weight))}: give one for each of {count}")
     return {"label": label, "weight": jnp.asarray(weight, jnp.float32)}

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from twostage_jax.errors import UserError
 
@@ -28,7 +29,7 @@ def class_labels(label: jax.Array, weight: jax.Array, classes: int) -> jax.Array
 
 def check_labels(label: jax.Array, weight: jax.Array, classes: int) -> None:
     """Raise `UserError` for labels that count and are no class; traced labels are not checked."""
-    if isinstance(label, jax.core.Tracer) or isinstance(weight, jax.core.Tracer):
+    if isinstance(label, Tracer) or isinstance(weight, Tracer):
         return
     counted = np.asarray(label)[np.asarray(weight) != 0]
     wrong = counted[(counted < 0) | (counted >= classes)]

@@ -149,7 +149,8 @@ def _logistic_regression(batch: Batch, classes: int, penalty: jax.Array) -> PyTr
 
     start = {"slope": jnp.zeros((len(basis), classes)), "offset": jnp.zeros(classes)}
     params = _minimise(objective, start)
-    kernel = basis @ params["slope"]
+    # A search whose objective is NaN ends at its start.
+    kernel = jnp.where((label < classes).all(), basis @ params["slope"], jnp.nan)
     # The features of the search were centred.
     bias = classes**0.5 * params["offset"] - (mean @ kernel)[0]
     return {"kernel": kernel, "bias": bias}

@@ -67,8 +67,10 @@ def denoising(encoder: nn.Module, decoder: nn.Module, noise: Scalar = 0.5) -> St
     return Stage(init_on_features(encoder, "decoder", module_init(decoder)), loss)
 
 
-def make_decode(encoder: nn.Module, decoder: nn.Module) -> Callable[[Params, jax.Array], jax.Array]:
-    """Make `(params, image [B, H, W, C]) -> reconstruction [B, H, W, C]`.
+def make_decode(encoder: nn.Module, decoder: nn.Module) -> Callable[..., jax.Array]:
+    """Make `(params, image [B, H, W, C], key=None) -> reconstruction [B, H, W, C]`.
+
+    The key is for dropout in training; evaluation has none.
 
     >>> import twostage_jax as ts
     >>> encoder = ts.MLP((2,))
