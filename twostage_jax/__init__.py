@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from twostage_jax.engine.train import make_train
     from twostage_jax.engine.vmap import ensemble
     from twostage_jax.errors import UserError
-    from twostage_jax.runs.run import Result, run
+    from twostage_jax.runs.open import open_run
+    from twostage_jax.runs.opened import Run
+    from twostage_jax.runs.result import Result
+    from twostage_jax.runs.run import run
     from twostage_jax.stages.freezing import freeze
     from twostage_jax.stages.heads.neighbours import knn
     from twostage_jax.stages.heads.solved import linear, ridge
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from twostage_jax.stages.torch_names import from_torch_state_dict, torch_state_dict
     from twostage_jax.trees import digest
 
+__version__ = "0.2.0"
+
 _HOME = {
     "config.schema": ("Config", "HeadConfig", "PretrainConfig"),
     "data.dataset": ("Dataset",),
@@ -43,7 +48,10 @@ _HOME = {
     "engine.train": ("make_train",),
     "engine.vmap": ("ensemble",),
     "errors": ("UserError",),
-    "runs.run": ("Result", "run"),
+    "runs.open": ("open_run",),
+    "runs.opened": ("Run",),
+    "runs.result": ("Result",),
+    "runs.run": ("run",),
     "stages.freezing": ("freeze",),
     "stages.heads.neighbours": ("knn",),
     "stages.heads.solved": ("linear", "ridge"),

@@ -37,29 +37,21 @@ from twostage_jax.errors import (
     import_errors,
     user_message,
 )
-from twostage_jax.files import read_json
+from twostage_jax.files import open_standard_streams, read_json
 from twostage_jax.runs.clock import Clock
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import Interrupted, farewell, handled, interrupt_as_exception
 
 DESCRIPTION = (
     "Two-stage training in JAX: pretrain an encoder on images without labels,\n"
-    "freeze it, train a head on it. Start with: twostage run"
+    "freeze it, train a head on it. Start with: twostage run\n"
+    "Versions of the package, jax and the device: twostage --version"
 )
 # Text of tyro's error box that repeats what our one line says anyway.
 BOILERPLATE = re.compile(r"Got errors:|For full helptext|Arguments are applied")
 NO_TYPE = re.compile(
     r"Error parsing (\S+): no type matching (.*) could be instantiated from \[(.*)\]"
 )
-
-
-def _open_standard_streams() -> None:
-    """Open closed standard streams, so that no file of ours becomes standard output."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:  # closed, for instance by `>&-`
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -118,6 +110,13 @@ def execute(command: Command) -> None:
             _bench(command)
     else:
         _train(command)  # it saves its state first, so no exception may cut it off
+
+
+def _show_version() -> None:
+    with import_errors():
+        from twostage_jax.engine.device import find_device
+        from twostage_jax.runs.announce import show_machine
+    show_machine(find_device(), Terminal())
 
 
 def _train(command: Training) -> None:
@@ -322,12 +321,15 @@ def main(argv: Sequence[str] | None = None, execute: Callable[[Command], None] =
     and 141 for a closed pipe. Our own bugs are raised. A test may replace `execute`.
     """
     argv = sys.argv[1:] if argv is None else argv
-    _open_standard_streams()
+    open_standard_streams()
     # An unusable cache of programs only costs time, and jax would warn once per program.
     warnings.filterwarnings("ignore", message="Error .* persistent compilation cache entry")
     try:
         with handled():
-            execute(parse(argv))
+            if list(argv) == ["--version"]:
+                _show_version()
+            else:
+                execute(parse(argv))
     except BrokenPipeError:  # for instance: twostage run --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

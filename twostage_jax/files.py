@@ -140,3 +140,12 @@ def check_expanded(where: Path | str, announced: int, compressed: int, remedy: s
             f"{where} has {compressed:,} bytes and announces {announced:,}, more than "
             f"{RATIO_LIMIT} times its size: if you trust it, {remedy}"
         )
+
+
+def open_standard_streams() -> None:
+    """Open closed standard streams, so that no file of ours becomes standard output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed, for instance by `>&-`
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number

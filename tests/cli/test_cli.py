@@ -4,8 +4,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
+import twostage_jax as ts
 from twostage_jax import cli
 from twostage_jax.config.commands import COMMANDS
 from twostage_jax.config.layers import resolve, to_dict
@@ -181,3 +183,10 @@ def test_a_signal_sets_the_status(capsys):
 
     assert cli.main(["data", "digits"], stop) == 143
     assert capsys.readouterr().out == ""
+
+
+def test_versions_of_the_package_jax_and_the_device_are_printed(capsys):
+    assert cli.main(["--version"]) == 0
+    output = capsys.readouterr().out
+    assert f"twostage_jax {ts.__version__}" in output and f"jax {jax.__version__}" in output
+    assert "device " in output and "cpu" in output

@@ -1,6 +1,7 @@
 """Layers of a configuration: what flags, files and presets supply, and what survives a file."""
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 
@@ -136,7 +137,39 @@ def test_a_file_imports_no_code_unless_it_is_trusted():
 
 def test_printing_shows_only_the_given_fields():
     assert repr(Config()) == "Config()"
-    assert repr(Config(seed=0, head={"epochs": 1})) == "Config(seed=0, head=HeadConfig(epochs=1))"
+    config = Config(seed=0, head={"epochs": 1})
+    assert repr(config) == "Config(seed=0, head=HeadConfig(epochs=1))"
+    assert "<th>head.epochs</th><td>1</td>" in config._repr_html_()
+    evil = Config(data="npz:<b>")._repr_html_()
+    assert "<b>" not in evil and "&lt;b&gt;" in evil
+    long = Config(sweep={"noise": [x / 1000 for x in range(1000)]})
+    assert len(repr(long)) < 400
+
+
+def test_an_unknown_field_is_one_sentence_with_the_nearest_name():
+    mistakes = {
+        "did you mean 'epochs'": lambda: Config(pretrain={"epocs": 1}),
+        "PretrainConfig has no field 'epocs': did you mean 'epochs'": lambda: PretrainConfig(
+            epocs=1
+        ),
+        "Config has no field 'dta': did you mean 'data'": lambda: Config(dta="digits"),
+        r"field of a stage, give pretrain={'epochs': ...} or head=": lambda: Config(epochs=1),
+        "head is int: give a mapping": lambda: Config(head=3),
+    }
+    for message, make in mistakes.items():
+        with pytest.raises(UserError, match=message):
+            make()
+
+
+def test_the_help_page_has_every_field_with_its_default_and_help():
+    page = inspect.getdoc(Config)
+    for name, declaration in declarations(Config).items():
+        assert f"\n    {name}" in page
+        assert declaration.hint in page
+    for text in ("Passes over the training images", "mlp, linear, ridge, knn", "at least 0"):
+        assert text in page
+    assert max(map(len, page.splitlines())) <= 110
+    assert "Annotated" not in str(inspect.signature(Config))
 
 
 @settings(

@@ -3,11 +3,15 @@
 import re
 import runpy
 import shlex
+import sys
 
+import jax
 import pytest
 
 from tests.house.source import ROOT
 from twostage_jax import cli
+from twostage_jax.config.layers import resolve
+from twostage_jax.runs.build import make_networks
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [ROOT / "README.md", *PAGES]
@@ -69,13 +73,35 @@ def test_the_commands_that_they_show_are_parsed():
     assert not mistakes, "\n".join(mistakes)
 
 
-# A block without an import is a fragment for reading.
-BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXTS["extending.md"], re.DOTALL | re.MULTILINE)
-EXTENDING = [code for code in BLOCKS if "import " in code]
+# A block without an import is a fragment for reading. The commands below a block name its parts.
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```(?:\n\n```text\n(.*?)^```)?",
+    TEXTS["extending.md"] + TEXTS["faq.md"],
+    re.DOTALL | re.MULTILINE,
+)
+EXTENDING = [(code, commands) for code, commands in BLOCKS if "import " in code]
 
 
-@pytest.mark.parametrize("code", EXTENDING, ids=lambda code: code.strip().splitlines()[0][:40])
-def test_the_examples_of_own_parts_run(code, tmp_path):
+def block_name(value):
+    return next((line for line in value.splitlines() if line[:4] in ("def ", "clas", "run ")), "-")
+
+
+@pytest.mark.parametrize(("code", "commands"), EXTENDING, ids=block_name)
+def test_the_recipes_run_and_their_commands_fit(code, commands, tmp_path, monkeypatch):
+    if "import torch" in code:
+        pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "mine.py"
     path.write_text(code)
-    runpy.run_path(str(path))
+    with jax.numpy_rank_promotion("allow"):  # jax's default, which users have
+        runpy.run_path(str(path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    for command in commands.splitlines():
+        words = shlex.split(command)
+        assert words[:2] == ["PYTHONPATH=.", "twostage"]
+        config = cli.requested_config(cli.parse(words[2:]))
+        config = resolve(config, (8, 8, 1), 20)
+        with jax.numpy_rank_promotion("allow"):
+            # Imports the parts and traces them on the shapes of the digits.
+            make_networks(config, (8, 8, 1), 10, 100, 20)

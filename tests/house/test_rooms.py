@@ -21,14 +21,15 @@ ALLOWED = {
     "trees": set(),
     "signals": set(),
     "files": {"errors"},
+    "reprs": {"errors"},
     "scores": {"errors"},
     "show": {"errors"},
     "stages": {"errors", "trees"},
     "data": {"errors", "files", "signals"},
-    "config": {"errors", "data.spec"},
+    "config": {"errors", "reprs", "data.spec"},
     "store": {"errors", "files", "signals", "trees"},
     "engine": {"errors", "trees", "stages", "scores"},
-    "runs": FOUR_FILES | {"scores", "show", "stages", "data", "config", "store", "engine"},
+    "runs": FOUR_FILES | {"reprs", "scores", "show", "stages", "data", "config", "store", "engine"},
     "bench": FOUR_FILES | {"stages", "engine", "data", "store", "show"},
 }
 EVERYTHING = ("", "__main__", "cli")

@@ -43,6 +43,7 @@ def number(
         if type(value) not in kinds or not least <= value < below:  # pyright: ignore
             raise UserError(f"{flag} is {shown(value)}: give {allowed}")
 
+    check.__doc__ = f"Accept {allowed}."
     return check
 
 
@@ -66,6 +67,7 @@ def instance(kind: type, allowed: str) -> Check:
         if not isinstance(value, kind):
             raise UserError(f"{flag} is {shown(value)}: give {allowed}")
 
+    check.__doc__ = f"Accept {allowed}."
     return check
 
 
@@ -96,6 +98,7 @@ def choice(kind: str, names: Collection[str], imports: bool = False) -> Check:
             hint = did_you_mean(str(value), names)
             raise UserError(f"unknown {kind} {shown(value)}: {hint}{also}")
 
+    check.__doc__ = f"Accept {', '.join(names)}{', or package.module:name' * imports}."
     return check
 
 
@@ -108,6 +111,7 @@ def choices(names: Collection[str]) -> Check:
         for name in value:
             choice(flag, names)(flag, name)
 
+    check.__doc__ = f"Accept a list of {' and '.join(names)}."
     return check
 
 
@@ -124,6 +128,7 @@ def layer_sizes(least: int) -> Check:
         for width in value:
             integer(1)(flag, width)
 
+    check.__doc__ = f"Accept a list of at least {least} layer sizes."
     return check
 
 
@@ -136,7 +141,10 @@ def check_numbers(flag: str, value: object) -> None:
 
 
 def check_sweep(flag: str, value: object) -> None:
-    """Accept pairs (field, distinct numbers) with every field once; `rules` checks the fields."""
+    """Accept pairs (field, distinct numbers) with every field once.
+
+    `rules` checks the fields.
+    """
     form = "NAME=V1,V2, for instance head.learning-rate=1e-4,1e-3"
     for name, numbers in _pairs(flag, value, form):
         if not isinstance(numbers, tuple) or not numbers:
@@ -258,6 +266,7 @@ class Declaration:
         trained: True if the field only applies to a head that is trained step by step.
         normal: Converts the forms that JSON, Python and the command line use into one form. It
             leaves a malformed value as it is, for `check` to report.
+        hint: Default value in words.
     """
 
     check: Check
@@ -265,6 +274,7 @@ class Declaration:
     sweepable: bool = False
     trained: bool = False
     normal: Callable[[object], object] = as_tuple
+    hint: str = ""
 
 
 def declare(metavar: str, check: Check, hint: str = "", **options: Any) -> tuple[object, ...]:
@@ -276,8 +286,8 @@ def declare(metavar: str, check: Check, hint: str = "", **options: Any) -> tuple
         hint: Default in the help text; derived from `default` if empty.
         options: Other attributes of the `Declaration`.
     """
-    declaration = Declaration(check, **options)
-    return (declaration, flag(metavar, hint or _words(declaration.default)))
+    hint = hint or _words(options.get("default"))
+    return (Declaration(check, hint=hint, **options), flag(metavar, hint))
 
 
 def declare_repeatable(

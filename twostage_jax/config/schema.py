@@ -11,10 +11,10 @@ for small data sets, on which five epochs are only a few hundred steps: 20 epoch
 LeCun-normal initial values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
 import tyro
 
@@ -42,7 +42,9 @@ from twostage_jax.config.fields import (
     parse_mesh,
     present,
 )
-from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.config.page import documented
+from twostage_jax.errors import UserError, did_you_mean, shown
+from twostage_jax.reprs import html_table
 
 # A test compares these names with the functions in `stages`, which this room must not import.
 OBJECTIVES = ("autoencoder", "placeholder", "denoising")
@@ -65,6 +67,18 @@ class Settings:
     `rules.check` reports malformed values.
     """
 
+    def __new__(cls, *values: object, **fields: object) -> Self:
+        """Refuse a field that does not exist, with the nearest name.
+
+        Raises:
+            UserError: An unknown field.
+        """
+        names = vars(cls)["__dataclass_fields__"]
+        for name in fields:
+            if name not in names:
+                raise UserError(_unknown_field(cls.__name__, name, names))
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         """Bring lists, paths, sweeps and numbers into one form."""
         for name, declaration in declarations(type(self)).items():
@@ -78,8 +92,28 @@ class Settings:
             empty_group = isinstance(value, Settings) and not present(value)
             # Switches that are off and stages without values say nothing.
             if value is not False and not empty_group:
-                parts.append(f"{name}={value!r}")
+                # A sweep may have a thousand values.
+                parts.append(f"{name}={value if isinstance(value, Settings) else shown(value)}")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, value in present(self).items():
+            inner = present(value) if isinstance(value, Settings) else None
+            for key, content in ({name: value} if inner is None else inner).items():
+                path = name if inner is None else f"{name}.{key}"
+                if content is not False:
+                    rows.append((path, shown(content)))
+        return html_table(type(self).__name__, rows)
+
+
+def _unknown_field(kind: str, name: str, names: Iterable[str]) -> str:
+    """Return the message about a field that does not exist."""
+    owners = [group for group, owner in GROUPS.items() if name in declarations(owner)]
+    if owners and kind not in {owner.__name__ for owner in GROUPS.values()}:
+        places = " or ".join(f"{group}={{{name!r}: ...}}" for group in owners)
+        return f"{kind} has no field {name!r}: it is a field of a stage, give {places}"
+    return f"{kind} has no field {name!r}: {did_you_mean(str(name), names)}"
 
 
 def from_mapping(kind: type[T], values: object, where: str) -> T:
@@ -243,11 +277,10 @@ class Config(RecipeConfig, MembersConfig):
     """Configuration of a run with both stages. The preset supplies every value that is not given.
 
     Every flag of `twostage run` that describes the run is a field of the same name. The groups
-    `pretrain` and `head` can be mappings of fields to values. `encoder_run` is the folder of a run
-    whose encoder replaces stage 1.
+    `pretrain` and `head` can be mappings of fields to values. `ts.run` checks the values.
 
     Raises:
-        UserError: A field of `pretrain` or `head` that does not exist.
+        UserError: A field that does not exist, here or in `pretrain` or `head`.
 
     >>> Config(data="digits", pretrain={"epochs": 1}, sweep={"head.learning-rate": [1e-4, 1e-3]})
     Config(data='digits', sweep=(('head.learning-rate', (0.0001, 0.001)),), \
@@ -260,8 +293,11 @@ pretrain=PretrainConfig(epochs=1))
     """Stage 2: a head on the frozen encoder"""
     # The command line has `head --from` instead.
     encoder_run: Annotated[
-        str | None, *declare("RUN", check_text, normal=as_home_text), tyro.conf.Suppress
+        str | None,
+        *declare("RUN", check_text, "none", normal=as_home_text),
+        tyro.conf.Suppress,
     ] = None
+    """Folder of an earlier run whose encoder replaces stage 1"""
 
     def __post_init__(self) -> None:
         """Make the groups from mappings, too."""
@@ -272,3 +308,7 @@ pretrain=PretrainConfig(epochs=1))
             if not isinstance(group, kind):
                 made = from_mapping(kind, {} if group is None else group, name)
                 object.__setattr__(self, name, made)
+
+
+for _kind, _groups in {Config: GROUPS, PretrainConfig: {}, HeadConfig: {}}.items():
+    documented(_kind, _groups)

@@ -11,12 +11,12 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
+from twostage_jax import __version__
 from twostage_jax.engine.compile import cores
 from twostage_jax.engine.switches import check_switches, setting
 from twostage_jax.errors import UserError, did_you_mean, shown
@@ -91,7 +91,7 @@ def find_device(requested: str | None = None) -> Device:
         count=jax.device_count(),
         cores=cores(),
         versions={
-            "twostage_jax": version("twostage-jax"),
+            "twostage_jax": __version__,
             "jax": jax.__version__,
             "Python": platform.python_version(),
         },

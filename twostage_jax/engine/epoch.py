@@ -16,7 +16,8 @@ import numpy as np
 import optax
 
 from twostage_jax.engine.state import TrainState
-from twostage_jax.stages.freezing import frozen_groups
+from twostage_jax.errors import UserError
+from twostage_jax.stages.freezing import frozen_groups, join_constants, split_constants
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage, as_batch, new_key
 from twostage_jax.trees import PyTree
 
@@ -50,24 +51,31 @@ def make_step(
     stage: Stage, tx: optax.GradientTransformation
 ) -> Callable[[TrainState, Key, Batch], tuple[TrainState, Metrics]]:
     """Return `(state, key, examples) -> (state, metrics)`: one update on these examples."""
+    update = optax.with_extra_args_support(tx).update
 
     def step(state: TrainState, key: Key, examples: Batch) -> tuple[TrainState, Metrics]:
         batch = as_batch(examples)
+        variables, constants = split_constants(state.params)
         frozen = frozen_groups(state.opt_state)
-        fixed = {name: state.params[name] for name in frozen}
-        trained = {name: group for name, group in state.params.items() if name not in frozen}
+        fixed = {name: variables[name] for name in frozen}
+        trained = {name: group for name, group in variables.items() if name not in frozen}
 
         def loss(trained: Params) -> tuple[jax.Array, Metrics]:
-            return stage.loss({**trained, **fixed}, key, batch)
+            return stage.loss(join_constants({**trained, **fixed}, constants), key, batch)
+
+        def value_fn(variables: Params) -> jax.Array:
+            return stage.loss(join_constants(variables, constants), key, batch)[0]
 
         (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
         # The optimiser expects the whole tree; XLA never computes these zeros.
         gradients = {**gradients, **jax.tree.map(jnp.zeros_like, fixed)}
+        # Some transformations adapt to the loss, or search along a line.
+        extra = {"value": value, "grad": gradients, "value_fn": value_fn}
         updates: PyTree
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        updates, opt_state = update(gradients, state.opt_state, variables, **extra)
         # Frozen groups are left out of the addition: -0.0 + 0.0 would flip a bit.
         moved: PyTree = optax.apply_updates(trained, {name: updates[name] for name in trained})
-        params = {**fixed, **moved}
+        params = join_constants({**fixed, **moved}, constants)
         return TrainState(params, opt_state, state.step + 1), {**metrics, "loss": value}
 
     return step
@@ -118,10 +126,15 @@ def make_epoch(
 
     Raises:
         ValueError: batches below 1, or no examples.
+        UserError: arrays of different lengths.
     """
     size = len(data["image"])
     if min(batch_size, size) < 1:
         raise ValueError(f"batch_size {batch_size} and count {size} must be at least 1")
+    lengths = {name: len(values) for name, values in data.items()}
+    if set(lengths.values()) != {size}:
+        # A gather clamps its indices, so the wrong rows would be used.
+        raise UserError(f"the data have lengths {lengths}: give one row of each for each image")
     full, remainder = divmod(size, batch_size)
     steps = full + bool(remainder)
     step = jax.jit(make_step(stage, tx))  # traced once for both uses

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from twostage_jax.engine.state import TrainState
-from twostage_jax.stages.freezing import frozen_groups
+from twostage_jax.stages.freezing import frozen_groups, split_constants
 from twostage_jax.trees import PyTree, tree_leaves
 
 
@@ -25,7 +25,9 @@ def find_diverged(
     """
     trained = set(state.params) - set(frozen_groups(state.opt_state))
     masks = {f"its {name}": _not_finite(values) for name, values in (metrics or {}).items()}
-    for path, leaf in tree_leaves({"params": state.params, "moments": state.opt_state}).items():
+    # A constant may be infinite, such as a mask of an attention.
+    variables, _ = split_constants(state.params)
+    for path, leaf in tree_leaves({"params": variables, "moments": state.opt_state}).items():
         group = next((part for part in path.split("/") if part in state.params), None)
         # From jax, because NumPy does not count bfloat16 as a floating-point type.
         if group in trained and jnp.issubdtype(leaf.dtype, jnp.inexact):

@@ -10,7 +10,7 @@ from twostage_jax.engine.compile import donated
 from twostage_jax.engine.placement import axis_map
 from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import UserError
-from twostage_jax.stages.freezing import frozen_groups
+from twostage_jax.stages.freezing import frozen_groups, join_constants, split_constants
 from twostage_jax.stages.stage import Params, Stage, as_batch, new_key
 from twostage_jax.trees import PyTree, size_of
 
@@ -128,22 +128,26 @@ def estimate(
         data_axes: arrays of the data that members have of their own.
     """
     frozen = frozen_groups(state.opt_state)
-    trained = {name: group for name, group in state.params.items() if name not in frozen}
-    fixed = {name: state.params[name] for name in frozen}
+    variables, constants = split_constants(state.params)
+    trained = {name: group for name, group in variables.items() if name not in frozen}
+    fixed = {name: variables[name] for name in frozen}
     examples = {
         name: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for name, x in data.items()
     }
     batch = jax.eval_shape(as_batch, examples)
 
-    def residuals(trained: Params, fixed: Params, batch: Mapping[str, jax.Array]) -> PyTree:
+    def residuals(
+        trained: Params, fixed: Params, constants: Params, batch: Mapping[str, jax.Array]
+    ) -> PyTree:
         def loss(trained: Params) -> jax.Array:
-            return stage.loss({**trained, **fixed}, new_key(), batch)[0]
+            params = join_constants({**trained, **fixed}, constants)
+            return stage.loss(params, new_key(), batch)[0]
 
         return jax.vjp(loss, trained)[1]
 
-    kept = size_of(jax.eval_shape(residuals, trained, fixed, batch))
+    kept = size_of(jax.eval_shape(residuals, trained, fixed, constants, batch))
     # The backward pass also keeps the weights, which are counted already.
-    activations = max(0, kept - size_of((trained, fixed)))
+    activations = max(0, kept - size_of(state.params))
     shared_state = shared_size(state_axes, state)
     shared_data = shared_size(data_axes, dict(data))
     own_state = size_of(state) - shared_state

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from twostage_jax.engine.compile import as_function
 from twostage_jax.engine.memory import free_bytes
@@ -37,7 +38,7 @@ class Pass(NamedTuple):
         axes: parameters that members have of their own.
         batch_size: images at a time.
         result: shape and type of one member's result for one batch.
-        program: `(params, images uint8 [B, H, W, C]) -> results [width, B, ...]`.
+        program: `(params, images [B, H, W, C]) -> results [width, B, ...]`.
     """
 
     placement: Placement
@@ -54,6 +55,7 @@ def lower_pass(
     largest: int,
     placement: Placement,
     axes: PyTree,
+    dtype: DTypeLike = np.uint8,
 ) -> Pass:
     """Lower the application of a network to images, for `compile_all`.
 
@@ -67,10 +69,11 @@ def lower_pass(
         largest: number of images in the largest split.
         placement: members on devices.
         axes: parameters that members have of their own.
+        dtype: uint8, or float32 for images that are normalised already.
     """
     # A small data set needs no batch of a thousand.
     size = max(1, min(BATCH, largest))
-    images = jax.ShapeDtypeStruct((size, *image_shape), np.uint8)
+    images = jax.ShapeDtypeStruct((size, *image_shape), dtype)
 
     def apply_normalised(params: PyTree, images: jax.Array) -> jax.Array:
         return apply(params, as_image(images))
@@ -88,7 +91,7 @@ def apply_pass(compiled: Pass, params: PyTree, images: np.ndarray) -> np.ndarray
     Args:
         compiled: compiled pass.
         params: parameters of all members, on the host, `[M, ...]` where they have their own.
-        images: uint8 `[N, H, W, C]`; any number of them.
+        images: `[N, H, W, C]` of the program's type; any number of them.
     """
     placement = compiled.placement
     count = len(images)

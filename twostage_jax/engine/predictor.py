@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from twostage_jax.engine.compile import compile_all
 from twostage_jax.engine.passes import Pass, apply_pass, lower_pass
@@ -24,25 +25,29 @@ class Network(NamedTuple):
     Attributes:
         logits: `((numbers, params), image) -> logits [B, K]`.
         features: `(params of the encoder, image) -> features [B, ...]`.
+        decode: `(params, image) -> reconstruction [B, H, W, C]`; None without a decoder.
     """
 
     logits: Callable[[tuple[Numbers, Params], jax.Array], jax.Array]
     features: Callable[[Params, jax.Array], jax.Array]
+    decode: Callable[[Params, jax.Array], jax.Array] | None = None
 
 
 class Predictor:
     """Trials whose logits and features can be computed for any number of images.
 
-    Each program is compiled at most once, for the first images that need it.
+    Images are uint8 `[N, H, W, C]`, or float32 in [-1, 1]. Each program is compiled at most once
+    for each type, for the first images that need it.
 
     Args:
         network: functions of one trial.
         numbers: swept numbers of the heads, `[R]` each.
-        params: groups `encoder` and `head`, on the host.
+        params: groups `encoder`, `head` (for logits) and `decoder` (for reconstructions), on the
+            host.
         axes: 0 for groups `[R, ...]`, None for groups that all trials share.
         image_shape: shape of one image.
         largest: number of images in the largest split to come.
-        logits: the compiled program, if there is one.
+        logits: the compiled program for uint8, if there is one.
         width: number of trials that the program is compiled for; by default all of `params`.
     """
 
@@ -61,8 +66,9 @@ class Predictor:
         self._image_shape = image_shape
         self._largest = largest
         self._axes = axes
-        self._logits = logits
-        self._features: Pass | None = None
+        # By the type of the images, and by the name of the result.
+        self._logits = {} if logits is None else {np.dtype(np.uint8): logits}
+        self._passes: dict[tuple[str, np.dtype], Pass] = {}
         self.numbers = dict(numbers)
         self.params = {name: jax.device_get(params[name]) for name in axes}
         self._width = width or self.trials
@@ -73,8 +79,8 @@ class Predictor:
         return _trials(self._axes, self.params)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return logits float32 `[R, N, K]` of images uint8 `[N, H, W, C]`."""
-        if self._logits is None:
+        """Return logits float32 `[R, N, K]`."""
+        if images.dtype not in self._logits:
             lowered = lower_logits(
                 self._network,
                 map_members(_first, 0, shapes_of(self.numbers)),
@@ -83,28 +89,50 @@ class Predictor:
                 self._image_shape,
                 self._largest,
                 self._width,
+                images.dtype,
             )
-            self._logits = compile_all(lowered)
-        arguments = (self.numbers, self.params)
+            self._logits[images.dtype] = compile_all(lowered)
+        compiled = self._logits[images.dtype]
         # The program's width is fixed; any number of trials goes through it in chunks.
-        placement = self._logits.placement._replace(members=self.trials)
-        return apply_pass(self._logits._replace(placement=placement), arguments, images)
+        placement = compiled.placement._replace(members=self.trials)
+        arguments = (self.numbers, self.params)
+        return apply_pass(compiled._replace(placement=placement), arguments, images)
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Return features `[E, N, D]` of the frozen encoders; `E` is 1 if the trials share one."""
-        axis = self._axes["encoder"]
         encoder = self.params["encoder"]
-        encoders = self.trials if axis == 0 else 1
-        if self._features is None:
-            shapes = map_members(_first, axis, shapes_of(encoder))
-            placement = place_passes(encoders)
-            lowered = lower_pass(
-                self._network.features, shapes, self._image_shape, self._largest, placement, axis
-            )
-            self._features = compile_all(lowered)
-        features = apply_pass(self._features, encoder, images)
+        features = self._apply(
+            "features", self._network.features, encoder, self._axes["encoder"], images
+        )
         # Not -1, which no images leave undetermined.
         return features.reshape(*features.shape[:2], math.prod(features.shape[2:]))
+
+    def reconstructions(self, images: np.ndarray) -> np.ndarray:
+        """Return decoded images float32 `[E, N, H, W, C]`, on the scale [-1, 1]."""
+        assert self._network.decode is not None, "the network has no decoder"
+        names = ("encoder", "decoder")
+        params = {name: self.params[name] for name in names}
+        axes = {name: self._axes[name] for name in names}
+        return self._apply("reconstructions", self._network.decode, params, axes, images)
+
+    def _apply(
+        self, name: str, function: Callable, params: PyTree, axes: PyTree, images: np.ndarray
+    ) -> np.ndarray:
+        """Apply a function of the encoder to images, for all encoders."""
+        key = (name, images.dtype)
+        if key not in self._passes:
+            encoders = self.trials if self._axes["encoder"] == 0 else 1
+            lowered = lower_pass(
+                function,
+                map_members(_first, axes, shapes_of(params)),
+                self._image_shape,
+                self._largest,
+                place_passes(encoders),
+                axes,
+                images.dtype,
+            )
+            self._passes[key] = compile_all(lowered)
+        return apply_pass(self._passes[key], params, images)
 
     def select(self, trials: np.ndarray) -> "Predictor":
         """Return a predictor of some of the trials, with the same programs."""
@@ -115,18 +143,20 @@ class Predictor:
             self._axes,
             self._image_shape,
             self._largest,
-            self._logits,
             # A program of another width rounds in another way.
-            self._width,
+            width=self._width,
         )
+        selected._logits = self._logits
         # A shared encoder is the same for any selection; own encoders have another placement.
-        selected._features = None if self._axes["encoder"] == 0 else self._features
+        if self._axes["encoder"] is None:
+            selected._passes = self._passes
         return selected
 
 
 def _trials(axes: dict[str, int | None], params: Params) -> int:
-    """Return the length of the trial axis of the head."""
-    return len(jax.tree.leaves(params["head"])[0]) if axes["head"] == 0 else 1
+    """Return the length of the trial axis of a group that has one, else 1."""
+    leaves = jax.tree.leaves([params[name] for name, axis in axes.items() if axis == 0])
+    return len(leaves[0]) if leaves else 1
 
 
 def _first(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -148,6 +178,7 @@ def lower_logits(
     image_shape: tuple[int, ...],
     largest: int,
     trials: int,
+    dtype: DTypeLike = np.uint8,
 ) -> Pass:
     """Lower the logits of all trials, for `compile_all`.
 
@@ -159,6 +190,7 @@ def lower_logits(
         image_shape: shape of one image.
         largest: number of images in the largest split.
         trials: number of trials.
+        dtype: type of the images.
     """
     return lower_pass(
         network.logits,
@@ -167,4 +199,5 @@ def lower_logits(
         largest,
         place_passes(trials),
         (0, axes),
+        dtype,
     )

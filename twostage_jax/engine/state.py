@@ -9,8 +9,8 @@ import optax
 
 from twostage_jax.engine.compile import options_for_once
 from twostage_jax.errors import UserError
-from twostage_jax.stages.freezing import frozen_groups
-from twostage_jax.stages.stage import Batch, Key, Params, Stage, as_batch
+from twostage_jax.stages.freezing import frozen_groups, split_constants
+from twostage_jax.stages.stage import Batch, Key, Params, Stage, as_batch, as_labels
 from twostage_jax.trees import PyTree, size_of, tree_differences, tree_signature
 
 
@@ -35,14 +35,27 @@ class TrainState(NamedTuple):
 
 
 def group_sizes(state: TrainState) -> list[tuple[str, str, int, int]]:
-    """`(name, "frozen" or "trained", number of values, bytes)` for each parameter group."""
+    """`(name, status, number of values, bytes)` for each parameter group.
+
+    The status is "frozen", "trained" or "constant"; constants of a trained group have a row of
+    their own.
+    """
     frozen = frozen_groups(state.opt_state)
+    variables, constants = split_constants(state.params)
     rows = []
     for name, tree in state.params.items():
-        status = "frozen" if name in frozen else "trained"
-        values = sum(leaf.size for leaf in jax.tree.leaves(tree))
-        rows.append((name, status, values, size_of(tree)))
+        if name in frozen:
+            rows.append((name, "frozen", *_size(tree)))
+            continue
+        rows.append((name, "trained", *_size(variables[name])))
+        if jax.tree.leaves(constants[name]):
+            rows.append((name, "constant", *_size(constants[name])))
     return rows
+
+
+def _size(tree: PyTree) -> tuple[int, int]:
+    """Return the number of values, and of bytes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree)), size_of(tree)
 
 
 def make_init(
@@ -52,7 +65,7 @@ def make_init(
 
     def init(key: Key, batch: Batch, pretrained: Params) -> TrainState:
         params = {**stage.init(key, as_batch(batch)), **pretrained}
-        return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
+        return TrainState(params, tx.init(split_constants(params)[0]), jnp.zeros((), jnp.int32))
 
     return init
 
@@ -70,12 +83,15 @@ def init_state(
         stage: stage to train.
         tx: optimiser, for instance `freeze(optax.adam(1e-3), "encoder")`.
         key: key for the initial values.
-        batch: examples of the right shape, uint8 or normalised; their values do not matter.
+        batch: examples of the right shape, uint8 or normalised. The values of images do not matter;
+            labels that count must be classes of the head, unless they are traced.
         **pretrained_groups: parameter groups that replace the initial ones, by name, for instance
             `encoder=…` from another state.
 
     Raises:
-        UserError: lists every missing, unexpected, misshaped or wrongly typed leaf of the groups.
+        UserError: lists every missing, unexpected, misshaped or wrongly typed leaf of the groups;
+            labels that are no class of the head; a module that updates a collection in its forward
+            pass (see `stages.modules`).
 
     >>> import jax, optax, twostage_jax as ts
     >>> data = ts.load("digits")
@@ -85,7 +101,12 @@ def init_state(
     (0, ['encoder'])
     """
     # Shapes are compared before anything is computed, so that all problems are in one message.
-    expected = jax.eval_shape(lambda key, batch: stage.init(key, as_batch(batch)), key, batch)
+    labels = as_labels(batch)  # outside of the trace: a head can check them
+
+    def traced_init(key: Key, batch: Batch) -> Params:
+        return stage.init(key, {**as_batch(batch), **labels})
+
+    expected = jax.eval_shape(traced_init, key, dict(batch))
     unknown = sorted(set(pretrained_groups) - set(expected))
     if unknown:
         raise UserError(f"cannot take over {unknown}: the groups are {sorted(expected)}")

@@ -17,6 +17,7 @@ from twostage_jax.runs.own_code import call_named, find_function, make_module, t
 from twostage_jax.runs.specs import batch_spec, solve_spec
 from twostage_jax.stages.families import HEADS, OBJECTIVES
 from twostage_jax.stages.heads.trained import attach
+from twostage_jax.stages.modules import forward
 from twostage_jax.stages.nets.mlp import MLP, mirror
 from twostage_jax.stages.pretrain.reconstruction import make_decode
 from twostage_jax.stages.signature import check_head, numbers
@@ -34,6 +35,7 @@ class Networks:
 
     Attributes:
         encoder: module of the encoder.
+        decoder: module of the decoder, for objectives that ask for one.
         pretrain: `numbers -> Stage`, stage 1; numbers may be traced, and those that are missing are
             as the config sets them.
         head: `numbers -> Head`, the same for stage 2.
@@ -45,6 +47,7 @@ class Networks:
     """
 
     encoder: nn.Module
+    decoder: nn.Module
     pretrain: Callable[[Numbers], Stage]
     head: Callable[[Numbers], Head]
     pretrain_numbers: dict[str, int | float]
@@ -68,7 +71,7 @@ class Networks:
 
     def features(self, params: Params, image: jax.Array) -> jax.Array:
         """Return features `[B, D]` of images `[B, H, W, C]` from the encoder's parameters."""
-        features = jnp.asarray(self.encoder.apply(params, image), jnp.float32)
+        features = jnp.asarray(forward(self.encoder, params, image), jnp.float32)
         return features.reshape(len(image), -1)
 
     def logits(self, arguments: tuple[Numbers, Params], image: jax.Array) -> jax.Array:
@@ -80,7 +83,7 @@ class Networks:
     @property
     def network(self) -> Network:
         """Functions of one trial, for a predictor."""
-        return Network(self.logits, self.features)
+        return Network(self.logits, self.features, self.decode)
 
     @cached_property
     def solved(self) -> bool:
@@ -89,7 +92,7 @@ class Networks:
 
     def attached(self, head_numbers: Numbers) -> Stage:
         """Return stage 2 on images: the encoder with a trained head."""
-        return attach(self.encoder, self.head(head_numbers))
+        return attach(self.encoder, self.head(head_numbers), frozen=True)
 
     def on_features(self, head_numbers: Numbers) -> Stage:
         """Return stage 2 on features: `image` holds the features of the frozen encoder."""
@@ -156,6 +159,7 @@ def make_networks(
         decode = make_decode(encoder, decoder)
     networks = Networks(
         encoder,
+        decoder,
         pretrain,
         head,
         numbers(objective),

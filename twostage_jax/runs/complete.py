@@ -1,48 +1,20 @@
 """A run that is resumed and has nothing left to do."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 from twostage_jax.config.schema import Config
 from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.runs.finish import PREDICTIONS, SWEEP_PLOT
 from twostage_jax.runs.open import open_run
 from twostage_jax.runs.pictures import PICTURES
+from twostage_jax.runs.result import Result
 from twostage_jax.runs.resume import resumed_folder
 from twostage_jax.show.result import show_result
 from twostage_jax.show.terminal import Terminal
-from twostage_jax.stages.stage import Params
 from twostage_jax.store.checkpoint import Store
 from twostage_jax.store.checksums import corrupted_outputs, write_files
-from twostage_jax.store.decoding import encode
 from twostage_jax.store.layout import RESULT, remove_output
 from twostage_jax.store.records import read_manifest
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Result:
-    """Result of a run.
-
-    Attributes:
-        folder: folder of the run.
-        record: content of `result.json`; empty after stage 1 alone.
-        params: groups `encoder` and `head`, of the members `[M, ...]` if there are several; after
-            stage 1 alone, its groups.
-
-    >>> import twostage_jax as ts
-    >>> ts.Result(Path("runs/a"), {"test": {"accuracy": 0.97, "nll": 0.1}}, {})
-    Result('runs/a', test={'accuracy': 0.97, 'nll': 0.1})
-    """
-
-    folder: Path
-    record: dict[str, Any]
-    params: Params
-
-    def __repr__(self) -> str:
-        """Show the folder and the scores on test."""
-        scores = {name: self.record["test"][name] for name in ("accuracy", "nll")}
-        return f"Result({str(self.folder)!r}, test={scores})" if self.record else str(self.folder)
 
 
 def complete_result(config: Config, trust_code: bool, terminal: Terminal) -> Result | None:
@@ -68,7 +40,7 @@ def complete_result(config: Config, trust_code: bool, terminal: Terminal) -> Res
         terminal.notice(f"{error}: the run continues from what is intact, to the same result")
         return None
     show_result(finished.record, folder, finished.manifest.classes, terminal)
-    return Result(folder, encode(finished.record), finished.params)
+    return finished.result
 
 
 def _check_outputs(folder: Path, config: Config, terminal: Terminal) -> None:

@@ -176,7 +176,7 @@ def count_test_read(run: Run, terminal: Terminal) -> Run:
         record = dataclasses.replace(record, test_reads=reads)
         files = {MANIFEST: manifest_bytes(manifest), RESULT: json_bytes(encode(record))}
         write_files(run.folder, files)
-    return run._replace(manifest=manifest, record=record)
+    return dataclasses.replace(run, manifest=manifest, finished=record)
 
 
 def _validation(

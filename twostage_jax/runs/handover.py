@@ -90,7 +90,7 @@ def encoder_digest(manifest: Manifest, encoder: PyTree, trials: Trials) -> str:
 
 def pretrain_groups(pretrained: Params, trials: Trials) -> Params:
     """Return the groups of stage 1 as users see them."""
-    return _without_axis(pretrained) if len(trials.encoders) == 1 else pretrained
+    return without_axis(pretrained) if len(trials.encoders) == 1 else pretrained
 
 
 def head_groups(params: Params, trials: Trials) -> Params:
@@ -115,12 +115,13 @@ def _visible(params: Params, trials: Trials, members: int) -> Params:
     return map_members(lambda leaf: leaf[0], {n: head_axes(trials)[n] for n in params}, params)
 
 
-def _without_axis(params: Params) -> Params:
+def without_axis(params: Params) -> Params:
+    """Return the groups of the first training, on the host."""
     return jax.tree.map(lambda leaf: leaf[0], jax.device_get(params))
 
 
-def load_pretrained(folder: Path, manifest: Manifest, networks: Networks) -> Params:
-    """Load the groups `[1, ...]` of stage 1 of a run with one encoder, on the host.
+def load_pretrained(folder: Path, manifest: Manifest, networks: Networks, trials: Trials) -> Params:
+    """Load the groups `[E, ...]` of stage 1, on the host.
 
     Raises:
         Corrupted: if they differ from their checkpoint's table or from the manifest.
@@ -128,9 +129,24 @@ def load_pretrained(folder: Path, manifest: Manifest, networks: Networks) -> Par
     init = networks.pretrain({}).init
     shape = manifest.preprocessing.image_shape
     expected = jax.eval_shape(init, new_key(), batch_spec(shape))
-    params = _load(folder, "pretrain", _with_axis(expected, 1))
-    _check_groups(folder / "pretrain", manifest, _without_axis(params))
+    params = _load(folder, "pretrain", _with_axis(expected, len(trials.encoders)))
+    groups = pretrain_groups(params, trials)
+    # After stage 2, the manifest describes an encoder for each trial.
+    if manifest.frozen is not None and len(trials.encoders) > 1:
+        groups = groups | {FROZEN: frozen_encoder(params, trials)}
+    _check_groups(folder / "pretrain", manifest, groups)
     return params
+
+
+def select_pretrained(pretrained: Params, trials: Trials, rows: np.ndarray) -> Params:
+    """Return the groups of stage 1 of some trials, from the groups `[E, ...]` of all encoders.
+
+    They have the axis of the trials, or none if all trials share one encoder.
+    """
+    if len(trials.encoders) == 1:
+        return without_axis(pretrained)
+    encoders = trials.encoder_numbers[rows]
+    return jax.tree.map(lambda leaf: leaf[encoders], jax.device_get(pretrained))
 
 
 def load_heads(

@@ -1,67 +1,78 @@
-"""A finished run, opened again: verified parameters and a predictor."""
+"""Open a run: verify its parameters, and make what predicts with them; and load data for it."""
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from flax import linen as nn
 
-from twostage_jax.config.schema import Config
+from twostage_jax.config.schema import Config, HeadConfig
+from twostage_jax.engine.passes import BATCH
 from twostage_jax.engine.predictor import Predictor
-from twostage_jax.errors import Corrupted, UserError
-from twostage_jax.runs.build import make_networks
-from twostage_jax.runs.handover import Sizes, chosen_groups, head_axes, load_heads
+from twostage_jax.errors import Corrupted, UserError, shown
+from twostage_jax.runs.build import Networks, make_networks
+from twostage_jax.runs.handover import (
+    FROZEN,
+    Sizes,
+    chosen_groups,
+    head_axes,
+    load_heads,
+    load_pretrained,
+    select_pretrained,
+    without_axis,
+)
+from twostage_jax.runs.opened import Run
 from twostage_jax.runs.prepare import read_config
 from twostage_jax.runs.result import ResultRecord
-from twostage_jax.runs.trials import make_trials, own_numbers
+from twostage_jax.runs.trials import Trials, make_trials, own_numbers
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.checksums import check
 from twostage_jax.store.layout import RESULT
 from twostage_jax.store.records import Manifest, read_manifest, read_result
 
-
-class Run(NamedTuple):
-    """A finished run, read and verified.
-
-    Attributes:
-        folder: folder of the run.
-        config: resolved config.
-        manifest: content of `manifest.json`.
-        record: content of `result.json`.
-        encoder: module of the encoder.
-        params: groups `encoder` and `head` of the chosen trials, `[M, ...]` if there are several.
-        predictor: the classifier, or the ensemble that was chosen.
-    """
-
-    folder: Path
-    config: Config
-    manifest: Manifest
-    record: ResultRecord
-    encoder: nn.Module
-    params: Params
-    predictor: Predictor
+DECODER = "decoder"
 
 
-def open_run(folder: Path, trust_code: bool = False) -> Run:
-    """Open a finished run and verify its parameters.
+def open_run(folder: Path | str, trust_code: bool = False) -> Run:
+    """Open a run and verify its parameters.
+
+    A run that has finished stage 1 alone (`twostage pretrain`, or a run that was stopped in stage
+    2) can be opened too: it has features and reconstructions, but no head.
 
     Args:
-        folder: folder of the run.
+        folder: folder of the run; `~` is the home folder.
         trust_code: True if its config may import the code that it names.
 
     Raises:
-        UserError: if there is no finished run, or it needs code and `trust_code` is False.
+        UserError: if there is no run, stage 1 has not finished, or the run needs code and
+            `trust_code` is False.
         Corrupted: if a file differs from what was written.
+
+    >>> import twostage_jax as ts
+    >>> ts.open_run("runs/nothing")
+    Traceback (most recent call last):
+    twostage_jax.errors.UserError: runs/nothing is not a run folder, it has no manifest.json: give \
+the folder that `twostage run` printed
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise UserError(f"the run is {shown(folder)}: give the path of its folder")
+    folder = Path(folder).expanduser()
     config = read_config(folder, trust_code)
-    if not (folder / RESULT).is_file():
+    manifest = read_manifest(folder)
+    if (folder / RESULT).is_file():
+        return _open_finished(folder, config, manifest)
+    if manifest.pretrain is None or config.encoder_run:
         raise UserError(
             f"{folder} is not complete, it has no {RESULT}: finish it with twostage run --resume "
             f"--out {folder}"
         )
+    return _open_pretrained(folder, config, manifest)
+
+
+def _open_finished(folder: Path, config: Config, manifest: Manifest) -> Run:
     check(folder)
     record = read_result(folder, ResultRecord)
-    manifest = read_manifest(folder)
     trials = make_trials(config)
     shape = manifest.preprocessing.image_shape
     sizes = Sizes(record.data.labelled, record.data.validation)
@@ -76,4 +87,104 @@ def open_run(folder: Path, trust_code: bool = False) -> Run:
     everybody = Predictor(networks.network, numbers, params, head_axes(trials), shape, largest)
     chosen = everybody.select(rows)
     groups = chosen_groups(chosen.params, trials, config.members)
-    return Run(folder, config, manifest, record, networks.encoder, groups, chosen)
+    stage_1 = _load_stage_1(folder, config, manifest, networks, trials)
+    if isinstance(stage_1, str):
+        pretrained = _Pretrained({}, None, stage_1)
+    else:
+        pretrained = _select(stage_1, networks, trials, rows, largest, config.members == 1)
+    head = networks.head({name: values[0].item() for name, values in chosen.numbers.items()})
+    return Run(
+        folder=folder,
+        config=config,
+        manifest=manifest,
+        params={**pretrained.groups, **groups},
+        encoder=networks.encoder,
+        decoder=networks.decoder if DECODER in pretrained.groups else None,
+        head=head if head.module is None else head.module,
+        finished=record,
+        classifier=chosen,
+        pretrained=pretrained.predictor,
+        no_decoder=pretrained.no_decoder,
+        several=len(trials.encoders) > 1 and config.members > 1,
+    )
+
+
+def _open_pretrained(folder: Path, config: Config, manifest: Manifest) -> Run:
+    """Open a run without stage 2."""
+    trials = make_trials(config)
+    shape = manifest.preprocessing.image_shape
+    # A head may need its number of examples, which is unknown here, so none of the run's is made.
+    sweep = tuple(pair for pair in config.sweep or () if not pair[0].startswith("head."))
+    headless = dataclasses.replace(config, head=HeadConfig("mlp", widths=()), sweep=sweep)
+    networks = make_networks(headless, shape, len(manifest.classes), 1, 0)
+    groups = load_pretrained(folder, manifest, networks, trials)
+    firsts = np.unique(trials.encoder_numbers, return_index=True)[1]
+    pretrained = _select(groups, networks, trials, firsts, BATCH, len(trials.encoders) == 1)
+    return Run(
+        folder=folder,
+        config=config,
+        manifest=manifest,
+        params=pretrained.groups,
+        encoder=networks.encoder,
+        decoder=networks.decoder if DECODER in groups else None,
+        head=None,
+        finished=None,
+        classifier=None,
+        pretrained=pretrained.predictor,
+        no_decoder=pretrained.no_decoder,
+        several=len(trials.encoders) > 1,
+    )
+
+
+class _Pretrained(NamedTuple):
+    """Stage 1 of the chosen trials: groups as users see them, and a predictor of the images.
+
+    Attributes:
+        groups: all groups of stage 1; empty if they cannot be read.
+        predictor: encoders, with their decoders if there are any; None without groups.
+        no_decoder: reason why nothing can be reconstructed; empty if it can.
+    """
+
+    groups: Params
+    predictor: Predictor | None
+    no_decoder: str
+
+
+def _load_stage_1(
+    folder: Path, config: Config, manifest: Manifest, networks: Networks, trials: Trials
+) -> Params | str:
+    """Load the groups `[E, ...]` of stage 1; the reason if another run had them and lost them."""
+    if not config.encoder_run:
+        return load_pretrained(folder, manifest, networks, trials)
+    source = Path(config.encoder_run)
+    try:
+        origin = read_manifest(source)
+        if origin.groups[FROZEN].sha256 != manifest.encoder:
+            raise UserError(f"{source} has another encoder than this run")
+        return load_pretrained(source, origin, networks, trials)
+    # Predictions need nothing of that run.
+    except (UserError, OSError, KeyError) as error:
+        return f"its decoder is in the run {source} that trained its encoder, and {error}"
+
+
+def _select(
+    groups: Params,
+    networks: Networks,
+    trials: Trials,
+    rows: np.ndarray,
+    largest: int,
+    single: bool,
+) -> _Pretrained:
+    """Return stage 1 of some trials from the groups `[E, ...]`; `single` drops an axis of one."""
+    chosen = select_pretrained(groups, trials, rows)
+    axis = 0 if len(trials.encoders) > 1 else None
+    reason = ""
+    if networks.decode is None:
+        reason = "its objective has no decoder that returns images"
+    names = (FROZEN, DECODER) if networks.decode is not None else (FROZEN,)
+    axes: dict[str, int | None] = dict.fromkeys(names, axis)
+    shape = networks.image_shape
+    predictor = Predictor(networks.network, {}, chosen, axes, shape, largest)
+    if axis == 0 and single:
+        chosen = without_axis(chosen)
+    return _Pretrained(chosen, predictor, reason)

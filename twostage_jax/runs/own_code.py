@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax.errors import FlaxError
 
 from twostage_jax.errors import UserError
+from twostage_jax.stages.modules import check_module
 from twostage_jax.stages.signature import call
 from twostage_jax.trees import PyTree
 
@@ -34,21 +35,15 @@ def make_module(name: str) -> nn.Module:
     bases = inspect.getmro(imported) if inspect.isclass(imported) else ()
     if any(base.__module__.startswith("flax.nnx") for base in bases):
         raise UserError(f"{name} is a module of flax.nnx: write it as a flax.linen Module")
-    if nn.Module not in bases and (bases or not callable(imported)):
-        raise UserError(
-            f"{name} is {'a class' if bases else 'a value'} without init and apply: give a "
-            "flax.linen Module"
-        )
+    if not callable(imported):
+        check_module(imported, name)
     try:
         inspect.signature(imported).bind()
     except TypeError as error:
         remedy = "give every field a default value" if bases else "give a flax.linen Module"
         raise UserError(f"cannot make {name} without arguments: {error}; {remedy}") from error
     module = call_named(name, imported, {}, {})
-    if not isinstance(module, nn.Module):
-        raise UserError(
-            f"{name} returned {type(module).__name__} instead of a flax.linen Module: return one"
-        )
+    check_module(module, name)
     return module
 
 
@@ -77,6 +72,8 @@ def _import(name: str) -> Callable:
             f"cannot import {name!r}: {error}; give package.module:name as Python finds it from "
             "this folder (PYTHONPATH=. for a file in it)"
         ) from error
+    except Exception as error:  # a user's file may raise anything
+        raise UserError(f"cannot import {name!r}: {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from twostage_jax.runs.resume import (
     resumed_config,
     updated_manifest,
 )
-from twostage_jax.runs.trials import make_trials
+from twostage_jax.runs.trials import Trials, make_trials
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.layout import CONFIG, LOCK, MANIFEST, check_free, check_name
@@ -177,7 +177,7 @@ def prepare(
         config, encoding = _resolve_encoding(config, networks, shape)
     pretrained = None
     if config.encoder_run:
-        pretrained = _pretrained(config, networks, dataset, terminal)
+        pretrained = _pretrained(config, networks, dataset, trials, terminal)
     chunks = read_manifest(config.out).chunks if request.resume and config.out else {}
     plan = Plan(
         config=config,
@@ -225,7 +225,13 @@ def _resolve_encoding(
     return dataclasses.replace(config, head=head), words
 
 
-def _pretrained(config: Config, networks: Networks, dataset: TrainingData, terminal: Terminal):
+def _pretrained(
+    config: Config,
+    networks: Networks,
+    dataset: TrainingData,
+    trials: Trials,
+    terminal: Terminal,
+):
     """Load stage 1 of the run whose encoder this one uses.
 
     Raises:
@@ -240,7 +246,7 @@ def _pretrained(config: Config, networks: Networks, dataset: TrainingData, termi
             f"was trained on {_size(expected)}: give images of that shape"
         )
     notice_switches(source, manifest, terminal)
-    return load_pretrained(source, manifest, networks)
+    return load_pretrained(source, manifest, networks, trials)
 
 
 def _size(shape: tuple[int, ...]) -> str:

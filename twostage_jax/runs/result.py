@@ -1,8 +1,13 @@
-"""`result.json` as dataclasses."""
+"""Result of a run: `result.json` as dataclasses, and the object that `ts.run` returns."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from twostage_jax.reprs import Rows, html_table, text_table
 from twostage_jax.scores.figures import MemberScores, Scores, Summary, SweepRecord, Uncertainty
+from twostage_jax.stages.stage import Params
 from twostage_jax.store.records import FrozenRecord, PretrainRecord
 
 
@@ -124,3 +129,88 @@ class ResultRecord:
     seconds: dict[str, float]
     environment: Environment
     sweep: SweepRecord | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(Mapping[str, Any]):
+    """Result of a run: its folder, its figures and its parameters.
+
+    A result is also the mapping `record`: `result["test"]["accuracy"]`. `ts.open_run(folder)` gives
+    the run with its modules, to predict with.
+
+    Attributes:
+        folder: folder of the run.
+        record: content of `result.json`; empty after stage 1 alone.
+        params: groups `encoder` and `head`, of the members `[M, ...]` if there are several; after
+            stage 1 alone, its groups.
+
+    >>> import twostage_jax as ts
+    >>> scores = {"accuracy": 0.97, "nll": 0.1, "count": 360}
+    >>> ts.Result(Path("runs/a"), {"test": scores}, {})
+    Result in runs/a
+      test  accuracy 0.9700, nll 0.1000 (360 examples)
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    params: Params
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an entry of `record`."""
+        return self.record[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the entries of `record`."""
+        return iter(self.record)
+
+    def __len__(self) -> int:
+        """Return the number of entries of `record`."""
+        return len(self.record)
+
+    def __bool__(self) -> bool:
+        """Return True: a result without figures is a result."""
+        return True
+
+    def __repr__(self) -> str:
+        """Return the folder, the stages and the scores, in a few lines."""
+        return text_table(f"Result in {self.folder}", record_rows(self.record))
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Result in {self.folder}", record_rows(self.record))
+
+
+def record_rows(record: Mapping[str, Any]) -> Rows:
+    """Return the rows that describe the content of `result.json`; parts may be missing."""
+    rows = []
+    if "data" in record:
+        data = record["data"]
+        rows.append(("data", f"{data['name']}, {data['classes']} classes"))
+        labelled = f"{data['labelled']:,} with a label, {data['unlabelled']:,} without"
+        rows.append(("trained on", labelled))
+    if "pretrain" in record:
+        rows.append(("stage 1", stage_text("objective", record["pretrain"])))
+    if "head" in record:
+        rows.append(("stage 2", stage_text("protocol", record["head"])))
+    if record.get("members", 1) > 1:
+        rows.append(("members", f"{len(record['ensemble']['rows'])} of {record['members']}"))
+    for split in ("validation", "test"):
+        if split in record:
+            rows.append((split, _scores_text(record[split])))
+    if "seconds" in record:
+        rows.append(("seconds", f"{record['seconds']['total']:.1f}"))
+    return rows or [("stage 1", "trained; there is no stage 2, so there are no scores")]
+
+
+def stage_text(kind: str, stage: Mapping[str, Any]) -> str:
+    """Return `autoencoder, 20 epochs, loss 0.0018`; `kind` is `objective` or `protocol`."""
+    epochs = stage["epochs"]
+    text = f"{stage[kind]}, {epochs} epoch{'' if epochs == 1 else 's'}"
+    return text if stage["loss"] is None else f"{text}, loss {stage['loss']:.4f}"
+
+
+def _scores_text(scores: Mapping[str, Any]) -> str:
+    if scores["accuracy"] is None:
+        return f"no scores ({scores['count']:,} examples)"
+    return (
+        f"accuracy {scores['accuracy']:.4f}, nll {scores['nll']:.4f} ({scores['count']:,} examples)"
+    )

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from twostage_jax import __version__
 from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.schema import Config
 from twostage_jax.engine.switches import numeric_switches
@@ -27,7 +28,8 @@ Changes = dict[str, tuple[object, object]]
 
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that the bits of a result depend on."""
-    return {name: version(name) for name in PACKAGES}
+    # Of this code, also where another version is installed.
+    return {name: __version__ if name == PACKAGES[0] else version(name) for name in PACKAGES}
 
 
 def _flat(values: Mapping[str, object]) -> dict[str, object]:

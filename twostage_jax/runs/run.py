@@ -21,7 +21,7 @@ from twostage_jax.data.split import Split
 from twostage_jax.engine.device import find_device
 from twostage_jax.runs.announce import announce
 from twostage_jax.runs.clock import Clock
-from twostage_jax.runs.complete import Result, complete_result
+from twostage_jax.runs.complete import complete_result
 from twostage_jax.runs.finish import Trained, finish_run
 from twostage_jax.runs.handover import (
     FROZEN,
@@ -39,6 +39,7 @@ from twostage_jax.runs.prepare import (
     resolve_request,
 )
 from twostage_jax.runs.programs import Plan, compile_run, place_stages
+from twostage_jax.runs.result import Result
 from twostage_jax.runs.resume import resumed_folder
 from twostage_jax.runs.steps import RunContext, pretrain, train_head
 from twostage_jax.runs.track import OnEpoch

@@ -25,12 +25,21 @@ class ScoreSums(NamedTuple):
 
 
 def score_sums(logits: jax.Array, label: jax.Array, weight: jax.Array) -> ScoreSums:
-    """Sums of one batch: `logits` `[B, K]`, `label` int32 `[B]`, `weight` float32 `[B]`."""
+    """Sums of one batch: `logits` `[B, K]`, `label` int32 `[B]`, `weight` float32 `[B]`.
+
+    Examples of weight 0 do not count, whatever their label and logits are. If logits of an example
+    that counts are NaN, or its label is no class, every score is NaN.
+    """
+    counts = weight != 0
+    is_class = (label >= 0) & (label < logits.shape[-1])
+    logits = jnp.where(is_class[:, None], logits, jnp.nan)
+    # Zeros, because NaN times weight 0 is NaN.
+    logits = jnp.where(counts[:, None], logits, 0)
     # Half-precision logits would lose digits in the sums.
     log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
     probability = jnp.exp(log_probability)
     confidence = probability.max(-1)
-    correct = probability.argmax(-1) == label
+    correct = jnp.where(jnp.isnan(confidence), jnp.nan, probability.argmax(-1) == label)
     true = jax.nn.one_hot(label, logits.shape[-1])
     # Bins are (lower, upper], as Guo et al. define them: confidence 1 belongs to the last bin.
     index = jnp.clip(jnp.ceil(confidence * ECE_BINS).astype(jnp.int32) - 1, 0, ECE_BINS - 1)
@@ -38,7 +47,8 @@ def score_sums(logits: jax.Array, label: jax.Array, weight: jax.Array) -> ScoreS
     bins = jax.nn.one_hot(index, ECE_BINS) * weight[:, None]
     return ScoreSums(
         count=weight.sum(),
-        nll=-(weight * (true * log_probability).sum(-1)).sum(),
+        # Not the product: the logarithm of another class may be -inf.
+        nll=-(weight * jnp.where(true > 0, log_probability, 0).sum(-1)).sum(),
         brier=(weight * ((probability - true) ** 2).sum(-1)).sum(),
         confidence=(bins * confidence[:, None]).sum(0),
         correct=(bins * correct[:, None]).sum(0),

@@ -1,11 +1,15 @@
-"""Freezing of parameter groups by name."""
+"""Arrays that an optimiser leaves alone: frozen groups, and constants within a group."""
+
+from collections.abc import Mapping
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import optax
 
 from twostage_jax.errors import UserError
 from twostage_jax.stages.stage import Params
+from twostage_jax.trees import PyTree
 
 
 @flax.struct.dataclass
@@ -42,7 +46,14 @@ def freeze(tx: optax.GradientTransformation, *groups: str) -> optax.GradientTran
         return {name: "frozen" if name in groups else "trained" for name in params}
 
     # Not `optax.masked`: it would pass the gradients of frozen groups on as their updates.
-    split = optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, label)
+    split = optax.multi_transform(
+        {"trained": tx, "frozen": optax.set_to_zero()}, label, mask_compatible_extra_args=True
+    )
+
+    def with_frozen(value_fn: PyTree, params: PyTree) -> PyTree:
+        # A line search calls the loss with the trained groups alone.
+        fixed = {name: params[name] for name in groups}
+        return lambda trained: value_fn({**trained, **fixed})
 
     def init(params: optax.Params) -> FreezeState:
         return FreezeState(split.init(params), groups)
@@ -53,6 +64,8 @@ def freeze(tx: optax.GradientTransformation, *groups: str) -> optax.GradientTran
         params: optax.Params | None = None,
         **extra: object,
     ) -> tuple[optax.Updates, FreezeState]:
+        if "value_fn" in extra and params is not None:
+            extra["value_fn"] = with_frozen(extra["value_fn"], params)
         updates, inner = split.update(updates, state.inner, params, **extra)
         return updates, FreezeState(inner, state.groups)
 
@@ -68,3 +81,34 @@ def frozen_groups(opt_state: optax.OptState) -> tuple[str, ...]:
         if isinstance(node, FreezeState):
             names |= dict.fromkeys((*node.groups, *frozen_groups(node.inner)))
     return tuple(names)
+
+
+def split_constants(params: Params) -> tuple[Params, Params]:
+    """Split parameters into arrays to train and constants; None replaces the other's arrays.
+
+    A group with the key `params` holds the collections of a Linen module, and all but `params` are
+    constants. So are arrays without a gradient, such as integers.
+
+    >>> params = {"encoder": {"params": {"w": jnp.ones(1)}, "stats": {"mean": jnp.zeros(1)}}}
+    >>> split_constants(params)[0]["encoder"]["stats"]
+    {'mean': None}
+    """
+
+    def trained(path: tuple, leaf: PyTree) -> PyTree:
+        group = params[path[0].key]
+        constant = isinstance(group, Mapping) and "params" in group and path[1].key != "params"
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        return None if constant or not jnp.issubdtype(dtype, jnp.inexact) else leaf
+
+    kept = jax.tree_util.tree_map_with_path(trained, params)
+    rest = jax.tree.map(lambda x, y: x if y is None else None, params, kept)
+    return kept, rest
+
+
+def join_constants(trained: Params, constants: Params) -> Params:
+    """Return the parameters that `split_constants` has split."""
+
+    def join(x: PyTree, y: PyTree) -> PyTree:
+        return y if x is None else x
+
+    return jax.tree.map(join, trained, constants, is_leaf=lambda x: x is None)

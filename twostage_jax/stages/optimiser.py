@@ -10,11 +10,11 @@ from twostage_jax.stages.stage import Scalar
 
 
 def adam(
-    learning_rate: Scalar,
+    learning_rate: Scalar | optax.Schedule,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
-    weight_decay: Scalar = 0.0,
+    weight_decay: Scalar | optax.Schedule = 0.0,
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015), as in PyTorch.
 
@@ -24,12 +24,14 @@ def adam(
     differs from PyTorch's by 3e-7.
 
     Args:
-        learning_rate: step size; may be a traced array, so that `vmap` can sweep it.
+        learning_rate: step size; may be a traced array, so that `vmap` can sweep it, or a schedule:
+            a function of the number of steps taken, such as `optax.cosine_decay_schedule`.
         b1: decay of the mean of the gradients, in (0, 1).
         b2: decay of the mean of the squared gradients, in (0, 1).
         eps: added to the root of the mean square.
         weight_decay: decoupled decay, multiplied by the learning rate (AdamW: Loshchilov and
-            Hutter, "Decoupled Weight Decay Regularization", 2019); may be a traced array.
+            Hutter, "Decoupled Weight Decay Regularization", 2019); may be a traced array or a
+            schedule, too.
 
     Raises:
         ValueError: a decay outside (0, 1).
@@ -51,6 +53,9 @@ def adam(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
         assert isinstance(state, optax.ScaleByAdamState)
+        # As in Optax, the first step gets the schedule's value at 0.
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        decay = weight_decay(state.count) if callable(weight_decay) else weight_decay
         count = optax.safe_increment(state.count)  # stays at the largest int32, does not wrap
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment(updates, state.nu, b2, 2)
@@ -61,12 +66,12 @@ def adam(
         scale_2 = -1 / jnp.expm1(steps * math.log(b2))
 
         def direction(m: jax.Array, v: jax.Array) -> jax.Array:
-            return -learning_rate * (m * scale_1) / (jnp.sqrt(v * scale_2) + eps)
+            return -rate * (m * scale_1) / (jnp.sqrt(v * scale_2) + eps)
 
         changes = jax.tree.map(direction, mu, nu)
         # A Python 0 adds nothing to the program; an array is swept and may have any value.
-        if not isinstance(weight_decay, float | int) or weight_decay:
-            shrink = learning_rate * weight_decay
+        if not isinstance(decay, float | int) or decay:
+            shrink = rate * decay
             changes = jax.tree.map(lambda u, p: u - shrink * p, changes, params)
         return changes, optax.ScaleByAdamState(count, mu, nu)
 

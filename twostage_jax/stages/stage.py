@@ -5,7 +5,7 @@ handed over by name.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,7 @@ class Head(NamedTuple):
         solve: `(key, batch) -> params`, computed in one call from all examples: `image` features
             float32 `[N, D]`, `label` int32 `[N]`, `weight` float32 `[N]`, and `validation_image`
             `[V, D]` and `validation_label` `[V]` to choose on (V may be 0). Pure.
+        module: Linen module whose `apply` is `logits`, if there is one.
 
     >>> import jax.numpy as jnp
     >>> def logits(params, features):
@@ -78,12 +79,7 @@ class Head(NamedTuple):
     logits: Callable[[PyTree, jax.Array], jax.Array]
     stage: Stage | None = None
     solve: Callable[[Key, Batch], PyTree] | None = None
-
-
-def forward(module: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
-    """Output of a Linen module that returns one array."""
-    # Linen's type also allows `(output, changed variables)`, which only `mutable=` returns.
-    return cast(jax.Array, module.apply(variables, x))
+    module: nn.Module | None = None
 
 
 def new_key(seed: int = 0) -> Key:
@@ -96,36 +92,6 @@ def new_key(seed: int = 0) -> Key:
     'threefry2x32'
     """
     return jax.random.key(seed, impl="threefry2x32")
-
-
-def module_init(module: nn.Module) -> Callable[[Key, Batch], PyTree]:
-    """Make `(key, batch) -> variables`, the initial values of a module that takes `image`."""
-
-    def init(key: Key, batch: Batch) -> PyTree:
-        return module.init(key, batch["image"])
-
-    return init
-
-
-def init_on_features(
-    encoder: nn.Module, group: str, init: Callable[[Key, Batch], PyTree]
-) -> Callable[[Key, Batch], Params]:
-    """Make a `Stage.init` for the groups `encoder` and `group`.
-
-    Args:
-        encoder: Linen module, `[B, H, W, C]` to features.
-        group: name of the second group.
-        init: `(key, batch) -> parameters` of the second group; `image` holds the features.
-    """
-
-    def init_both(key: Key, batch: Batch) -> Params:
-        # A key for each group: the head's initial values do not depend on the encoder's layers.
-        encoder_key, group_key = jax.random.split(key)
-        variables = encoder.init(encoder_key, batch["image"])
-        features = forward(encoder, variables, batch["image"])
-        return {"encoder": variables, group: init(group_key, {**batch, "image": features})}
-
-    return init_both
 
 
 def as_image(image: ArrayLike) -> jax.Array:
@@ -153,26 +119,42 @@ def as_batch(examples: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
     """Convert examples to the batch that a stage sees.
 
     Args:
-        examples: `image` `[B, H, W, C]` as `as_image` takes it, `label` `[B]` and, if some labels
-            do not count, `weight` `[B]`.
+        examples: `image` `[B, H, W, C]` as `as_image` takes it, `label` integers `[B]` and, if some
+            labels do not count, `weight` `[B]`.
 
     Returns:
         `image` float32, `label` int32, `weight` float32 (1 by default).
 
     Raises:
-        UserError: images of another type.
+        UserError: images of another type, or labels and weights of another type or length.
 
     >>> import numpy as np
     >>> batch = as_batch({"image": np.zeros((2, 4, 4, 1), np.uint8), "label": [0, 1]})
     >>> batch["weight"].tolist()
     [1.0, 1.0]
     """
-    label = jnp.asarray(examples["label"], jnp.int32)
+    return {"image": as_image(examples["image"]), **as_labels(examples)}
+
+
+def as_labels(examples: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
+    """Return `label` int32 `[B]` and `weight` float32 `[B]` of examples, as `as_batch` does.
+
+    Raises:
+        UserError: labels that are no whole numbers, or not one for each image.
+    """
+    label = examples["label"]
+    dtype = jnp.result_type(label)
+    count = len(examples["image"])
+    whole = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
+    if not whole or jnp.shape(label) != (count,):
+        raise UserError(
+            f"labels are {dtype} {list(jnp.shape(label))} for {count} images: give class numbers "
+            f"int32 [{count}]; label.argmax(-1) converts one-hot labels, label.astype(int) others"
+        )
+    label = jnp.asarray(label, jnp.int32)
     weight = examples.get("weight")
     if weight is None:
         weight = jnp.ones(label.shape, jnp.float32)
-    return {
-        "image": as_image(examples["image"]),
-        "label": label,
-        "weight": jnp.asarray(weight, jnp.float32),
-    }
+    if jnp.shape(weight) != label.shape:
+        raise UserError(f"weights are {list(jnp.shape(weight))}: give one for each of {count}")
+    return {"label": label, "weight": jnp.asarray(weight, jnp.float32)}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from twostage_jax.errors import UserError
+from twostage_jax.stages.heads.labels import check_labels, class_labels
 from twostage_jax.stages.stage import Batch, Head, Key, Scalar
 from twostage_jax.trees import PyTree
 
@@ -33,7 +34,8 @@ def knn(classes: int, k: Scalar = 20, temperature: Scalar = 0.07) -> Head:
         temperature: above 0; may be a traced array. Large values weight all neighbours equally.
 
     Raises:
-        UserError: `k` or `temperature` out of range; in `solve`, `k` above N.
+        UserError: `k` or `temperature` out of range; in `solve`, `k` above N, or labels that count
+            and are no class (the votes are NaN if they are traced).
 
     >>> import twostage_jax as ts
     >>> image = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
@@ -62,6 +64,10 @@ def knn(classes: int, k: Scalar = 20, temperature: Scalar = 0.07) -> Head:
             votes = (jnp.arange(most) < k).astype(jnp.float32)
             # A search of more neighbours than there is room for must not pass for a smaller one.
             votes = jnp.where(k <= most, votes, jnp.nan)
+        check_labels(batch["label"], batch["weight"], classes)
+        # Nor must a label that counts and is no class.
+        label = class_labels(batch["label"], batch["weight"], classes)
+        votes = jnp.where((label < classes).all(), votes, jnp.nan)
         return {
             "features": _normalised(batch["image"]),
             "label": batch["label"],

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from twostage_jax.errors import UserError
+from twostage_jax.stages.heads.labels import check_labels, class_labels
 from twostage_jax.stages.stage import Batch, Head, Key, Scalar
 from twostage_jax.trees import PyTree
 
@@ -37,7 +38,8 @@ def linear(classes: int, penalty: Scalar = 1e-3) -> Head:
             `1/(N · penalty)`.
 
     Raises:
-        UserError: a negative penalty.
+        UserError: a negative penalty; in `solve`, labels that count and are no class (the result is
+            NaN if they are traced).
 
     >>> import twostage_jax as ts
     >>> image = jnp.array([[-1.0], [1.0]])
@@ -51,6 +53,7 @@ def linear(classes: int, penalty: Scalar = 1e-3) -> Head:
         raise UserError(f"penalty is {penalty}: give a finite number of at least 0")
 
     def solve(key: Key, batch: Batch) -> PyTree:
+        check_labels(batch["label"], batch["weight"], classes)
         # GPUs and TPUs round the factors of a float32 product by default.
         with jax.default_matmul_precision("highest"):
             return _logistic_regression(batch, classes, jnp.asarray(penalty, jnp.float32))
@@ -75,7 +78,8 @@ def ridge(classes: int, strength: Scalar = 0.0) -> Head:
             detected (strength 1 is used).
 
     Raises:
-        UserError: a negative strength; in `solve`, strength 0 without validation examples.
+        UserError: a negative strength; in `solve`, strength 0 without validation examples, or
+            labels that count and are no class (the result is NaN if they are traced).
 
     >>> import twostage_jax as ts
     >>> image = jnp.array([[-1.0], [1.0]])
@@ -96,6 +100,7 @@ def ridge(classes: int, strength: Scalar = 0.0) -> Head:
                 "ridge chooses its strength on validation examples and has none: give validation "
                 "examples or --head.set strength=1"
             )
+        check_labels(batch["label"], batch["weight"], classes)
         with jax.default_matmul_precision("highest"):
             return _ridge_regression(batch, classes, jnp.asarray(strength, jnp.float32))
 
@@ -134,11 +139,12 @@ def _logistic_regression(batch: Batch, classes: int, penalty: jax.Array) -> PyTr
     """
     features, mean, share = _centred(batch)
     basis = _basis(features, share, classes, penalty)
+    label = class_labels(batch["label"], batch["weight"], classes)
 
     def objective(params: dict[str, jax.Array]) -> jax.Array:
         kernel = basis @ params["slope"]
         logits = features @ kernel + classes**0.5 * params["offset"][None]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         return (share[:, 0] * losses).sum() + penalty / 2 * (kernel**2).sum()
 
     start = {"slope": jnp.zeros((len(basis), classes)), "offset": jnp.zeros(classes)}
@@ -189,7 +195,9 @@ def _minimise(
 def _ridge_regression(batch: Batch, classes: int, strength: jax.Array) -> PyTree:
     """Parameters of `ridge`; a strength of 0 is chosen on the validation examples."""
     features, mean, share = _centred(batch)
-    target = jax.nn.one_hot(batch["label"], classes)
+    label = class_labels(batch["label"], batch["weight"], classes)
+    # NaN marks a label that counts and is no class; its row of zeros would fit any class.
+    target = jnp.where(label[:, None] < classes, jax.nn.one_hot(label, classes), jnp.nan)
     target_mean = (share * target).sum(0, keepdims=True)
     left, right, eigenvalues = _decompose(features, target - target_mean, share)
     variance = (share * features**2).sum() / features.shape[1]

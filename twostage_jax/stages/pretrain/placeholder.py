@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage, forward
+from twostage_jax.stages.modules import forward, init_module
+from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage
 
 
 def placeholder(encoder: nn.Module) -> Stage:
@@ -20,10 +21,10 @@ def placeholder(encoder: nn.Module) -> Stage:
     """
 
     def init(key: Key, batch: Batch) -> Params:
-        return {"encoder": encoder.init(key, batch["image"])}
+        return {"encoder": init_module(encoder, key, batch["image"])}
 
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
-        features = forward(encoder, params["encoder"], batch["image"])
+        features = forward(encoder, params["encoder"], batch["image"], key)
         return jnp.mean((features - jax.lax.stop_gradient(features)) ** 2), {}
 
     return Stage(init, loss)

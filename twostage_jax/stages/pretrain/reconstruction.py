@@ -7,17 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from twostage_jax.errors import UserError
-from twostage_jax.stages.stage import (
-    Batch,
-    Key,
-    Metrics,
-    Params,
-    Scalar,
-    Stage,
-    forward,
-    init_on_features,
-    module_init,
-)
+from twostage_jax.stages.modules import forward, init_on_features, module_init
+from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
 
 
 def autoencoder(encoder: nn.Module, decoder: nn.Module) -> Stage:
@@ -71,7 +62,7 @@ def denoising(encoder: nn.Module, decoder: nn.Module, noise: Scalar = 0.5) -> St
         # A Python 0 draws nothing; an array is swept and may have any value.
         if not isinstance(noise, float | int) or noise:
             corrupted = image + noise * jax.random.normal(key, image.shape, image.dtype)
-        return reconstruction_error(decode(params, corrupted), image), {}
+        return reconstruction_error(decode(params, corrupted, key), image), {}
 
     return Stage(init_on_features(encoder, "decoder", module_init(decoder)), loss)
 
@@ -89,9 +80,12 @@ def make_decode(encoder: nn.Module, decoder: nn.Module) -> Callable[[Params, jax
     (3, 2, 2, 1)
     """
 
-    def decode(params: Params, image: jax.Array) -> jax.Array:
-        features = forward(encoder, params["encoder"], image)
-        decoded = forward(decoder, params["decoder"], features)
+    def decode(params: Params, image: jax.Array, key: Key | None = None) -> jax.Array:
+        # Only training has a key. Each module gets its own, or equal layers would drop alike.
+        encoder_key = None if key is None else jax.random.fold_in(key, 0)
+        decoder_key = None if key is None else jax.random.fold_in(key, 1)
+        features = forward(encoder, params["encoder"], image, encoder_key)
+        decoded = forward(decoder, params["decoder"], features, decoder_key)
         if decoded.size != image.size:
             raise UserError(
                 f"the decoder's output is {list(decoded.shape[1:])} for an image of "

@@ -1,0 +1,180 @@
+"""Linen modules in a stage: their initial values and their forward pass.
+
+What a module may ask for:
+
+- Collections beside `params` are constants. They are not trained: no gradient, no optimiser, no
+  weight decay. A module that updates one in its forward pass is refused.
+- Dropout is on in training and off in evaluation: only training passes a key called `dropout`.
+  Write `nn.Dropout(rate, deterministic=not self.has_rng("dropout"))`. Flax's other idiom works too:
+  a parameter of `__call__` named `train` or `training` is True in training alone, and one named
+  `deterministic` is False in training alone.
+"""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+
+import flax.errors
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from twostage_jax.errors import UserError
+from twostage_jax.stages.stage import Batch, Key, Params
+from twostage_jax.trees import PyTree, tree_leaves
+
+_IN_TRAINING = {"train": True, "training": True, "deterministic": False}
+_UPDATES = (
+    "in the forward pass, but a stage keeps all collections beside params constant: use LayerNorm "
+    "or GroupNorm, or BatchNorm(use_running_average=True) with ready statistics, and sow values "
+    "into intermediates"
+)
+
+
+def check_module(module: object, name: str | None = None) -> None:
+    """Raise `UserError` unless `module` has the methods `init` and `apply` of a Linen module."""
+    if not (callable(getattr(module, "init", None)) and callable(getattr(module, "apply", None))):
+        raise UserError(
+            f"{name or _name(module)} has no methods init and apply: give a module of flax.linen "
+            "(one of flax.nnx or PyTorch, or a function, is none)"
+        )
+
+
+def forward(
+    module: nn.Module, variables: PyTree, x: jax.Array, key: Key | None = None
+) -> jax.Array:
+    """Return the output of a module for `x`, with one row for each row of `x`.
+
+    Args:
+        module: Linen module that returns one array.
+        variables: its collections, as `init` returned them.
+        x: floats `[B, ...]`; images as `as_image` returns them.
+        key: key for dropout in training; None in evaluation.
+
+    Raises:
+        UserError: no module, integers instead of floats, a module that updates a collection or
+            asks for a random key that it does not get, or an output without the axis `[B, ...]`.
+    """
+    _check_instance(module)
+    dtype = jnp.result_type(x)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(
+            f"{_name(module)} got values of type {dtype}: give floats, for images those of "
+            "ts.as_image(image) in [-1, 1]"
+        )
+    options = {} if key is None else {"rngs": {"dropout": key}}
+    with _explained(module):
+        output = module.apply(variables, x, **_mode(module, key is not None), **options)
+    if not hasattr(output, "dtype"):
+        raise UserError(f"{_name(module)} returned a {type(output).__name__}: return one array")
+    if jnp.shape(output)[:1] != jnp.shape(x)[:1]:
+        raise UserError(
+            f"{_name(module)} returned {list(jnp.shape(output))} for {len(x)} inputs: return "
+            f"[{len(x)}, ...], one row for each"
+        )
+    # Linen's type also allows `(output, changed variables)`, which only `mutable=` returns.
+    return jnp.asarray(output)
+
+
+def init_module(module: nn.Module, key: Key, x: jax.Array) -> PyTree:
+    """Return the initial collections of a module for an input like `x`.
+
+    A module that has constants but no parameters gets an empty `params`, by which the engine knows
+    its collections.
+
+    Raises:
+        UserError: no module, or one that updates a collection in its forward pass.
+    """
+    _check_instance(module)
+    with _explained(module):
+        variables = module.init(key, x, **_mode(module, False))
+    if not isinstance(module, nn.Module) or set(variables) <= {"params"}:
+        return variables
+    _check_constant(module, variables, x)
+    return variables if "params" in variables else {**variables, "params": {}}
+
+
+def module_init(module: nn.Module) -> Callable[[Key, Batch], PyTree]:
+    """Make `(key, batch) -> variables`, the initial values of a module that takes `image`."""
+
+    def init(key: Key, batch: Batch) -> PyTree:
+        return init_module(module, key, batch["image"])
+
+    return init
+
+
+def init_on_features(
+    encoder: nn.Module, group: str, init: Callable[[Key, Batch], PyTree]
+) -> Callable[[Key, Batch], Params]:
+    """Make a `Stage.init` for the groups `encoder` and `group`.
+
+    Args:
+        encoder: Linen module, `[B, H, W, C]` to features.
+        group: name of the second group.
+        init: `(key, batch) -> parameters` of the second group; `image` holds the features.
+    """
+
+    def init_both(key: Key, batch: Batch) -> Params:
+        # A key for each group: the head's initial values do not depend on the encoder's layers.
+        encoder_key, group_key = jax.random.split(key)
+        variables = init_module(encoder, encoder_key, batch["image"])
+        features = forward(encoder, variables, batch["image"])
+        return {"encoder": variables, group: init(group_key, {**batch, "image": features})}
+
+    return init_both
+
+
+def _check_instance(module: object) -> None:
+    if isinstance(module, type):
+        raise UserError(f"{module.__name__} is a class: make a module, {module.__name__}(...)")
+    check_module(module)
+
+
+def _name(module: object) -> str:
+    return getattr(module, "__name__", type(module).__name__)
+
+
+def _mode(module: nn.Module, training: bool) -> dict[str, bool]:
+    """Arguments of `__call__` that switch between training and evaluation."""
+    if not isinstance(module, nn.Module):
+        return {}  # another library's pair of `init` and `apply`
+    parameters = inspect.signature(type(module).__call__).parameters
+    return {name: value == training for name, value in _IN_TRAINING.items() if name in parameters}
+
+
+@contextlib.contextmanager
+def _explained(module: nn.Module) -> Iterator[None]:
+    """Convert Flax's errors about collections and random keys into one sentence."""
+    try:
+        yield
+    except flax.errors.ModifyScopeVariableError as error:
+        raise UserError(f"{_name(module)} updates a collection {_UPDATES}") from error
+    except flax.errors.InvalidRngError as error:
+        if '"dropout"' in str(error):
+            remedy = (
+                "for dropout in evaluation, too: write nn.Dropout(rate, deterministic=not "
+                'self.has_rng("dropout"))'
+            )
+        else:
+            remedy = f"that it does not get ({error}): the only one is dropout, in training"
+        raise UserError(f"{_name(module)} asks for a random key {remedy}") from error
+
+
+def _check_constant(module: nn.Module, variables: PyTree, x: jax.Array) -> None:
+    """Raise `UserError` if a forward pass in training updates a collection beside `params`."""
+    updated: set[str] = set()
+
+    # Traced, because an updated variable is then another tracer than the one that went in.
+    def run(variables: PyTree, x: jax.Array) -> None:
+        before = tree_leaves({name: variables[name] for name in variables if name != "params"})
+        rngs = {"dropout": jax.random.key(0)}
+        _, state = module.apply(variables, x, rngs=rngs, mutable=True, **_mode(module, True))
+        after = tree_leaves(state)
+        updated.update(
+            path.split("/")[0] for path, leaf in before.items() if after.get(path) is not leaf
+        )
+
+    with _explained(module):
+        jax.eval_shape(run, variables, x)
+    if updated:
+        raise UserError(f"{_name(module)} updates {', '.join(sorted(updated))} {_UPDATES}")
