@@ -31,9 +31,15 @@ def make_module(name: str) -> nn.Module:
     imported = _import(name)
     if isinstance(imported, nn.Module):
         return imported
-    if isinstance(imported, type):
+    if isinstance(imported, type) or not callable(imported):
         # Before it is made, because another library's class may need arguments.
         check_module(imported, name)
+    try:
+        inspect.signature(imported).bind()
+    except TypeError as error:
+        raise UserError(
+            f"cannot make {name} without arguments: {error}; give every field a default value"
+        ) from error
     module = call_named(name, imported, {}, {})
     check_module(module, name)
     return module
@@ -64,6 +70,8 @@ def _import(name: str) -> Callable:
             f"cannot import {name!r}: {error}; give package.module:name as Python finds it from "
             "this folder (PYTHONPATH=. for a file in it)"
         ) from error
+    except Exception as error:  # a user's file may raise anything
+        raise UserError(f"cannot import {name!r}: {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager
