@@ -69,12 +69,16 @@ def test_the_commands_that_they_show_are_parsed():
     assert not mistakes, "\n".join(mistakes)
 
 
-# A block without an import is a fragment for reading.
-BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXTS["extending.md"], re.DOTALL | re.MULTILINE)
-EXTENDING = [code for code in BLOCKS if "import " in code]
+BLOCKS = [
+    code
+    for page in ("extending.md", "tracking.md")
+    for code in re.findall(r"^```python\n(.*?)^```", TEXTS[page], re.DOTALL | re.MULTILINE)
+]
+# A block without an import is a fragment for reading. Others need packages that we do not install.
+COMPLETE = [code for code in BLOCKS if "import " in code and "not run by the tests" not in code]
 
 
-@pytest.mark.parametrize("code", EXTENDING, ids=lambda code: code.strip().splitlines()[0][:40])
+@pytest.mark.parametrize("code", COMPLETE, ids=lambda code: code.strip().splitlines()[0][:40])
 def test_the_examples_of_own_parts_run(code, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(code)
