@@ -22,8 +22,8 @@ from tests.faults.session import (
 from tests.faults.table import Record
 
 # Relative frequency of the kinds of runs; a quick session leaves out the long ones.
-SHARES = {"plain": 12, "members": 3, "sweep": 2, "separate": 3, "cold": 1, "mnist": 2}
-QUICK_SHARES = {"plain": 12, "members": 2, "separate": 2}
+SHARES = {"plain": 8, "longer": 6, "members": 3, "sweep": 2, "separate": 3, "cold": 1, "mnist": 2}
+QUICK_SHARES = {"plain": 8, "longer": 4, "members": 2, "separate": 2}
 
 
 def choose_kind(session: Session, choice: random.Random) -> str:

@@ -39,8 +39,9 @@ KINDS = {
     "separate": Kind(DIGITS, separate=True),
     "cold": Kind(DIGITS, cold=True),
     "mnist": Kind(("--data", f"idx:{MNIST}"), epochs=1),
-    "longer": Kind(DIGITS, epochs=6),
-    "long": Kind(DIGITS, epochs=12),
+    # An epoch on digits takes about ten milliseconds, and a checkpoint is saved every two seconds.
+    "longer": Kind(DIGITS, epochs=150),
+    "long": Kind(DIGITS, epochs=300),
 }
 
 

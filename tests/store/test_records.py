@@ -239,6 +239,7 @@ ALONE = EpochRecord("pretrain", 1, 0.25, 1.5)
 MEMBERS = EpochRecord(
     "head", 2, 0.5, 2.0, {"accuracy": 0.75, "nll": None}, {"loss": [0.25, None, 0.75]}
 )
+MEASURED = EpochRecord("head", 3, 0.5, 2.0, validation={"loss": 0.75, "accuracy": None})
 
 
 def test_the_lines_of_the_metrics_are_those_that_users_read(tmp_path):
@@ -248,7 +249,11 @@ def test_the_lines_of_the_metrics_are_those_that_users_read(tmp_path):
         '"members": {"loss": [0.25, null, 0.75]}, "seconds": 2.0}\n'
     )
     assert epochs_bytes([ALONE, MEMBERS]).decode() == lines
-    for record in (ALONE, MEMBERS):
+    assert MEASURED.line == (
+        '{"stage": "head", "epoch": 3, "loss": 0.5, "validation": {"loss": 0.75, "accuracy": null},'
+        ' "seconds": 2.0}\n'
+    )
+    for record in (ALONE, MEMBERS, MEASURED):
         assert decode(EpochRecord, encode(record), "line") == record
     write_epochs(tmp_path, [])
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -262,13 +267,18 @@ def test_the_lines_of_the_metrics_are_those_that_users_read(tmp_path):
 
 
 def test_a_metric_cannot_hide_a_field():
-    with pytest.raises(UserError, match="a metric cannot have the name 'epoch': rename it"):
-        EpochRecord("head", 1, 0.5, 1.0, {"epoch": 1.0})
+    for name in ("epoch", "validation", "validation_loss"):
+        with pytest.raises(UserError, match=f"a metric cannot have the name '{name}': rename it"):
+            EpochRecord("head", 1, 0.5, 1.0, {name: 1.0})
+    with pytest.raises(ValueError, match="epoch 1 has validation figures without a loss"):
+        EpochRecord("head", 1, 0.5, 1.0, validation={"accuracy": 1.0})
 
 
 def test_facts_have_figures_of_all_members_and_epochs():
     first = dataclasses.replace(MEMBERS, epoch=1)
     without_loss = dataclasses.replace(first, members={"accuracy": [0.5, 0.5, 0.5]})
+    # The figures of the members on validation are missing.
+    half = dataclasses.replace(first, validation={"loss": 0.5})
     CheckpointFacts("", "", "head", 3, (first, MEMBERS))
     CheckpointFacts("", "", "head", 1, (ALONE,))
     for count, epochs, problem in (
@@ -277,6 +287,7 @@ def test_facts_have_figures_of_all_members_and_epochs():
         (1, (first,), "no figures of 1 members"),
         (3, (ALONE,), "no figures of 3 members"),
         (3, (without_loss,), "no figures of 3 members"),
+        (3, (half,), "no figures of 3 members"),
     ):
         with pytest.raises(ValueError, match=problem):
             CheckpointFacts("", "", "head", count, epochs)

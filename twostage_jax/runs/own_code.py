@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 

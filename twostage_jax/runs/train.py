@@ -84,7 +84,7 @@ class StagePlan(NamedTuple):
     seams: Seams = SEAMS
     validation: TrialData | None = None
     on_epoch: OnEpoch | None = None
-    stop: Callable[[int], None] = lambda epochs: None
+    stop: Callable[[int], None] | None = None
 
     def facts(self, records: Sequence[EpochRecord]) -> CheckpointFacts:
         """Return the facts that are saved with a checkpoint."""
@@ -239,7 +239,7 @@ class _Session:
             except BaseException:
                 self._save(progress)
                 raise
-        if ended:
+        if ended and plan.stop is not None:
             # Before the checkpoint: a process that is killed in between trains this epoch again,
             # and ends the stage with it.
             plan.stop(progress.epoch)
