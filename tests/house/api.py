@@ -1,5 +1,6 @@
 """`docs/api.md`, written from the docstrings: `python -m tests.house.api` writes the page."""
 
+import ast
 import inspect
 import re
 
@@ -128,11 +129,16 @@ def example(doc: str) -> str:
         is_code = line.startswith((">>>", "..."))
         # An example in a module needs no prefix; a user does.
         lines.append(re.sub(rf"(?<![\w.\"'])({public})\(", r"ts.\1(", line) if is_code else line)
-    code = "\n".join(line for line in lines if line.startswith((">>>", "...")))
-    imported = set(re.findall(r"(?:import|as|,) (\w+)", code))
+    code = "\n".join(line[4:] for line in lines if line.startswith((">>>", "...")))
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
     needed = [
-        f">>> {text}"
-        for name, text in IMPORTS.items()
+        f">>> {line}"
+        for name, line in IMPORTS.items()
         if re.search(rf"(?<![\w.]){name}\b", code) and name not in imported
     ]
     return "\n".join([*needed, *lines])
