@@ -42,10 +42,9 @@ def pretrain(encoder, decoder, image, keys, epochs):
     return ts.ensemble(fit, in_axes=(0, None))(keys, data)
 
 
-def fit_rates(stage, keys, data, own, epochs):
-    """Train all seeds at each rate; returns parameters `[S, ROUNDS, ...]` for each rate."""
-    examples = np.shape(data["label"])[-1]
-    steps = -(-examples // BATCH)
+def fit_rates(stage, keys, data, epochs):
+    """Train all seeds at each rate; returns parameters `[S, ROUNDS, ...]` of each, and a round."""
+    steps = -(-data["label"].shape[1] // BATCH)
     length = max(-(-epochs // ROUNDS), -(-2000 // (ROUNDS * steps)))
 
     def fit(key, rate, data):
@@ -59,13 +58,14 @@ def fit_rates(stage, keys, data, own, epochs):
         state = start(stage, tx, jax.random.fold_in(key, 2), data)
         return jax.lax.scan(advance, state, length=ROUNDS)[1]
 
-    fit_all = ts.ensemble(fit, in_axes=(0, None, 0 if own else None))
+    fit_all = ts.ensemble(fit, in_axes=(0, None, 0))
     return [fit_all(keys, jnp.float32(rate), data) for rate in RATES], length
 
 
-def report(name, logits, rates, length, validation, test, own):
+def report(name, logits, rates, length, validation, test):
     """Choose rate and epochs on validation, and print the accuracy on test."""
-    axes = {"image": 0 if own else None, "label": None}
+    # Features have an axis of the seeds, images are shared.
+    axes = {"image": 0 if validation["image"].ndim == 3 else None, "label": None}
 
     def accuracy(params, split):
         value = jax.vmap(lambda p, s: ts.evaluate(logits, p, s)["accuracy"], in_axes=(0, None))
@@ -76,10 +76,8 @@ def report(name, logits, rates, length, validation, test, own):
     chosen = jax.tree.map(lambda leaf: leaf[:, best : best + 1], rates[rate])
     scores = 100 * accuracy(chosen, test)[:, 0]
     std = scores.std(ddof=1) if len(scores) > 1 else 0.0
-    epochs = (best + 1) * length
-    print(
-        f"  {name:<11} {scores.mean():.2f} ± {std:.2f} %  (rate {RATES[rate]:g}, {epochs} epochs)"
-    )
+    choice = f"(rate {RATES[rate]:g}, {(best + 1) * length} epochs)"
+    print(f"  {name}  {scores.mean():.2f} ± {std:.2f} %  {choice}", flush=True)
 
 
 def main():
@@ -94,32 +92,28 @@ def main():
     encoder = ts.MLP((256, 128), torch_init=True)
     decoder = ts.MLP((256, int(np.prod(dataset.image_shape))), torch_init=True)
     head = ts.MLP((64, len(dataset.classes)), torch_init=True)
-    keys = jax.vmap(jax.random.key)(jnp.arange(args.seeds))
+    seeds = range(args.seeds)
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
     encoders = pretrain(encoder, decoder, dataset.train["image"], keys, args.epochs)
-    encode = jax.jit(jax.vmap(lambda e, x: encoder.apply(e, ts.as_image(x)), in_axes=(0, None)))
-    features = {n: np.asarray(encode(encoders, x["image"])) for n, x in dataset.splits.items()}
-    held = [{**dataset.splits[n], "image": features[n]} for n in ("validation", "test")]
+    frozen = [jax.tree.map(lambda leaf, s=seed: leaf[s], encoders) for seed in seeds]
 
+    def encoded(images, label):
+        pairs = zip(frozen, images, strict=True)
+        features = [ts.encode(encoder.apply, params, image) for params, image in pairs]
+        return {"image": np.stack(features), "label": label}
+
+    held_out = dataset.validation, dataset.test
     for count in args.labels:
-        label = dataset.train["label"]
-        rows = np.stack([np.arange(len(label))] * args.seeds)
-        if count:
-            draws = (ts.with_labels(dataset, count, seed) for seed in range(args.seeds))
-            rows = np.stack(
-                [np.flatnonzero(np.isin(dataset.rows["train"], d.rows["train"])) for d in draws]
-            )
-        print(f"{count or len(label)} labels, {args.seeds} seeds")
-        own = {
-            "image": features["train"][np.arange(args.seeds)[:, None], rows],
-            "label": label[rows],
-        }
-        trained = fit_rates(ts.classifier(ts.Identity(), head), keys, own, True, args.epochs)
-        logits = ts.make_logits(ts.Identity(), head)
-        report("two stages", logits, *trained, *held, True)
-        data = dataset.train if not count else {n: x[rows] for n, x in dataset.train.items()}
-        trained = fit_rates(ts.classifier(encoder, head), keys, data, bool(count), args.epochs)
-        logits = ts.make_logits(encoder, head)
-        report("supervised", logits, *trained, dataset.validation, dataset.test, False)
+        draws = [ts.with_labels(dataset, count, s) if count else dataset for s in seeds]
+        data = {n: np.stack([draw.train[n] for draw in draws]) for n in ("image", "label")}
+        print(f"{data['label'].shape[1]:,} labels, {args.seeds} seeds")
+        trained = fit_rates(
+            ts.classifier(ts.Identity(), head), keys, encoded(*data.values()), args.epochs
+        )
+        splits = (encoded([x["image"]] * args.seeds, x["label"]) for x in held_out)
+        report("two stages", ts.make_logits(ts.Identity(), head), *trained, *splits)
+        trained = fit_rates(ts.classifier(encoder, head), keys, data, args.epochs)
+        report("supervised", ts.make_logits(encoder, head), *trained, *held_out)
 
 
 if __name__ == "__main__":

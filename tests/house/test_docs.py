@@ -1,5 +1,7 @@
 """The documents: the files, links, flags and commands in them exist, and their Python runs."""
 
+import ast
+import builtins
 import re
 import runpy
 import shlex
@@ -8,6 +10,8 @@ import sys
 import jax
 import pytest
 
+import twostage_jax as ts
+from tests.house import api
 from tests.house.source import ROOT
 from twostage_jax import cli
 from twostage_jax.config.layers import resolve
@@ -71,6 +75,33 @@ def test_the_commands_that_they_show_are_parsed():
                 except ValueError as error:
                     mistakes.append(f"{name}: {part.strip()}: {error}")
     assert not mistakes, "\n".join(mistakes)
+
+
+def test_the_page_of_the_api_is_that_of_the_docstrings():
+    assert sorted(" ".join(api.GROUPS.values()).split()) == sorted(ts.__all__)
+    assert api.PAGE.read_text() == api.page(), "write it again: python -m tests.house.api"
+
+
+def test_the_examples_of_the_api_import_what_they_use():
+    unknown = []
+    for block in re.findall(r"^```pycon\n(.*?)^```", api.page(), re.DOTALL | re.MULTILINE):
+        lines = [line[4:] for line in block.splitlines() if line.startswith((">>>", "..."))]
+        names = [node for node in ast.walk(ast.parse("\n".join(lines)))]
+        stored = {node.id for node in names if isinstance(node, ast.Name) and is_stored(node)}
+        stored |= {alias.asname or alias.name for node in names for alias in imports(node)}
+        stored |= {node.arg for node in names if isinstance(node, ast.arg)}
+        stored |= {node.name for node in names if isinstance(node, ast.FunctionDef)}
+        used = {node.id for node in names if isinstance(node, ast.Name)}
+        unknown += sorted(used - stored - set(vars(builtins)))
+    assert not unknown
+
+
+def is_stored(node):
+    return isinstance(node.ctx, ast.Store)
+
+
+def imports(node):
+    return node.names if isinstance(node, ast.Import | ast.ImportFrom) else ()
 
 
 # A block without an import is a fragment for reading. Others need packages that we do not install.

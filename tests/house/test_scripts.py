@@ -18,7 +18,7 @@ from tests.house.source import ROOT
 from twostage_jax.show.terminal import Terminal
 
 SCRIPTS = ROOT / "scripts"
-LIMITS = {"blog_mnist.py": 60, "ensemble.py": 70, "one_file.py": 155}  # lines
+LIMITS = {"blog_mnist.py": 60, "ensemble.py": 70, "one_file.py": 155, "supervised.py": 120}  # lines
 SIZES = {"train": 70, "t10k": 30}  # 70 is no multiple of the batch size
 
 
@@ -94,6 +94,16 @@ def test_ensemble_prints_the_scores_of_the_members_and_of_the_ensemble(run_scrip
     assert re.fullmatch(r"members  \d+\.\d\d ± \d+\.\d\d %\nensemble \d+\.\d\d %\n", out)
     mean, whole = (float(x) for x in re.findall(r"(?:members|ensemble) +([0-9.]+)", out))
     assert 80 < mean < whole + 2
+
+
+@pytest.mark.slow
+def test_supervised_compares_both_at_each_number_of_labels(run_script, folder):
+    argv = ["--labels", "12", "0", "--seeds", "2", "--epochs", "2"]
+    out = run_script("supervised.py", "--data", f"idx:{folder}", *argv)
+    row = r"  (?:two stages|supervised)  \d+\.\d\d ± \d+\.\d\d %  \(rate [\d.]+, \d+ epochs\)\n"
+    assert re.fullmatch(
+        rf"12 labels, 2 seeds\n(?:{row}){{2}}63 labels, 2 seeds\n(?:{row}){{2}}", out
+    )
 
 
 def test_scripts_are_short_and_state_command_and_measurement_in_their_header():

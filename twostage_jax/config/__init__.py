@@ -5,5 +5,6 @@ schema.py    the configurations as frozen dataclasses, and the presets
 sweep.py     swept scalars and the points of the grid
 rules.py     `check`: all values, and the rules between fields
 layers.py    flags, files and presets on top of each other
+page.py      the text of `help(ts.Config)`
 commands.py  the commands of the command line
 """

@@ -14,9 +14,11 @@ specs.py     shapes of the examples that stages are traced with
 solve.py     a solved head to its end
 train.py     one stage to its end, with checkpoints, records and signals
 finish.py    choice on validation, measurement on test
-result.py    `result.json` as dataclasses
+result.py    `ts.Result`, and `result.json` as dataclasses
 resume.py    a stopped run: its config, allowed and refused changes
-open.py      a finished run, verified
+open.py      `ts.open_run`: a run, verified
+opened.py    `ts.Run`: what an opened run has and predicts
+images.py    images of users, as the network takes them
 sources.py   data that a finished run is evaluated on
 evaluate.py  `twostage evaluate`
 clock.py     seconds of each phase

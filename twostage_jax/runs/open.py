@@ -50,10 +50,12 @@ def open_run(folder: Path | str, trust_code: bool = False) -> Run:
         Corrupted: if a file differs from what was written.
 
     >>> import twostage_jax as ts
-    >>> ts.open_run("runs/nothing")
-    Traceback (most recent call last):
-    twostage_jax.errors.UserError: runs/nothing is not a run folder, it has no manifest.json: give \
-the folder that `twostage run` printed
+    >>> from twostage_jax.show.terminal import Terminal
+    >>> config = ts.Config(out="runs/b", pretrain={"epochs": 0}, head={"protocol": "ridge"})
+    >>> result = ts.run(config, terminal=Terminal(quiet=True))
+    >>> run = ts.open_run("runs/b")
+    >>> run.classes[:3], sorted(run.params)
+    (('0', '1', '2'), ['decoder', 'encoder', 'head'])
     """
     if not isinstance(folder, str | os.PathLike):
         raise UserError(f"the run is {shown(folder)}: give the path of its folder")
