@@ -5,8 +5,8 @@ import hashlib
 import os
 import platform
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -93,15 +93,25 @@ def cores() -> int:
 
 def compile_all(tree: T) -> T:
     """Compile every `jax.stages.Lowered` in a tree, several at a time, each object once."""
+    return compile_each([tree])[0]
+
+
+def compile_each(trees: Iterable[T]) -> list[T]:
+    """Compile the programs of several trees as `compile_all` does.
+
+    A tree is compiled while the next one is traced: XLA releases Python's lock.
+    """
+    collected = []
     # Both stages share the shuffle: one object must not be compiled twice.
-    leaves, structure = jax.tree.flatten(tree)
-    lowered = {id(leaf): leaf for leaf in leaves if isinstance(leaf, jax.stages.Lowered)}
-    # XLA releases Python's lock while it compiles.
+    pending: dict[int, Future] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        compiled = dict(
-            zip(lowered, pool.map(lambda x: x.compile(), lowered.values()), strict=True)
-        )
-    return jax.tree.unflatten(structure, [compiled.get(id(leaf), leaf) for leaf in leaves])
+        for tree in trees:
+            collected.append(tree)
+            for leaf in jax.tree.leaves(tree):
+                if isinstance(leaf, jax.stages.Lowered) and id(leaf) not in pending:
+                    pending[id(leaf)] = pool.submit(leaf.compile)
+    compiled = {number: future.result() for number, future in pending.items()}
+    return jax.tree.map(lambda leaf: compiled.get(id(leaf), leaf), collected)
 
 
 def as_function(lowered: jax.stages.Lowered) -> Callable:

@@ -19,6 +19,7 @@ from twostage_jax.engine.placement import (
     abstract,
     constrain,
     map_chunks,
+    map_members,
     spread,
     take,
 )
@@ -157,7 +158,9 @@ def lower_stage(
     )
     lowered = init.lower(*abstract(placement, init_axes, arguments))
     # Shapes of one member: `abstract` adds the member axis.
-    state = jax.eval_shape(start, *arguments)
+    state = map_members(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), axes.state, lowered.out_info
+    )
     epoch = _lower_epoch(recipe, numbers, state, data, batch_size, axes, placement)
     programs = StagePrograms(placement, axes, as_function(lowered), epoch)
     if not validation:

@@ -1,6 +1,6 @@
 """All programs of a run, compiled together: both stages, the passes between and after them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import optax
 from twostage_jax.config.fields import parse_mesh
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import TrainingData
-from twostage_jax.engine.compile import compile_all
+from twostage_jax.engine.compile import compile_each
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
 from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate
 from twostage_jax.engine.passes import Pass, lower_pass
@@ -237,12 +237,21 @@ def solve_examples(plan: Plan) -> TrialData:
 
 def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
     """Compile all programs of a run at once."""
-    programs = RunPrograms()
-    # Tracing takes Python's lock, so it is done one by one; `compile_all` works in parallel.
+    programs = {}
+    for part in compile_each(_lowered_programs(plan, placed)):
+        programs |= part
+    return RunPrograms(**programs)
+
+
+def _lowered_programs(
+    plan: Plan, placed: Mapping[str, Placed]
+) -> Iterator[dict[str, StagePrograms | SolvePrograms | Pass | None]]:
+    """Lower the programs of a run; the longest compilations come first."""
+    # Tracing takes Python's lock, so it is done one by one.
     for stage in plan.stages:
         placement = placed[stage].placement
         if stage == "head" and plan.networks.solved:
-            programs = programs._replace(head=_lower_solve(plan, placement))
+            yield {stage: _lower_solve(plan, placement)}
             continue
         parts = _parts(plan, stage)
         axes = stage_axes(plan.config, plan.trials, stage, parts.data, parts.validation)
@@ -257,14 +266,13 @@ def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
             placement,
             parts.validation.shapes if parts.validation else None,
         )
-        programs = programs._replace(**{stage: lowered})
+        yield {stage: lowered}
     if "head" in plan.stages:
         # The evaluation is compiled with the rest: later it would be compiled alone, on one core.
-        programs = programs._replace(logits=_lower_logits(plan))
+        yield {"logits": _lower_logits(plan)}
         if plan.features_once:
-            programs = programs._replace(encode=_lower_encode(plan))
-        programs = programs._replace(reconstruct=_lower_reconstruct(plan))
-    return compile_all(programs)
+            yield {"encode": _lower_encode(plan)}
+        yield {"reconstruct": _lower_reconstruct(plan)}
 
 
 def _lower_solve(plan: Plan, placement: Placement) -> SolvePrograms:
