@@ -190,10 +190,11 @@ def step_gaps(case: Case, steps: int) -> list[StepGap]:
         state, mine = step(state, number)
         expected = next(theirs)
         after = torch_state_dict(state.params)
-        moments = torch_state_dict(_trained(_adam_state(state).mu))
+        moments = torch_state_dict(_first_moments(state))
         gradients = []
         updates = []
         for name, parameter in zip(trained, case.parameters, strict=True):
+            assert parameter.grad is not None
             gradient = parameter.grad.numpy()
             moment = optimiser.state[parameter]["exp_avg"].numpy()
             # The moments before the step were equal, so their difference is that of the gradients.
@@ -211,7 +212,7 @@ def _their_state(
 
     def ours(values: Mapping[str, "torch.Tensor"]) -> Params:
         # Copies, because PyTorch changes its tensors in place.
-        arrays = {name: np.array(tensor) for name, tensor in values.items()}
+        arrays = {name: tensor.numpy().copy() for name, tensor in values.items()}
         return jax.tree.map(jax.numpy.array, from_torch_state_dict(arrays))
 
     moments = {}
@@ -236,15 +237,12 @@ def _is_adam_state(node: object) -> bool:
     return isinstance(node, optax.ScaleByAdamState)
 
 
-def _adam_state(state: TrainState) -> optax.ScaleByAdamState:
-    """Find Adam's state, also inside that of `freeze`."""
-    (found,) = filter(_is_adam_state, jax.tree.leaves(state.opt_state, is_leaf=_is_adam_state))
-    return found
-
-
-def _trained(groups: Params) -> Params:
-    """Return the groups without those that are frozen, which have no moments."""
-    return {name: group for name, group in groups.items() if jax.tree.leaves(group)}
+def _first_moments(state: TrainState) -> Params:
+    """Find the means of the gradients in Adam's state, also inside that of `freeze`."""
+    nodes = jax.tree.leaves(state.opt_state, is_leaf=_is_adam_state)
+    (adam,) = filter(_is_adam_state, nodes)
+    # Frozen groups have no moments.
+    return {name: group for name, group in adam.mu.items() if jax.tree.leaves(group)}
 
 
 def adam_gap(tx: optax.GradientTransformation = ADAM, steps: int = 200) -> float:
