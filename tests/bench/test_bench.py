@@ -14,7 +14,7 @@ from twostage_jax.bench.report import (
     Comparison,
     Figure,
     Layout,
-    load_line,
+    load_lines,
     ratios,
     summarise,
     table,
@@ -290,10 +290,10 @@ def test_the_header_names_processor_frequency_threads_load_and_rates():
     }
     text = "\n".join(SPEED.layout.header(whole))
     assert "2 cores, EPYC, 2,245 MHz" in text and "torch-best-eager 2" in text
-    assert "load average at the start: 0.3; used by other processes: 3 to 3 %" in text
+    assert "load average at the start: 0.3; other processes used 3 to 3 %" in text
     assert "100 to 200 GFLOP/s" in text
     nothing = {"machine": {**machine, "mhz": None, "load": None}, "rows": report(a=[{}])["rows"]}
-    assert load_line(nothing).count("unknown") == 3
+    assert "".join(load_lines(nothing)).count("unknown") == 3
     assert "unknown frequency" in "\n".join(SPEED.layout.header({**whole, **nothing}))
 
 

@@ -32,8 +32,8 @@ def test_both_stages_agree_step_by_step_and_s0_bit_for_bit(certificate):
     assert checks["stage 1, float64: loss"].difference < 1e-12
     assert checks["S0: loss in either program"].difference == 0
     # Room on every processor: sums in another order differ by a few roundings.
-    assert checks["stage 1, float32: gradient"].difference < parity.STEP_LIMIT / 10
-    assert checks["stage 2, float32: gradient"].difference < parity.STEP_LIMIT / 10
+    assert checks["stage 1, float32: gradient"].difference < parity.GRADIENT_LIMIT / 10
+    assert checks["stage 2, float32: gradient"].difference < parity.GRADIENT_LIMIT / 10
     assert checks["Adam, float32: step / learning rate"].difference < parity.ADAM_LIMIT / 5
 
 

@@ -46,7 +46,8 @@ SEEDS = tuple(range(5))
 EXACT_LOSS_LIMIT = 1e-9
 EXACT_PARAMETER_LIMIT = 1e-7
 LOSS_LIMIT = 1e-4  # ten times the rounding of a sum of 25,088 squares
-STEP_LIMIT = 1e-4
+GRADIENT_LIMIT = 1e-4
+UPDATE_LIMIT = 1e-3  # Adam magnifies the rounding of gradients that are nearly zero
 ADAM_LIMIT = 5e-6  # `optax.adam`, whose bias correction is rounded, differs by 1e-5
 LOGIT_LIMIT = 1e-5
 ERRORS = 3  # standard errors between the mean accuracies: one in 370 correct programs exceeds it
@@ -92,8 +93,8 @@ def step_checks(name: str, cases: Sequence[Case], steps: int) -> list[Check]:
     update = max(median(seed, "update") for seed in gaps)
     return [
         Check(f"{name}, float32: loss", over, loss, LOSS_LIMIT),
-        Check(f"{name}, float32: gradient", usual, gradient, STEP_LIMIT),
-        Check(f"{name}, float32: update", usual, update, STEP_LIMIT),
+        Check(f"{name}, float32: gradient", usual, gradient, GRADIENT_LIMIT),
+        Check(f"{name}, float32: update", usual, update, UPDATE_LIMIT),
     ]
 
 

@@ -188,23 +188,22 @@ def conditions(report: Report, epochs: str) -> list[str]:
         "median [minimum, maximum]",
         f"{machine['cores']} cores, {machine['cpu']}, {frequency}{device}; {report['date']}",
         f"threads: all cores; tuned for PyTorch: {tuned or 'none'}",
-        load_line(report),
+        *load_lines(report),
         ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
     ]
 
 
-def load_line(report: Report) -> str:
-    """Return the line about the load of the machine and its matrix rates, lowest to highest."""
+def load_lines(report: Report) -> list[str]:
+    """Return lines about the load of the machine and its matrix rates, lowest to highest."""
     measured = [m for entry in report["rows"] for m in entry["repetitions"]]
     load = report["machine"]["load"]
     start = "unknown" if load is None else f"{load:.1f}"
     others = _range([m.get("others") for m in measured], 1.0, " % of the processors")
     rates = [rate for m in measured for rate in m.get("matrix_rates", ())]
-    speed = _range(rates, 1e-9, " GFLOP/s")
-    return (
-        f"load average at the start: {start}; used by other processes: {others}; matrix products "
-        f"before and after the rows: {speed}"
-    )
+    return [
+        f"load average at the start: {start}; other processes used {others}",
+        f"matrix products before and after the rows: {_range(rates, 1e-9, ' GFLOP/s')}",
+    ]
 
 
 def _range(values: Values, scale: float, unit: str) -> str:
