@@ -5,6 +5,7 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import twostage_jax as ts
@@ -13,7 +14,7 @@ from twostage_jax.show.terminal import Terminal
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # threads that wait for a busy core make a step 20 times slower
 
-from twostage_jax.bench import pairs, parity  # noqa: E402
+from twostage_jax.bench import pairs, parity, steps  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,10 @@ def test_both_stages_agree_step_by_step_and_s0_bit_for_bit(certificate):
     assert all(check.passed for check in checks.values())
     assert checks["stage 1, float64: loss"].difference < 1e-12
     assert checks["S0: loss in either program"].difference == 0
+    # Room on every processor: sums in another order differ by a few roundings.
+    assert checks["stage 1, float32: gradient"].difference < parity.GRADIENT_LIMIT / 10
+    assert checks["stage 2, float32: gradient"].difference < parity.GRADIENT_LIMIT / 10
+    assert checks["Adam, float32: step / learning rate"].difference < parity.ADAM_LIMIT / 5
 
 
 @pytest.mark.slow
@@ -48,34 +53,132 @@ def test_the_certificate_shows_every_check(capsys):
     assert "pass" in out and "FAIL" in out
 
 
+def failed(checks):
+    """Names of the checks that fail by a factor of ten or more."""
+    return {c.name.split(": ")[1] for c in checks if not c.difference <= 10 * c.limit}
+
+
+def checks(case, steps=2):
+    """Checks of one case of a stage, in the precision of the case."""
+    kind = parity.exact_checks if case.double else parity.step_checks
+    return kind("stage", [case], steps)
+
+
+def with_loss(case, change):
+    """The case with a part of our loss changed: `change(stage.loss, params, key, batch)`."""
+    loss = case.stage.loss
+    stage = ts.Stage(case.stage.init, lambda *given: change(loss, *given))
+    return case._replace(stage=stage)
+
+
+def transposed(case):
+    """Ours reads a kernel [in, out] as if it were PyTorch's [out, in]."""
+    params = jax.tree.map(np.copy, case.params)
+    layer = params["encoder"]["params"]["dense_1"]
+    layer["kernel"] = layer["kernel"].T.reshape(layer["kernel"].shape)
+    return case._replace(params=params)
+
+
+def shuffled(case):
+    """Ours sees two neighbouring examples at the border of two batches in the other order."""
+    data = {name: np.copy(values) for name, values in case.data.items()}
+    first, second = case.order[pairs.BATCH - 1], case.order[pairs.BATCH]
+    for values in data.values():
+        values[[first, second]] = values[[second, first]]
+    return case._replace(data=data)
+
+
+def uncorrected(case):
+    """Adam without its bias correction."""
+    adam = pairs.ADAM
+
+    def update(updates, state, params=None):
+        _, state = adam.update(updates, state, params)
+        steps = jax.tree.map(lambda m, v: -pairs.RATE * m / (v**0.5 + 1e-8), state.mu, state.nu)
+        return steps, state
+
+    return case._replace(tx=optax.GradientTransformation(adam.init, update))
+
+
+FAULTS = {
+    "bias correction": uncorrected,
+    "transposed weight": transposed,
+    "shuffle": shuffled,
+    "half of the gradient": lambda case: with_loss(case, halved),
+    "bias without gradient": lambda case: with_loss(case, without_bias),
+}
+
+
+def halved(loss, params, key, batch):
+    value, metrics = loss(params, key, batch)
+    return 0.5 * value + 0.5 * jax.lax.stop_gradient(value), metrics
+
+
+def without_bias(loss, params, key, batch):
+    layers = params["decoder"]["params"]
+    last = layers["dense_1"]
+    fixed = {**last, "bias": jax.lax.stop_gradient(last["bias"])}
+    decoder = {"params": {**layers, "dense_1": fixed}}
+    return loss({**params, "decoder": decoder}, key, batch)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_fails_the_certificate_by_a_factor_of_ten(fault, dataset):
+    exact = FAULTS[fault](steps.make_case(dataset, "stage 1", 0, double=True))
+    assert failed(checks(exact)), "float64 does not see the fault"
+
+
+@pytest.mark.parametrize("fault", ["bias correction", "transposed weight"])
+def test_float32_sees_a_fault_too(fault, dataset):
+    case = FAULTS[fault](steps.make_case(dataset, "stage 1", 0))
+    assert failed(checks(case))
+
+
+def test_without_a_fault_nothing_is_near_its_limit(dataset):
+    for case in (
+        steps.make_case(dataset, "stage 1", 0, double=True),
+        steps.make_case(dataset, "stage 1", 0),
+        steps.make_case(dataset, "stage 2", 0),
+    ):
+        for check in checks(case):
+            assert check.difference < check.limit / 10, check
+
+
+OTHER_ADAMS = {
+    "rounded bias correction": optax.adam(pairs.RATE),
+    "epsilon": ts.adam(pairs.RATE, eps=1.1e-8),
+    "decay": ts.adam(pairs.RATE, b2=0.998),
+    "learning rate": ts.adam(1.001 * pairs.RATE),
+}
+
+
+def test_adams_steps_have_room():
+    assert steps.adam_gap(steps=20) < parity.ADAM_LIMIT / 5
+
+
+@pytest.mark.parametrize("other", OTHER_ADAMS)
+def test_another_adam_does_not_pass(other):
+    assert not parity.adam_check(steps.adam_gap(OTHER_ADAMS[other], steps=20)).passed
+
+
 def test_one_step_at_a_time_equals_a_whole_epoch_bit_for_bit(dataset):
     few = {name: values[:64] for name, values in dataset.train.items()}
-    stage = pairs.make_ours(dataset).autoencoder
-    order = pairs.make_order(0, 1, 64)
-    state = ts.init_state(stage, pairs.ADAM, jax.random.key(0), few)
-    losses, params = pairs.our_steps(stage, pairs.ADAM, state, few, order[0], 2)
-    train = pairs.compiled_train(stage, pairs.ADAM, 1)
-    whole, metrics = train(state, few, jax.random.key(0), order)
+    case = steps.make_case(dataclasses.replace(dataset, train=few), "stage 1", 0)
+    losses, params = steps.our_steps(case, 2)
+    train = pairs.compiled_train(case.stage, case.tx, 1)
+    order = case.order[None]
+    whole, metrics = train(steps.start_state(case), case.data, jax.random.key(0), order)
     assert ts.digest(params) == ts.digest(whole.params)
     assert np.mean(losses) == pytest.approx(float(metrics["loss"][0]), rel=1e-6)
 
 
 @pytest.mark.slow
-def test_mnist_agrees_for_200_steps(mnist):
+def test_mnist_agrees_with_room(mnist):
     data = ts.load(f"idx:{mnist}", 0)
     few = {name: values[:6400] for name, values in data.train.items()}
     data = dataclasses.replace(data, train=few)
-    gap = parity.stage_1_gap(data, 0, 200, double=True)
-    assert len(gap.losses) == 200
-    assert max(gap.losses) < 1e-12 and gap.parameters < 1e-10
-    gap = parity.stage_2_gap(data, 0, 200)
-    assert max(gap.losses) < parity.LOSS_LIMIT and gap.parameters < parity.PARAMETER_LIMIT
-
-
-def test_a_different_program_does_not_pass(dataset):
-    # Two steps of a rate that differs by a thousandth.
-    gap = parity.stage_1_gap(dataset, 0, 2, double=True, tx=ts.adam(1.001 * pairs.RATE))
-    assert max(gap.losses) > parity.LOSS_LIMIT
+    for check in parity.stage_checks(data, 200, [0]):
+        assert check.difference <= check.limit / 5, check
 
 
 def test_a_network_trained_in_pytorch_gives_its_logits_in_ours(dataset):
@@ -92,12 +195,12 @@ def test_a_network_trained_in_pytorch_gives_its_logits_in_ours(dataset):
     np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
-def test_mean_accuracies_may_differ_by_one_standard_error():
+def test_mean_accuracies_may_differ_by_three_standard_errors():
     # Variances 1e-4 over two seeds: the error is sqrt((1e-4 + 1e-4) / 2) = 0.01.
     near = [0.9 - 0.5**0.5 * 0.01, 0.9 + 0.5**0.5 * 0.01]
-    check = parity.accuracy_check(near, [x + 0.009 for x in near])
-    assert check.passed and check.limit == pytest.approx(0.01)
-    assert not parity.accuracy_check(near, [x + 0.011 for x in near]).passed
+    check = parity.accuracy_check(near, [x + 0.029 for x in near])
+    assert check.passed and check.limit == pytest.approx(0.03)
+    assert not parity.accuracy_check(near, [x + 0.031 for x in near]).passed
 
 
 def test_nan_does_not_pass():

@@ -1,5 +1,5 @@
 """Speed and parity beside PyTorch.
 
-Files: `records`, `figures`, `roofline`, `processes`, `rows`, `report`, `harness`, `speed`,
-`members`, `cost`, `pairs`, `parity`. `torch/` holds the PyTorch programs.
+Files: `records`, `machine`, `roofline`, `report`, `processes`, `harness`, `speed`, `members`,
+`conv`, `pairs`, `steps`, `parity`. `torch/` holds the PyTorch programs.
 """

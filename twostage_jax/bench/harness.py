@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from twostage_jax.bench.machine import describe, load_average, other_load, usage
 from twostage_jax.bench.processes import Plan, matrix_rate
-from twostage_jax.bench.records import Measured, Rate, Report, Tuning
-from twostage_jax.bench.report import Layout, show, write
+from twostage_jax.bench.records import Machine, Measured, Rate, Report, Tuning
+from twostage_jax.bench.report import OTHERS_LIMIT, Layout, ratios, show, write
 from twostage_jax.bench.roofline import operations
 from twostage_jax.data.dataset import Dataset
 from twostage_jax.data.sources import load
@@ -26,6 +26,7 @@ from twostage_jax.store.layout import create_folder
 
 PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "torch", "numpy")
 REPEATS = 3
+QUICK_REPEATS = 2  # at least two, so that rows take turns
 Measure = Callable[[Plan, int], Measured]  # the repetition is the seed
 
 
@@ -36,8 +37,8 @@ class Row:
     name: str  # for `--rows`
     title: str  # in the table
     measure: Measure
-    quick: bool = True  # part of the quick version
-    threads: str = ""  # key in `Plan.threads`: rows of one mode share one tuning
+    quick: bool = False  # part of the quick version
+    threads: str = ""  # key in `Plan.threads`: rows with one key share one tuning
     tune: Callable[[Plan], Tuning] | None = None  # finds the fastest number of threads
     most: int | None = None  # repetitions of a slow row, unless `--repeats` is given
 
@@ -80,8 +81,8 @@ def bench(
         data: SPEC of the data, by default `default_data()`. PyTorch gets the same arrays.
         out: folder to create, by default `runs/NAME-TIME`.
         device: `cpu`, `gpu` or `tpu`.
-        quick: True for one repetition with fewer rows and epochs.
-        repeats: number of repetitions, by default three; slow rows have fewer.
+        quick: True for two repetitions with fewer rows and epochs.
+        repeats: number of repetitions, by default three; some rows have fewer.
         epochs: epochs of each stage. Where members share one encoder, it is trained for one epoch.
         rows: names of rows, by default all.
         terminal: output.
@@ -100,29 +101,33 @@ def bench(
         data = data or default_data()
         dataset = load(data, benchmark.validation)
     terminal.line(f"on {data}: {len(dataset.train['label']):,} training images")
+    machine = describe(device)
+    _warn_of_load(machine, terminal)
     folder = create_folder(out, benchmark.name)
     counts = [repeats or _repeats(row, quick) for row in chosen]
     with tempfile.TemporaryDirectory(prefix="twostage-bench-") as scratch:
         plan = _plan(dataset, data, epochs or benchmark.epochs[quick], device, Path(scratch))
         # Before everything else: it fails if jax cannot use the device.
         with terminal.status("measuring the rate of matrix products"):
-            device_name = _rate(benchmark, plan)["device"]
+            rate = _rate(benchmark, plan)
+        machine["device"] = rate["device"]
         with terminal.status("tuning PyTorch's threads"):
             plan, tunings = with_threads(plan, chosen)
-        report = _new_report(dataset, plan, device_name, quick, tunings, chosen)
+        report = _new_report(dataset, plan, machine, quick, tunings, chosen)
         # Rows take turns because the speed of a machine changes slowly. Each finished round is
         # written, so that an interrupted benchmark keeps its results.
         for repetition in range(max(counts)):
             due = [row for row, count in zip(chosen, counts, strict=True) if repetition < count]
             label = f"{repetition + 1}/{max(counts)}"
             _measure_round(benchmark, report, due, plan, repetition, label, terminal)
+            report["ratios"] = ratios(report, benchmark.layout)
             write(report, folder, benchmark.layout)
     show(report, folder, terminal, benchmark.layout)
     return report
 
 
 def _repeats(row: Row, quick: bool) -> int:
-    count = 1 if quick else REPEATS
+    count = QUICK_REPEATS if quick else REPEATS
     return min(count, row.most or count)
 
 
@@ -201,15 +206,43 @@ def _measure_round(
 ) -> None:
     """Measure each row once and add the results to the report."""
     entries = {entry["name"]: entry for entry in report["rows"]}
+    before = _rate(benchmark, plan)["rate"]
     for row in rows:
+        load = load_average()
+        start = usage()
         with terminal.status(f"{label}  {row.title}"):
-            # The speed of a machine changes, so its rate is measured beside every row.
-            rate = _rate(benchmark, plan)["rate"]
             measured = row.measure(plan, repetition)
-        measured["matrix_rate"] = rate
+            others = other_load(start, usage())
+            # The rate after a row is the rate before the next one.
+            after = _rate(benchmark, plan)["rate"]
+        measured["matrix_rates"] = (before, after)
+        measured["matrix_rate"] = (before + after) / 2
+        measured["load"] = load
+        measured["others"] = others
+        before = after
         measured.update(benchmark.note(report, row, measured))
         entries[row.name]["repetitions"].append(measured)
-        terminal.line(f"{label}  {row.title}: {measured.get('cold', 0):.1f} s")
+        terminal.line(f"{label}  {row.title}: {_row_text(measured)}")
+
+
+def _row_text(measured: Measured) -> str:
+    rates = measured.get("matrix_rates", (0.0, 0.0))
+    others = measured.get("others")
+    text = (
+        f"{measured.get('cold', 0):.1f} s, {rates[0] / 1e9:,.0f} to {rates[1] / 1e9:,.0f} GFLOP/s"
+    )
+    return text if others is None else f"{text}, others {others:.0f} %"
+
+
+def _warn_of_load(machine: Machine, terminal: Terminal) -> None:
+    """Print a notice if the machine is busy before the benchmark starts."""
+    load = machine["load"]
+    cores = machine["cores"] or 1
+    if load is not None and 100 * load / cores > OTHERS_LIMIT:
+        terminal.notice(
+            f"this machine is busy (load average {load:.1f} on {cores} cores): unreliable ratios "
+            "will be withheld"
+        )
 
 
 def _plan(dataset: Dataset, data: str, epochs: int, device: str, scratch: Path) -> Plan:
@@ -248,7 +281,7 @@ def _rate(benchmark: Benchmark, plan: Plan) -> Rate:
 def _new_report(
     dataset: Dataset,
     plan: Plan,
-    device: str,
+    machine: Machine,
     quick: bool,
     tunings: Mapping[str, Tuning],
     rows: Sequence[Row],
@@ -261,7 +294,7 @@ def _new_report(
     return {
         "schema": 1,
         "date": datetime.date.today().isoformat(),
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "device": device},
+        "machine": machine,
         "versions": versions,
         "data": {"name": dataset.name, "train": plan.count, "fingerprint": dataset.fingerprint},
         "epochs": plan.epochs,
@@ -269,12 +302,5 @@ def _new_report(
         "operations": operations(plan.pixels, plan.classes, plan.count),
         "threads": dict(tunings),
         "rows": [{"name": row.name, "title": row.title, "repetitions": []} for row in rows],
+        "ratios": [],
     }
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):  # the file exists on Linux only
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

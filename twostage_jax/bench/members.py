@@ -23,22 +23,21 @@ from twostage_jax.bench.processes import (
 )
 from twostage_jax.bench.records import Measured, Report
 from twostage_jax.bench.report import (
+    MACHINE_COLUMNS,
     Column,
+    Comparison,
     Layout,
-    Ratios,
     Value,
-    column_values,
     conditions,
-    paired_ratio,
     stored,
     warm_epoch,
 )
 
 # Numbers of members of each sort of row.
 MEMBERS = {"full": (1, 4, 16, 64), "heads": (1, 16, 64, 256, 1024), "order": (64,)}
-QUICK = {"full": (1, 4), "heads": (1, 16, 64), "order": (64,)}
+QUICK = {"full": (1, 4), "heads": (1, 64), "order": ()}
 FUNC = {"full": (1, 4, 16), "heads": (1, 16, 64)}
-QUICK_FUNC = {"full": (1, 4), "heads": (1, 16)}
+QUICK_FUNC = {"full": (4,), "heads": (64,)}
 SERIAL = {"full": 4, "heads": 16}  # enough: every member of a loop takes the same time
 ONCE = (("full", 64), ("heads", 1024))  # take minutes, so they are measured once
 # Heads share an encoder that is trained for one epoch, because only the heads are measured.
@@ -50,20 +49,23 @@ NOUN = {
     "heads": "heads on one encoder",
     "order": "heads on one encoder in one order",
 }
+TASK = {"objective": "autoencoder", "batch": 32, "network": "mlp"}  # of a single training
 Epochs = tuple[int, int]
 
 
 def make_rows(quick: bool, epochs: int | None) -> Sequence[Row]:
-    """Make all rows: ours before PyTorch's, one member before many."""
+    """Make all rows, one member before many; PyTorch's follow those they are compared with."""
     by_sort: Mapping[str, Epochs] = QUICK_EPOCHS if quick else EPOCHS
     if epochs:
         by_sort = {sort: (epochs if sort == "full" else 1, epochs) for sort in MEMBERS}
     rows = []
     for sort, counts in MEMBERS.items():
-        rows += [_our_row(sort, count, by_sort[sort]) for count in counts]
-    for sort, counts in FUNC.items():
-        rows += [_func_row(sort, count, by_sort[sort]) for count in counts]
-        rows.append(_serial_row(sort, SERIAL[sort], by_sort[sort]))
+        for count in counts:
+            rows.append(_our_row(sort, count, by_sort[sort]))
+            if count in FUNC.get(sort, ()):
+                rows.append(_func_row(sort, count, by_sort[sort]))
+            if count == SERIAL.get(sort):
+                rows.append(_serial_row(sort, count, by_sort[sort]))
     return rows
 
 
@@ -116,7 +118,7 @@ def _serial_row(sort: str, count: int, epochs: Epochs) -> Row:
         f"PyTorch, one after the other: {_title(sort, count)}",
         _measure_torch("serial", sort, count, epochs, "eager"),
         threads="eager",
-        tune=partial(tune_threads, task={"mode": "eager"}, program="pytorch"),
+        tune=partial(tune_threads, task={**TASK, "mode": "eager"}, program="pytorch"),
     )
 
 
@@ -165,6 +167,7 @@ COLUMNS = {
     "peak": Column("peak memory (MB)", 0, stored("peak_bytes", 1e-6)),
     "further": Column("memory per further member (MB)", 2, stored("member_bytes", 1e-6)),
     "accuracy": Column("test accuracy, mean of members (%)", 2, stored("accuracy", 100)),
+    **MACHINE_COLUMNS,
 }
 SHORT = {
     "pretrain": "epoch 1",
@@ -193,46 +196,39 @@ def note(report: Report, row: Row, measured: Measured) -> Measured:
     return {"member_bytes": more / (members - 1)}
 
 
-def ratios(report: Report) -> Ratios:
-    """Return the cost of members over a single one, then PyTorch over ours: `(title, "0.58 x")`."""
-    lines = []
-    for title, row, other, name in _comparisons():
-        column = COLUMNS[name]
-        above = column_values(report, row, column)
-        figure = paired_ratio(above, column_values(report, other, column))
-        if figure:
-            lines.append((title, figure.text(2, " x")))
-    return lines
-
-
-def _comparisons() -> list[tuple[str, str, str, str]]:
-    """List `(title, row, other row, column)` of all ratios in the order of the table."""
+def comparisons() -> list[Comparison]:
+    """List the ratios: cost of members over a single one, then PyTorch over ours."""
     lines = []
     for count in MEMBERS["full"][1:]:
         for name, noun in (("training_each", "training"), ("cold_each", "whole program")):
             title = f"{noun} per member, {count} pipelines / 1"
-            lines.append((title, f"full-{count}", "full-1", name))
+            lines.append(_comparison(title, f"full-{count}", "full-1", name))
     for sort in ("heads", "order"):
         for count in MEMBERS[sort]:
             if count > 1:
                 title = f"stage-2 epoch in all, {count} {NOUN[sort]} / 1"
-                lines.append((title, f"{sort}-{count}", "heads-1", "head"))
+                lines.append(_comparison(title, f"{sort}-{count}", "heads-1", "head"))
     lines += _torch_comparisons("full", "training_each", "training")
     lines += _torch_comparisons("heads", "head_each", "stage-2 epoch")
     return lines
 
 
-def _torch_comparisons(sort: str, name: str, measure: str) -> list[tuple[str, str, str, str]]:
+def _comparison(title: str, above: str, below: str, column: str) -> Comparison:
+    return Comparison(title, (above,), below, column, digits=2)
+
+
+def _torch_comparisons(sort: str, name: str, measure: str) -> list[Comparison]:
     lines = []
     noun = NOUN[sort].split()[0]
     for count in FUNC[sort]:
         title = f"{measure} per member, {count} {noun}, torch.func / ours"
-        lines.append((title, f"torch-func-{sort}-{count}", f"{sort}-{count}", name))
+        lines.append(_comparison(title, f"torch-func-{sort}-{count}", f"{sort}-{count}", name))
+    row = f"torch-serial-{sort}-{SERIAL[sort]}"
     for count in MEMBERS[sort][1:]:
         title = f"{measure} per member, {count} {noun}, PyTorch one after the other / ours"
         if count != SERIAL[sort]:
             title = f"{title} (PyTorch's measured for {SERIAL[sort]})"
-        lines.append((title, f"torch-serial-{sort}-{SERIAL[sort]}", f"{sort}-{count}", name))
+        lines.append(_comparison(title, row, f"{sort}-{count}", name))
     return lines
 
 
@@ -262,7 +258,7 @@ COST = Benchmark(
         COLUMNS,
         SHORT,
         ("medians, in seconds", "members against a single one, and PyTorch against ours"),
-        ratios,
+        comparisons(),
         header,
     ),
     note=note,

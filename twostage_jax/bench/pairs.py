@@ -3,7 +3,7 @@
 Ours runs through the public functions `init_state`, `make_train`, `encode` and `evaluate`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
@@ -55,15 +55,6 @@ class Ours(NamedTuple):
     on_features: Stage
 
 
-class Pair(NamedTuple):
-    """Both programs before their first step, and the order of the examples in an epoch."""
-
-    ours: Ours
-    params: Params
-    net: "TwoStageNetwork"
-    order: np.ndarray
-
-
 @cache
 def _make_network(pixels: int, classes: int) -> Ours:
     """Make the blog's network."""
@@ -80,13 +71,6 @@ def _make_network(pixels: int, classes: int) -> Ours:
 def make_ours(dataset: Dataset) -> Ours:
     """Make the blog's network for the shapes of `dataset`."""
     return _make_network(int(np.prod(dataset.image_shape)), len(dataset.classes))
-
-
-def make_pair(dataset: Dataset, seed: int) -> Pair:
-    """Make both programs with equal initial values."""
-    params = start_params(dataset, seed)
-    order = make_order(seed, 1, len(dataset.train["label"]))[0]
-    return Pair(make_ours(dataset), params, torch_network(params), order)
 
 
 def start_params(dataset: Dataset, seed: int) -> Params:
@@ -116,27 +100,6 @@ def make_order(seed: int, epochs: int, count: int) -> np.ndarray:
     return np.stack([random.permutation(count) for _ in range(epochs)]).astype(np.int32)
 
 
-def our_steps(
-    stage: Stage,
-    tx: optax.GradientTransformation,
-    state: TrainState,
-    data: Arrays,
-    order: np.ndarray,
-    steps: int,
-) -> tuple[list[float], Params]:
-    """Train the first `steps` full batches of an epoch; return their losses and the parameters."""
-    # A training of one epoch on one batch is one step of the engine.
-    step = compiled_train(stage, tx, 1)
-    within = np.arange(BATCH, dtype=np.int32)[None]
-    losses = []
-    for number in range(min(steps, len(order) // BATCH)):
-        rows = order[number * BATCH : (number + 1) * BATCH]
-        batch = {name: values[rows] for name, values in data.items()}
-        state, metrics = step(state, batch, jax.random.key(0), within)
-        losses.append(float(metrics["loss"][0]))
-    return losses, jax.device_get(state.params)
-
-
 def torch_network(params: Params) -> "TwoStageNetwork":
     """Make a `TwoStageNetwork` with our weights."""
     import torch
@@ -151,22 +114,26 @@ def torch_network(params: Params) -> "TwoStageNetwork":
 
 def torch_steps(
     loss: "Callable[..., torch.Tensor]",
-    parameters: "list[torch.nn.Parameter]",
+    optimiser: "torch.optim.Adam",
     tensors: "Tensors",
     order: np.ndarray,
-    steps: int | None = None,
 ) -> Iterator[float]:
-    """Yield the losses of PyTorch's steps in that order, at most `steps` of them."""
+    """Yield the loss of each step of PyTorch, on the batches of that order."""
     import torch
 
     from twostage_jax.bench.torch.network import batches
     from twostage_jax.bench.torch.pytorch import make_step
 
-    step = make_step(loss, torch.optim.Adam(parameters, lr=RATE))
-    for number, batch in enumerate(batches(tensors, torch.tensor(order).long())):
-        if number == steps:
-            break
+    step = make_step(loss, optimiser)
+    for batch in batches(tensors, torch.tensor(order).long()):
         yield step(*batch).item()  # a generator: a caller may stop at any step
+
+
+def torch_adam(parameters: "Iterable[torch.nn.Parameter]") -> "torch.optim.Adam":
+    """Make PyTorch's Adam with the blog's learning rate."""
+    import torch
+
+    return torch.optim.Adam(list(parameters), lr=RATE)
 
 
 def torch_tensors(split: Arrays) -> "Tensors":
@@ -216,11 +183,11 @@ def train_torch(dataset: Dataset, seed: int, epochs: int) -> float:
     net = torch_network(start_params(dataset, seed))
     images, labels = torch_tensors(dataset.train)
     order = make_order(seed, 2 * epochs, len(labels))
-    parameters = net.stage1_parameters("autoencoder")
-    for _ in torch_steps(net.reconstruct, parameters, (images,), order[:epochs].ravel()):
+    adam = torch_adam(net.stage1_parameters("autoencoder"))
+    for _ in torch_steps(net.reconstruct, adam, (images,), order[:epochs].ravel()):
         pass
-    parameters = list(net.stage2.parameters())
-    for _ in torch_steps(net.classify, parameters, (images, labels), order[epochs:].ravel()):
+    adam = torch_adam(net.stage2.parameters())
+    for _ in torch_steps(net.classify, adam, (images, labels), order[epochs:].ravel()):
         pass
     predicted = net(torch_tensors(dataset.test)[0]).argmax(1).numpy()
     return float((predicted == dataset.test["label"]).mean())

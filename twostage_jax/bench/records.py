@@ -17,7 +17,10 @@ class Measured(TypedDict, total=False):
     compile_warm: float
     seconds: dict[str, float]  # all phases of one of our runs
     accuracy: float  # in [0, 1]; the mean of the members if there are several
-    matrix_rate: float  # floating-point operations per second, measured beside the row
+    matrix_rates: tuple[float, float]  # operations per second, before and after the row
+    matrix_rate: float  # their mean
+    load: float | None  # load average of the last minute, before the row
+    others: float | None  # percent of the processors that other processes used meanwhile
     share: float  # percent of that rate which a stage-1 epoch reaches
     # Rows of members only.
     sort: str
@@ -56,8 +59,10 @@ class Machine(TypedDict):
     """The machine that was measured."""
 
     cpu: str
+    mhz: float | None  # frequency of a core at the start
     cores: int | None
     device: str
+    load: float | None  # load average of the minute before the start
 
 
 class Data(TypedDict):
@@ -66,6 +71,15 @@ class Data(TypedDict):
     name: str
     train: int  # number of training examples
     fingerprint: str
+
+
+class Ratio(TypedDict):
+    """A ratio of two rows."""
+
+    title: str
+    values: list[float]  # of the repetitions that count
+    withheld: list[str]  # the reason for each repetition that does not
+    text: str  # as in the tables
 
 
 class Report(TypedDict):
@@ -81,3 +95,4 @@ class Report(TypedDict):
     operations: dict[str, int]
     threads: dict[str, Tuning]
     rows: list[Entry]
+    ratios: list[Ratio]

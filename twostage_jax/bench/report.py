@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from twostage_jax.bench.records import Measured, Report
+from twostage_jax.bench.records import Measured, Ratio, Report
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.atomic import write_bytes
 
 Value = Callable[[Measured], float | None]
 Values = Sequence[float | None]
-Ratios = list[tuple[str, str]]  # titles, and texts such as "6.4 [6.1, 6.6] x"
+# A ratio is withheld if its two sides saw matrix rates that differ by a larger factor, or if other
+# processes used a larger percentage of the processors.
+RATE_LIMIT = 1.15
+OTHERS_LIMIT = 20.0
 
 
 class Figure(NamedTuple):
@@ -39,6 +42,19 @@ class Column(NamedTuple):
     value: Value
 
 
+class Comparison(NamedTuple):
+    """Ratio of a column between two rows."""
+
+    title: str
+    above: Sequence[str]  # rows; in each repetition, the one with the smallest value counts
+    below: str  # row
+    column: str
+    below_column: str = ""  # if it is another one
+    digits: int = 1
+    scale: float = 1.0
+    unit: str = " x"
+
+
 @dataclass(frozen=True)
 class Layout:
     """Tables of a benchmark."""
@@ -46,8 +62,14 @@ class Layout:
     columns: Mapping[str, Column]
     short: Mapping[str, str]  # headings on the terminal, which has room for some columns
     titles: tuple[str, str]  # of the table and of the ratios on the terminal
-    ratios: Callable[[Report], Ratios]
+    comparisons: Sequence[Comparison]
     header: Callable[[Report], list[str]]  # lines with the conditions of the measurement
+
+
+MACHINE_COLUMNS = {
+    "rate": Column("matrix rate (GFLOP/s)", 0, lambda m: m.get("matrix_rate", 0) / 1e9 or None),
+    "others": Column("used by other processes (%)", 0, lambda m: m.get("others")),
+}
 
 
 def stored(key: str, scale: float = 1.0) -> Value:
@@ -80,23 +102,64 @@ def summarise(values: Values) -> Figure | None:
     return Figure(statistics.median(present), min(present), max(present))
 
 
-def column_values(report: Report, row: str, column: Column) -> Values:
-    """Return the values of a column in all repetitions of a row; empty without the row."""
-    for entry in report["rows"]:
-        if entry["name"] == row:
-            return [column.value(measured) for measured in entry["repetitions"]]
-    return []
-
-
-def paired_ratio(numerator: Values, denominator: Values) -> Figure | None:
-    """Return the `Figure` of the ratios, computed repetition by repetition.
+def ratios(report: Report, layout: Layout) -> list[Ratio]:
+    """Compute all ratios whose rows were measured, repetition by repetition.
 
     The rows of one repetition are measured close together, so a ratio within a repetition is free
     of the slow changes in a machine's speed.
     """
-    # A row with fewer repetitions is compared over those that it has.
-    pairs = zip(numerator, denominator, strict=False)
-    return summarise([a / b for a, b in pairs if a and b])
+    rows = {entry["name"]: entry["repetitions"] for entry in report["rows"]}
+    found = []
+    for comparison in layout.comparisons:
+        value = layout.columns[comparison.column].value
+        below = layout.columns[comparison.below_column or comparison.column].value
+        values = []
+        withheld = []
+        # Slow rows have fewer repetitions.
+        for index, measured in enumerate(rows.get(comparison.below, [])):
+            sides = [
+                rows[name][index] for name in comparison.above if len(rows.get(name, [])) > index
+            ]
+            numbers = [(number, side) for side in sides if (number := value(side))]
+            divisor = below(measured)
+            if not numbers or not divisor:
+                continue
+            number, side = min(numbers, key=lambda pair: pair[0])
+            reason = distrust(side, measured)
+            if reason:
+                withheld.append(reason)
+            else:
+                values.append(comparison.scale * number / divisor)
+        if values or withheld:
+            text = _ratio_text(comparison, values, withheld)
+            found.append(Ratio(title=comparison.title, values=values, withheld=withheld, text=text))
+    return found
+
+
+def distrust(one: Measured, other: Measured) -> str | None:
+    """Return the reason why two measurements cannot be compared, or None."""
+    loads = [load for side in (one, other) if (load := side.get("others")) is not None]
+    rates = [rate for side in (one, other) if (rate := side.get("matrix_rate"))]
+    if len(rates) == 2 and max(rates) > RATE_LIMIT * min(rates):
+        percent = 100 * (max(rates) / min(rates) - 1)
+        return (
+            f"matrix rates of {rates[0] / 1e9:,.0f} and {rates[1] / 1e9:,.0f} GFLOP/s differ by "
+            f"{percent:.0f} %"
+        )
+    if loads and max(loads) > OTHERS_LIMIT:
+        return f"other processes used {max(loads):.0f} % of the processors"
+    return None
+
+
+def _ratio_text(comparison: Comparison, values: Values, withheld: Sequence[str]) -> str:
+    figure = summarise(values)
+    if figure is None:
+        return f"withheld: {withheld[0]}"
+    text = figure.text(comparison.digits, comparison.unit)
+    if withheld:
+        count = len(values) + len(withheld)
+        text += f" ({len(withheld)} of {count} withheld: {withheld[0]})"
+    return text
 
 
 def table(report: Report, columns: Mapping[str, Column]) -> list[dict[str, str]]:
@@ -112,17 +175,42 @@ def table(report: Report, columns: Mapping[str, Column]) -> list[dict[str, str]]
 
 
 def conditions(report: Report, epochs: str) -> list[str]:
-    """Return three lines: data, epochs and repetitions; machine and date; versions."""
+    """Return lines with data and epochs; processor, threads and date; load and rate; versions."""
     machine = report["machine"]
     data = report["data"]
     device = "" if machine["device"] == "cpu" else f", {machine['device']}"
+    frequency = f"{machine['mhz']:,.0f} MHz" if machine["mhz"] else "unknown frequency"
     repeats = max(len(entry["repetitions"]) for entry in report["rows"])
+    threads = {name: tuning["threads"] for name, tuning in report["threads"].items()}
+    tuned = ", ".join(f"{name} {count}" for name, count in threads.items())
     return [
         f"{data['name']}, {data['train']:,} training images, {epochs}, repetitions: {repeats}; "
         "median [minimum, maximum]",
-        f"{machine['cores']} cores, {machine['cpu']}{device}; {report['date']}",
+        f"{machine['cores']} cores, {machine['cpu']}, {frequency}{device}; {report['date']}",
+        f"threads: all cores; tuned for PyTorch: {tuned or 'none'}",
+        *load_lines(report),
         ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
     ]
+
+
+def load_lines(report: Report) -> list[str]:
+    """Return lines about the load of the machine and its matrix rates, lowest to highest."""
+    measured = [m for entry in report["rows"] for m in entry["repetitions"]]
+    load = report["machine"]["load"]
+    start = "unknown" if load is None else f"{load:.1f}"
+    others = _range([m.get("others") for m in measured], 1.0, " % of the processors")
+    rates = [rate for m in measured for rate in m.get("matrix_rates", ())]
+    return [
+        f"load average at the start: {start}; other processes used {others}",
+        f"matrix products before and after the rows: {_range(rates, 1e-9, ' GFLOP/s')}",
+    ]
+
+
+def _range(values: Values, scale: float, unit: str) -> str:
+    figure = summarise(values)
+    if figure is None:
+        return "unknown"
+    return f"{scale * figure.low:,.0f} to {scale * figure.high:,.0f}{unit}"
 
 
 def write(report: Report, folder: Path, layout: Layout) -> None:
@@ -139,10 +227,9 @@ def markdown(report: Report, layout: Layout) -> str:
     lines = [f"- {line}" for line in layout.header(report)]
     lines += ["", f"| {' | '.join(rows[0])} |", f"|{' --- |' * len(rows[0])}"]
     lines += [f"| {' | '.join(row.values())} |" for row in rows]
-    ratios = layout.ratios(report)
-    if ratios:
+    if report["ratios"]:
         lines += ["", "| ratio | |", "| --- | --- |"]
-        lines += [f"| {title} | {text} |" for title, text in ratios]
+        lines += [f"| {ratio['title']} | {ratio['text']} |" for ratio in report["ratios"]]
     return "\n".join(lines) + "\n"
 
 
@@ -160,8 +247,8 @@ def show(report: Report, folder: Path, terminal: Terminal, layout: Layout) -> No
         rows.append([entry["name"], *medians])
     terminal.line()
     terminal.table(layout.titles[0], ("row", *layout.short.values()), rows)
-    ratios = layout.ratios(report)
-    if ratios:
+    if report["ratios"]:
+        lines = [(ratio["title"], ratio["text"]) for ratio in report["ratios"]]
         terminal.line()
-        terminal.table(layout.titles[1], ("ratio", ""), ratios)
+        terminal.table(layout.titles[1], ("ratio", ""), lines)
     terminal.line(f"bench     {folder}")

@@ -1,6 +1,7 @@
 """The speed benchmark: one training of ours beside the blog's program in PyTorch."""
 
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,41 +17,43 @@ from twostage_jax.bench.processes import (
 )
 from twostage_jax.bench.records import Measured, Report
 from twostage_jax.bench.report import (
+    MACHINE_COLUMNS,
     Column,
-    Figure,
+    Comparison,
     Layout,
-    Ratios,
-    Values,
-    column_values,
     conditions,
-    paired_ratio,
     stored,
     warm_epoch,
 )
 
-# Stage 1 of S0 does nothing, so its speed has no meaning.
-WITHOUT_STAGE_1 = ("torch-s0", "ours-s0")
-BEST_TORCH = ("torch-best-eager", "torch-best-compiled")
+TASK = {"mode": "printed", "objective": "autoencoder", "batch": 32, "network": "mlp"}
+CONV = "twostage_jax.bench.conv:ConvEncoder"
+Task = Mapping[str, object]
 
 
-def torch_row(mode: str, objective: str = "autoencoder") -> Measure:
-    """Make the measurement of `bench.torch.pytorch`, the blog's program in PyTorch, in a mode."""
+def torch_row(name: str, title: str, quick: bool = False, most: int | None = None, **task: object):
+    """Make a row of `bench.torch.pytorch`, the blog's program in PyTorch, with changes to `TASK`.
 
+    The best modes get a tuned number of threads.
+    """
+    whole = {**TASK, **task}
+    if whole["mode"] not in ("eager", "compiled"):
+        return Row(name, title, _measure_torch(name, whole), quick, most=most)
+    tune = partial(tune_threads, task=whole, program="pytorch")
+    return Row(name, title, _measure_torch(name, whole), quick, name, tune, most)
+
+
+def _measure_torch(name: str, task: Task) -> Measure:
     def measure(plan: Plan, repetition: int) -> Measured:
-        task = {
-            **torch_task(plan, repetition),
-            "mode": mode,
-            "objective": objective,
-            "epochs": plan.epochs,
-            "threads": plan.threads.get(mode),
-        }
+        whole = {**torch_task(plan, repetition), **task, "epochs": plan.epochs}
+        whole["threads"] = plan.threads.get(name)
         with tempfile.TemporaryDirectory(dir=plan.scratch) as cache:
             # A cache of its own, because the user's may hold the compiled code already.
             environment = {"TORCHINDUCTOR_CACHE_DIR": cache}
-            measured = measured_torch(run_torch("pytorch", task, plan, environment))
-            if mode == "compiled":
+            measured = measured_torch(run_torch("pytorch", whole, plan, environment))
+            if task["mode"] == "compiled":
                 # A second process finds the first one's compiled code in the cache.
-                again = run_torch("pytorch", {**task, "epochs": 1}, plan, environment)
+                again = run_torch("pytorch", {**whole, "epochs": 1}, plan, environment)
                 measured["compile_warm"] = again.record()["compile"]
         return measured
 
@@ -77,46 +80,31 @@ def run_row(*flags: str, warm: bool = True) -> Measure:
     return measure
 
 
-def stage_row(stage: str) -> Measure:
-    """Make the measurement of `twostage pretrain` or, on its result, of `twostage head`."""
-
-    def measure(plan: Plan, repetition: int) -> Measured:
-        with tempfile.TemporaryDirectory(dir=plan.scratch) as name:
-            folder = Path(name)
-            flags = recipe_flags(plan, repetition, {"pretrain.epochs": plan.epochs})
-            first = run_twostage("pretrain", flags, folder, "pretrain", plan)
-            if stage == "pretrain":
-                return first
-            head = ["--from", str(folder / "pretrain"), "--head.epochs", str(plan.epochs)]
-            # An empty cache, so that no program is compiled already.
-            head += ["--compile-cache", str(folder / "cache-head")]
-            return run_twostage("head", head, folder, "head", plan)
-
-    return measure
-
-
-def tuned_row(name: str, title: str, mode: str) -> Row:
-    """Make a row of one of PyTorch's best modes, with a tuned number of threads."""
-    tune = partial(tune_threads, task={"mode": mode}, program="pytorch")
-    return Row(name, title, torch_row(mode), threads=mode, tune=tune)
-
-
 LARGE_BATCH = run_row("--pretrain.batch-size", "256", warm=False)
+CONV_RUN = run_row("--pretrain.encoder", CONV, warm=False)
 LOOP = run_row("--head.encode", "loop", warm=False)
 S0 = run_row("--pretrain.objective", "placeholder", warm=False)
+# Rows that are compared stand near each other, so that they are measured close together.
 ROWS = (
-    Row("torch-s0", "PyTorch S0 as printed", torch_row("printed", "placeholder"), quick=False),
-    Row("torch-s1", "PyTorch S1 as printed", torch_row("printed")),
-    Row("torch-tensors", "PyTorch S1 tensors", torch_row("tensors")),
-    tuned_row("torch-best-eager", "PyTorch S1 best, eager", "eager"),
-    tuned_row("torch-best-compiled", "PyTorch S1 best, compiled", "compiled"),
-    Row("ours", "ours S1", run_row()),
-    Row("ours-pretrain", "ours S1, stage 1 alone", stage_row("pretrain"), quick=False),
-    Row("ours-head", "ours S1, stage 2 alone", stage_row("head"), quick=False),
+    torch_row("torch-s0", "PyTorch S0 as printed", most=1, objective="placeholder"),
+    Row("ours-s0", "ours S0", S0, most=1),
+    torch_row("torch-s1", "PyTorch S1 as printed", quick=True),
+    torch_row("torch-workers", "PyTorch S1, DataLoader with workers", mode="workers"),
+    torch_row("torch-best-eager", "PyTorch S1 best, eager", quick=True, mode="eager"),
+    torch_row("torch-best-compiled", "PyTorch S1 best, compiled", mode="compiled"),
+    Row("ours", "ours S1", run_row(), quick=True),
+    Row("ours-loop", "ours S1, encoder in every step", LOOP),
+    torch_row("torch-256-eager", "PyTorch S1 best, batch 256, eager", mode="eager", batch=256),
+    torch_row("torch-256-compiled", "PyTorch batch 256, compiled", mode="compiled", batch=256),
     Row("ours-256", "ours S1, batch 256 in stage 1", LARGE_BATCH),
-    Row("ours-loop", "ours S1, encoder in every step", LOOP, quick=False),
-    Row("ours-s0", "ours S0", S0, quick=False),
+    torch_row("torch-conv-eager", "PyTorch convolutions, eager", mode="eager", network="conv"),
+    torch_row(
+        "torch-conv-compiled", "PyTorch convolutions, compiled", mode="compiled", network="conv"
+    ),
+    Row("ours-conv", "ours, convolutions", CONV_RUN),
 )
+# Stage 1 of S0 does nothing, so its speed has no meaning. Operations are counted for dense layers.
+WITHOUT_SHARE = ("torch-s0", "ours-s0", "torch-conv-eager", "torch-conv-compiled", "ours-conv")
 
 
 def stage_2_seconds(measured: Measured) -> float | None:
@@ -143,6 +131,7 @@ COLUMNS = {
     "peak": Column("peak memory (MB)", 0, stored("peak_bytes", 1e-6)),
     "accuracy": Column("test accuracy (%)", 2, stored("accuracy", 100)),
     "share": Column("share of matrix rate (%)", 0, stored("share")),
+    **MACHINE_COLUMNS,
 }
 SHORT = {
     "cold": "whole",
@@ -151,58 +140,64 @@ SHORT = {
     "stage_2": "stage 2",
     "accuracy": "test %",
     "share": "rate %",
+    "others": "others %",
 }
-COMPARED = {
-    "cold": "whole program, cold",
-    "pretrain": "stage 1, epoch",
-    "stage_2": "stage 2 in all",
-}
-
-
-def ratios(report: Report) -> Ratios:
-    """Return the speed-up of ours over each PyTorch baseline: `(title, "6.4 [6.1, 6.6] x")`."""
-    texts = []
-    for name, title in COMPARED.items():
-        column = COLUMNS[name]
-        ours = column_values(report, "ours", column)
-        printed = paired_ratio(column_values(report, "torch-s1", column), ours)
-        best = paired_ratio(_fastest(report, column), ours)
-        if printed:
-            texts.append((f"{title}, S1 as printed / ours", printed.text(1, " x")))
-        if best:
-            texts.append((f"{title}, S1 best / ours", best.text(1, " x")))
-    warm = column_values(report, "ours", COLUMNS["compile_warm"])
-    compiled = paired_ratio(warm, column_values(report, "ours", COLUMNS["compile"]))
-    if compiled:
-        percent = Figure(*(100 * value for value in compiled))
-        texts.append(("compile time, warm cache / cold", percent.text(0, " %")))
-    return texts
-
-
-def _fastest(report: Report, column: Column) -> Values:
-    """Return the faster of PyTorch's best modes in each repetition."""
-    rows = [column_values(report, name, column) for name in BEST_TORCH]
-    # A mode without a measurement leaves the other one.
-    pairs = zip(*filter(None, rows), strict=False)
-    return [min(filter(None, pair), default=None) for pair in pairs]
+# PyTorch's faster mode counts, in each repetition and for each column.
+BEST = ("torch-best-eager", "torch-best-compiled")
+BEST_256 = ("torch-256-eager", "torch-256-compiled")
+BEST_CONV = ("torch-conv-eager", "torch-conv-compiled")
+PRINTED = ("torch-s1",)
+COMPARISONS = (
+    Comparison("whole program, cold, S1 best / ours", BEST, "ours", "cold"),
+    Comparison("stage 1, epoch, S1 best / ours", BEST, "ours", "pretrain"),
+    Comparison("stage 2 in all, S1 best / ours (features once in both)", BEST, "ours", "stage_2"),
+    Comparison("stage 1, epoch, batch 256, best / ours", BEST_256, "ours-256", "pretrain"),
+    Comparison("stage 1, epoch, convolutions, best / ours", BEST_CONV, "ours-conv", "pretrain"),
+    Comparison("whole program, cold, convolutions, best / ours", BEST_CONV, "ours-conv", "cold"),
+    Comparison(
+        "whole program, cold, DataLoader with workers / ours", ("torch-workers",), "ours", "cold"
+    ),
+    Comparison("whole program, cold, S1 as printed / ours", PRINTED, "ours", "cold"),
+    Comparison("stage 1, epoch, S1 as printed / ours", PRINTED, "ours", "pretrain"),
+    Comparison(
+        "stage 2 in all, S1 as printed / ours (features once in ours alone)",
+        PRINTED,
+        "ours",
+        "stage_2",
+    ),
+    Comparison(
+        "stage 2 in all, ours, encoder in every step / features once",
+        ("ours-loop",),
+        "ours",
+        "stage_2",
+    ),
+    Comparison(
+        "compile time, warm cache / cold",
+        ("ours",),
+        "ours",
+        "compile_warm",
+        "compile",
+        digits=0,
+        scale=100,
+        unit=" %",
+    ),
+)
 
 
 def header(report: Report) -> list[str]:
-    """Return lines with the conditions of the measurement and the machine's matrix rate."""
-    rates = [m.get("matrix_rate", 0.0) / 1e9 for e in report["rows"] for m in e["repetitions"]]
+    """Return lines with the conditions of the measurement and the work of an epoch."""
     work = report["operations"]["pretrain"] / 1e9
     epochs = report["epochs"]
     return [
         *conditions(report, f"{epochs}+{epochs} epochs"),
-        f"large matrix products: {min(rates):,.0f} to {max(rates):,.0f} GFLOP/s; an epoch of stage "
-        f"1 is {work:,.1f} GFLOP",
+        f"matrix products in an epoch of stage 1, without convolutions: {work:,.1f} GFLOP",
     ]
 
 
 def note(report: Report, row: Row, measured: Measured) -> Measured:
-    """Return `share`, the percentage of the matrix rate, for rows whose stage 1 trains."""
+    """Return `share`, the percentage of the matrix rate, for rows whose operations are counted."""
     seconds = COLUMNS["pretrain"].value(measured)
-    if row.name in WITHOUT_STAGE_1 or not seconds:
+    if row.name in WITHOUT_SHARE or not seconds:
         return {}
     operations = report["operations"]["pretrain"]
     return {"share": 100 * operations / seconds / measured.get("matrix_rate", 0.0)}
@@ -212,7 +207,9 @@ SPEED = Benchmark(
     name="bench",
     rows=lambda quick, epochs: ROWS,  # their epochs are those of the plan
     epochs=(5, 2),
-    layout=Layout(COLUMNS, SHORT, ("medians, in seconds", "ours against PyTorch"), ratios, header),
+    layout=Layout(
+        COLUMNS, SHORT, ("medians, in seconds", "ours against PyTorch"), COMPARISONS, header
+    ),
     note=note,
     # PyTorch trains on all examples, so ours must not set any aside.
     validation=0,

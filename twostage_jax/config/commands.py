@@ -137,14 +137,14 @@ class Bench(_Debug):
     out: Annotated[Path | None, flag("DIR", "runs/bench-TIME")] = None
     """Folder for bench.json, with every repetition, and bench.md"""
     quick: bool = False
-    """Finish within three minutes on two cores: one repetition of 2+2 epochs, no slow rows"""
+    """Finish within three minutes on two cores: two repetitions of 2+2 epochs, few rows"""
     parity: bool = False
     """Check instead that this package and PyTorch compute the same, step by step"""
     members: bool = False
     """Measure instead the cost of many members beside one; an hour, or ten minutes with --quick"""
     device: Literal["cpu", "gpu", "tpu"] = "cpu"
     """Device for both programs"""
-    repeats: Annotated[int, flag("INT", "3, or 1 with --quick")] = UNSET
+    repeats: Annotated[int, flag("INT", "3, or 2 with --quick")] = UNSET
     """Repetitions of every row, interleaved"""
     epochs: Annotated[int, flag("INT", "5, or 2 with --quick")] = UNSET
     """Epochs of each stage"""

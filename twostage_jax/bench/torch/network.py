@@ -1,6 +1,6 @@
 """The blog's network in PyTorch, and the data as it reads them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 WIDTHS = (256, 128)
 HEAD = (64,)
+CHANNELS = (16, 32)  # of the convolutional encoder
 BATCH = 32
 Tensors = tuple[torch.Tensor, ...]
 
@@ -24,17 +25,42 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+class AsImages(nn.Module):
+    """Images `[B, C, H, W]` from `[B, H*W*C]`."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)  # (H, W, C)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the images with their channels first."""
+        return x.view(-1, *self.shape).permute(0, 3, 1, 2)
+
+
+def conv_encoder(shape: Sequence[int]) -> nn.Sequential:
+    """Make a convolutional encoder of images of a shape `(H, W, C)`, given as `[B, H*W*C]`."""
+    layers: list[nn.Module] = [AsImages(shape)]
+    channels = shape[2]
+    for width in CHANNELS:
+        layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.ReLU()]
+        channels = width
+    # Two strides of 2, each rounded up.
+    size = ((shape[0] + 3) // 4) * ((shape[1] + 3) // 4)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size, WIDTHS[-1]))
+
+
 class TwoStageNetwork(nn.Module):
     """The blog's network, with the mirrored decoder that its text describes.
 
     Args:
         pixels: number of values in an image.
         classes: number of classes.
+        encoder: stage 1, from images `[B, pixels]` to 128 features, by default the blog's.
     """
 
-    def __init__(self, pixels: int, classes: int) -> None:
+    def __init__(self, pixels: int, classes: int, encoder: nn.Module | None = None) -> None:
         super().__init__()
-        self.stage1 = mlp(pixels, *WIDTHS)
+        self.stage1 = encoder or mlp(pixels, *WIDTHS)
         self.stage2 = mlp(WIDTHS[-1], *HEAD, classes)
         self.decoder = mlp(WIDTHS[-1], *reversed(WIDTHS[:-1]), pixels)
 
@@ -112,21 +138,21 @@ class Batches(NamedTuple):
     shuffled: Callable[[], Iterable[Tensors]]
 
 
-def batches(tensors: Tensors, order: torch.Tensor) -> Iterable[Tensors]:
+def batches(tensors: Tensors, order: torch.Tensor, size: int = BATCH) -> Iterable[Tensors]:
     """Yield the batches of an epoch in a given order."""
-    for start in range(0, len(order), BATCH):
-        rows = order[start : start + BATCH]  # the last batch may be smaller
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]  # the last batch may be smaller
         yield tuple(tensor[rows] for tensor in tensors)
 
 
-def tensor_batches(*tensors: torch.Tensor) -> Batches:
+def tensor_batches(*tensors: torch.Tensor, size: int = BATCH) -> Batches:
     """Make the batches of tensors that are on the device."""
 
     def shuffled() -> Iterable[Tensors]:
         order = torch.randperm(len(tensors[0]), device=tensors[0].device)
-        return batches(tensors, order)
+        return batches(tensors, order, size)
 
-    return Batches(tuple(tensor[:BATCH] for tensor in tensors), shuffled)
+    return Batches(tuple(tensor[:size] for tensor in tensors), shuffled)
 
 
 def loader_batches(loader: DataLoader, inputs: int, device: str) -> Batches:

@@ -5,15 +5,18 @@ its times and its test accuracy. It imports no jax. Modes:
 
 - `printed`: a `DataLoader` over a data set that makes each image a PIL image, a tensor and a
   normalised tensor, as torchvision's MNIST with `ToTensor` and `Normalize` does; eager, Adam.
+- `workers`: the same, with a worker process for each core.
 - `tensors`: the same with the data as one normalised tensor, shuffled by `randperm`.
 - `eager`, `compiled`: tensors, fused Adam, features encoded once for stage 2. `compiled` adds
   `torch.compile` on the CPU, and a CUDA graph of the whole step on a GPU.
 """
 
 import json
+import math
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
@@ -29,6 +32,7 @@ from twostage_jax.bench.torch.network import (
     Images,
     Tensors,
     TwoStageNetwork,
+    conv_encoder,
     loader_batches,
     normalised,
     read_arrays,
@@ -53,6 +57,8 @@ class Task(TypedDict):
     seed: int
     threads: int | None
     epochs: int
+    batch: int  # of stage 1; stage 2 has the blog's
+    network: str  # `mlp`, or `conv` for a convolutional encoder
 
 
 def make_step(loss: Loss, optimiser: torch.optim.Optimizer) -> Step:
@@ -197,11 +203,11 @@ def run(task: Task) -> dict[str, object]:
         torch.set_num_threads(task["threads"])
     device = task["device"]
     arrays = read_arrays(task["data"])
-    net = TwoStageNetwork(arrays["x_train"][0].size, task["classes"])
-    program = Program(task["mode"], device, net)
+    shape = arrays["x_train"].shape[1:]
+    program = Program(task["mode"], device, make_network(task["network"], shape, task["classes"]))
     if program.best:
         torch.set_float32_matmul_precision("high")  # the default of jax
-    if task["mode"] == "printed":
+    if task["mode"] in ("printed", "workers"):
         _train_printed(program, task, arrays)
     else:
         _train_tensors(program, task, arrays)
@@ -215,7 +221,14 @@ def run(task: Task) -> dict[str, object]:
 
 def _train_printed(program: Program, task: Task, arrays: dict[str, np.ndarray]) -> None:
     net = program.net
-    loader = DataLoader(Images(arrays["x_train"], arrays["y_train"]), BATCH, shuffle=True)
+    workers = (os.cpu_count() or 1) if task["mode"] == "workers" else 0
+    loader = DataLoader(
+        Images(arrays["x_train"], arrays["y_train"]),
+        BATCH,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
     images = loader_batches(loader, 1, program.device)
     _train_stage_1(program, task, images)
     labelled = loader_batches(loader, 2, program.device)
@@ -226,7 +239,7 @@ def _train_tensors(program: Program, task: Task, arrays: dict[str, np.ndarray]) 
     net = program.net
     images = normalised(arrays["x_train"], program.device)
     labels = torch.tensor(arrays["y_train"]).long().to(program.device)
-    _train_stage_1(program, task, tensor_batches(images))
+    _train_stage_1(program, task, tensor_batches(images, size=task["batch"]))
     loss = net.classify
     inputs = images
     if program.best:
@@ -243,18 +256,26 @@ def _train_stage_1(program: Program, task: Task, data: Batches) -> None:
     program.train("pretrain", task["epochs"], loss, parameters, data)
 
 
-def tune(mode: str, data: str, candidates: list[int]) -> dict[str, object]:
+def make_network(name: str, shape: Sequence[int], classes: int) -> TwoStageNetwork:
+    """Make the network of a task for images of a shape `(H, W, C)`."""
+    encoder = conv_encoder(shape) if name == "conv" else None
+    return TwoStageNetwork(math.prod(shape), classes, encoder)
+
+
+def tune(task: Task, candidates: Sequence[int]) -> dict[str, object]:
     """Find the number of threads, out of `candidates`, with which stage 1 is fastest."""
-    arrays = read_arrays(data)
+    arrays = read_arrays(task["data"])
     # A part of an epoch shows which number is best, and is over in seconds.
-    images = normalised(arrays["x_train"][: BATCH * TUNING_STEPS], "cpu")
+    some = arrays["x_train"][: BATCH * TUNING_STEPS]
+    images = normalised(some, "cpu")
     seconds = {}
     for threads in candidates:
         torch.set_num_threads(threads)
-        net = TwoStageNetwork(images.shape[1], 10)
-        program = Program(mode, "cpu", net)
+        net = make_network(task["network"], some.shape[1:], 10)
+        program = Program(task["mode"], "cpu", net)
+        batches = tensor_batches(images, size=task["batch"])
         parameters = net.stage1_parameters("autoencoder")
-        program.train("pretrain", 4, net.reconstruct, parameters, tensor_batches(images))
+        program.train("pretrain", 4, net.reconstruct, parameters, batches)
         # The first epoch warms up.
         seconds[threads] = min(program.times.pretrain[1:])
     return {"threads": min(seconds, key=seconds.__getitem__), "seconds": seconds}
@@ -262,4 +283,5 @@ def tune(mode: str, data: str, candidates: list[int]) -> dict[str, object]:
 
 if __name__ == "__main__":
     content = json.loads(Path(sys.argv[1]).read_text())
-    print(json.dumps(tune(**content) if "candidates" in content else run(content)))
+    numbers = content.pop("candidates", None)
+    print(json.dumps(run(content) if numbers is None else tune(content, numbers)))
