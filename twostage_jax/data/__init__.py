@@ -1,5 +1,6 @@
 """Read files of users into uint8 images and labels on the host, split and fingerprinted.
 
-Files: spec (the grammar of `--data`), sources (`load`), dataset, split, labels; for the formats
-digits, idx, npz, images and tfds; and arrays, which checks the content of arrays.
+Files: spec (the grammar of `--data`), sources (`load`), dataset, examples, summary, split, labels.
+Each of the formats digits, idx, npz and tfds (with images) gives named arrays. names says what they
+are, pixels and targets convert them, and raw puts them together to a source.
 """
