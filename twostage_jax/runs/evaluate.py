@@ -27,6 +27,7 @@ from twostage_jax.scores.figures import (
     probabilities,
 )
 from twostage_jax.show.result import show_evaluation, times_read
+from twostage_jax.show.tables import counted
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.checksums import write_files
 from twostage_jax.store.decoding import encode
@@ -212,10 +213,10 @@ def _show(
         terminal.line(f"{part.source}: {note}", hang=2)
     scores = evaluation.assessment.scores
     if examples is not None and examples.part == "all":
-        terminal.line(f"{part.source}: all {scores.count:,} examples are scored", hang=2)
+        terminal.line(f"{part.source}: all of it is scored, {counted(scores.count, 'example')}")
     accuracy = "-" if scores.accuracy is None else f"{scores.accuracy:.4f}"
     rows = [(part.name, accuracy, scores.count)]
-    terminal.table(f"{run.folder} on {part.source}", ("split", "accuracy", "count"), rows)
+    terminal.table(f"accuracy on {part.source}", ("split", "accuracy", "count"), rows)
     detection = None
     if ood and evaluation.detection is not None:
         detection = (ood, evaluation.detection)
