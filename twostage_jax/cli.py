@@ -115,8 +115,9 @@ def execute(command: Command) -> None:
 def _show_version() -> None:
     with import_errors():
         from twostage_jax.engine.device import find_device
-        from twostage_jax.runs.announce import show_machine
-    show_machine(find_device(), Terminal())
+    device = find_device()
+    versions = ", ".join(f"{name} {number}" for name, number in device.versions.items())
+    print(f"{versions}\ndevice {device.count} x {device.kind}")
 
 
 def _train(command: Training) -> None:
