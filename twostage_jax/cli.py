@@ -2,21 +2,17 @@
 
 import contextlib
 import dataclasses
-import io
 import math
 import os
-import re
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import tyro
+from typing import TYPE_CHECKING
 
 from twostage_jax.config.commands import (
-    COMMANDS,
     Bench,
     Command,
     Data,
@@ -27,76 +23,24 @@ from twostage_jax.config.commands import (
 )
 from twostage_jax.config.fields import check_coverage, integer, parse_mesh
 from twostage_jax.config.layers import from_dict, overlay, to_dict
+from twostage_jax.config.parse import parse
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
 from twostage_jax.data.spec import check_spec
-from twostage_jax.errors import (
-    Corrupted,
-    UserError,
-    did_you_mean,
-    import_errors,
-    user_message,
-)
+from twostage_jax.errors import Corrupted, UserError, import_errors, user_message
 from twostage_jax.files import open_standard_streams, read_json
 from twostage_jax.runs.clock import Clock
-from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import Interrupted, farewell, handled, interrupt_as_exception
 
-DESCRIPTION = (
-    "Two-stage training in JAX: pretrain an encoder on images without labels,\n"
-    "freeze it, train a head on it. Start with: twostage run\n"
-    "Versions of the package, jax and the device: twostage --version"
-)
-# Text of tyro's error box that repeats what our one line says anyway.
-BOILERPLATE = re.compile(r"Got errors:|For full helptext|Arguments are applied")
-NO_TYPE = re.compile(
-    r"Error parsing (\S+): no type matching (.*) could be instantiated from \[(.*)\]"
-)
+if TYPE_CHECKING:
+    from twostage_jax.show.terminal import Terminal
 
 
-def parse(argv: Sequence[str]) -> Command:
-    """Parse the arguments into one of the commands.
+def _make_terminal(command: Command) -> "Terminal":
+    # Imported here, because neither help nor a mistake needs it.
+    from twostage_jax.show.terminal import Terminal
 
-    Raises:
-        UserError: Arguments that cannot be parsed, in one line.
-        SystemExit: After --help.
-    """
-    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        raise UserError(f"unknown command {argv[0]!r}: {did_you_mean(argv[0], COMMANDS)}")
-    # tyro prints a box of several lines and exits; an error is one line here.
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(output), warnings.catch_warnings():
-            # Our fields use None for "not given"; tyro accepts that with a warning.
-            warnings.filterwarnings("ignore", message=".*annotated with type.*NoneType.*")
-            return tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="twostage",
-                description=DESCRIPTION,
-                args=list(argv),
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        command = f" {argv[0]}" if argv and argv[0] in COMMANDS else ""
-        raise UserError(_one_line(output.getvalue(), f"twostage{command} --help")) from None
-
-
-def _one_line(box: str, help_command: str) -> str:
-    """Convert tyro's error box into one line: the error, the nearest flags, the help command."""
-    # The frame is Unicode, or ASCII in a terminal of another encoding.
-    lines = [line.replace("─", "-").strip("│|╭╮╰╯+ ") for line in box.splitlines()]
-    text = "\n".join("" if set(line) == {"-"} else line or " " for line in lines[1:])
-    sections = [" ".join(part.split()) for part in text.split("\n\n")]
-    error = BOILERPLATE.split(sections[0])[0]
-    error = re.sub(r" \(applied to [^)]*\)", "", error).strip(" .:")
-    error = NO_TYPE.sub(r"\1 takes \2, not \3", error.replace("{None}|", ""))
-    suggestions = [part for part in sections if part.startswith("Perhaps you meant")]
-    flags = re.findall(r"--[a-z][\w.-]*", "".join(suggestions[:1]))
-    nearest = [name for name in dict.fromkeys(flags) if name not in ("--help", *error.split())]
-    hint = f"; did you mean {' or '.join(nearest[:2])}?" if nearest else ";"
-    return f"{error}{hint} see {help_command}"
+    return Terminal(verbose=getattr(command, "verbose", False))
 
 
 def execute(command: Command) -> None:
@@ -122,7 +66,7 @@ def _show_version() -> None:
 
 def _train(command: Training) -> None:
     config = requested_config(command)
-    terminal = Terminal()
+    terminal = _make_terminal(command)
     clock = Clock()
     with terminal.status("importing jax"), clock.phase("import"), import_errors():
         from twostage_jax.engine.compile import use_cores
@@ -143,6 +87,7 @@ def _train(command: Training) -> None:
         trust_code=command.trust_code,
         allow_changed=command.allow_changed,
         checkpoint_every=command.checkpoint_every,
+        tensorboard=command.tensorboard,
         terminal=terminal,
         clock=clock,
         device=command.device,
@@ -184,7 +129,7 @@ def read_config_file(path: Path, trust_code: bool) -> Config:
     return from_dict(read_json(path), str(path), trust_code)
 
 
-def _keep_compiled(folder: str | None, terminal: Terminal) -> None:
+def _keep_compiled(folder: str | None, terminal: "Terminal") -> None:
     from twostage_jax.engine.compile import keep_compiled
 
     try:
@@ -210,7 +155,7 @@ def _evaluate(command: Evaluate) -> None:
         check_coverage("--coverage", command.coverage)
     if command.ood and command.data:
         raise UserError("--ood compares with the run's own data: leave out --data")
-    terminal = Terminal()
+    terminal = _make_terminal(command)
     with terminal.status("importing jax"), import_errors():
         from twostage_jax.engine.compile import use_cores
         from twostage_jax.engine.device import find_device
@@ -249,7 +194,7 @@ def _describe_data(command: Data) -> None:
     from twostage_jax.data.sources import load
     from twostage_jax.show.tables import show_dataset
 
-    terminal = Terminal()
+    terminal = _make_terminal(command)
     with terminal.status("reading data"):
         dataset = load(command.spec, command.validation, command.data_dir)
         counts = {}

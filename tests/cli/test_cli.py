@@ -9,6 +9,7 @@ import pytest
 
 import twostage_jax as ts
 from twostage_jax import cli
+from twostage_jax.config import parse
 from twostage_jax.config.commands import COMMANDS
 from twostage_jax.config.layers import resolve, to_dict
 from twostage_jax.config.schema import PRESETS, Config
@@ -40,10 +41,14 @@ def requested(line):
     ("line", "expected"),
     [
         ("rnu", "unknown command 'rnu': did you mean 'run'"),
-        ("", "Expected one of {run, pretrain, head, evaluate, data, bench}"),
-        ("run --pretrain.epocs 3", "--pretrain.epocs, 3; did you mean --pretrain.epochs"),
-        ("run --pretrain.epochs many", "--pretrain.epochs takes INT, not 'many'"),
-        ("run --pretrain.epochs", "Missing value for argument '--pretrain.epochs'"),
+        ("", "no command is given: choose from run, pretrain, head, evaluate, data, bench"),
+        ("--data digits run", "'--data' comes before the command: write for instance twostage run"),
+        ("run --pretrain.epocs 3", "has no flag --pretrain.epocs; did you mean --pretrain.epochs"),
+        ("run --pretrain.epochs many", "--pretrain.epochs is 'many': give a whole number"),
+        ("run --head.widths a", "--head.widths is 'a': give whole numbers"),
+        ("run --checkpoint-every x", "--checkpoint-every is 'x': give a number"),
+        ("run --pretrain.epochs", "--pretrain.epochs needs a value"),
+        ("run digits", "unexpected 'digits': a value comes after its flag"),
         ("run --pretrain.epochs -1", "--pretrain.epochs is -1: give a whole number of at least 0"),
         ("run --head.set k=many", "--head.set k is 'many': give a finite number"),
         ("run --sweep noise=0,1", "--sweep noise is 1.0"),
@@ -52,14 +57,59 @@ def requested(line):
         ("run --config /nowhere/config.json", "cannot read /nowhere/config.json"),
         ("run --preset blog --config a.json", "leave out one of them"),
         ("head", "head needs the run that has the encoder: give --from RUN"),
-        ("head --from /nowhere --pretrain.epochs 3", "options: --pretrain.epochs 3; see"),
-        ("evaluate", "Missing from twostage evaluate: RUN"),
-        ("evaluate /nowhere --split tset", "invalid choice 'tset'"),
-        ("data", "Missing from twostage data: SPEC"),
+        (
+            "head --from /nowhere --pretrain.epochs 3",
+            "--pretrain.epochs, a flag of run and pretrain;",
+        ),
+        ("evaluate", "twostage evaluate needs RUN: folder of the run"),
+        (
+            "evaluate /nowhere --split tset",
+            "--split is 'tset': choose from train, valid",
+        ),
+        ("data", "twostage data needs SPEC: source"),
     ],
 )
 def test_an_error_gets_status_2_and_one_line(line, expected, capsys):
     assert expected in error_line(capsys, *line.split())
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--lr", "--pretrain.learning-rate or --head.learning-rate"),
+        ("--learning_rate", "--pretrain.learning-rate or --head.learning-rate"),
+        ("--epochs", "--pretrain.epochs or --head.epochs"),
+        ("--num-epochs", "--pretrain.epochs or --head.epochs"),
+        ("--batch-size=32", "--pretrain.batch-size or --head.batch-size"),
+        ("--weight-decay", "--pretrain.weight-decay or --head.weight-decay"),
+        ("--objective", "--pretrain.objective"),
+        ("--encoder", "--pretrain.encoder"),
+        ("--model", "--pretrain.encoder"),
+        ("--protocol", "--head.protocol"),
+        ("--head.lr", "--head.learning-rate"),
+        ("--head.label-smoothing", "--head.set label-smoothing=VALUE"),
+        ("--dataset", "--data"),
+        ("--output", "--out"),
+        ("-o", "--out"),
+    ],
+)
+def test_a_flag_of_another_program_gets_the_flag_that_is_meant(flag, expected, capsys):
+    line = error_line(capsys, "run", flag, "3")
+    name = flag.partition("=")[0].replace("_", "-")
+    assert line.endswith(
+        f"run has no flag {name}; did you mean {expected}? see twostage run --help\n"
+    )
+
+
+def test_every_hint_is_a_flag():
+    valid = {flag for command in COMMANDS for flag in parse.flags(command)}
+    for target in parse.ALIASES.keys() - {"device"}:
+        assert {target, f"pretrain.{target}"} & valid, target
+
+
+def test_an_error_on_a_terminal_has_no_colours():
+    box = "\x1b[31m╭─╮\x1b[0m\n\x1b[31m│\x1b[0m \x1b[mwrong\x1b[0m thing \x1b[31m│\x1b[0m\n╰──╯"
+    assert parse._one_line(box) == "wrong thing"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +193,7 @@ def test_every_command_has_help_with_the_default_of_every_preset(name, capsys):
         cli.main([name, "--help"])
     assert stop.value.code == 0
     output = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert ">>>" not in output
+    assert ">>>" not in output and "(default: False)" not in output
     if name in ("run", "pretrain"):
         assert "(default: blog 5, quick 20)" in output
         assert all(preset in output for preset in PRESETS)

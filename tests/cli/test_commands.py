@@ -109,7 +109,7 @@ def test_the_main_commands_work_on_the_bundled_data(tmp_path, capsys):
     result = tiny.stored(run, "result.json")
     # Five seeds measured 0.71 to 0.85; this one measured 0.85.
     assert result["test"]["accuracy"] > 0.6
-    assert f"run in {run}" in output and "pretrain  epoch 3/3  loss" in output
+    assert f"run in {run}" in output and "pretrain  epoch 3/3" in output
     assert f"{result['test']['accuracy']:.4f}" in output
     assert set(result["seconds"]) >= {"import", "total"}
     head = tmp_path / "head"

@@ -60,6 +60,7 @@ class Trial(NamedTuple):
     pretrained: Mapping[str, PyTree] = {}
     state_axes: PyTree = 0
     order: int | None = 0
+    validation: TrialData | None = None
 
     def few(self) -> dict[str, np.ndarray]:
         """Examples for `stage.init`."""
@@ -82,6 +83,7 @@ def compile_members(
         name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) if name in data.per_trial else x
         for name, x in rows.items()
     }
+    validation = trial.validation
     data_axes = {name: 0 if name in data.per_trial else None for name in shapes}
     lowered = lower_stage(
         trial.recipe,
@@ -90,8 +92,9 @@ def compile_members(
         shapes_of(dict(trial.pretrained)),
         shapes,
         trial.batch_size,
-        Axes(trial.state_axes, data_axes, trial.order),
+        Axes(trial.state_axes, data_axes, trial.order, validation.axes if validation else {}),
         Placement(make_mesh(members, mesh), members, chunk),
+        validation.shapes if validation else None,
     )
     return compile_all(lowered)
 
@@ -132,6 +135,7 @@ class Training:
             self.programs.zeros if sums is None else sums,
             wanted,
             fit,
+            self.trial.validation,
         )
 
 

@@ -24,16 +24,28 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 
 def npz_files() -> list[bytes]:
-    """Write the images as NumPy archives, compressed or not, with two namings."""
+    """Write the images as NumPy archives, compressed or not, with several namings."""
     files = []
     for save in (np.savez, np.savez_compressed):
         for image in (IMAGE, (IMAGE / 255).astype(np.float32)):
             buffer = io.BytesIO()
             save(buffer, image=image, label=LABEL)
             files.append(buffer.getvalue())
-    buffer = io.BytesIO()
-    np.savez(buffer, x_train=IMAGE, y_train=LABEL, x_test=IMAGE[:3], y_test=LABEL[:3])
-    return [*files, buffer.getvalue()]
+    text = np.array(["a", "b", "c"])
+    several = {"x_train": IMAGE, "y_train": LABEL, "x_test": IMAGE[:3], "y_test": LABEL[:3]}
+    rows = IMAGE[:, :4].reshape(12, 16)
+    named = {"data": rows, "target": np.eye(3)[LABEL], "class_names": text}
+    more = {
+        "images": IMAGE > 9,
+        "labels": text[LABEL],
+        "weight": LABEL < 2,
+        "unlabelled": IMAGE > 8,
+    }
+    for values in (several, named, more, {"arr_0": IMAGE // 15, "arr_1": LABEL + 1}):
+        buffer = io.BytesIO()
+        np.savez(buffer, **values)
+        files.append(buffer.getvalue())
+    return files
 
 
 def frame(record: bytes) -> bytes:

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from tests.fuzz import campaign, targets
 from tests.fuzz.child import NAMES, NEED_RUN, mutate
-from twostage_jax.data import idx, npz
+from twostage_jax.data import idx
 from twostage_jax.data.tfds.records import read_array_records
 from twostage_jax.errors import MESSAGE_LIMIT, UserError, printable
 
@@ -115,28 +115,6 @@ def asks_for_help(data):
 def test_a_command_is_valid_or_gives_one_error(line, expected, tmp_path):
     data = "\n".join(line.split()).encode("utf-8", "surrogateescape")
     assert outcome(targets.TARGETS["command"](tmp_path), data) == expected
-
-
-@short
-@given(array=IMAGES | hnp.arrays(np.uint8, st.integers(0, 40)), packed=st.booleans())
-def test_an_array_survives_an_idx_file(array, packed, tmp_path_factory):
-    path = tmp_path_factory.getbasetemp() / "survives"
-    content = targets.idx_bytes(array)
-    path.write_bytes(gzip.compress(content) if packed else content)
-    np.testing.assert_array_equal(idx.read_array(path, gzipped=packed), array)
-
-
-@short
-@given(array=IMAGES, wide=st.sampled_from([np.uint8, np.int64, ">i2", np.float32, np.float64]))
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_an_array_survives_an_npz_file(save, array, wide, tmp_path_factory):
-    path = tmp_path_factory.getbasetemp() / "survives.npz"
-    values = array.astype(wide) / 255 if np.dtype(wide).kind == "f" else array.astype(wide)
-    label = np.arange(len(array))
-    save(path, image=np.asfortranarray(values), label=label)
-    train = npz.read(path).train
-    np.testing.assert_array_equal(train["image"].reshape(array.shape), array)
-    np.testing.assert_array_equal(train["label"], label)
 
 
 @settings(max_examples=10, suppress_health_check=list(HealthCheck), **FIXED)

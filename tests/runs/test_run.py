@@ -20,7 +20,8 @@ KEYS = {
 }  # fmt: skip
 FILES = {
     "config.json", "metrics.jsonl", "pretrain", "head", "manifest.json", "result.json",
-    "SHA256SUMS", "predictions-test.npz", "predictions-validation.npz",
+    "SHA256SUMS", "predictions-test.npz", "predictions-validation.npz", "curves.png",
+    "reconstructions.png", "confusion.png", "mistakes.png",
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from twostage_jax.scores.figures import (
     probabilities,
     summarise,
 )
+from twostage_jax.scores.interval import accuracy_interval
 
 RANDOM = np.random.RandomState(0)
 LOGITS = RANDOM.normal(size=(3, 200, 5)).astype(np.float32)
@@ -40,6 +41,8 @@ def test_scores_by_hand():
     assert scores.confusion == [[1, 0], [1, 1]]
     assert scores.per_class_accuracy == [1, 0.5]
     assert scores.reconstruction == 0.5
+    assert (scores.balanced_accuracy, scores.worst_class) == (0.75, 1)
+    assert scores.interval == list(accuracy_interval(2, 3))
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,8 @@ def test_scores_equal_those_of_scikit_learn():
     assert scores.confusion == confusion.tolist()
     recall = sklearn.metrics.recall_score(LABEL, predicted, average=None, labels=range(4))
     assert scores.per_class_accuracy == [*recall.tolist(), None]
+    assert scores.balanced_accuracy == pytest.approx(recall.mean())
+    assert scores.worst_class == recall.argmin()
 
 
 @pytest.mark.parametrize("members", [1, 3])

@@ -1,19 +1,25 @@
-"""Tables and pictures of the records of `scores`, within 80 columns."""
+"""Lines and tables of the records of a run, within 80 columns."""
 
-import io
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from twostage_jax.scores.detection import Detection
 from twostage_jax.scores.figures import SweepPoint, SweepRecord, assess, compute_scores
-from twostage_jax.show import tables
-from twostage_jax.show.plots import plot_sweep
+from twostage_jax.show import start, tables
+from twostage_jax.show.result import (
+    show_class_balance,
+    show_evaluation,
+    show_result,
+    show_scarce_classes,
+    times_read,
+)
 from twostage_jax.show.terminal import Terminal
+from twostage_jax.show.uncertainty import show_uncertainty
 
+CLASSES = ["cat", "dog", "bird"]
 RANDOM = np.random.RandomState(0)
 LABEL = RANDOM.randint(0, 3, 40)
 PROBABILITY = RANDOM.dirichlet(np.ones(3), (2, 40)).astype(np.float32)
@@ -26,7 +32,7 @@ def output(capsys):
 
     def read():
         text = capsys.readouterr().out
-        assert max(map(len, text.splitlines())) <= 80
+        assert max(map(len, text.splitlines()), default=0) <= 80
         return " ".join(text.split())
 
     return read
@@ -45,47 +51,107 @@ def sweep(fields, validation=True):
     return SweepRecord(fields, points, chosen=1)
 
 
-def test_a_result_shows_scores_members_sweep_and_uncertainty(output):
-    result = SimpleNamespace(
-        validation=compute_scores(PROBABILITY[0, :0], LABEL[:0]),
-        test=ASSESSMENT.scores,
-        ensemble=SimpleNamespace(rows=[0, 1], diverged=["member 2"]),
-        summary=ASSESSMENT.summary,
-        sweep=sweep({"head.learning-rate": [0.1, 0.2]}),
-        uncertainty=ASSESSMENT.uncertainty,
-        pretrain=SimpleNamespace(objective="autoencoder", epochs=1, loss=0.25),
-        frozen=SimpleNamespace(after="sha256:00"),
-        test_reads=1,
-        seconds={"data": 0.0, "head": 1.5, "total": 2.0},
+def result(**changes):
+    """Result of an ensemble of two, as `show_result` reads it."""
+    values = {
+        "data": SimpleNamespace(labelled=1, unlabelled=54900, noise=0.0),
+        "validation": compute_scores(PROBABILITY[0, :0], LABEL[:0]),
+        "test": ASSESSMENT.scores,
+        "member_test": ASSESSMENT.members,
+        "ensemble": SimpleNamespace(rows=[0, 1], diverged=["member 2"]),
+        "summary": ASSESSMENT.summary,
+        "sweep": sweep({"head.learning-rate": [0.1, 0.2]}),
+        "uncertainty": ASSESSMENT.uncertainty,
+        "pretrain": SimpleNamespace(objective="autoencoder", epochs=1, loss=0.25),
+        "head": SimpleNamespace(protocol="ridge", epochs=0),
+        "frozen": SimpleNamespace(after="sha256:00"),
+        "test_reads": 1,
+        "seconds": {"data": 0.0, "head": 1.5, "total": 2.0},
+    }
+    return SimpleNamespace(**(values | changes))
+
+
+def test_a_result_ends_with_accuracy_interval_training_and_folder(capsys):
+    show_result(result(sweep=None), Path("runs/a"), CLASSES, Terminal())
+    lines = capsys.readouterr().out.splitlines()
+    low, high = ASSESSMENT.scores.interval
+    accuracy = f"{ASSESSMENT.scores.accuracy:.4f}"
+    assert (
+        lines[1] == f"test accuracy {accuracy}, 95 % interval {low:.4f} to {high:.4f} (40 images)"
     )
-    tables.show_result(result, Path("runs/a"), Terminal())
-    text = output()
+    assert len(lines) <= 12 and max(map(len, lines)) <= 80
+    assert lines[-1].split() == ["folder", "runs/a"]
+    text = " ".join(" ".join(lines).split())
+    mean = np.mean(ASSESSMENT.members["accuracy"])
     for words in (
-        f"{ASSESSMENT.scores.accuracy:.4f}",
-        "2 members on test",
-        "diverged member 2: not in the ensemble",
-        "sweep on validation",
-        "coverage of 95 % prediction sets",
-        "95 % interval for that coverage",
+        f"ensemble of 2 members with mean accuracy {mean:.4f} (",
+        "trained on 1 labelled image, 54,900 unlabelled",
         "stage 1 autoencoder, 1 epoch, loss 0.2500",
-        "unchanged: sha256:00",
-        "test split of the run: read once",
-        "seconds 2.0 in total (head 1.5)",
-        "run runs/a",
+        "stage 2 ridge head on the frozen encoder, solved in one call",
+        "diverged member 2 is not in the ensemble",
     ):
         assert words in text
-    assert "read 3 times, so it is no longer a fresh test" in tables.times_read(3)
+    assert "calibration" not in text
 
 
-def test_a_solo_result_without_validation_has_dashes_and_no_member_tables(output):
-    solo = assess(PROBABILITY[:1], LABEL)
-    tables.show_members(solo.summary, 1, "test", Terminal())
-    empty = compute_scores(PROBABILITY[0, :0], LABEL[:0])
-    tables.show_scores("results", {"validation": empty}, Terminal())
-    tables.show_uncertainty(solo.uncertainty, "test", Terminal())
+def test_a_result_with_a_sweep_shows_the_choice_before_the_accuracy(output):
+    show_result(result(), Path("runs/a"), CLASSES, Terminal())
     text = output()
-    assert "members" not in text and "validation │ - │ - │ - │ - │ 0" in text
-    assert "temperature" not in text and "prediction sets" not in text and "mutual" not in text
+    assert text.index("sweep on validation") < text.index("test accuracy")
+    assert "sweep head.learning-rate 0.2, chosen on validation" in text
+
+
+def test_a_verbose_result_has_all_figures_before_the_accuracy(output):
+    show_result(result(sweep=None), Path("runs/a"), CLASSES, Terminal(verbose=True))
+    text = output()
+    for words in (
+        "2 members on test",
+        "expected calibration error: mean gap between confidence and accuracy",
+        "unchanged by stage 2: sha256:00",
+        "head 1.5",
+    ):
+        assert 0 <= text.index(words) < text.index("test accuracy")
+
+
+def test_classes_with_few_examples_are_named_and_uneven_ones_balanced(output):
+    label = np.array([0] * 40 + [1] * 3)
+    probability = np.eye(3)[[0] * 42 + [1]]
+    scores = compute_scores(probability, label)
+    show_class_balance(scores, CLASSES, Terminal())
+    show_scarce_classes(scores, "test", CLASSES, Terminal())
+    text = output()
+    assert "balanced accuracy 0.6667 (mean over classes); worst class dog, 0.3333" in text
+    assert "few examples test images of dog (3), bird (none)" in text
+    even = compute_scores(np.eye(3)[[0, 1, 2] * 10], np.array([0, 1, 2] * 10))
+    show_class_balance(even, CLASSES, Terminal())
+    show_scarce_classes(even, "test", CLASSES, Terminal())
+    assert output() == ""
+
+
+def test_a_temperature_that_made_test_worse_says_so(output):
+    scores = SimpleNamespace(nll=0.12, ece=0.02, brier=0.1, confusion=[[1, 0], [0, 1]])
+    worse = SimpleNamespace(nll=0.13, ece=0.01)
+    figures = SimpleNamespace(
+        predictive_entropy=0.1, mutual_information=None, aurc=0.1, temperature=0.7,
+        calibrated=worse, conformal=None,
+    )  # fmt: skip
+    show_uncertainty(scores, figures, "test", Terminal())
+    text = output()
+    assert "negative log-likelihood 0.1200 becomes 0.1300" in text
+    assert "the temperature made test worse: negative log-likelihood" in text
+    figures.calibrated = SimpleNamespace(nll=0.1, ece=0.01)
+    show_uncertainty(scores, figures, "test", Terminal())
+    assert "worse" not in output()
+
+
+def test_an_evaluation_of_one_model_ends_with_its_accuracy(output):
+    solo = assess(PROBABILITY[:1], LABEL)
+    show_evaluation("runs/a on set", "test", solo, CLASSES, None, Terminal())
+    text = output()
+    assert text.index("accuracy by class") < text.index("uncertainty") < text.index("test accuracy")
+    assert "temperature" not in text and "prediction set" not in text and "mutual" not in text
+    assert "members" not in text
+    assert "read 3 times, so it is no longer a fresh test" in times_read(3)
 
 
 def test_a_sweep_over_three_fields_fits_and_marks_the_chosen_point(output):
@@ -103,7 +169,7 @@ def test_a_sweep_over_three_fields_fits_and_marks_the_chosen_point(output):
 def test_classes_show_their_most_frequent_error(output):
     probability = np.eye(3)[[0, 2, 2, 1]]
     scores = compute_scores(probability, np.array([0, 0, 0, 0]))
-    tables.show_classes(scores, ["cat", "dog", "bird"], Terminal())
+    tables.show_classes("accuracy by class", scores, CLASSES, Terminal())
     text = output()
     assert "bird (2)" in text and "0.2500" in text
 
@@ -116,19 +182,31 @@ def test_detection_names_the_source_and_the_scores(output):
     assert "maximum probability" in text and "0.9000" in text and "0.2500" in text
 
 
-def test_data_settings_and_plan_are_short_lines(output):
+def test_the_start_of_a_run_is_short_lines(capsys):
     terminal = Terminal()
-    sizes = {"train": 100, "unlabelled": 54900, "validation": 5000, "test": 10000}
-    tables.show_data("mnist", sizes, (28, 28, 1), 10, terminal)
-    rows = [tables.PlanRow("head", 4, 2, 1, 2_900_000, 100_000)]
-    tables.show_plan(rows, "applied once before stage 2", terminal)
-    tables.show_groups("head", [("encoder", "frozen", 2000, 8000)], terminal)
+    start.show_device("cpu", 1, 2, {"jax": "0.10.2"}, "a GPU is not used", terminal)
+    sizes = {"train": 100, "unlabelled": 54900, "test": 10000}
+    data = SimpleNamespace(
+        name="set", classes=CLASSES, image_shape=(8, 8, 1), scale="0 to 1", notes=("no names",)
+    )
+    start.show_data(data, sizes, terminal)
+    start.show_plan([start.PlanRow("pretrain", 1, 1, 1, 1, 1)], "applied once", terminal)
+    rows = [start.PlanRow("head", 4, 2, 1, 2_900_000, 100_000)]
+    start.show_plan(rows, None, terminal)
+    start.show_groups("head", [("encoder", "frozen", 2000, 8000)], terminal)
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("cpu on 2 cores; jax 0.10.2 notice: a GPU is not used set: 100 train, ")
+    assert "54,900 unlabelled, 10,000 test; 3 classes; 8x8x1 images, values 0 to 1 no names" in text
+    assert "head: 4 members in 2 chunks on 1 device, 2.90 MB per member" in text
+    assert "pretrain" not in text and "applied" not in text and "8,000" not in text
+
+
+def test_a_verbose_start_has_placement_and_groups(output):
+    terminal = Terminal(verbose=True)
+    start.show_plan([start.PlanRow("pretrain", 1, 1, 1, 1, 1)], "applied once", terminal)
+    start.show_groups("head", [("encoder", "frozen", 2000, 8000)], terminal)
     text = output()
-    assert "mnist: 28x28x1 images, 10 classes" in text
-    assert "100 train, 54,900 unlabelled, 5,000 validation, 10,000 test" in text
-    assert "head: 4 members in 2 chunks on 1 device; 2.90 MB per member" in text
-    assert "encoder: applied once before stage 2" in text
-    assert "8,000" in text
+    assert "pretrain: 1 member in 1 chunk" in text and "applied once" in text and "8,000" in text
 
 
 def test_a_source_shows_counts_pixels_and_duplicates(output):
@@ -150,12 +228,3 @@ def test_a_source_shows_counts_pixels_and_duplicates(output):
     assert "unlabelled: 12 images" in text and "train and test: 7" in text
     assert "source: 0 to 16, scaled to 0 to 255" in text and "note: not used: meta" in text
     assert "train: pixel values 0 to 255, mean 77.50" in text and "fingerprint sha256:00" in text
-
-
-def test_the_picture_of_a_sweep_is_a_png_and_repeatable():
-    one = sweep({"noise": [0.0, 0.2]})
-    file = plot_sweep(one)
-    assert Image.open(io.BytesIO(file)).format == "PNG"
-    assert file == plot_sweep(one)
-    # A second field adds lines and names them.
-    assert file != plot_sweep(sweep({"noise": [0.0, 0.2], "head.learning-rate": [0.001, 0.1]}))

@@ -1,6 +1,8 @@
 """The terminal: names are printed literally, notices are kept, output errors are explained."""
 
 import io
+import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,16 +35,88 @@ def test_a_quiet_terminal_keeps_its_notices(capsys):
     terminal.notice("two\n  lines")
     terminal.line("text")
     with terminal.status("reading data"), terminal.progress("head", 2) as bar:
-        bar.epoch(1, {"loss": 0.5}, 1.0)
+        bar.epoch(epoch("head", 1))
     assert terminal.notices == ["two lines"]
     assert capsys.readouterr().out == ""
 
 
-def test_an_epoch_is_a_line_also_without_a_terminal(capsys):
-    with Terminal().progress("pretrain", 5) as bar:
+def epoch(stage, number, seconds=0.01, **fields):
+    """Record of an epoch."""
+    values = {"loss": 0.06561, "metrics": {}, "validation": {}, "members": {}}
+    return SimpleNamespace(stage=stage, epoch=number, seconds=seconds, **(values | fields))
+
+
+def test_an_epoch_is_a_line_under_the_names_of_its_figures(capsys):
+    with Terminal().progress("head", 5) as bar:
         bar.advance(0.5)
-        bar.epoch(1, {"loss": 0.06561, "accuracy": 0.25}, 1.26)
-    assert capsys.readouterr().out == "pretrain  epoch 1/5  loss 0.0656  accuracy 0.2500  1.3 s\n"
+        figures = {"accuracy": 0.25}
+        held_out = {"accuracy": None, "loss": 0.5}
+        bar.epoch(epoch("head", 1, 1.26, metrics=figures, validation=held_out))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["train", "train", "validation", "validation"],
+        ["loss", "accuracy", "loss", "accuracy", "seconds"],
+        ["head", "epoch", "1/5", "0.0656", "0.2500", "0.5000", "-", "1.3"],
+    ]
+
+
+def test_members_are_a_mean_and_a_range_within_80_columns(capsys):
+    members = {"loss": [0.1, 0.2, None], "validation_accuracy": [0.5, 0.75, None]}
+    means = {"metrics": {"accuracy": 0.9}, "validation": {"loss": 0.3, "accuracy": 0.625}}
+    with Terminal().progress("head", 100) as bar:
+        bar.epoch(epoch("head", 100, **means, members=members))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "head: mean of 3 members (lowest to highest)"
+    assert lines[-1].endswith("0.6250 (0.5000 to 0.7500)")
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("epochs", "verbose", "expected"),
+    [
+        (25, False, [1, 10, 20, 25]),
+        (300, False, [1, *range(30, 301, 30)]),
+        (4, True, [1, 2, 3, 4]),
+    ],
+)
+def test_of_short_epochs_a_few_have_lines(epochs, verbose, expected, capsys):
+    with Terminal(verbose=verbose).progress("pretrain", epochs) as bar:
+        for number in range(1, epochs + 1):
+            bar.epoch(epoch("pretrain", number))
+    printed = re.findall(r"epoch (\d+)/", capsys.readouterr().out)
+    assert [int(number) for number in printed] == expected
+
+
+def test_a_long_epoch_has_a_line(monkeypatch, capsys):
+    times = iter([0.0, 0.5, 1.2, 1.9])
+    monkeypatch.setattr("twostage_jax.show.epochs.time.monotonic", lambda: next(times))
+    with Terminal().progress("pretrain", 8) as bar:
+        for number in range(1, 5):
+            bar.epoch(epoch("pretrain", number))
+    assert re.findall(r"epoch (\d)/", capsys.readouterr().out) == ["1", "3"]
+
+
+def on_a_terminal(monkeypatch, width, text, **options):
+    """Lines of text as they appear on a terminal of this width."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    file = io.StringIO()
+    monkeypatch.setattr("sys.stdout", file)
+    Terminal().line(text, **options)
+    return file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_terminal_wraps_between_words_and_keeps_paths_and_units_whole(width, monkeypatch):
+    path = "/home/somebody/a-long-folder/with-many-parts/and-a-name-of-a-run/runs/digits-1"
+    text = f"seconds {'1,234.5 s, ' * 12}in {path}, 95 % of 12,345,678 images"
+    lines = on_a_terminal(monkeypatch, width, text, hang=4)
+    assert " ".join(" ".join(lines).split()) == text
+    assert all(len(line) <= width for line in lines if path not in line)
+    assert any(path in line for line in lines)
+    assert not any(line.split()[0] in ("s,", "%") for line in lines)
+    assert all(line.startswith("    ") for line in lines[1:])
 
 
 @pytest.mark.parametrize(

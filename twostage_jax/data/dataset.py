@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from twostage_jax.data.names import listed
 from twostage_jax.data.source import Source, check_source, class_names
 from twostage_jax.data.split import Split, set_aside
 from twostage_jax.data.summary import as_html, as_text
@@ -69,11 +70,21 @@ class TrainingData:
 
     def __repr__(self) -> str:
         """Return sizes, classes, scale and notes in a few lines instead of the arrays."""
-        return as_text(self)
+        return as_text(f"{type(self).__name__}({self.name!r})", self._figures(), self.notes)
 
     def _repr_html_(self) -> str:
         """Return the same as a small table, for notebooks."""
-        return as_html(self)
+        return as_html(f"{type(self).__name__} {self.name}", self._figures(), self.notes)
+
+    def _figures(self) -> dict[str, str]:
+        sizes = (f"{name} {len(split['image']):,}" for name, split in self.splits.items())
+        return {
+            "examples": ", ".join(sizes),
+            "images": f"{'×'.join(map(str, self.image_shape))}, uint8",
+            "scale": self.scale,
+            "classes": f"{len(self.classes):,}: {listed(self.classes, 12)}",
+            "fingerprint": self.fingerprint,
+        }
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -125,20 +136,21 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
     train = with_digests(train)
     originals = [train]  # the fingerprint covers the source's splits, not ours
     notes = source.notes
-    own = None if source.validation is None else with_digests(source.validation)
+    extra = None if source.validation is None else with_digests(source.validation)
     # The test split comes first: it must not depend on the size of validation.
     if source.test is not None:
         test = with_digests(source.test)
-        originals += [test] if own is None else [own, test]
-    elif own is not None:
+        originals += [test] if extra is None else [extra, test]
+    elif extra is not None:
         # As for ImageNet, whose test labels are secret.
-        test, own = own, None
+        test = extra
+        extra = None
         originals.append(test)
         notes += (f"no test split: the validation split ({_count(test)}) is the test instead",)
     else:
         train, test = set_aside(train, max(1, len(train["label"]) // TEST_SHARE))
         notes += (f"no test split: {_count(test)} of train set aside as one",)
-    train, held_out, more = _cut_validation(source.name, train, own, validation)
+    train, held_out, more = _cut_validation(source.name, train, extra, validation)
     splits = {"train": train, "validation": held_out, "test": test}
     pool = train["image"][:0] if source.unlabelled is None else source.unlabelled
     hashed: dict[str, Split] = dict(splits)
@@ -165,21 +177,21 @@ def _count(split: Split) -> str:
 
 
 def _cut_validation(
-    name: str, train: Split, own: Split | None, validation: int | None
+    name: str, train: Split, extra: Split | None, validation: int | None
 ) -> tuple[Split, Split, tuple[str, ...]]:
     """Return train and validation split, and notes.
 
     The source's own split is used if no size is given, or its size: a run records the size of its
     validation split, and a resumed run asks for it.
     """
-    if own is not None and validation in (None, len(own["label"])):
-        return train, own, ()
+    if extra is not None and validation in (None, len(extra["label"])):
+        return train, extra, ()
     count = _validation_count(validation, len(train["label"]), name)
     rest, carved = set_aside(train, count)
-    if own is None:
+    if extra is None:
         return rest, carved, ()
     instead = f"carves {count:,} from train" if count else "asks for none"
-    note = f"the source's validation split ({_count(own)}) is not used: --validation {instead}"
+    note = f"the source's validation split ({_count(extra)}) is not used: --validation {instead}"
     return rest, carved, (note,)
 
 

@@ -57,12 +57,12 @@ def make_examples(source: Source, classes: Sequence[str], split: str | None = No
     label, notes = _as_classes(source, chosen["label"], classes)
     mapped = with_digests({"image": chosen["image"], "label": label})
     notes = source.notes + notes
-    others = [f"{n} ({len(part['label'])})" for n, part in splits.items() if n != name]
-    if others:
-        notes += (f"read the {name} split; the source also has {', '.join(others)}",)
+    unread = [f"{n} ({len(part['label'])})" for n, part in splits.items() if n != name]
+    if unread:
+        notes += (f"read the {name} split; the source also has {', '.join(unread)}",)
     return Examples(
         name=source.name,
-        part=name if others else "all",
+        part=name if unread else "all",
         image=chosen["image"],
         label=label,
         rows=chosen["row"],

@@ -115,8 +115,8 @@ def _missing(folder: Path, part: str, kinds: Mapping[str, str], missing: list[st
     if kinds:
         (present,) = kinds.values()
         name = present.removesuffix(".gz")
-        old, new = ("idx3", "idx1") if "label" in missing else ("idx1", "idx3")
-        wanted = [partner(name).replace(old, new)]
+        axes = ("idx3", "idx1") if "label" in missing else ("idx1", "idx3")
+        wanted = [partner(name).replace(*axes)]
     else:
         wanted = list(FILES[part])
     return f"{folder} has no {' and no '.join(wanted)}: put them there, plain or with .gz"

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from twostage_jax.data.names import Meaning, assign, listed, parse, partner
+from twostage_jax.data.names import Meaning, Slots, assign, listed, parse, partner
 from twostage_jax.data.pixels import Array
 from twostage_jax.data.raw import Part, Raw, as_source
 from twostage_jax.data.source import Source
@@ -41,36 +41,39 @@ def read(path: Path) -> Source:
         UserError: as `read_arrays`, or values that are not images and labels.
     """
     arrays = read_arrays(path)
-    meanings = {name: _meaning(name) for name in arrays}
-    if not any(meanings.values()):
+    meanings = {name: meaning for name in arrays if (meaning := _meaning(name))}
+    if not meanings:
         meanings = _by_shape(arrays, path)
-    known = {name: meaning for name, meaning in meanings.items() if meaning}
-    unused = [*arrays.unused, *(arrays.keys() - known.keys())]
-    classes = [name for name, meaning in known.items() if meaning.kind == "classes"]
+    classes = [name for name, meaning in meanings.items() if meaning.kind == "classes"]
     if len(classes) > 1:
         raise UserError(f"{path} has {' and '.join(classes)}, which are both class names: keep one")
-    slots, left = assign({name: known[name] for name in known if name not in classes}, str(path))
+    unused = [*arrays.unused, *(name for name in arrays if name not in meanings)]
+    for name in classes:
+        del meanings[name]
+    slots, copies = assign(meanings, str(path))
+    _check_pairs(slots, path)
     named = {name: Array(values, f"{path}: {name}") for name, values in arrays.items()}
+    parts = {
+        part: Part(**{kind: named[name] for kind, name in kinds.items()})
+        for part, kinds in slots.items()
+    }
+    names = read_class_names(named[classes[0]]) if classes else ()
+    return as_source(Raw(path.stem, parts, names, tuple(sorted(unused + copies))))
+
+
+def _check_pairs(slots: Slots, path: Path) -> None:
+    """Raise `UserError` for labels without images, or for one split without labels."""
     has_labels = any("label" in kinds for kinds in slots.values())
-    parts = {}
     for part, kinds in slots.items():
         if "image" not in kinds:
-            given = kinds.get("label") or kinds["weight"]
-            raise UserError(f"{path} has {given} and lacks {partner(given)}: add the images")
+            name = kinds.get("label") or kinds["weight"]
+            raise UserError(f"{path} has {name} and lacks {partner(name)}: add the images")
         if "label" not in kinds and has_labels and part != "unlabelled":
+            name = kinds["image"]
             raise UserError(
-                f"{path} has {kinds['image']} and lacks {partner(kinds['image'])}: add the labels, "
-                "or call images without labels unlabelled"
+                f"{path} has {name} and lacks {partner(name)}: add the labels, or call images "
+                "without labels unlabelled"
             )
-        parts[part] = Part(**{kind: named[name] for kind, name in kinds.items()})
-    return as_source(
-        Raw(
-            name=path.stem,
-            parts=parts,
-            classes=read_class_names(named[classes[0]]) if classes else (),
-            unused=tuple(sorted([*unused, *left])),
-        )
-    )
 
 
 def _meaning(name: str) -> Meaning | None:
@@ -79,26 +82,21 @@ def _meaning(name: str) -> Meaning | None:
     return meaning if meaning and meaning.rest in ((), ("sample",)) else None
 
 
-def _by_shape(arrays: Arrays, path: Path) -> dict[str, Meaning | None]:
+def _by_shape(arrays: Arrays, path: Path) -> dict[str, Meaning]:
     """Return the meaning of arrays without names, if their shapes leave no doubt."""
-    images = [name for name in arrays if arrays[name].ndim > 1 and 1 not in arrays[name].shape[1:2]]
-    labels = [name for name in arrays if name not in images]
-    sizes = [
-        [len(arrays[name]) for name in names if arrays[name].ndim] for names in (images, labels)
-    ]
-    # The larger of two pairs is train, in the order in which everybody saves them.
-    is_certain = sizes[0] == sizes[1] and sizes[0] in (
-        sizes[0][:1],
-        sorted(set(sizes[0]))[::-1][:2],
-    )
-    if not images or not is_certain:
+    lists = [name for name, x in arrays.items() if x.ndim == 1 or x.shape[1:] == (1,)]
+    images = [name for name, x in arrays.items() if x.ndim > 1 and name not in lists]
+    sizes = [len(arrays[name]) for name in images]
+    # Of two pairs the larger is train, and everybody saves train first.
+    is_ordered = len(sizes) == 1 or (len(sizes) == 2 and sizes[0] > sizes[1])
+    if not is_ordered or sizes != [len(arrays[name]) for name in lists]:
         shapes = listed(f"{name} {list(values.shape)}" for name, values in arrays.items())
         raise UserError(
             f"{path} has arrays without names ({shapes}), and it is not certain which are images "
             f"and which labels: name them {NAMES}"
         )
-    meanings: dict[str, Meaning | None] = {}
-    for kind, names in (("image", images), ("label", labels)):
+    meanings = {}
+    for kind, names in (("image", images), ("label", lists)):
         for part, name in zip(("train", "test"), names, strict=False):
             meanings[name] = Meaning(kind, part, ())
     return meanings

@@ -115,10 +115,12 @@ def _apply_weights(
 def _joined(pool: list[np.ndarray], name: str) -> np.ndarray | None:
     """Return all images without labels, or None."""
     pool = [image for image in pool if len(image)]
+    if not pool:
+        return None
     shapes = {image.shape[1:] for image in pool}
     if len(shapes) > 1:
         raise UserError(
             f"{name} has unlabelled images of the shapes {sorted(shapes)}: give all images one "
             "shape"
         )
-    return np.concatenate(pool) if len(pool) > 1 else pool[0] if pool else None
+    return np.concatenate(pool) if len(pool) > 1 else pool[0]

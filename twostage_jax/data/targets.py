@@ -108,16 +108,16 @@ def _as_numbers(column: Column) -> np.ndarray:
             "for an image without a label"
         )
     missing = np.isin(label, MISSING) if label.dtype.kind != "u" else np.zeros(len(label), bool)
-    known = label[~missing]
+    number = label[~missing]
     # Compared as Python's numbers, because a float16 cannot hold 2**31.
-    if known.size and not 0 <= known.min().item() <= known.max().item() < LABEL_LIMIT:
-        outlier = known.min() if known.min() < 0 else known.max()
+    if number.size and not 0 <= number.min().item() <= number.max().item() < LABEL_LIMIT:
+        outlier = number.min() if number.min() < 0 else number.max()
         raise UserError(
             f"{where} has label {outlier}, out of range: labels must be 0 to K-1, or -1 for an "
             "image without a label"
         )
     converted = np.full(len(label), UNLABELLED, np.int32)
-    converted[~missing] = known
+    converted[~missing] = number
     return converted
 
 
@@ -134,8 +134,9 @@ def _number_from_zero(
     width = max(column.width for column in columns.values())
     if not len(present):
         return labels, classes
-    first, last = int(present[0]), int(present[-1])
-    if (first, last) == (1, 1) and UNLABELLED in everything:
+    first = int(present[0])
+    last = int(present[-1])
+    if first == last == 1 and UNLABELLED in everything:
         raise UserError(
             f"{where} has only the labels 1 and -1, and -1 means that there is no label: number "
             "two classes 0 and 1"

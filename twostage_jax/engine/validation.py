@@ -9,6 +9,7 @@ import optax
 
 from twostage_jax.engine.compile import compiler_options
 from twostage_jax.engine.placement import Placement, abstract, spread
+from twostage_jax.stages.dropout import without_dropout
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage, as_batch
 from twostage_jax.trees import PyTree
 
@@ -22,7 +23,8 @@ def make_validate(
     """Return `(params, data, key) -> metrics`: means over all examples, `loss` among them.
 
     The batches are as large as in training, because the loss of a batch may depend on its size. The
-    examples left over are a batch of their own size. The same key gives the same figures.
+    examples left over are a batch of their own size. The same key gives the same figures. Dropout
+    is off.
 
     Args:
         stage: stage whose loss is measured.
@@ -35,7 +37,8 @@ def make_validate(
     @jax.jit  # traced once for all full batches
     def sums(params: Params, key: Key, examples: Batch) -> Metrics:
         batch = as_batch(examples)
-        loss, metrics = stage.loss(params, key, batch)
+        with without_dropout():
+            loss, metrics = stage.loss(params, key, batch)
         count = jnp.asarray(metrics.get("count", len(batch["label"])), jnp.float32)
         means = {**metrics, "loss": loss, "count": jnp.ones((), jnp.float32)}
         return {name: count * jnp.asarray(mean, jnp.float32) for name, mean in means.items()}

@@ -42,12 +42,13 @@ from twostage_jax.runs.programs import Plan, compile_run, place_stages
 from twostage_jax.runs.result import Result
 from twostage_jax.runs.resume import resumed_folder
 from twostage_jax.runs.steps import RunContext, pretrain, train_head
-from twostage_jax.runs.track import OnEpoch
+from twostage_jax.runs.track import OnEpoch, call_both, load_writer, open_board
 from twostage_jax.runs.train import SEAMS, Seams, StageResult
 from twostage_jax.show.result import show_result
 from twostage_jax.show.start import show_stage_1
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import resumable
+from twostage_jax.stages.stage import Params
 from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.checksums import write_files
 from twostage_jax.store.decoding import encode
@@ -88,6 +89,7 @@ def run(
     terminal: Terminal | None = None,
     clock: Clock | None = None,
     on_epoch: OnEpoch | None = None,
+    tensorboard: bool = False,
     seams: Seams = SEAMS,
     device: str | None = None,
 ) -> Result:
@@ -105,6 +107,7 @@ def run(
         on_epoch: called after each epoch with its record, the dict that is a line of
             `metrics.jsonl`. If it returns True, the stage ends with that epoch. An exception in it
             ends the run after its state is saved.
+        tensorboard: write scalars and pictures into the folder `tensorboard` of the run.
         seams: functions that a test may replace.
         device: `cpu`, `gpu` or `tpu`, and no other; by default the choice is jax's.
 
@@ -122,12 +125,14 @@ def run(
     """
     check(config)
     check_above_zero("--checkpoint-every", checkpoint_every)
+    if tensorboard:
+        load_writer()  # before anything is written, because the package may be missing
     terminal = terminal or Terminal()
     clock = clock or Clock()
     request = Request(resume, pretrain_only, trust_code, allow_changed)
     # First of all: nothing else may be blamed for a device that does not start.
     machine = find_device(device)
-    command = _resume_command(config, request, device)
+    command = _resume_command(config, request, device, tensorboard)
     with contextlib.ExitStack() as stack:
         if resume:
             # Before anything is read: another process may be writing it.
@@ -149,19 +154,35 @@ def run(
         with terminal.status("compiling"), clock.phase("compile"):
             programs = compile_run(plan, placed)
         every = 60 * checkpoint_every
+        board = stack.enter_context(open_board(folder if tensorboard else None))
         context = RunContext(
-            plan, programs, folder, terminal, clock, every, seams, manifest.stopped, on_epoch
+            plan=plan,
+            programs=programs,
+            folder=folder,
+            terminal=terminal,
+            clock=clock,
+            every=every,
+            seams=seams,
+            stopped=manifest.stopped,
+            on_epoch=call_both(board, on_epoch),
         )
-        return _run_stages(context, manifest, lockbox)
+        result = _run_stages(context, manifest, lockbox)
+        if board:
+            board.add_pictures()
+        return result
 
 
-def _resume_command(config: Config, request: Request, device: str | None) -> list[str]:
+def _resume_command(
+    config: Config, request: Request, device: str | None, tensorboard: bool
+) -> list[str]:
     """Return the command that resumes a run; the folder comes after it."""
     words = ["twostage", "pretrain" if request.pretrain_only else "run", "--resume"]
     if request.trust_code or imported_names(config):
         words.append("--trust-code")
     if device is not None:
         words += ["--device", device]
+    if tensorboard:
+        words.append("--tensorboard")
     return [*words, "--out"]
 
 
@@ -192,12 +213,7 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
         write_manifest(folder, manifest)
     if "head" not in plan.stages:
         # Stage 1 alone: no label was used, so there is nothing to score.
-        groups = pretrain_groups(pretrained, plan.trials)
-        draw = draw_stage_1(plan, pretrained, 0, records["pretrain"], *_images_to_show(plan))
-        for name, content in draw.items():
-            write_bytes(folder / name, content)
-        show_stage_1(folder, manifest.groups[FROZEN].sha256, context.terminal)
-        return Result(folder, {}, groups)
+        return _finish_stage_1(context, manifest, pretrained, records["pretrain"])
     encoder = frozen_encoder(pretrained, plan.trials)
     before = encoder_digest(manifest, encoder, plan.trials)
     second = train_head(context, pretrained, encoder, records["pretrain"])
@@ -241,6 +257,21 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     }
     write_files(folder, files)
     return Result(folder, encode(record), finished.params)
+
+
+def _finish_stage_1(
+    context: RunContext,
+    manifest: Manifest,
+    pretrained: Params,
+    records: Sequence[EpochRecord],
+) -> Result:
+    """Draw the pictures of a run of stage 1 alone, and show where its encoder is."""
+    plan = context.plan
+    pictures = draw_stage_1(plan, pretrained, 0, records, *_images_to_show(plan))
+    for name, content in pictures.items():
+        write_bytes(context.folder / name, content)
+    show_stage_1(context.folder, manifest.groups[FROZEN].sha256, context.terminal)
+    return Result(context.folder, {}, pretrain_groups(pretrained, plan.trials))
 
 
 def _images_to_show(plan: Plan) -> tuple[str, Split]:

@@ -1,12 +1,19 @@
-"""Records of epochs, and the functions that receive them."""
+"""Records of epochs, and the functions that receive them: a user's own, and TensorBoard's."""
 
+import contextlib
+import importlib
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from twostage_jax.engine.loop import Progress
+from twostage_jax.errors import UserError
+from twostage_jax.store.atomic import remove
+from twostage_jax.store.layout import METRICS
 from twostage_jax.store.records import VALIDATION_PREFIX, EpochRecord
 
 # Receives the record of an epoch as `metrics.jsonl` holds it; True ends the stage.
@@ -37,3 +44,106 @@ def _summary(
         if len(values) > 1:
             members[name] = [float(x) if math.isfinite(x) else None for x in values]
     return means, members
+
+
+class TensorBoard:
+    """Listener that writes scalars and pictures into `RUN/tensorboard`.
+
+    The curves of training and of validation share a chart for each figure of each stage. The files
+    are written anew from `metrics.jsonl` by every process, so that a resumed run has no point
+    twice.
+
+    Args:
+        folder: folder of the run.
+
+    Raises:
+        UserError: if the extra `tensorboard` is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._writer_class = load_writer()
+        self._folder = folder
+        self._writers: dict[str, Any] = {}
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        """Add the figures of an epoch, which `metrics.jsonl` already has."""
+        if self._writers:
+            self._add(record)
+        else:
+            self._open()
+
+    def add_pictures(self) -> None:
+        """Add all pictures in the run's folder."""
+        # Imported here, because most runs do not need it.
+        from PIL import Image
+
+        if not self._writers:
+            self._open()
+        for path in sorted(self._folder.glob("*.png")):
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            self._writers["training"].add_image(path.stem, pixels, dataformats="HWC")
+
+    def close(self) -> None:
+        """Finish the files."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def _open(self) -> None:
+        folder = self._folder / "tensorboard"
+        remove(folder)
+        for name in ("training", "validation"):
+            self._writers[name] = self._writer_class(str(folder / name))
+        path = self._folder / METRICS
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            self._add(json.loads(line))
+
+    def _add(self, record: Mapping[str, Any]) -> None:
+        figures = {"training": record, "validation": record.get("validation", {})}
+        for name, writer in self._writers.items():
+            for figure, value in figures[name].items():
+                # A figure that is not finite is None, and has no point.
+                if isinstance(value, float):
+                    writer.add_scalar(f"{record['stage']}/{figure}", value, record["epoch"])
+            writer.flush()
+
+
+def load_writer() -> Callable[[str], Any]:
+    """Return the class that writes files for TensorBoard.
+
+    Raises:
+        UserError: if the extra `tensorboard` is not installed.
+    """
+    try:
+        return importlib.import_module("tensorboardX").SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            f"--tensorboard needs a package that is missing ({error}): pip install "
+            "'twostage-jax[tensorboard]'"
+        ) from error
+
+
+@contextlib.contextmanager
+def open_board(folder: Path | None) -> Iterator[TensorBoard | None]:
+    """Open the TensorBoard files of a run, and finish them at the end; None without a folder."""
+    board = TensorBoard(folder) if folder else None
+    try:
+        yield board
+    finally:
+        if board:
+            board.close()
+
+
+def call_both(first: OnEpoch | None, second: OnEpoch | None) -> OnEpoch | None:
+    """Return a listener that calls two of them, either of which may be missing.
+
+    It returns the answer of the second one.
+    """
+    if first is None or second is None:
+        return first or second
+
+    def call(record: dict[str, Any]) -> object:
+        first(record)
+        return second(record)
+
+    return call

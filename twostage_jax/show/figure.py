@@ -17,8 +17,8 @@ DPI = 150  # a README that shows 700 pixels shrinks this width by a third
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 BLUE = "#0072B2"
 ORANGE = "#D55E00"
-OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-COLOURS = (BLUE, ORANGE, *OTHERS)
+MORE = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = (BLUE, ORANGE, *MORE)
 GREY = "#666666"
 STYLE: dict = {
     "font.family": "DejaVu Sans",

@@ -22,7 +22,7 @@ from twostage_jax.show.tables import (
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.show.uncertainty import show_uncertainty
 
-FEW = 10  # examples of a class, below which its accuracy says little
+SCARCE = 10  # examples of a class, below which its accuracy says little
 NAMED = 5  # classes in one line
 NAME_LIMIT = 30  # characters of a class name in a line
 UNEVEN = 3  # times as many examples in the largest class as in the smallest
@@ -161,14 +161,14 @@ def show_scarce_classes(
     if scores.confusion is None:
         return
     counts = np.sum(scores.confusion, axis=1)
-    few = np.flatnonzero(counts < FEW)
-    if not len(few):
+    scarce = np.flatnonzero(counts < SCARCE)
+    if not len(scarce):
         return
-    if len(few) == len(counts) and counts.all():
-        names = f"every class has fewer than {FEW} {split} images"
+    if len(scarce) == len(counts) and counts.all():
+        names = f"every class has fewer than {SCARCE} {split} images"
     else:
-        listed = [f"{_short(classes[int(k)])} ({counts[k] or 'none'})" for k in few[:NAMED]]
-        more = f" and {len(few) - NAMED:,} more" if len(few) > NAMED else ""
+        listed = [f"{_short(classes[int(k)])} ({counts[k] or 'none'})" for k in scarce[:NAMED]]
+        more = f" and {len(scarce) - NAMED:,} more" if len(scarce) > NAMED else ""
         names = f"{split} images of {', '.join(listed)}{more}"
     _field("few examples", names, terminal)
 

@@ -27,42 +27,39 @@ def show_uncertainty(scores: Record, figures: Record, split: str, terminal: Term
     certain = f"0 is certain, {math.log(len(scores.confusion)):.2f} knows nothing"
     rows.append((figures.predictive_entropy, f"entropy of the predictions in nats: {certain}"))
     if figures.mutual_information is not None:
-        words = "mutual information in nats: part of the entropy in which members disagree"
+        words = "mutual information in nats: how much the members disagree"
         rows.append((figures.mutual_information, words))
-    words = "area under the risk-coverage curve: mean error rate among the surest predictions"
+    words = "area under the risk-coverage curve: mean error rate of the surest"
     rows.append((figures.aurc, words))
     for value, words in rows:
         _row("-" if value is None else f"{value:.4f}", words, terminal)
     if figures.temperature is not None:
-        _show_temperature(scores, figures, terminal)
+        _show_temperature(scores, figures, split, terminal)
     if figures.conformal is not None:
         _show_sets(figures.conformal, terminal)
 
 
-def _show_temperature(scores: Record, figures: Record, terminal: Terminal) -> None:
+def _show_temperature(scores: Record, figures: Record, split: str, terminal: Terminal) -> None:
     """Print the temperature and what it does to the scores; one that made them worse says so."""
-    calibrated = figures.calibrated
-    words = "temperature: divide the logits by it to calibrate them (fitted on validation)"
+    words = "temperature, fitted on validation, by which to divide the logits"
     _row(f"{figures.temperature:.3f}", words, terminal)
-    changes = []
     worse = []
     for name, words in (("nll", "negative log-likelihood"), ("ece", "calibration error")):
         before = getattr(scores, name)
-        after = getattr(calibrated, name)
-        changes.append(f"{words} {before:.4f} becomes {after:.4f}")
+        after = getattr(figures.calibrated, name)
+        _row("", f"with it, {words} {before:.4f} becomes {after:.4f}", terminal)
         if after > before:
             worse.append(words)
-    _row("", f"with it, {' and '.join(changes)}", terminal)
     if worse:
-        words = f"the temperature made {' and '.join(worse)} worse: use the probabilities as is"
-        _row("", words, terminal)
+        _row("", f"the temperature made {split} worse: {' and '.join(worse)}", terminal)
 
 
 def _show_sets(sets: Record, terminal: Terminal) -> None:
     low, high = sets.interval
     # `g`, because 0.999 is 99.9 % and not 100 %.
     words = f"share of images whose {100 * sets.asked:g} % prediction set has the true class"
-    _row(f"{sets.measured:.4f}", f"{words} (expected {low:.4f} to {high:.4f})", terminal)
+    _row(f"{sets.measured:.4f}", words, terminal)
+    _row("", f"expected for that share: {low:.4f} to {high:.4f} (95 % interval)", terminal)
     _row(f"{sets.mean_size:.4f}", "mean number of classes in a prediction set", terminal)
 
 
