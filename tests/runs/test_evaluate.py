@@ -133,7 +133,7 @@ def test_all_examples_of_another_source_are_scored_against_the_classes_of_the_ru
         predicted = run.predictor.logits(pixels[..., None])[0].argmax(-1)
         assert found.scores.accuracy == pytest.approx((predicted == truth).mean())
         assert found.uncertainty.temperature is not None
-        saved = predictions(complete, f"{name}-all")
+        saved = predictions(complete, f"{name}-test")
         np.testing.assert_array_equal(saved["index"], np.arange(len(truth)))
         np.testing.assert_array_equal(saved["label"], truth)
         for count in np.bincount(truth, minlength=3):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
-from twostage_jax.config.fields import UNSET, as_path, flag
+from twostage_jax.config.fields import SWITCH, UNSET, as_path, flag
 from twostage_jax.config.schema import (
     CommonConfig,
     Config,
@@ -19,7 +19,7 @@ from twostage_jax.config.schema import (
 
 @dataclass(frozen=True)
 class _Debug:
-    debug: bool = False
+    debug: Annotated[bool, SWITCH] = False
     """Show the full traceback on an error"""
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class _Debug:
 
 @dataclass(frozen=True)
 class _Loading(_Debug):
-    trust_code: bool = False
+    trust_code: Annotated[bool, SWITCH] = False
     """Import the code that the config of an earlier run names"""
     compile_cache: Annotated[str | None, flag("DIR", "twostage_jax in the user's cache folder")] = (
         None
@@ -49,16 +49,16 @@ class _Loading(_Debug):
 
 @dataclass(frozen=True)
 class _Training(_Loading):
-    verbose: bool = False
+    verbose: Annotated[bool, SWITCH] = False
     """Print every epoch, the parameter groups, and all figures of the result"""
-    resume: bool = False
+    resume: Annotated[bool, SWITCH] = False
     """Resume the run in --out"""
-    allow_changed: bool = False
+    allow_changed: Annotated[bool, SWITCH] = False
     """Resume although package versions differ, or with more epochs of the last stage"""
     checkpoint_every: Annotated[float, flag("MINUTES", "5")] = 5.0
     """Interval between checkpoints within an epoch. An epoch ends with a checkpoint if the last one
     is older than two seconds"""
-    tensorboard: bool = False
+    tensorboard: Annotated[bool, SWITCH] = False
     """Write scalars and pictures for TensorBoard into the folder tensorboard of the run (extra:
     tensorboard)"""
 
@@ -110,7 +110,7 @@ class Evaluate(_Loading):
     no test split, all its images are used"""
     coverage: Annotated[float, flag("FLOAT", "0.95")] = UNSET
     """Target coverage of the prediction sets, between 0 and 1"""
-    save_predictions: bool = False
+    save_predictions: Annotated[bool, SWITCH] = False
     """Write predictions-SPLIT.npz (and predictions-ood.npz) into the run's folder"""
     data_dir: Annotated[Path | None, flag("DIR", "the run's")] = None
     """Folder in which TensorFlow Datasets keeps its data"""
@@ -136,11 +136,11 @@ class Bench(_Debug):
     """Source: digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
     out: Annotated[Path | None, flag("DIR", "runs/bench-TIME")] = None
     """Folder for bench.json, with every repetition, and bench.md"""
-    quick: bool = False
+    quick: Annotated[bool, SWITCH] = False
     """Finish within three minutes on two cores: two repetitions of 2+2 epochs, few rows"""
-    parity: bool = False
+    parity: Annotated[bool, SWITCH] = False
     """Check instead that this package and PyTorch compute the same, step by step"""
-    members: bool = False
+    members: Annotated[bool, SWITCH] = False
     """Measure instead the cost of many members beside one; an hour, or ten minutes with --quick"""
     device: Literal["cpu", "gpu", "tpu"] = "cpu"
     """Device for both programs"""

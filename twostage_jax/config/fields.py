@@ -304,6 +304,10 @@ def flag(metavar: str, default: str) -> object:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
+# A flag without a value.
+SWITCH = tyro.conf.arg(help_behavior_hint="(default: off)")
+
+
 def _words(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_words(inner)}" for name, inner in value.items())

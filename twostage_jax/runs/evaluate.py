@@ -27,6 +27,7 @@ from twostage_jax.scores.figures import (
     probabilities,
 )
 from twostage_jax.show.result import show_evaluation, times_read
+from twostage_jax.show.tables import counted
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.checksums import write_files
 from twostage_jax.store.decoding import encode
@@ -52,7 +53,7 @@ class _Part(NamedTuple):
 
     Attributes:
         source: name of their source.
-        name: name of their split, or `all`.
+        name: name of their split; `test` for a source without splits.
         split: images and labels.
         rows: row of each example in the source, int32 `[N]`.
         is_own: True if they are a split of the run's own data.
@@ -148,7 +149,9 @@ def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[R
         if examples.test_fingerprint == run.manifest.data.parts.get("test"):
             run = count_test_read(run, terminal)
         content = {"image": examples.image, "label": examples.label}
-        return run, _Part(examples.name, examples.part, content, examples.rows, False)
+        # A source without splits is a test as a whole.
+        name = "test" if examples.part == "all" else examples.part
+        return run, _Part(examples.name, name, content, examples.rows, False)
     dataset = sources.run_data
     assert dataset is not None, "without other examples there are the run's own data"
     training, lockbox = dataset.lock()
@@ -208,6 +211,12 @@ def _show(
 ) -> None:
     for note in examples.notes if examples else ():
         terminal.line(f"{part.source}: {note}", hang=2)
+    scores = evaluation.assessment.scores
+    if examples is not None and examples.part == "all":
+        terminal.line(f"{part.source}: all of it is scored, {counted(scores.count, 'example')}")
+    accuracy = "-" if scores.accuracy is None else f"{scores.accuracy:.4f}"
+    rows = [(part.name, accuracy, scores.count)]
+    terminal.table(f"accuracy on {part.source}", ("split", "accuracy", "count"), rows)
     detection = None
     if ood and evaluation.detection is not None:
         detection = (ood, evaluation.detection)

@@ -48,6 +48,7 @@ from twostage_jax.show.result import show_result
 from twostage_jax.show.start import show_stage_1
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import resumable
+from twostage_jax.stages.stage import Params
 from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.checksums import write_files
 from twostage_jax.store.decoding import encode
@@ -210,12 +211,7 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
         write_manifest(folder, manifest)
     if "head" not in plan.stages:
         # Stage 1 alone: no label was used, so there is nothing to score.
-        groups = pretrain_groups(pretrained, plan.trials)
-        draw = draw_stage_1(plan, pretrained, 0, records["pretrain"], *_images_to_show(plan))
-        for name, content in draw.items():
-            write_bytes(folder / name, content)
-        show_stage_1(folder, manifest.groups[FROZEN].sha256, context.terminal)
-        return Result(folder, {}, groups)
+        return _finish_stage_1(context, manifest, pretrained, records["pretrain"])
     encoder = frozen_encoder(pretrained, plan.trials)
     before = encoder_digest(manifest, encoder, plan.trials)
     second = train_head(context, pretrained, encoder, records["pretrain"])
@@ -259,6 +255,21 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     }
     write_files(folder, files)
     return Result(folder, encode(record), finished.params)
+
+
+def _finish_stage_1(
+    context: RunContext,
+    manifest: Manifest,
+    pretrained: Params,
+    records: Sequence[EpochRecord],
+) -> Result:
+    """Draw the pictures of a run of stage 1 alone, and show where its encoder is."""
+    plan = context.plan
+    pictures = draw_stage_1(plan, pretrained, 0, records, *_images_to_show(plan))
+    for name, content in pictures.items():
+        write_bytes(context.folder / name, content)
+    show_stage_1(context.folder, manifest.groups[FROZEN].sha256, context.terminal)
+    return Result(context.folder, {}, pretrain_groups(pretrained, plan.trials))
 
 
 def _images_to_show(plan: Plan) -> tuple[str, Split]:
