@@ -18,7 +18,7 @@ from tests.engine.tiny import (
 )
 from twostage_jax.engine.members import TrialData
 from twostage_jax.engine.validation import make_validate
-from twostage_jax.stages.dropout import dropout_key
+from twostage_jax.stages.dropout import training_key
 
 KEY = jax.random.key(0)
 
@@ -63,14 +63,14 @@ def test_a_stage_says_how_many_examples_its_means_are_over():
 
 def test_each_batch_has_random_numbers_of_its_own_and_dropout_is_off():
     def loss(params, key, batch):
-        assert dropout_key(key) is None
+        assert training_key(key) is None
         return jax.random.uniform(key), {}
 
     stage = ts.Stage(lambda key, batch: {}, loss)
     first, half = (float(measure(stage, {}, make_split(n))["loss"]) for n in (32, 64))
     assert 0 < first < 1 and half != first
     assert float(measure(stage, {}, make_split(32))["loss"]) == first
-    assert dropout_key(KEY) is KEY
+    assert training_key(KEY) is KEY
 
 
 def test_no_examples_are_an_error():

@@ -19,6 +19,6 @@ def without_dropout() -> Iterator[None]:
         _training.reset(token)
 
 
-def dropout_key(key: Key | None) -> Key | None:
+def training_key(key: Key | None) -> Key | None:
     """Return the key for the dropout of a module: `key`, or None within `without_dropout`."""
     return key if _training.get() else None
