@@ -191,12 +191,10 @@ def _function(name: str, family: Mapping[str, Callable]) -> Callable:
 def _make_module(name: str) -> nn.Module:
     """Import `package.module:name`: a module, or a class or function that makes one."""
     imported = _import(name)
-    if isinstance(imported, nn.Module):
-        return imported
     if isinstance(imported, type):
         # Before it is made, because another library's class may need arguments.
         check_module(imported, name)
-    module = _call(name, imported, {}, {})
+    module = imported if isinstance(imported, nn.Module) else _call(name, imported, {}, {})
     check_module(module, name)
     return module
 
