@@ -196,8 +196,10 @@ def _rewritten(error: str) -> str:
         return f"{no_number.group(1)} is {no_number.group(2)}: give a number"
     choice = re.match(r"invalid choice ('.*') for argument '(.*)'. Expected one of \((.*)\)", error)
     if choice:
-        value, flag, names = choice.groups()
-        return f"{flag} is {value}: choose from {names.replace(chr(39), '')}"
+        value, flag, listed = choice.groups()
+        # tyro lists them in any order, with None for a flag that is not given.
+        names = sorted({name.strip(" '") for name in listed.split(",")} - {"None", ""})
+        return f"{flag} is {value}: choose from {', '.join(names)}"
     missing = re.match(r"Missing value for argument '([^']*)'", error)
     if missing:
         return f"{missing.group(1)} needs a value"
