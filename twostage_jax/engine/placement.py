@@ -180,9 +180,12 @@ def take(rows: np.ndarray | int, axes: PyTree, tree: PyTree) -> PyTree:
     """Take the members with these numbers; shared arrays stay as they are."""
 
     def take_rows(leaf: jax.Array) -> jax.Array:
-        # With `jax_debug_key_reuse`, indexing uses up a key, and members are taken repeatedly.
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return (jax.random.clone(leaf) if is_key else leaf)[rows]
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf[rows]
+        # With `jax_debug_key_reuse`, reading uses up a key, and members are taken repeatedly. The
+        # words of keys are taken on the host: on the device, indices compile six small programs.
+        words = np.asarray(jax.random.key_data(jax.random.clone(leaf)))
+        return jax.random.wrap_key_data(words[rows], impl=jax.random.key_impl(leaf))
 
     return map_members(take_rows, axes, tree)
 
