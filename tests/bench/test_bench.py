@@ -116,8 +116,8 @@ def one_ratio(a, b):
 
 
 def test_a_ratio_is_withheld_if_the_matrix_rates_of_its_sides_differ_by_more_than_15_percent():
-    fast = measured(matrix_rate=114e9, others=1.0)
-    slow = measured(cold=5.0, matrix_rate=100e9, others=None)
+    fast = measured(matrix_rate=114e9, other_load=1.0)
+    slow = measured(cold=5.0, matrix_rate=100e9, other_load=None)
     assert one_ratio([fast], [slow])["text"] == "2.0 x"
     assert one_ratio([measured(matrix_rate=80e9)], [slow])["values"] == []
     for pair in (
@@ -131,9 +131,10 @@ def test_a_ratio_is_withheld_if_the_matrix_rates_of_its_sides_differ_by_more_tha
 
 
 def test_a_ratio_is_withheld_if_other_processes_used_more_than_a_fifth_of_the_processors():
-    quiet = measured(matrix_rate=1e11, others=20.0)
+    quiet = measured(matrix_rate=1e11, other_load=20.0)
+    busy = {**quiet, "other_load": 47.0}
     assert one_ratio([quiet], [quiet])["values"] == [1.0]
-    for pair in (([quiet], [{**quiet, "others": 47.0}]), ([{**quiet, "others": 47.0}], [quiet])):
+    for pair in (([quiet], [busy]), ([busy], [quiet])):
         text = one_ratio(*pair)["text"]
         assert text == "withheld: other processes used 47 % of the processors"
 
@@ -272,12 +273,12 @@ def test_rows_take_turns_and_the_matrix_rate_is_measured_around_each(quick, spec
     assert events == ["rate", *["rate", "a", "rate", "b", "rate"] * rounds]
     first = written["rows"][0]["repetitions"][0]
     assert first["matrix_rates"] == (2e9, 4e9) and first["matrix_rate"] == 3e9
-    assert "load" in first and "others" in first
+    assert "load" in first and "other_load" in first
 
 
 def test_the_header_names_processor_frequency_threads_load_and_rates():
     machine = {"cpu": "EPYC", "mhz": 2245.4, "cores": 2, "device": "cpu", "load": 0.26}
-    rows = report(a=[measured(matrix_rates=(1e11, 2e11), others=3.0)])["rows"]
+    rows = report(a=[measured(matrix_rates=(1e11, 2e11), other_load=3.0)])["rows"]
     whole = {
         "machine": machine,
         "data": {"name": "tiny", "train": 96},

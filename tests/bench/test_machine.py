@@ -1,23 +1,23 @@
 """The load of other processes, and the description of the machine."""
 
 from twostage_jax.bench import machine
-from twostage_jax.bench.machine import Usage, busy_seconds, describe, other_load, usage
+from twostage_jax.bench.machine import Usage, busy_seconds, describe, load_between, usage
 
 
 def test_own_time_is_not_load_of_others():
-    before = Usage(0.0, own=1.0, busy=100.0, cores=2)
+    before = Usage(0.0, ours=1.0, busy=100.0, cores=2)
     # Of 20 seconds on two cores, this program used 8 and everybody 13.
-    assert other_load(before, Usage(10.0, own=9.0, busy=113.0, cores=2)) == 25.0
+    assert load_between(before, Usage(10.0, ours=9.0, busy=113.0, cores=2)) == 25.0
     # Rounded clocks never give less than nothing or more than everything.
-    assert other_load(before, Usage(10.0, own=9.0, busy=107.9, cores=2)) == 0.0
-    assert other_load(before, Usage(10.0, own=1.0, busy=121.0, cores=2)) == 100.0
+    assert load_between(before, Usage(10.0, ours=9.0, busy=107.9, cores=2)) == 0.0
+    assert load_between(before, Usage(10.0, ours=1.0, busy=121.0, cores=2)) == 100.0
 
 
 def test_the_load_is_unknown_where_the_system_hides_it(monkeypatch, tmp_path):
     known = Usage(0.0, 1.0, 5.0, 2)
     hidden = known._replace(busy=None)
-    assert other_load(hidden, known) is other_load(known, hidden) is None
-    assert other_load(known, known) is None  # no time has passed
+    assert load_between(hidden, known) is load_between(known, hidden) is None
+    assert load_between(known, known) is None  # no time has passed
     assert busy_seconds("cpu 0 0 0 0 0 0 0 0 0 0\n", 100) is None  # as in some containers
     monkeypatch.setattr(machine, "STAT", tmp_path / "missing")
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "missing")

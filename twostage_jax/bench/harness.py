@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twostage_jax.bench.machine import describe, load_average, other_load, usage
+from twostage_jax.bench.machine import describe, load_average, load_between, usage
 from twostage_jax.bench.processes import Plan, matrix_rate
 from twostage_jax.bench.records import Machine, Measured, Rate, Report, Tuning
 from twostage_jax.bench.report import OTHERS_LIMIT, Layout, ratios, show, write
@@ -212,13 +212,13 @@ def _measure_round(
         start = usage()
         with terminal.status(f"{label}  {row.title}"):
             measured = row.measure(plan, repetition)
-            others = other_load(start, usage())
+            other_load = load_between(start, usage())
             # The rate after a row is the rate before the next one.
             after = _rate(benchmark, plan)["rate"]
         measured["matrix_rates"] = (before, after)
         measured["matrix_rate"] = (before + after) / 2
         measured["load"] = load
-        measured["others"] = others
+        measured["other_load"] = other_load
         before = after
         measured.update(benchmark.note(report, row, measured))
         entries[row.name]["repetitions"].append(measured)
@@ -227,11 +227,11 @@ def _measure_round(
 
 def _row_text(measured: Measured) -> str:
     rates = measured.get("matrix_rates", (0.0, 0.0))
-    others = measured.get("others")
+    other_load = measured.get("other_load")
     text = (
         f"{measured.get('cold', 0):.1f} s, {rates[0] / 1e9:,.0f} to {rates[1] / 1e9:,.0f} GFLOP/s"
     )
-    return text if others is None else f"{text}, others {others:.0f} %"
+    return text if other_load is None else f"{text}, others {other_load:.0f} %"
 
 
 def _warn_of_load(machine: Machine, terminal: Terminal) -> None:

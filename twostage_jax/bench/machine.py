@@ -21,21 +21,21 @@ class Usage(NamedTuple):
     """Processor time at one moment; differences of two give the load between them."""
 
     clock: float  # seconds
-    own: float  # seconds of this process and of those that it has waited for
+    ours: float  # seconds of this process and of those that it has waited for
     busy: float | None  # seconds of all processes since the start; None if the system hides them
     cores: int
 
 
 def usage() -> Usage:
     """Read the processor time up to now."""
-    own = 0.0
+    ours = 0.0
     for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
         times = resource.getrusage(who)
-        own += times.ru_utime + times.ru_stime
+        ours += times.ru_utime + times.ru_stime
     busy = None
     with contextlib.suppress(OSError, ValueError):  # Linux only
         busy = busy_seconds(STAT.read_text(), os.sysconf("SC_CLK_TCK"))
-    return Usage(time.monotonic(), own, busy, os.cpu_count() or 1)
+    return Usage(time.monotonic(), ours, busy, os.cpu_count() or 1)
 
 
 def busy_seconds(text: str, ticks: int) -> float | None:
@@ -53,21 +53,21 @@ def busy_seconds(text: str, ticks: int) -> float | None:
     return sum(fields.get(name, 0) for name in BUSY) / ticks or None
 
 
-def other_load(before: Usage, after: Usage) -> float | None:
+def load_between(before: Usage, after: Usage) -> float | None:
     """Percentage of the processors that other processes used between two moments.
 
     Returns None if the system does not tell.
 
-    >>> from twostage_jax.bench.machine import Usage, other_load
-    >>> other_load(Usage(0.0, 1.0, 5.0, 2), Usage(10.0, 11.0, 20.0, 2))
+    >>> from twostage_jax.bench.machine import Usage, load_between
+    >>> load_between(Usage(0.0, 1.0, 5.0, 2), Usage(10.0, 11.0, 20.0, 2))
     25.0
     """
     available = (after.clock - before.clock) * after.cores
     if before.busy is None or after.busy is None or available <= 0:
         return None
-    others = (after.busy - before.busy) - (after.own - before.own)
+    rest = (after.busy - before.busy) - (after.ours - before.ours)
     # The two clocks are rounded, so a quiet machine can give a little less than zero.
-    return 100 * min(max(others / available, 0.0), 1.0)
+    return 100 * min(max(rest / available, 0.0), 1.0)
 
 
 def load_average() -> float | None:

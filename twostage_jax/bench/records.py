@@ -20,7 +20,7 @@ class Measured(TypedDict, total=False):
     matrix_rates: tuple[float, float]  # operations per second, before and after the row
     matrix_rate: float  # their mean
     load: float | None  # load average of the last minute, before the row
-    others: float | None  # percent of the processors that other processes used meanwhile
+    other_load: float | None  # percent of the processors that other processes used meanwhile
     share: float  # percent of that rate which a stage-1 epoch reaches
     # Rows of members only.
     sort: str

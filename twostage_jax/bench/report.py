@@ -68,7 +68,7 @@ class Layout:
 
 MACHINE_COLUMNS = {
     "rate": Column("matrix rate (GFLOP/s)", 0, lambda m: m.get("matrix_rate", 0) / 1e9 or None),
-    "others": Column("used by other processes (%)", 0, lambda m: m.get("others")),
+    "others": Column("used by other processes (%)", 0, lambda m: m.get("other_load")),
 }
 
 
@@ -109,7 +109,7 @@ def ratios(report: Report, layout: Layout) -> list[Ratio]:
     of the slow changes in a machine's speed.
     """
     rows = {entry["name"]: entry["repetitions"] for entry in report["rows"]}
-    found = []
+    results = []
     for comparison in layout.comparisons:
         value = layout.columns[comparison.column].value
         below = layout.columns[comparison.below_column or comparison.column].value
@@ -132,14 +132,16 @@ def ratios(report: Report, layout: Layout) -> list[Ratio]:
                 values.append(comparison.scale * number / divisor)
         if values or withheld:
             text = _ratio_text(comparison, values, withheld)
-            found.append(Ratio(title=comparison.title, values=values, withheld=withheld, text=text))
-    return found
+            results.append(
+                Ratio(title=comparison.title, values=values, withheld=withheld, text=text)
+            )
+    return results
 
 
-def distrust(one: Measured, other: Measured) -> str | None:
+def distrust(above: Measured, below: Measured) -> str | None:
     """Return the reason why two measurements cannot be compared, or None."""
-    loads = [load for side in (one, other) if (load := side.get("others")) is not None]
-    rates = [rate for side in (one, other) if (rate := side.get("matrix_rate"))]
+    loads = [load for side in (above, below) if (load := side.get("other_load")) is not None]
+    rates = [rate for side in (above, below) if (rate := side.get("matrix_rate"))]
     if len(rates) == 2 and max(rates) > RATE_LIMIT * min(rates):
         percent = 100 * (max(rates) / min(rates) - 1)
         return (
@@ -198,10 +200,10 @@ def load_lines(report: Report) -> list[str]:
     measured = [m for entry in report["rows"] for m in entry["repetitions"]]
     load = report["machine"]["load"]
     start = "unknown" if load is None else f"{load:.1f}"
-    others = _range([m.get("others") for m in measured], 1.0, " % of the processors")
+    elsewhere = _range([m.get("other_load") for m in measured], 1.0, " % of the processors")
     rates = [rate for m in measured for rate in m.get("matrix_rates", ())]
     return [
-        f"load average at the start: {start}; other processes used {others}",
+        f"load average at the start: {start}; other processes used {elsewhere}",
         f"matrix products before and after the rows: {_range(rates, 1e-9, ' GFLOP/s')}",
     ]
 
