@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from twostage_jax.errors import UserError
+from twostage_jax.stages.dropout import training_key
 from twostage_jax.stages.stage import Batch, Key, Params
 from twostage_jax.trees import PyTree, tree_leaves
 
@@ -56,6 +57,7 @@ def forward(
             asks for a random key that it does not get, or an output without the axis `[B, ...]`.
     """
     _check_instance(module)
+    key = training_key(key)
     dtype = jnp.result_type(x)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(
