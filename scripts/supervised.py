@@ -32,8 +32,7 @@ def start(stage, tx, key, data):
 
 def pretrain(encoder, decoder, image, keys, epochs):
     """Train the autoencoders of all seeds, without labels; returns encoders `[S, ...]`."""
-    stage = ts.autoencoder(encoder, decoder)
-    tx = ts.adam(1e-3)
+    stage, tx = ts.autoencoder(encoder, decoder), ts.adam(1e-3)
 
     def fit(key, data):
         state = start(stage, tx, jax.random.fold_in(key, 0), data)
@@ -70,8 +69,8 @@ def report(name, logits, rates, length, validation, test):
     axes = {"image": 0 if validation["image"].ndim == 3 else None, "label": None}
 
     def accuracy(params, split):
-        value = jax.vmap(lambda p, s: ts.evaluate(logits, p, s)["accuracy"], in_axes=(0, None))
-        return np.asarray(jax.jit(jax.vmap(value, in_axes=(0, axes)))(params, split))
+        rounds = jax.vmap(lambda p, s: ts.evaluate(logits, p, s)["accuracy"], in_axes=(0, None))
+        return np.asarray(jax.jit(jax.vmap(rounds, in_axes=(0, axes)))(params, split))
 
     means = np.stack([accuracy(params, validation).mean(0) for params in rates])
     rate, best = np.unravel_index(means.argmax(), means.shape)
