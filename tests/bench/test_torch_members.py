@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # threads that wait for a busy core make a step 20 times slower
 
-from twostage_jax.bench.torch import members  # noqa: E402
+from twostage_jax.bench.torch import members, tasks  # noqa: E402
 from twostage_jax.bench.torch.network import TwoStageNetwork  # noqa: E402
 from twostage_jax.bench.torch.pytorch import LEARNING_RATE  # noqa: E402
 
@@ -55,5 +55,5 @@ def test_tuning_returns_the_fastest_number_of_threads(dataset, tmp_path):
     np.savez(path, x_train=image, y_train=label, x_test=image, y_test=label)
     task = {"mode": "func", "share": True, "members": 2, "device": "cpu", "classes": 3}
     task |= {"data": str(path), "seed": 0, "threads": None, "epochs": (2, 2)}
-    tuned = members.tune(task, [1])
+    tuned = tasks.tune(task, [1], members.trial)
     assert tuned["threads"] == 1 and list(tuned["seconds"]) == [1]

@@ -10,7 +10,7 @@ from twostage_jax.bench.speed import TASK
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # threads that wait for a busy core make a step 20 times slower
 
-from twostage_jax.bench.torch import pytorch  # noqa: E402
+from twostage_jax.bench.torch import pytorch, tasks  # noqa: E402
 from twostage_jax.bench.torch.network import conv_encoder  # noqa: E402
 
 
@@ -68,5 +68,6 @@ def test_every_program_trains_both_stages(changes, task):
 
 
 def test_threads_are_tuned_for_the_network_of_the_task(task):
-    tuned = pytorch.tune({**task, "mode": "eager", "network": "conv"}, [1])
+    conv = {**task, "mode": "eager", "network": "conv"}
+    tuned = tasks.tune(conv, [1], pytorch.trial)
     assert tuned["threads"] == 1 and list(tuned["seconds"]) == [1]

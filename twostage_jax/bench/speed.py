@@ -70,9 +70,9 @@ def run_row(*flags: str, warm: bool = True) -> Measure:
         values = {"pretrain.epochs": plan.epochs, "head.epochs": plan.epochs}
         arguments = [*recipe_flags(plan, repetition, values), *flags]
         with tempfile.TemporaryDirectory(dir=plan.scratch) as folder:
-            measured = run_twostage("run", arguments, Path(folder), "cold", plan)
+            measured = run_twostage(arguments, Path(folder), "cold", plan)
             if warm:
-                again = run_twostage("run", arguments, Path(folder), "warm", plan)
+                again = run_twostage(arguments, Path(folder), "warm", plan)
                 measured["compile_warm"] = again.get("compile", 0.0)
                 measured["warm_start"] = again.get("cold", 0.0)
         return measured
