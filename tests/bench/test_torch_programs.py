@@ -15,13 +15,9 @@ from twostage_jax.bench.torch.network import conv_encoder  # noqa: E402
 
 
 @pytest.fixture
-def task(dataset, tmp_path):
+def task(arrays):
     """A task of one epoch on the tiny set."""
-    splits = {"train": dataset.train, "test": dataset.test}
-    arrays = {f"x_{name}": split["image"] for name, split in splits.items()}
-    arrays |= {f"y_{name}": split["label"] for name, split in splits.items()}
-    np.savez(tmp_path / "data.npz", **arrays)
-    whole = {**TASK, "data": str(tmp_path / "data.npz"), "device": "cpu", "classes": 3}
+    whole = {**TASK, "data": arrays, "device": "cpu", "classes": 3}
     return {**whole, "seed": 0, "threads": None, "epochs": 1}
 
 

@@ -178,6 +178,9 @@ SHORT = {
 }
 
 
+MAIN = ("cold", "training", "training_each", "head_each", "peak", "accuracy")
+
+
 def note(report: Report, row: Row, measured: Measured) -> Measured:
     """Return `member_bytes`, the memory that each further member adds.
 
@@ -254,6 +257,7 @@ COST = Benchmark(
     epochs=(EPOCHS["full"][0], QUICK_EPOCHS["full"][0]),
     layout=Layout(
         COLUMNS,
+        MAIN,
         SHORT,
         ("medians, in seconds", "members against a single one, and PyTorch against ours"),
         comparisons(),
