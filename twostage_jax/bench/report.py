@@ -232,14 +232,14 @@ def write(report: Report, folder: Path, layout: Layout) -> None:
 def markdown(report: Report, layout: Layout) -> str:
     """Return conditions, main table, ratios and table of the other columns in Markdown."""
     main = {name: layout.columns[name] for name in layout.main}
-    others = {name: column for name, column in layout.columns.items() if name not in main}
+    further = {name: column for name, column in layout.columns.items() if name not in main}
     lines = [f"- {line}" for line in layout.header(report)]
     lines += ["", *_markdown_table(report, main), ""]
     if report["ratios"]:
         lines += ["| ratio | |", "| --- | --- |"]
         lines += [f"| {ratio['title']} | {ratio['text']} |" for ratio in report["ratios"]]
         lines += ["", WITHHELD, ""]
-    lines += ["Further figures of the same rows:", "", *_markdown_table(report, others)]
+    lines += ["Further figures of the same rows:", "", *_markdown_table(report, further)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What the PyTorch programs share: they read a task from a file and print their result as JSON."""
+"""Shared parts of the PyTorch programs: a task from a file, its result as a line of JSON."""
 
 import json
 import sys
