@@ -15,6 +15,7 @@ from twostage_jax.bench.report import (
     Figure,
     Layout,
     load_lines,
+    markdown,
     ratios,
     summarise,
     table,
@@ -106,7 +107,9 @@ def test_ratios_are_paired_and_use_the_faster_of_the_best_modes():
     assert list(texts).index("whole program, cold, S1 best / ours") == 0
 
 
-TWO = Layout(COLUMNS, {}, ("", ""), [Comparison("a / b", ("a",), "b", "cold")], lambda r: [])
+TWO = Layout(
+    COLUMNS, ["cold"], {}, ("", ""), [Comparison("a / b", ("a",), "b", "cold")], lambda r: []
+)
 
 
 def one_ratio(a, b):
@@ -152,6 +155,19 @@ def test_without_pytorch_there_is_a_table_and_no_ratio():
     row = table(only, COLUMNS)[0]
     assert row["stage 2 in all (s)"] == "1.00"  # encoding and both epochs
     assert row["compile, warm cache (s)"] == "-"
+
+
+def test_the_first_table_has_the_main_columns_and_the_second_all_others_with_a_figure():
+    layout = dataclasses.replace(TWO, header=lambda report: ["conditions"])
+    rows = report(a=[measured(cold=4.0)], b=[measured(cold=2.0)])
+    text = markdown({**rows, "ratios": ratios(rows, layout)}, layout)
+    assert text.startswith(
+        "- conditions\n\n| row | whole program, cold (s) |\n| --- | --- |\n| a |"
+    )
+    assert "| a / b | 2.0 x |" in text and "differ by more than 15 %" in text
+    heading = text.splitlines()[-4]
+    assert "stage-1 epoch (s)" in heading and "test accuracy (%)" in heading
+    assert "whole program" not in heading  # cold is above, and no row has a warm start
 
 
 def test_ratios_of_members_equal_those_computed_by_hand():

@@ -2,13 +2,12 @@
 
 import copy
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # threads that wait for a busy core make a step 20 times slower
 
-from twostage_jax.bench.torch import members  # noqa: E402
+from twostage_jax.bench.torch import members, tasks  # noqa: E402
 from twostage_jax.bench.torch.network import TwoStageNetwork  # noqa: E402
 from twostage_jax.bench.torch.pytorch import LEARNING_RATE  # noqa: E402
 
@@ -35,25 +34,16 @@ def test_stacked_members_take_the_same_steps_as_single_networks():
 
 @pytest.mark.parametrize("mode", ["func", "serial"])
 @pytest.mark.parametrize("share", [False, True])
-def test_both_programs_learn(mode, share, dataset, tmp_path):
-    path = tmp_path / "data.npz"
-    splits = {"train": dataset.train, "test": dataset.test}
-    arrays = {f"x_{name}": split["image"] for name, split in splits.items()}
-    arrays |= {f"y_{name}": split["label"] for name, split in splits.items()}
-    np.savez(path, **arrays)
+def test_both_programs_learn(mode, share, arrays):
     task = {"mode": mode, "share": share, "members": 2, "device": "cpu", "classes": 3}
-    task |= {"data": str(path), "seed": 0, "threads": None, "epochs": (2, 40)}
+    task |= {"data": arrays, "seed": 0, "threads": None, "epochs": (2, 40)}
     report = members.run(task)
     assert len(report["accuracies"]) == 2 and min(report["accuracies"]) > 0.7
     assert len(report["pretrain"]) == 2 and len(report["head"]) == 40
 
 
-def test_tuning_returns_the_fastest_number_of_threads(dataset, tmp_path):
-    path = tmp_path / "data.npz"
-    image = dataset.train["image"]
-    label = dataset.train["label"]
-    np.savez(path, x_train=image, y_train=label, x_test=image, y_test=label)
+def test_tuning_returns_the_fastest_number_of_threads(arrays):
     task = {"mode": "func", "share": True, "members": 2, "device": "cpu", "classes": 3}
-    task |= {"data": str(path), "seed": 0, "threads": None, "epochs": (2, 2)}
-    tuned = members.tune(task, [1])
+    task |= {"data": arrays, "seed": 0, "threads": None, "epochs": (2, 2)}
+    tuned = tasks.tune(task, [1], members.trial)
     assert tuned["threads"] == 1 and list(tuned["seconds"]) == [1]

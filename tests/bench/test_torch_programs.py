@@ -10,18 +10,14 @@ from twostage_jax.bench.speed import TASK
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # threads that wait for a busy core make a step 20 times slower
 
-from twostage_jax.bench.torch import pytorch  # noqa: E402
+from twostage_jax.bench.torch import pytorch, tasks  # noqa: E402
 from twostage_jax.bench.torch.network import conv_encoder  # noqa: E402
 
 
 @pytest.fixture
-def task(dataset, tmp_path):
+def task(arrays):
     """A task of one epoch on the tiny set."""
-    splits = {"train": dataset.train, "test": dataset.test}
-    arrays = {f"x_{name}": split["image"] for name, split in splits.items()}
-    arrays |= {f"y_{name}": split["label"] for name, split in splits.items()}
-    np.savez(tmp_path / "data.npz", **arrays)
-    whole = {**TASK, "data": str(tmp_path / "data.npz"), "device": "cpu", "classes": 3}
+    whole = {**TASK, "data": arrays, "device": "cpu", "classes": 3}
     return {**whole, "seed": 0, "threads": None, "epochs": 1}
 
 
@@ -68,5 +64,6 @@ def test_every_program_trains_both_stages(changes, task):
 
 
 def test_threads_are_tuned_for_the_network_of_the_task(task):
-    tuned = pytorch.tune({**task, "mode": "eager", "network": "conv"}, [1])
+    conv = {**task, "mode": "eager", "network": "conv"}
+    tuned = tasks.tune(conv, [1], pytorch.trial)
     assert tuned["threads"] == 1 and list(tuned["seconds"]) == [1]

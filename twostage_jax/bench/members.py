@@ -32,6 +32,7 @@ from twostage_jax.bench.report import (
     stored,
     warm_epoch,
 )
+from twostage_jax.bench.speed import TASK
 
 # Numbers of members of each sort of row.
 MEMBERS = {"full": (1, 4, 16, 64), "heads": (1, 16, 64, 256, 1024), "order": (64,)}
@@ -49,7 +50,6 @@ NOUN = {
     "heads": "heads on one encoder",
     "order": "heads on one encoder in one order",
 }
-TASK = {"objective": "autoencoder", "batch": 32, "network": "mlp"}  # of a single training
 Epochs = tuple[int, int]
 
 
@@ -86,7 +86,7 @@ def _our_row(sort: str, count: int, epochs: Epochs) -> Row:
             flags += ["--members", str(count)]
             flags += ["--share", *SHARE[sort]] if SHARE[sort] else []
         with tempfile.TemporaryDirectory(dir=plan.scratch) as folder:
-            measured = run_twostage("run", flags, Path(folder), "run", plan)
+            measured = run_twostage(flags, Path(folder), "run", plan)
         phases = measured.get("seconds", {})
         training = phases["pretrain"] + phases["encode"] + phases["head"]
         return {**measured, "sort": sort, "members": count, "training": training}
@@ -99,15 +99,13 @@ def _our_row(sort: str, count: int, epochs: Epochs) -> Row:
 def _func_row(sort: str, count: int, epochs: Epochs) -> Row:
     """Make a row of `torch.func`, with threads tuned for its number of members."""
     name = f"torch-func-{sort}-{count}"
-    # Tuning reads these keys too, though their values do not matter for the speed.
-    tuning = {**_task("func", sort, count), "device": "cpu", "classes": 10}
     return Row(
         name,
         f"PyTorch, torch.func: {_title(sort, count)}",
         _measure_torch("func", sort, count, epochs, name),
         quick=count in QUICK_FUNC[sort],
         threads=name,
-        tune=partial(tune_threads, task=tuning, program="members"),
+        tune=partial(tune_threads, task=_task("func", sort, count), program="members"),
     )
 
 
@@ -178,6 +176,9 @@ SHORT = {
     "cold": "whole",
     "accuracy": "test %",
 }
+
+
+MAIN = ("cold", "training", "training_each", "head_each", "peak", "accuracy")
 
 
 def note(report: Report, row: Row, measured: Measured) -> Measured:
@@ -256,6 +257,7 @@ COST = Benchmark(
     epochs=(EPOCHS["full"][0], QUICK_EPOCHS["full"][0]),
     layout=Layout(
         COLUMNS,
+        MAIN,
         SHORT,
         ("medians, in seconds", "members against a single one, and PyTorch against ours"),
         comparisons(),

@@ -102,13 +102,12 @@ def make_order(seed: int, epochs: int, count: int) -> np.ndarray:
 
 def torch_network(params: Params) -> "TwoStageNetwork":
     """Make a `TwoStageNetwork` with our weights."""
-    import torch
-
+    # Imports PyTorch, so that the state below is one of tensors.
     from twostage_jax.bench.torch.network import TwoStageNetwork
 
-    arrays = torch_state_dict(params)
-    net = TwoStageNetwork(arrays["stage1.0.weight"].shape[1], len(arrays["stage2.2.bias"]))
-    net.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+    state = torch_state_dict(params)
+    net = TwoStageNetwork(state["stage1.0.weight"].shape[1], len(state["stage2.2.bias"]))
+    net.load_state_dict(state)
     return net
 
 

@@ -41,8 +41,8 @@ from twostage_jax.trees import digest
 
 STEPS = 200
 SEEDS = tuple(range(5))
-# Relative differences. Measured figures are in docs/benchmarks.md; every limit leaves a factor of
-# ten or more, because processors round differently, and is far below the effect of a real fault.
+# Relative differences. On the processor of docs/benchmarks.md every limit leaves a factor of ten or
+# more, because processors round differently; a fault of the network exceeds it by ten times.
 EXACT_LOSS_LIMIT = 1e-9
 EXACT_PARAMETER_LIMIT = 1e-7
 LOSS_LIMIT = 1e-4  # ten times the rounding of a sum of 25,088 squares

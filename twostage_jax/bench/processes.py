@@ -130,7 +130,7 @@ def tune_threads(plan: Plan, task: Mapping[str, object], program: str) -> Tuning
     # PyTorch takes all cores by default; for these small layers fewer are often faster.
     cores = os.cpu_count() or 1
     candidates = sorted({1, 2, 4, cores // 2 or 1, cores} & set(range(1, cores + 1)))
-    whole_task = {"data": str(plan.arrays), **task, "candidates": candidates}
+    whole_task = {**torch_task(plan, 0), **task, "candidates": candidates}
     return run_torch(program, whole_task, plan).record()
 
 
@@ -146,29 +146,28 @@ def recipe_flags(plan: Plan, seed: int, values: Mapping[str, object]) -> list[st
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
-def run_twostage(
-    command: str, flags: Sequence[str], folder: Path, name: str, plan: Plan
-) -> Measured:
-    """Run `twostage COMMAND FLAGS --out FOLDER/NAME` in a fresh process and read its records."""
+def run_twostage(flags: Sequence[str], folder: Path, name: str, plan: Plan) -> Measured:
+    """Run `twostage run FLAGS --out FOLDER/NAME` in a fresh process and read its records.
+
+    Runs in one folder share a compilation cache.
+    """
     out = folder / name
-    arguments = ["-m", "twostage_jax", command, *flags, "--out", str(out)]
     # A cache of its own, because the user's may hold the compiled programs already.
-    if "--compile-cache" not in flags:
-        arguments += ["--compile-cache", str(folder / "cache")]
+    cache = ("--compile-cache", str(folder / "cache"))
+    arguments = ["-m", "twostage_jax", "run", *flags, "--out", str(out), *cache]
     output = run_process(arguments, plan)
     measured: Measured = {"cold": output.seconds, "peak_bytes": output.peak_bytes}
     lines = (out / "metrics.jsonl").read_text().splitlines()
     epochs = [json.loads(line) for line in lines]
     measured["pretrain"] = [e["seconds"] for e in epochs if e["stage"] == "pretrain"]
     measured["head"] = [e["seconds"] for e in epochs if e["stage"] == "head"]
-    if (out / "result.json").is_file():  # `pretrain` has no result
-        result = json.loads((out / "result.json").read_text())
-        measured["accuracy"] = mean_accuracy(result)
-        phases = result["seconds"]
-        measured["seconds"] = phases
-        measured["compile"] = phases["compile"]
-        measured["encode"] = phases["encode"]
-        measured["stage_2"] = phases["encode"] + phases["head"]
+    result = json.loads((out / "result.json").read_text())
+    measured["accuracy"] = mean_accuracy(result)
+    phases = result["seconds"]
+    measured["seconds"] = phases
+    measured["compile"] = phases["compile"]
+    measured["encode"] = phases["encode"]
+    measured["stage_2"] = phases["encode"] + phases["head"]
     return measured
 
 

@@ -17,6 +17,11 @@ Values = Sequence[float | None]
 # processes used a larger percentage of the processors.
 RATE_LIMIT = 1.15
 OTHERS_LIMIT = 20.0
+WITHHELD = (
+    "A ratio is withheld if the matrix rates beside its two rows differ by more than "
+    f"{100 * (RATE_LIMIT - 1):.0f} %, or if other processes used more than {OTHERS_LIMIT:.0f} % of "
+    "the processors meanwhile."
+)
 
 
 class Figure(NamedTuple):
@@ -60,6 +65,7 @@ class Layout:
     """Tables of a benchmark."""
 
     columns: Mapping[str, Column]
+    main: Sequence[str]  # keys of the columns in the first table of `bench.md`
     short: Mapping[str, str]  # headings on the terminal, which has room for some columns
     titles: tuple[str, str]  # of the table and of the ratios on the terminal
     comparisons: Sequence[Comparison]
@@ -224,15 +230,25 @@ def write(report: Report, folder: Path, layout: Layout) -> None:
 
 
 def markdown(report: Report, layout: Layout) -> str:
-    """Return the header and the tables in Markdown."""
-    rows = table(report, layout.columns)
+    """Return conditions, main table, ratios and table of the other columns in Markdown."""
+    main = {name: layout.columns[name] for name in layout.main}
+    further = {name: column for name, column in layout.columns.items() if name not in main}
     lines = [f"- {line}" for line in layout.header(report)]
-    lines += ["", f"| {' | '.join(rows[0])} |", f"|{' --- |' * len(rows[0])}"]
-    lines += [f"| {' | '.join(row.values())} |" for row in rows]
+    lines += ["", *_markdown_table(report, main), ""]
     if report["ratios"]:
-        lines += ["", "| ratio | |", "| --- | --- |"]
+        lines += ["| ratio | |", "| --- | --- |"]
         lines += [f"| {ratio['title']} | {ratio['text']} |" for ratio in report["ratios"]]
+        lines += ["", WITHHELD, ""]
+    lines += ["Further figures of the same rows:", "", *_markdown_table(report, further)]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_table(report: Report, columns: Mapping[str, Column]) -> list[str]:
+    rows = table(report, columns)
+    # Columns without a figure, as those of rows that were not chosen, are left out.
+    titles = [title for title in rows[0] if any(row[title] != "-" for row in rows)]
+    lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
+    return lines + [f"| {' | '.join(row[title] for title in titles)} |" for row in rows]
 
 
 def show(report: Report, folder: Path, terminal: Terminal, layout: Layout) -> None:

@@ -195,11 +195,10 @@ def step_gaps(case: Case, steps: int) -> list[StepGap]:
         updates = []
         for name, parameter in zip(trained, case.parameters, strict=True):
             assert parameter.grad is not None
-            gradient = parameter.grad.numpy()
-            moment = optimiser.state[parameter]["exp_avg"].numpy()
+            moment = optimiser.state[parameter]["exp_avg"]
             # The moments before the step were equal, so their difference is that of the gradients.
-            gradients.append(_norm_ratio((moments[name] - moment) / (1 - DECAY), gradient))
-            moved = parameter.detach().numpy() - before[name]
+            gradients.append(_norm_ratio((moments[name] - moment) / (1 - DECAY), parameter.grad))
+            moved = parameter.detach() - before[name]
             updates.append(_norm_ratio(after[name] - before[name] - moved, moved))
         gaps.append(StepGap(abs(mine - expected) / expected, max(gradients), max(updates)))
     return gaps
@@ -211,9 +210,8 @@ def _their_state(
     """Return `state` with PyTorch's parameters, moments and number of steps."""
 
     def ours(values: Mapping[str, "torch.Tensor"]) -> Params:
-        # Copies, because PyTorch changes its tensors in place.
-        arrays = {name: tensor.numpy().copy() for name, tensor in values.items()}
-        return jax.tree.map(jax.numpy.array, from_torch_state_dict(arrays))
+        # Copies: PyTorch changes its tensors in place.
+        return jax.tree.map(jax.numpy.asarray, from_torch_state_dict(values))
 
     moments = {}
     for field, key in (("mu", "exp_avg"), ("nu", "exp_avg_sq")):
@@ -226,7 +224,7 @@ def _their_state(
         fields = {field: {**getattr(node, field), **groups} for field, groups in moments.items()}
         return node._replace(count=jax.numpy.asarray(count, np.int32), **fields)
 
-    params = ours({name: values.detach() for name, values in case.net.state_dict().items()})
+    params = ours(case.net.state_dict())
     opt_state = jax.tree.map(replaced, state.opt_state, is_leaf=_is_adam_state)
     return state._replace(
         params={group: params[group] for group in state.params}, opt_state=opt_state
@@ -276,11 +274,13 @@ def adam_gap(tx: optax.GradientTransformation = ADAM, steps: int = 200) -> float
 def parameter_gap(params: Params, net: "TwoStageNetwork") -> float:
     """Return the largest `share_of_largest` over all parameters of ours."""
     state = net.state_dict()
-    arrays = torch_state_dict(params)
-    return max(share_of_largest(array, state[name].numpy()) for name, array in arrays.items())
+    mine = torch_state_dict(params)
+    return max(share_of_largest(mine[name], state[name].numpy()) for name in mine)
 
 
-def share_of_largest(values: np.ndarray | jax.Array, expected: np.ndarray) -> float:
+def share_of_largest(
+    values: "np.ndarray | jax.Array | torch.Tensor", expected: np.ndarray
+) -> float:
     """Return the largest difference as a share of the largest expected value."""
     # Single values may be close to zero, and their relative differences say nothing.
     return float(np.abs(np.asarray(values) - expected).max() / np.abs(expected).max())
@@ -291,5 +291,5 @@ def median(gaps: Sequence[StepGap], field: str) -> float:
     return statistics.median(getattr(gap, field) for gap in gaps)
 
 
-def _norm_ratio(difference: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(difference) / np.linalg.norm(expected))
+def _norm_ratio(difference: "torch.Tensor", expected: "torch.Tensor") -> float:
+    return (difference.norm() / expected.norm()).item()

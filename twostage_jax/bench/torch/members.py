@@ -13,11 +13,9 @@ own initial values and its own order of examples:
 With `share`, one encoder is trained and the members are heads on its features.
 """
 
-import json
-import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -25,14 +23,25 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn import functional as F
 
+from twostage_jax.bench.torch import tasks
 from twostage_jax.bench.torch.network import (
     BATCH,
+    Batches,
+    Tensors,
     TwoStageNetwork,
     normalised,
     read_arrays,
     tensor_batches,
 )
-from twostage_jax.bench.torch.pytorch import CHUNK, LEARNING_RATE, Loss, Program, Step, Times
+from twostage_jax.bench.torch.pytorch import (
+    CHUNK,
+    LEARNING_RATE,
+    Loss,
+    Program,
+    Step,
+    Times,
+    Trainer,
+)
 
 TUNING_STEPS = 50
 TUNING_EPOCHS = 4
@@ -129,42 +138,17 @@ def make_step(loss: Loss, params: Params) -> Step:
     return step
 
 
-def train_epoch(step: Step, inputs: Sequence[Input], order: torch.Tensor) -> torch.Tensor:
-    """Train one epoch in the order `[M, N]` and return the mean losses `[M]`."""
-    # The sum stays on the device: reading it in each step would wait for the step.
-    total = torch.zeros(len(order), device=order.device)
-    count = 0
-    for rows in order.split(BATCH, 1):
-        total += step(*(part.rows(rows) for part in inputs))
-        count += 1
-    return total / count
+def member_batches(inputs: Sequence[Input], members: int) -> Batches:
+    """Make the batches `[M, B, ...]` of all members, each with its own order of examples."""
+    tensor = inputs[-1].tensor  # the last input has no member axis
 
+    def shuffled() -> Iterable[Tensors]:
+        # One permutation for each member, as single trainings have.
+        orders = [torch.randperm(len(tensor), device=tensor.device) for _ in range(members)]
+        for rows in torch.stack(orders).split(BATCH, 1):
+            yield tuple(part.rows(rows) for part in inputs)
 
-class Ensemble:
-    """Training of all members of a stack, with the seconds of each epoch."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.times = Times()
-
-    def train(
-        self, stage: str, epochs: int, step: Step, inputs: Sequence[Input], members: int
-    ) -> None:
-        """Train a stage, each member in its own order of examples."""
-        count = len(inputs[-1].tensor)  # the last input has no member axis
-        for _ in range(epochs):
-            began = self.now()
-            # One permutation for each member, as single trainings have.
-            orders = [torch.randperm(count, device=self.device) for _ in range(members)]
-            losses = train_epoch(step, inputs, torch.stack(orders))
-            self.times.stage(stage).append(self.now() - began)
-            self.times.losses[stage].append(losses.mean().item())
-
-    def now(self) -> float:
-        """Return the time at which the device has finished all work."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+    return Batches((), shuffled)
 
 
 def encoded(stack: Stack, images: torch.Tensor) -> torch.Tensor:
@@ -178,32 +162,34 @@ def run_func(task: Task, data: dict[str, torch.Tensor]) -> Trained:
     """Train both stages of all members with `torch.func`."""
     members = task["members"]
     device = task["device"]
-    ensemble = Ensemble(device)
+    trainer = Trainer("func", device)
     images = data["x_train"]
     nets = [TwoStageNetwork(images.shape[1], task["classes"]).to(device) for _ in range(members)]
-    encoder = _train_encoders(task, ensemble, nets[:1] if task["share"] else nets, images)
-    began = ensemble.now()
+    encoder = _train_encoders(task, trainer, nets[:1] if task["share"] else nets, images)
+    began = time.perf_counter()
     features = encoded(encoder, images)
     if task["share"]:
         features = features[0]  # one encoder: its features have no copy for each member
-    ensemble.times.encode = ensemble.now() - began
+    trainer.synchronise()
+    trainer.times.encode = time.perf_counter() - began
     heads = stacked([net.stage2 for net in nets])
-    step = make_step(classification(heads), heads.params)
+    make = partial(make_step, classification(heads), heads.params)
     inputs = [Input(features, not task["share"]), Input(data["y_train"])]
-    ensemble.train("head", task["epochs"][1], step, inputs, members)
+    trainer.train("head", task["epochs"][1], make, member_batches(inputs, members))
     with torch.no_grad():
         test = encoded(encoder, data["x_test"]).expand(members, -1, -1)
         logits = vmap(heads)(heads.params, test)
     accuracies = (logits.argmax(-1) == data["y_test"]).float().mean(1).tolist()
-    return Trained(ensemble.times, accuracies)
+    return Trained(trainer.times, accuracies)
 
 
 def _train_encoders(
-    task: Task, ensemble: Ensemble, nets: Sequence[TwoStageNetwork], images: torch.Tensor
+    task: Task, trainer: Trainer, nets: Sequence[TwoStageNetwork], images: torch.Tensor
 ) -> Stack:
     autoencoders = stacked([nn.Sequential(net.stage1, net.decoder) for net in nets])
-    step = make_step(reconstruction(autoencoders), autoencoders.params)
-    ensemble.train("pretrain", task["epochs"][0], step, [Input(images)], len(nets))
+    make = partial(make_step, reconstruction(autoencoders), autoencoders.params)
+    data = member_batches([Input(images)], len(nets))
+    trainer.train("pretrain", task["epochs"][0], make, data)
     # The encoder is module 0 of the sequence; the decoder is not needed any more.
     prefix = "0."
     params = {
@@ -224,15 +210,11 @@ def run_serial(task: Task, data: dict[str, torch.Tensor]) -> Trained:
         net = TwoStageNetwork(images.shape[1], task["classes"])
         program = Program("eager", task["device"], net)
         if not programs or not task["share"]:
-            parameters = net.stage1_parameters("autoencoder")
-            batches = tensor_batches(images)
-            program.train("pretrain", task["epochs"][0], net.reconstruct, parameters, batches)
+            program.pretrain(task["epochs"][0], tensor_batches(images))
             features = program.encode(images)
         else:
             net.stage1 = programs[0].net.stage1  # for the test accuracy
-        batches = tensor_batches(features, data["y_train"])
-        parameters = list(net.stage2.parameters())
-        program.train("head", task["epochs"][1], net.classify_features, parameters, batches)
+        program.train_head(task["epochs"][1], tensor_batches(features, data["y_train"]))
         programs.append(program)
         accuracies.append(program.accuracy(data["x_test"], data["y_test"]))
     times = [program.times for program in programs]
@@ -274,23 +256,15 @@ def read_tensors(path: str, device: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def tune(task: Task, candidates: Sequence[int]) -> dict[str, object]:
-    """Find the number of threads, out of `candidates`, with which `func` is fastest."""
+def trial(task: Task) -> float:
+    """Return the seconds of the fastest of three epochs of `func` on a part of the data."""
     data = read_tensors(task["data"], "cpu")
-    # A part of an epoch shows which number is best.
     data = {name: values[: BATCH * TUNING_STEPS] for name, values in data.items()}
-    stage = "head" if task["share"] else "pretrain"
     epochs = (0, TUNING_EPOCHS) if task["share"] else (TUNING_EPOCHS, 0)
-    short: Task = {**task, "epochs": epochs}
-    seconds = {}
-    for threads in candidates:
-        torch.set_num_threads(threads)
-        # The first epoch warms up.
-        seconds[threads] = min(run_func(short, data).times.stage(stage)[1:])
-    return {"threads": min(seconds, key=seconds.__getitem__), "seconds": seconds}
+    times = run_func({**task, "epochs": epochs}, data).times
+    # The first epoch warms up.
+    return min(times.stage("head" if task["share"] else "pretrain")[1:])
 
 
 if __name__ == "__main__":
-    content = json.loads(Path(sys.argv[1]).read_text())
-    numbers = content.pop("candidates", None)
-    print(json.dumps(run(content) if numbers is None else tune(content, numbers)))
+    tasks.main(run, trial)

@@ -6,19 +6,17 @@ its times and its test accuracy. It imports no jax. Modes:
 - `printed`: a `DataLoader` over a data set that makes each image a PIL image, a tensor and a
   normalised tensor, as torchvision's MNIST with `ToTensor` and `Normalize` does; eager, Adam.
 - `workers`: the same, with a worker process for each core.
-- `tensors`: the same with the data as one normalised tensor, shuffled by `randperm`.
-- `eager`, `compiled`: tensors, fused Adam, features encoded once for stage 2. `compiled` adds
-  `torch.compile` on the CPU, and a CUDA graph of the whole step on a GPU.
+- `eager`, `compiled`: the data as one normalised tensor, shuffled by `randperm`; fused Adam;
+  features encoded once for stage 2. `compiled` adds `torch.compile` on the CPU, and a CUDA graph of
+  the whole step on a GPU.
 """
 
-import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import TypedDict
 
 import numpy as np
@@ -26,6 +24,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from twostage_jax.bench.torch import tasks
 from twostage_jax.bench.torch.network import (
     BATCH,
     Batches,
@@ -123,36 +122,22 @@ class Times:
         return self.pretrain if name == "pretrain" else self.head
 
 
-class Program:
-    """Both stages of the blog's program in one mode."""
+class Trainer:
+    """Training of stages in one mode, with the times of their epochs."""
 
-    def __init__(self, mode: str, device: str, net: TwoStageNetwork) -> None:
+    def __init__(self, mode: str, device: str) -> None:
         self.mode = mode
         self.device = device
-        self.net = net.to(device)
         self.times = Times()
-        self.best = mode in ("eager", "compiled")
+        self.best = mode not in ("printed", "workers")
 
-    def make_step(self, loss: Loss, parameters: list[nn.Parameter], example: Tensors) -> Step:
-        """Make the training step of this mode."""
-        # The printed program uses the plain Adam, whose loop over parameters is in Python.
-        if not self.best:
-            return make_step(loss, torch.optim.Adam(parameters, lr=LEARNING_RATE))
-        graph = self.mode == "compiled" and self.device == "cuda"
-        adam = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True, capturable=graph)
-        if graph:
-            return captured(make_step(loss, adam), adam, example)
-        if self.mode == "compiled":
-            # Without dynamic shapes: the last, smaller batch of an epoch is compiled once more.
-            loss = torch.compile(loss, dynamic=False)
-        return make_step(loss, adam)
+    def train(self, stage: str, epochs: int, make: Callable[[], Step], data: Batches) -> None:
+        """Train a stage with the step that `make` makes.
 
-    def train(
-        self, stage: str, epochs: int, loss: Loss, parameters: list[nn.Parameter], data: Batches
-    ) -> None:
-        """Train a stage and record the seconds and the mean loss of each epoch."""
+        Records the seconds of each epoch and its mean loss, over all members if there are several.
+        """
         began = time.perf_counter()
-        step = self.make_step(loss, parameters, data.example)
+        step = make()
         self.synchronise()
         preparing = time.perf_counter() - began
         for number in range(epochs):
@@ -169,10 +154,53 @@ class Program:
                     self.synchronise()
                     self.times.compile += preparing + time.perf_counter() - began
                     began = time.perf_counter()
-            self.times.losses[stage].append(float(total) / count)
+            self.times.losses[stage].append(torch.as_tensor(total).mean().item() / count)
             # A GPU works on after the last call has returned.
             self.synchronise()
             self.times.stage(stage).append(time.perf_counter() - began)
+
+    def synchronise(self) -> None:
+        """Wait for the device."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+class Program(Trainer):
+    """Both stages of the blog's program in one mode."""
+
+    def __init__(self, mode: str, device: str, net: TwoStageNetwork) -> None:
+        super().__init__(mode, device)
+        self.net = net.to(device)
+
+    def make_step(self, loss: Loss, parameters: list[nn.Parameter], example: Tensors) -> Step:
+        """Make the training step of this mode."""
+        # The printed program uses the plain Adam, whose loop over parameters is in Python.
+        if not self.best:
+            return make_step(loss, torch.optim.Adam(parameters, lr=LEARNING_RATE))
+        graph = self.mode == "compiled" and self.device == "cuda"
+        adam = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True, capturable=graph)
+        if graph:
+            return captured(make_step(loss, adam), adam, example)
+        if self.mode == "compiled":
+            # Without dynamic shapes: the last, smaller batch of an epoch is compiled once more.
+            loss = torch.compile(loss, dynamic=False)
+        return make_step(loss, adam)
+
+    def pretrain(self, epochs: int, data: Batches, objective: str = "autoencoder") -> None:
+        """Train stage 1."""
+        net = self.net
+        loss = net.placeholder if objective == "placeholder" else net.reconstruct
+        parameters = net.stage1_parameters(objective)
+        self.train(
+            "pretrain", epochs, partial(self.make_step, loss, parameters, data.example), data
+        )
+
+    def train_head(self, epochs: int, data: Batches) -> None:
+        """Train stage 2, in the best modes on features."""
+        net = self.net
+        loss = net.classify_features if self.best else net.classify
+        parameters = list(net.stage2.parameters())
+        self.train("head", epochs, partial(self.make_step, loss, parameters, data.example), data)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Compute the features of all images once."""
@@ -190,11 +218,6 @@ class Program:
             predicted = [self.net(chunk).argmax(1) for chunk in images.split(CHUNK)]
         return (torch.cat(predicted) == labels).float().mean().item()
 
-    def synchronise(self) -> None:
-        """Wait for the device."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
 
 def run(task: Task) -> dict[str, object]:
     """Train both stages and return their times and the test accuracy."""
@@ -207,10 +230,9 @@ def run(task: Task) -> dict[str, object]:
     program = Program(task["mode"], device, make_network(task["network"], shape, task["classes"]))
     if program.best:
         torch.set_float32_matmul_precision("high")  # the default of jax
-    if task["mode"] in ("printed", "workers"):
-        _train_printed(program, task, arrays)
+        _train_best(program, task, arrays)
     else:
-        _train_tensors(program, task, arrays)
+        _train_printed(program, task, arrays)
     images = normalised(arrays["x_test"], device)
     accuracy = program.accuracy(images, torch.tensor(arrays["y_test"], device=device))
     report = {**vars(program.times), "accuracy": accuracy}
@@ -220,7 +242,6 @@ def run(task: Task) -> dict[str, object]:
 
 
 def _train_printed(program: Program, task: Task, arrays: dict[str, np.ndarray]) -> None:
-    net = program.net
     workers = (os.cpu_count() or 1) if task["mode"] == "workers" else 0
     loader = DataLoader(
         Images(arrays["x_train"], arrays["y_train"]),
@@ -230,30 +251,15 @@ def _train_printed(program: Program, task: Task, arrays: dict[str, np.ndarray]) 
         persistent_workers=workers > 0,
     )
     images = loader_batches(loader, 1, program.device)
-    _train_stage_1(program, task, images)
-    labelled = loader_batches(loader, 2, program.device)
-    program.train("head", task["epochs"], net.classify, list(net.stage2.parameters()), labelled)
+    program.pretrain(task["epochs"], images, task["objective"])
+    program.train_head(task["epochs"], loader_batches(loader, 2, program.device))
 
 
-def _train_tensors(program: Program, task: Task, arrays: dict[str, np.ndarray]) -> None:
-    net = program.net
+def _train_best(program: Program, task: Task, arrays: dict[str, np.ndarray]) -> None:
     images = normalised(arrays["x_train"], program.device)
     labels = torch.tensor(arrays["y_train"]).long().to(program.device)
-    _train_stage_1(program, task, tensor_batches(images, size=task["batch"]))
-    loss = net.classify
-    inputs = images
-    if program.best:
-        loss = net.classify_features
-        inputs = program.encode(images)
-    data = tensor_batches(inputs, labels)
-    program.train("head", task["epochs"], loss, list(net.stage2.parameters()), data)
-
-
-def _train_stage_1(program: Program, task: Task, data: Batches) -> None:
-    net = program.net
-    loss = net.placeholder if task["objective"] == "placeholder" else net.reconstruct
-    parameters = net.stage1_parameters(task["objective"])
-    program.train("pretrain", task["epochs"], loss, parameters, data)
+    program.pretrain(task["epochs"], tensor_batches(images, size=task["batch"]), task["objective"])
+    program.train_head(task["epochs"], tensor_batches(program.encode(images), labels))
 
 
 def make_network(name: str, shape: Sequence[int], classes: int) -> TwoStageNetwork:
@@ -262,26 +268,16 @@ def make_network(name: str, shape: Sequence[int], classes: int) -> TwoStageNetwo
     return TwoStageNetwork(math.prod(shape), classes, encoder)
 
 
-def tune(task: Task, candidates: Sequence[int]) -> dict[str, object]:
-    """Find the number of threads, out of `candidates`, with which stage 1 is fastest."""
-    arrays = read_arrays(task["data"])
-    # A part of an epoch shows which number is best, and is over in seconds.
-    some = arrays["x_train"][: BATCH * TUNING_STEPS]
+def trial(task: Task) -> float:
+    """Return the seconds of the fastest of three epochs of stage 1 on a part of the data."""
+    some = read_arrays(task["data"])["x_train"][: BATCH * TUNING_STEPS]
     images = normalised(some, "cpu")
-    seconds = {}
-    for threads in candidates:
-        torch.set_num_threads(threads)
-        net = make_network(task["network"], some.shape[1:], 10)
-        program = Program(task["mode"], "cpu", net)
-        batches = tensor_batches(images, size=task["batch"])
-        parameters = net.stage1_parameters("autoencoder")
-        program.train("pretrain", 4, net.reconstruct, parameters, batches)
-        # The first epoch warms up.
-        seconds[threads] = min(program.times.pretrain[1:])
-    return {"threads": min(seconds, key=seconds.__getitem__), "seconds": seconds}
+    net = make_network(task["network"], some.shape[1:], task["classes"])
+    program = Program(task["mode"], "cpu", net)
+    program.pretrain(4, tensor_batches(images, size=task["batch"]))
+    # The first epoch warms up.
+    return min(program.times.pretrain[1:])
 
 
 if __name__ == "__main__":
-    content = json.loads(Path(sys.argv[1]).read_text())
-    numbers = content.pop("candidates", None)
-    print(json.dumps(run(content) if numbers is None else tune(content, numbers)))
+    tasks.main(run, trial)
