@@ -61,7 +61,7 @@ def test_labels_are_matched_by_name_or_else_by_number(tmp_path):
     np.testing.assert_array_equal(named.label, by_name)
     numbers = load(tmp_path, run, image=IMAGE, label=LABEL)
     np.testing.assert_array_equal(numbers.label, LABEL)
-    assert "they count the classes of the run from 0" in numbers.notes[-1]
+    assert "0 is the first class of the run" in numbers.notes[-1]
     # A run on labels 1 to 26 has classes of these names.
     letters = [str(k) for k in range(1, 27)]
     for label in (LABEL + 1, LABEL.astype(str), np.eye(9)[LABEL]):

@@ -137,8 +137,8 @@ def test_states_are_read_as_people_have_them(wrap):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ("model.pt", "'model.pt' is no state of a PyTorch model: give model.state_dict"),
-        ({"stage1.0.weight": np.ones((2, 2), int)}, "its values are int64, expected floats"),
+        ("model.pt", "'model.pt' is not the state of a PyTorch model: give model.state_dict"),
+        ({"stage1.0.weight": np.ones((2, 2), int)}, "its values are int64 instead of floats"),
         ({"stage1.0.weight": "text"}, "stage1.0.weight cannot be read"),
         ({"module.stage1.0.bias": 0.0, "stage1.0.bias": 0.0}, "differ only in a prefix"),
         ({3: np.ones(2)}, "3 is unknown"),

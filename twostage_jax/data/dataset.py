@@ -146,10 +146,10 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
         test = extra
         extra = None
         originals.append(test)
-        notes += (f"no test split: the validation split ({_count(test)}) is the test instead",)
+        notes += (f"no test split: the validation split ({_count(test)}) is used as test",)
     else:
         train, test = set_aside(train, max(1, len(train["label"]) // TEST_SHARE))
-        notes += (f"no test split: {_count(test)} of train set aside as one",)
+        notes += (f"no test split: {_count(test)} of the train split set aside as one",)
     train, held_out, more = _cut_validation(source.name, train, extra, validation)
     splits = {"train": train, "validation": held_out, "test": test}
     pool = train["image"][:0] if source.unlabelled is None else source.unlabelled
@@ -190,7 +190,7 @@ def _cut_validation(
     rest, carved = set_aside(train, count)
     if extra is None:
         return rest, carved, ()
-    instead = f"carves {count:,} from train" if count else "asks for none"
+    instead = f"takes {count:,} from the train split" if count else "asks for none"
     note = f"the source's validation split ({_count(extra)}) is not used: --validation {instead}"
     return rest, carved, (note,)
 

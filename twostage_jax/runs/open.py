@@ -1,4 +1,4 @@
-"""Open a run: verify its parameters, and make what predicts with them; and load data for it."""
+"""Open a run: verify its parameters and make its predictors; load data for it."""
 
 import dataclasses
 import os
@@ -155,14 +155,14 @@ class _Pretrained(NamedTuple):
 def _load_stage_1(
     folder: Path, config: Config, manifest: Manifest, networks: Networks, trials: Trials
 ) -> Params | str:
-    """Load the groups `[E, ...]` of stage 1; the reason if another run had them and lost them."""
+    """Load the groups `[E, ...]` of stage 1; return the reason if they are lost."""
     if not config.encoder_run:
         return load_pretrained(folder, manifest, networks, trials)
     source = Path(config.encoder_run)
     try:
         origin = read_manifest(source)
         if origin.groups[FROZEN].sha256 != manifest.encoder:
-            raise UserError(f"{source} has another encoder than this run")
+            raise UserError(f"the encoder of {source} is not the encoder of this run")
         return load_pretrained(source, origin, networks, trials)
     # Predictions need nothing of that run.
     except (UserError, OSError, KeyError) as error:

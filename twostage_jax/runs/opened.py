@@ -1,4 +1,4 @@
-"""An opened run: its parameters and modules, and what it predicts for images."""
+"""An opened run: its parameters, its modules and its predictions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from twostage_jax.store.records import Manifest
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """A run, read and verified: it predicts, and has the parameters and the modules.
+    """A verified run: its predictions, parameters and modules.
 
     Images are integers in 0 to 255 (uint8) or floats in [0, 1], `[N, H, W, C]`, or `[N, H, W]` if
     the run has one channel. A single image without the axis N is a batch of one. Both are
@@ -64,7 +64,7 @@ class Run:
     finished: ResultRecord | None  # None without stage 2
     classifier: Predictor | None  # None without stage 2
     pretrained: Predictor | None  # None if the run that trained the encoder is gone
-    no_decoder: str  # reason why nothing can be reconstructed, or empty
+    no_decoder: str  # reason why images cannot be reconstructed, or empty
     several: bool  # True if the encoder has a member axis
 
     @property
@@ -142,7 +142,7 @@ class Run:
         return network_images(images, self.manifest.preprocessing.image_shape, self.folder)
 
     def _probability(self, images: object) -> np.ndarray:
-        """Return probabilities float64 `[N, K]`, from which every figure of the run follows."""
+        """Return probabilities float64 `[N, K]`, from which all figures are computed."""
         predictor = self.predictor
         return mean_probability(probabilities(predictor.logits(self._images(images))))
 

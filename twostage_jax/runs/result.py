@@ -168,7 +168,7 @@ class Result(Mapping[str, Any]):
         return len(self.record)
 
     def __bool__(self) -> bool:
-        """Return True: a result without figures is a result."""
+        """Return True, also for a result without figures."""
         return True
 
     def __repr__(self) -> str:

@@ -130,7 +130,7 @@ def run(
     terminal = terminal or Terminal()
     clock = clock or Clock()
     request = Request(resume, pretrain_only, trust_code, allow_changed, device, tensorboard)
-    # First of all: nothing else may be blamed for a device that does not start.
+    # The device comes first, so that no later error hides that it does not start.
     machine = find_device(device)
     command = _resume_command(config, request)
     with contextlib.ExitStack() as stack:
