@@ -82,10 +82,13 @@ def test_labels_that_mean_none_are_said(missing):
     train, test = np.where(LABEL == 2, missing, LABEL), np.array([0, missing, 1])
     (first, second), names, notes = convert(train, test)
     assert first == [-1, 0, 1, 1, -1, 0] and second == [0, -1, 1] and names == ()
-    assert "2 examples of the train split without a label: their images are used" in str(notes)
+    assert "2 examples of the train split without a label: their images are used" in notes
     assert "1 example of the test split without a label: they are left out" in notes
     (first,), names, notes = convert(np.array(["b", "", "a"]))
-    assert (first, names) == ([1, -1, 0], ("a", "b")) and "1 example of train without" in notes
+    assert (first, names) == (
+        [1, -1, 0],
+        ("a", "b"),
+    ) and "1 example of the train split without" in notes
 
 
 def test_labels_that_are_not_numbered_from_one_keep_their_numbers():

@@ -17,9 +17,6 @@ from twostage_jax.config.schema import (
 )
 
 
-_FROM = tyro.conf.arg(name="from", metavar="RUN", help_behavior_hint="(default: none)")
-
-
 @dataclass(frozen=True)
 class _Debug:
     debug: Annotated[bool, SWITCH] = False
@@ -82,6 +79,9 @@ class Pretrain(_FromFile, RecipeConfig, CommonConfig):
 
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     """Stage 1: an encoder trained on images without labels"""
+
+
+_FROM = tyro.conf.arg(name="from", metavar="RUN", help_behavior_hint="(default: none)")
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

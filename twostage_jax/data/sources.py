@@ -60,7 +60,7 @@ def load_examples(
         data_dir: as for `load`.
 
     Raises:
-        UserError: as `load`; a split that the source lacks, or a label outside of the run's classes.
+        UserError: as `load`; a split that the source lacks, or labels outside of the run's classes.
     """
     return make_examples(_read(spec, data_dir), classes, split)
 

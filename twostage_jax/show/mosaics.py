@@ -25,7 +25,7 @@ MISTAKES = 15
 SMALL = 64  # pixels up to which an image is drawn with sharp pixels
 TALLEST = 12.0  # inches
 LINE = 0.17  # inches between lines of a caption
-CAPTION = 14  # characters of a class name below an image
+CAPTION = 12  # characters of a class name below an image
 SHORT = 10  # characters of a class name and a probability that fit into one line
 
 
@@ -110,7 +110,7 @@ def draw_mistakes(mistakes: Mistakes, classes: Sequence[str], split: str) -> byt
             for line, text in enumerate(captions[index]):
                 y = (bottom - 0.05 - LINE * line) / total
                 colour = ORANGE if line else BLUE
-                centred = {"ha": "center", "va": "top", "fontsize": 9}
+                centred = {"ha": "center", "va": "top", "fontsize": 8}
                 figure.text(x, y, text, color=colour, parse_math=False, **centred)
         return as_png(figure)
 
