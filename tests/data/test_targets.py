@@ -124,7 +124,7 @@ def test_labels_that_cannot_be_read_get_one_message(name):
 
 
 def test_labels_must_fit_images_and_class_names():
-    with pytest.raises(UserError, match="train has 5 images and file: y has 6 labels: the numbers"):
+    with pytest.raises(UserError, match="train split has 5 images, but file: y has 6 labels: give one"):
         as_labels({"train": Array(LABEL, "file: y")}, {"train": 5}, (), [])
     with pytest.raises(UserError, match="label 2, but there are 2 class names"):
         convert(LABEL, classes=("a", "b"))

@@ -26,7 +26,7 @@ SMALL = 64  # pixels up to which an image is drawn with sharp pixels
 TALLEST = 12.0  # inches
 LINE = 0.17  # inches between lines of a caption
 CAPTION = 12  # characters of a class name below an image
-SHORT = 10  # characters of a class name and a probability that fit into one line
+SHORT = 9  # characters of a class name and a probability that fit into one line
 
 
 class Mistakes(NamedTuple):

@@ -51,7 +51,7 @@ def _show_temperature(scores: Record, figures: Record, split: str, terminal: Ter
         if after > before:
             worse.append(words)
     if worse:
-        _row("", f"the temperature made {split} worse: {' and '.join(worse)}", terminal)
+        _row("", f"the temperature made figures on {split} worse: {' and '.join(worse)}", terminal)
 
 
 def _show_sets(sets: Record, terminal: Terminal) -> None:
