@@ -26,7 +26,7 @@ def test_all_examples_are_kept_even_of_one_class_or_one_image(chosen, tmp_path):
     assert examples.image.dtype == np.uint8 and examples.label.dtype == np.int32
 
 
-def test_a_split_alone_is_all_and_one_of_several_is_said(tmp_path):
+def test_a_single_split_is_all_and_a_chosen_one_is_noted(tmp_path):
     alone = load(tmp_path, x_test=IMAGE, y_test=LABEL)
     assert (alone.part, len(alone.label)) == ("all", 60)
     assert load(tmp_path, split="test", image=IMAGE, label=LABEL).part == "all"

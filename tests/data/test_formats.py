@@ -207,7 +207,7 @@ def test_one_of_several_sets_in_a_folder_is_chosen_by_name(tmp_path):
         ts.load(f"{spec}/letters")
 
 
-def test_own_validation_files_and_copies_are_said(tmp_path):
+def test_own_validation_files_and_copies_are_noted(tmp_path):
     write_idx(tmp_path)
     image, label = idx_file(TEST_IMAGE), idx_file(TEST_LABEL)
     copy = gzip.compress(idx_file(IMAGE))

@@ -78,7 +78,7 @@ def test_class_names_give_the_order():
 
 
 @pytest.mark.parametrize("missing", [-1, -100, -1.0])
-def test_labels_that_mean_none_are_said(missing):
+def test_missing_labels_are_noted(missing):
     train, test = np.where(LABEL == 2, missing, LABEL), np.array([0, missing, 1])
     (first, second), names, notes = convert(train, test)
     assert first == [-1, 0, 1, 1, -1, 0] and second == [0, -1, 1] and names == ()
@@ -124,7 +124,9 @@ def test_labels_that_cannot_be_read_get_one_message(name):
 
 
 def test_labels_must_fit_images_and_class_names():
-    with pytest.raises(UserError, match="train split has 5 images, but file: y has 6 labels: give one"):
+    with pytest.raises(
+        UserError, match="train split has 5 images, but file: y has 6 labels: give one"
+    ):
         as_labels({"train": Array(LABEL, "file: y")}, {"train": 5}, (), [])
     with pytest.raises(UserError, match="label 2, but there are 2 class names"):
         convert(LABEL, classes=("a", "b"))

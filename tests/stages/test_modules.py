@@ -170,7 +170,7 @@ def test_encoder_and_decoder_drop_different_values():
         (Net, r"Net is a class: give a module, such as Net\(\)"),
     ],
 )
-def test_what_does_not_fit_a_stage_is_one_sentence(module, message):
+def test_unsuitable_modules_are_refused_in_one_sentence(module, message):
     with pytest.raises(ts.UserError, match=message):
         forward(module, init(module), IMAGE)
 

@@ -48,8 +48,8 @@ def make_examples(source: Source, classes: Sequence[str], split: str | None = No
         split: `train`, `validation` or `test`; by default the test split.
 
     Raises:
-        UserError: a split that the source lacks or that has no labelled example, or a label that is
-            no class of the run.
+        UserError: a split that the source lacks or that has no labelled example, or a label outside
+            of the run's classes.
     """
     splits = {name: part for name, part in source.splits.items() if len(part["image"])}
     if not splits:

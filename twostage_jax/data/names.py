@@ -86,7 +86,7 @@ def partner(name: str) -> str:
     for word in re.findall(r"[A-Za-z]+", name):
         if word in pairs:
             return re.sub(rf"(?<![A-Za-z]){word}(?![A-Za-z])", pairs[word], name, count=1)
-    return f"what belongs to {name}"
+    return f"the counterpart of {name}"
 
 
 Slots = dict[str, dict[str, str]]  # part -> kind -> name

@@ -42,7 +42,7 @@ def open_run(folder: Path | str, trust_code: bool = False) -> Run:
 
     Args:
         folder: folder of the run; `~` is the home folder.
-        trust_code: True if its config may import the code that it names.
+        trust_code: True to allow the import of code that its config names.
 
     Raises:
         UserError: if there is no run, stage 1 has not finished, or the run needs code and
@@ -139,12 +139,12 @@ def _open_pretrained(folder: Path, config: Config, manifest: Manifest) -> Run:
 
 
 class _Pretrained(NamedTuple):
-    """Stage 1 of the chosen trials: groups as users see them, and a predictor of the images.
+    """Stage 1 of the chosen trials: its parameter groups and its predictor.
 
     Attributes:
         groups: all groups of stage 1; empty if they cannot be read.
         predictor: encoders, with their decoders if there are any; None without groups.
-        no_decoder: reason why nothing can be reconstructed; empty if it can.
+        no_decoder: reason why images cannot be reconstructed; empty if they can.
     """
 
     groups: Params
@@ -177,7 +177,7 @@ def _select(
     largest: int,
     single: bool,
 ) -> _Pretrained:
-    """Return stage 1 of some trials from the groups `[E, ...]`; `single` drops an axis of one."""
+    """Return stage 1 of some trials from the groups `[E, ...]`; `single` drops a trial axis of length 1."""
     chosen = select_pretrained(groups, trials, rows)
     axis = 0 if len(trials.encoders) > 1 else None
     reason = ""

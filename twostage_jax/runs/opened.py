@@ -24,8 +24,8 @@ class Run:
     """A verified run: its predictions, parameters and modules.
 
     Images are integers in 0 to 255 (uint8) or floats in [0, 1], `[N, H, W, C]`, or `[N, H, W]` if
-    the run has one channel. A single image without the axis N is a batch of one. Both are
-    normalised here. PyTorch tensors and PIL images are converted. All results are NumPy arrays.
+    the run has one channel. A single image without the axis N is a batch of one. Integers and
+    floats are normalised here. PyTorch tensors and PIL images are converted. All results are NumPy arrays.
 
     With members, `probabilities` and `predict` are those of the ensemble, and `features` and
     `reconstruct` return an array for each member, `[M, N, ...]`, unless the members share one
@@ -39,7 +39,7 @@ class Run:
             `init` of each module returned them, or `[M, ...]` if there are several members.
         encoder: Linen module, images as `ts.as_image` returns them to features.
         decoder: Linen module, features to images; None if the run has no group `decoder`.
-        head: Linen module, features to logits; a `ts.Head` if the head is no module; None without
+        head: Linen module, features to logits; a `ts.Head` if the head has no module; None without
             stage 2.
 
     >>> import twostage_jax as ts
@@ -117,7 +117,7 @@ class Run:
         return self._probability(images).astype(np.float32)
 
     def features(self, images: object) -> np.ndarray:
-        """Return features float32 `[N, D]`, or `[M, N, D]` of members with own encoders.
+        """Return features float32 `[N, D]`, or `[M, N, D]` if each member has its own encoder.
 
         Raises:
             UserError: images of another shape or out of range.

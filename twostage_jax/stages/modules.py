@@ -1,13 +1,13 @@
 """Linen modules in a stage: their initial values and their forward pass.
 
-What a module may ask for:
+Collections and random keys of a module:
 
 - Collections beside `params` are constants. They are not trained: no gradient, no optimiser, no
   weight decay. A module that updates one in its forward pass is refused.
 - Dropout is on in training and off in evaluation: only training passes a key called `dropout`.
   Write `nn.Dropout(rate, deterministic=not self.has_rng("dropout"))`. Flax's other idiom works too:
-  a parameter of `__call__` named `train` or `training` is True in training alone, and one named
-  `deterministic` is False in training alone.
+  a parameter of `__call__` named `train` or `training` is True only in training, and one named
+  `deterministic` is False only in training.
 """
 
 import contextlib

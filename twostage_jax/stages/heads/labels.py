@@ -11,9 +11,8 @@ from twostage_jax.errors import UserError
 def class_labels(label: jax.Array, weight: jax.Array, classes: int) -> jax.Array:
     """Return labels int32 `[N]` for a cross-entropy that ignores examples of weight 0.
 
-    An example of weight 0 gets label 0, whatever its own label is. A label of another weight that
-    is no class becomes `classes`, with which Optax's cross-entropy is NaN (it would take -1 for the
-    last class).
+    An example of weight 0 gets label 0. Any other label out of range becomes `classes`, so that
+    Optax's cross-entropy is NaN (it would read -1 as the last class).
 
     Args:
         label: int32 `[N]`.
