@@ -40,7 +40,7 @@ class _Loading(_Debug):
     compile_cache: Annotated[str | None, flag("DIR", "twostage_jax in the user's cache folder")] = (
         None
     )
-    """Folder that keeps compiled programs for the next start; off keeps none"""
+    """Folder for compiled programs, so that the next start is faster; off disables it"""
     device: Annotated[
         Literal["cpu", "gpu", "tpu"] | None, flag("NAME", "the fastest available")
     ] = None
@@ -65,7 +65,7 @@ class _Training(_Loading):
 @dataclass(frozen=True)
 class _FromFile(_Training):
     config: Annotated[Path | None, flag("FILE", "none")] = None
-    """A config.json of an earlier run, to repeat that run; other flags override it"""
+    """Config file of an earlier run (config.json) to repeat; other flags override it"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -86,7 +86,7 @@ _FROM = tyro.conf.arg(name="from", metavar="RUN", help_behavior_hint="(default: 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Head(_Training, MembersConfig):
-    """Train stage 2 alone on the encoder of an earlier run, whose settings are the defaults."""
+    """Train stage 2 on an earlier run's encoder; that run's settings are the defaults."""
 
     from_: Annotated[Path | None, _FROM] = None
     """Folder of the run that has the encoder; not needed with --resume"""

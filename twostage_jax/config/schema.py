@@ -172,7 +172,7 @@ class PretrainConfig(StageConfig):
     encoder: Annotated[
         str, *declare("NAME", choice("encoder", ENCODERS, imports=True), default="mlp")
     ] = UNSET
-    """Encoder: mlp, or package.module:name of a Linen module or of what makes one"""
+    """Encoder: mlp, or package.module:name of a Linen module, its class, or a factory function"""
     widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), default=(256, 128))] = (
         UNSET
     )

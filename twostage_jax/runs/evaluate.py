@@ -138,7 +138,7 @@ def evaluate(
 
 
 def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[Run, _Part]:
-    """Return the examples to score; before the test split of the run is read, that is counted.
+    """Return the examples to score; a read of the run's test split is counted first.
 
     Raises:
         UserError: an empty split.

@@ -25,7 +25,8 @@ class Run:
 
     Images are integers in 0 to 255 (uint8) or floats in [0, 1], `[N, H, W, C]`, or `[N, H, W]` if
     the run has one channel. A single image without the axis N is a batch of one. Integers and
-    floats are normalised here. PyTorch tensors and PIL images are converted. All results are NumPy arrays.
+    floats are normalised here. PyTorch tensors and PIL images are converted. All results are
+    NumPy arrays.
 
     With members, `probabilities` and `predict` are those of the ensemble, and `features` and
     `reconstruct` return an array for each member, `[M, N, ...]`, unless the members share one
