@@ -138,7 +138,7 @@ def test_a_temperature_that_made_test_worse_says_so(output):
     show_uncertainty(scores, figures, "test", Terminal())
     text = output()
     assert "negative log-likelihood with it: 0.1300 instead of 0.1200" in text
-    assert "the temperature made figures on test worse: negative log-likelihood" in text
+    assert "worse on test with it: negative log-likelihood" in text
     figures.calibrated = SimpleNamespace(nll=0.1, ece=0.01)
     show_uncertainty(scores, figures, "test", Terminal())
     assert "worse" not in output()

@@ -177,7 +177,7 @@ def _select(
     largest: int,
     single: bool,
 ) -> _Pretrained:
-    """Return stage 1 of some trials from the groups `[E, ...]`; `single` drops an axis of length 1."""
+    """Return stage 1 of some trials from the groups `[E, ...]`; `single` drops an axis of one."""
     chosen = select_pretrained(groups, trials, rows)
     axis = 0 if len(trials.encoders) > 1 else None
     reason = ""

@@ -24,7 +24,7 @@ def show_uncertainty(scores: Record, figures: Record, split: str, terminal: Term
         (scores.ece, "expected calibration error: mean gap between confidence and accuracy"),
         (scores.brier, "Brier score: squared error of the probabilities, from 0 to 2"),
     ]
-    certain = f"0 (certain) to {math.log(len(scores.confusion)):.2f} (all equally likely)"
+    certain = f"0 (certain) to {math.log(len(scores.confusion)):.2f} (uniform)"
     rows.append((figures.predictive_entropy, f"entropy of the predictions in nats: {certain}"))
     if figures.mutual_information is not None:
         words = "mutual information in nats: how much the members disagree"
@@ -51,7 +51,7 @@ def _show_temperature(scores: Record, figures: Record, split: str, terminal: Ter
         if after > before:
             worse.append(words)
     if worse:
-        _row("", f"the temperature made figures on {split} worse: {' and '.join(worse)}", terminal)
+        _row("", f"worse on {split} with it: {' and '.join(worse)}", terminal)
 
 
 def _show_sets(sets: Record, terminal: Terminal) -> None:
