@@ -23,7 +23,7 @@ def main() -> int:
 
 
 def _leave(status: int) -> None:
-    """End the process at once: to take one apart that has used jax takes half a second."""
+    """End the process at once, because the regular exit after jax takes half a second."""
     # Everything is written; only the standard streams may have something left.
     with contextlib.suppress(OSError):
         sys.stdout.flush()

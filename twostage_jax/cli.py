@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def _make_terminal(command: Command) -> "Terminal":
-    # Imported here, because neither help nor a mistake needs it.
+    # Imported here, because help texts and errors do not need it.
     from twostage_jax.show.terminal import Terminal
 
     return Terminal(verbose=getattr(command, "verbose", False))

@@ -71,14 +71,14 @@ def did_you_mean(name: str, valid: Iterable[str], limit: int = 12) -> str:
 
 
 def user_message(error: Exception) -> str | None:
-    """Return the message for an error that the user can mend; None for a bug of ours."""
+    """Return the message for an error that the user can fix; None for a bug of ours."""
     text = " ".join(str(error).split())
     if isinstance(error, (UserError, OSError)):  # OSError: a full disk, a missing permission
         return text
     if isinstance(error, FloatingPointError):  # raised by jax if the user asks for it
         return (
-            f"JAX_DEBUG_NANS or JAX_DEBUG_INFS stopped the run: {text[:300]}; --debug shows where, "
-            "or unset the variable"
+            f"JAX_DEBUG_NANS or JAX_DEBUG_INFS stopped the run: {text[:300]}; give --debug to see "
+            "where, or unset the variable"
         )
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return (
@@ -90,7 +90,7 @@ def user_message(error: Exception) -> str | None:
 
 @contextlib.contextmanager
 def import_errors() -> Iterator[None]:
-    """Report what keeps a package from being imported, such as a malformed `JAX_…` variable.
+    """Report why a package cannot be imported, such as a malformed `JAX_…` variable.
 
     Raises:
         UserError: instead of an error of the import.

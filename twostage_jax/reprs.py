@@ -27,5 +27,5 @@ def html_table(title: str, rows: Rows) -> str:
 
 
 def _short(text: str) -> str:
-    # Names of classes and files can come from anybody.
+    # Names of classes and files are not trusted.
     return printable(shortened(text, LONGEST))

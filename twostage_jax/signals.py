@@ -72,7 +72,7 @@ def handled(message: Callable[[Interrupted], str] = farewell) -> Iterator[None]:
         if not once.acquire(blocking=False):
             return
         try:
-            # Nobody may read the text any more; the actions still count.
+            # The terminal may be closed. The actions below are still needed.
             with contextlib.suppress(OSError):
                 os.write(2, message(Interrupted(signum)).encode())
             for action in reversed(_exit_actions):
@@ -133,7 +133,7 @@ def _listen(reader: int, leave: Callable[[int], None]) -> None:
 
 
 def _leave_terminal() -> None:
-    """Send standard output and errors to nowhere if their terminal is closed.
+    """Discard standard output and standard error if their terminal is closed.
 
     Otherwise the next line that is printed would raise an error before the state is saved.
     """

@@ -129,7 +129,7 @@ def test_a_fault_fails_the_certificate_by_a_factor_of_ten(fault, dataset):
 
 
 @pytest.mark.parametrize("fault", ["bias correction", "transposed weight"])
-def test_float32_sees_a_fault_too(fault, dataset):
+def test_float32_detects_a_fault_too(fault, dataset):
     case = FAULTS[fault](steps.make_case(dataset, "stage 1", 0))
     assert failed(checks(case))
 
@@ -152,7 +152,7 @@ OTHER_ADAMS = {
 }
 
 
-def test_adams_steps_have_room():
+def test_adams_steps_are_far_below_the_limit():
     assert steps.adam_gap(steps=20) < parity.ADAM_LIMIT / 5
 
 
@@ -173,7 +173,7 @@ def test_one_step_at_a_time_equals_a_whole_epoch_bit_for_bit(dataset):
 
 
 @pytest.mark.slow
-def test_mnist_agrees_with_room(mnist):
+def test_mnist_is_far_below_the_limits(mnist):
     data = ts.load(f"idx:{mnist}", 0)
     few = {name: values[:6400] for name, values in data.train.items()}
     data = dataclasses.replace(data, train=few)

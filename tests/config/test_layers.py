@@ -146,7 +146,7 @@ def test_printing_shows_only_the_given_fields():
     assert len(repr(long)) < 400
 
 
-def test_an_unknown_field_is_one_sentence_with_the_nearest_name():
+def test_an_unknown_field_gets_one_sentence_with_the_nearest_name():
     mistakes = {
         "did you mean 'epochs'": lambda: Config(pretrain={"epocs": 1}),
         "PretrainConfig has no field 'epocs': did you mean 'epochs'": lambda: PretrainConfig(

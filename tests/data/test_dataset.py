@@ -76,9 +76,7 @@ def test_a_validation_split_without_a_test_split_is_the_test():
     dataset = make_dataset(source)
     assert rows(dataset.test) == rows(source.validation)
     assert len(dataset.train["label"]) == 27 and len(dataset.validation["label"]) == 3
-    assert dataset.notes == (
-        "no test split: the validation split (12 examples) is the test instead",
-    )
+    assert dataset.notes == ("no test split: the validation split (12 examples) is used as test",)
 
 
 def test_a_source_without_a_train_split_cannot_be_trained_on():

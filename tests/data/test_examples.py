@@ -26,7 +26,7 @@ def test_all_examples_are_kept_even_of_one_class_or_one_image(chosen, tmp_path):
     assert examples.image.dtype == np.uint8 and examples.label.dtype == np.int32
 
 
-def test_a_split_alone_is_all_and_one_of_several_is_said(tmp_path):
+def test_a_single_split_is_all_and_a_chosen_one_is_noted(tmp_path):
     alone = load(tmp_path, x_test=IMAGE, y_test=LABEL)
     assert (alone.part, len(alone.label)) == ("all", 60)
     assert load(tmp_path, split="test", image=IMAGE, label=LABEL).part == "all"
@@ -61,7 +61,7 @@ def test_labels_are_matched_by_name_or_else_by_number(tmp_path):
     np.testing.assert_array_equal(named.label, by_name)
     numbers = load(tmp_path, run, image=IMAGE, label=LABEL)
     np.testing.assert_array_equal(numbers.label, LABEL)
-    assert "they count the classes of the run from 0" in numbers.notes[-1]
+    assert "0 is the first class of the run" in numbers.notes[-1]
     # A run on labels 1 to 26 has classes of these names.
     letters = [str(k) for k in range(1, 27)]
     for label in (LABEL + 1, LABEL.astype(str), np.eye(9)[LABEL]):

@@ -49,7 +49,7 @@ def test_arrays_of_one_split_are_found_by_name_or_shape(name, tmp_path):
     dataset = ts.load(write_npz(tmp_path / "a.npz", **PLAIN[name]))
     assert same_images(dataset) and len(dataset.test["label"]) == 12
     (said,) = (note for note in dataset.notes if "test split" in note)
-    assert said == "no test split: 12 examples of train set aside as one"
+    assert said == "no test split: 12 examples of the train split set aside as one"
 
 
 def test_medmnist_is_read_with_its_own_validation_split(tmp_path):
@@ -89,12 +89,12 @@ def test_every_array_that_is_not_used_is_named(tmp_path):
             {"images": IMAGE, "labels": LABEL, "val_labels": LABEL},
             "lacks val_images: add",
         ),
-        ({"image": IMAGE, "label": LABEL, "x_train": IMAGE}, "both the train images: keep one"),
+        ({"image": IMAGE, "label": LABEL, "x_train": IMAGE}, "both names mean the train images"),
         ({"pictures": IMAGE, "truth": LABEL}, "pictures, truth and lacks images: name the"),
         ({"class_names": LABEL}, "has the arrays class_names and lacks images"),
         ({"image": IMAGE}, "has no train split: give labelled"),
-        ({"arr_0": IMAGE}, "not certain which are images and which labels: name them image"),
-        ({"arr_0": IMAGE, "arr_1": np.eye(3)[LABEL]}, "not certain which are images"),
+        ({"arr_0": IMAGE}, "do not tell images from labels: name them image"),
+        ({"arr_0": IMAGE, "arr_1": np.eye(3)[LABEL]}, "do not tell images from labels"),
         ({"arr_0": IMAGE[:5], "arr_1": LABEL[:5], "arr_2": IMAGE, "arr_3": LABEL}, "not certain"),
         ({"image": IMAGE, "label": LABEL, "weight": LABEL}, "weights other than 0 and 1"),
         ({"image": IMAGE, "label": LABEL, "weight": LABEL[:9] // 2}, "give one weight for each"),
@@ -207,7 +207,7 @@ def test_one_of_several_sets_in_a_folder_is_chosen_by_name(tmp_path):
         ts.load(f"{spec}/letters")
 
 
-def test_own_validation_files_and_copies_are_said(tmp_path):
+def test_own_validation_files_and_copies_are_noted(tmp_path):
     write_idx(tmp_path)
     image, label = idx_file(TEST_IMAGE), idx_file(TEST_LABEL)
     copy = gzip.compress(idx_file(IMAGE))
@@ -263,7 +263,7 @@ def test_all_splits_of_a_prepared_folder_are_used_or_named(tmp_path):
     source = prepared(tmp_path / "c", train=label, validation=label[:6], test=[-1], unlabelled=[-1])
     dataset = make_dataset(source)
     assert len(dataset.test["label"]) == 6 and len(dataset.unlabelled["image"]) == 1
-    assert "no example of test has a label: it is not used" in dataset.notes
+    assert "the test split is not used: none of its examples has a label" in dataset.notes
 
 
 def test_home_folders_are_expanded(tmp_path, monkeypatch):

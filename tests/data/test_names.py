@@ -57,7 +57,7 @@ def test_partners_are_named(images, labels):
 
 def test_two_names_for_one_thing_are_refused():
     meanings = {name: parse(name) for name in ("image", "x_train", "y")}
-    with pytest.raises(UserError, match="has image and x_train, which are both the train images"):
+    with pytest.raises(UserError, match="image and x_train, and both names mean the train"):
         assign(meanings, "file")
     # As scikit-learn stores images twice.
     meanings = {name: parse(name) for name in ("data", "images", "target")}

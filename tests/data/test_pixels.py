@@ -22,7 +22,7 @@ GREY = RAMP[..., None].astype(np.uint8)
 
 @pytest.mark.parametrize("largest", [1, 2, 3, 7, 10, 15, 16])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, ">i2", np.float32])
-def test_whole_numbers_up_to_sixteen_are_scaled_and_that_is_said(largest, dtype):
+def test_whole_numbers_up_to_sixteen_are_scaled_with_a_note(largest, dtype):
     image = (np.arange(2 * 8 * 8) % (largest + 1)).reshape(2, 8, 8)
     (converted,), scale, notes = convert(image.astype(dtype))
     expected = np.round(image * (255 / largest))
@@ -71,7 +71,7 @@ def test_bools_are_black_and_white():
 @pytest.mark.parametrize(
     ("image", "factor"), [(np.full((2, 8, 8), 100, np.uint8), 1), (RAMP / 999, 255)]
 )
-def test_dark_images_are_read_as_they_are_and_that_is_said(image, factor):
+def test_dark_images_are_not_scaled_and_get_a_note(image, factor):
     (converted,), _, notes = convert(image)
     np.testing.assert_array_equal(converted[..., 0], np.round(image * factor))
     assert "the images are dark" in notes

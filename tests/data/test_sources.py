@@ -164,7 +164,7 @@ BROKEN = {
     "too long": (corrupt(NAMES["train"][1], lambda b: b + b"1"), "has more: it is corrupted"),
     "counts": (
         corrupt(NAMES["train"][1], lambda b: idx_bytes(np.zeros(59, np.uint8))),
-        "60 images and .* has 59 labels: the numbers must agree",
+        "60 images, but .* has 59 labels: give one label",
     ),
     "axes": (
         corrupt(NAMES["train"][1], lambda b: idx_bytes(np.zeros((60, 2), np.uint8))),

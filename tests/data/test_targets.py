@@ -78,14 +78,17 @@ def test_class_names_give_the_order():
 
 
 @pytest.mark.parametrize("missing", [-1, -100, -1.0])
-def test_labels_that_mean_none_are_said(missing):
+def test_missing_labels_are_noted(missing):
     train, test = np.where(LABEL == 2, missing, LABEL), np.array([0, missing, 1])
     (first, second), names, notes = convert(train, test)
     assert first == [-1, 0, 1, 1, -1, 0] and second == [0, -1, 1] and names == ()
-    assert "2 examples of train without a label: their images are used without labels" in notes
-    assert "1 example of test without a label: they are left out" in notes
+    assert "2 examples of the train split without a label: their images are used" in notes
+    assert "1 example of the test split without a label: they are left out" in notes
     (first,), names, notes = convert(np.array(["b", "", "a"]))
-    assert (first, names) == ([1, -1, 0], ("a", "b")) and "1 example of train without" in notes
+    assert (first, names) == (
+        [1, -1, 0],
+        ("a", "b"),
+    ) and "1 example of the train split without" in notes
 
 
 def test_labels_that_are_not_numbered_from_one_keep_their_numbers():
@@ -121,7 +124,9 @@ def test_labels_that_cannot_be_read_get_one_message(name):
 
 
 def test_labels_must_fit_images_and_class_names():
-    with pytest.raises(UserError, match="train has 5 images and file: y has 6 labels: the numbers"):
+    with pytest.raises(
+        UserError, match="train split has 5 images, but file: y has 6 labels: give one"
+    ):
         as_labels({"train": Array(LABEL, "file: y")}, {"train": 5}, (), [])
     with pytest.raises(UserError, match="label 2, but there are 2 class names"):
         convert(LABEL, classes=("a", "b"))

@@ -299,5 +299,5 @@ def test_an_optimiser_that_wants_the_loss_gets_it(tx):
 
 def test_arrays_of_different_lengths_are_rejected():
     state = start(CLASSIFIER, SGD)
-    with pytest.raises(ts.UserError, match="lengths {'image': 70, 'label': 69}: give one row"):
+    with pytest.raises(ts.UserError, match="lengths {'image': 70, 'label': 69}: give each array"):
         train(CLASSIFIER, SGD, data={**SPLIT, "label": SPLIT["label"][:69]}, state=state)

@@ -45,7 +45,7 @@ def test_group_sizes_count_values_and_bytes():
 
 def test_labels_beyond_the_outputs_of_a_head_are_refused_before_training():
     marked = {**SPLIT, "label": np.where(np.arange(70) < 2, 3, SPLIT["label"])}
-    message = "2 of 70 labels are no class of a head with 3 outputs, for instance 3"
+    message = "2 of 70 labels are out of range for a head with 3 outputs, for instance 3"
     with pytest.raises(ts.UserError, match=message):
         ts.init_state(CLASSIFIER, optax.adam(0.1), jax.random.key(0), marked)
     marked["weight"] = np.float32(np.arange(70) >= 2)

@@ -188,7 +188,7 @@ def test_a_new_head_finds_the_decoder_of_its_encoder_s_run(done, data, tmp_path,
         alone.reconstruct(test["image"])
 
 
-def test_what_is_no_run_or_is_corrupted_is_refused(copy, complete, tmp_path, monkeypatch):
+def test_missing_and_corrupted_runs_are_refused(copy, complete, tmp_path, monkeypatch):
     with pytest.raises(ts.UserError, match="is not a run folder"):
         ts.open_run(tmp_path)
     with pytest.raises(ts.UserError, match="the run is None: give the path of its folder"):
@@ -217,7 +217,7 @@ def test_printing_takes_at_most_fifteen_lines(finished, trio, pretrained):
         assert f"accuracy {result['test']['accuracy']:.4f}" in text
 
 
-def test_notebooks_show_names_of_strangers_as_text(finished):
+def test_notebooks_escape_untrusted_names(finished):
     evil = dataclasses.replace(finished.manifest, classes=["<script>", "\x1b[2J", "c"])
     run = dataclasses.replace(finished, manifest=evil)
     assert "<script>" not in run._repr_html_() and "&lt;script&gt;" in run._repr_html_()

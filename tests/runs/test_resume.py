@@ -327,7 +327,7 @@ def test_random_numbers_do_not_depend_on_the_default_kind_of_keys(data, trio, tm
     tiny.same(tmp_path / "rbg", trio)
 
 
-def test_other_settings_of_jax_are_refused_on_resume_and_said_elsewhere(copy, complete, tmp_path):
+def test_other_settings_of_jax_are_refused_on_resume_and_noted_elsewhere(copy, complete, tmp_path):
     terminal = Terminal(quiet=True)
     with jax.default_prng_impl("rbg"):
         with pytest.raises(

@@ -64,7 +64,7 @@ def test_bins_of_confidence_are_closed_above():
 
 
 @pytest.mark.parametrize("bad", [-1, 5, 255])
-def test_labels_that_are_no_class_count_nowhere_or_make_all_scores_undefined(bad):
+def test_labels_out_of_range_do_not_count_or_make_all_scores_nan(bad):
     label = LABEL.at[::3].set(bad)
     weight = ONES.at[::3].set(0)
     # Not even NaN reaches the scores from an example that does not count.

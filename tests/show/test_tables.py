@@ -88,7 +88,7 @@ def test_a_result_ends_with_accuracy_interval_training_and_folder(capsys):
         "trained on 1 labelled image, 54,900 unlabelled",
         "stage 1 autoencoder, 1 epoch, loss 0.2500",
         "stage 2 ridge head on the frozen encoder, solved in one call",
-        "diverged member 2 is not in the ensemble",
+        "diverged member 2; it is left out of the ensemble",
     ):
         assert words in text
     assert "calibration" not in text
@@ -107,7 +107,7 @@ def test_a_verbose_result_has_all_figures_before_the_accuracy(output):
     for words in (
         "2 members on test",
         "expected calibration error: mean gap between confidence and accuracy",
-        "unchanged by stage 2: sha256:00",
+        "not changed by stage 2, sha256:00",
         "head 1.5",
     ):
         assert 0 <= text.index(words) < text.index("test accuracy")
@@ -137,8 +137,8 @@ def test_a_temperature_that_made_test_worse_says_so(output):
     )  # fmt: skip
     show_uncertainty(scores, figures, "test", Terminal())
     text = output()
-    assert "negative log-likelihood 0.1200 becomes 0.1300" in text
-    assert "the temperature made test worse: negative log-likelihood" in text
+    assert "negative log-likelihood with it: 0.1300 instead of 0.1200" in text
+    assert "worse on test with it: negative log-likelihood" in text
     figures.calibrated = SimpleNamespace(nll=0.1, ece=0.01)
     show_uncertainty(scores, figures, "test", Terminal())
     assert "worse" not in output()

@@ -79,7 +79,7 @@ def test_members_are_a_mean_and_a_range_within_80_columns(capsys):
         (4, True, [1, 2, 3, 4]),
     ],
 )
-def test_of_short_epochs_a_few_have_lines(epochs, verbose, expected, capsys):
+def test_only_some_of_many_short_epochs_have_lines(epochs, verbose, expected, capsys):
     with Terminal(verbose=verbose).progress("pretrain", epochs) as bar:
         for number in range(1, epochs + 1):
             bar.epoch(epoch("pretrain", number))

@@ -162,15 +162,15 @@ def test_encoder_and_decoder_drop_different_values():
     ("module", "message"),
     [
         (AlwaysDropout(), r"'dropout' key .* deterministic=not self.has_rng\(\"dropout\"\)"),
-        (Noisy(), "asks for a 'noise' key .*: a stage gives the key dropout alone"),
+        (Noisy(), "asks for a 'noise' key .*: a stage gives only the key dropout"),
         (Pair(), "Pair returned a tuple: return one array"),
         (Mean(), r"Mean returned \[8\] for 6 inputs: return \[6, ...\]"),
         (OfNnx(), "OfNnx has no methods init and apply: give a module of flax.linen"),
         (lambda x: x, "has no methods init and apply"),
-        (Net, r"Net is a class: make a module, Net\(...\)"),
+        (Net, r"Net is a class: give a module, such as Net\(\)"),
     ],
 )
-def test_what_does_not_fit_a_stage_is_one_sentence(module, message):
+def test_unsuitable_modules_are_refused_in_one_sentence(module, message):
     with pytest.raises(ts.UserError, match=message):
         forward(module, init(module), IMAGE)
 

@@ -145,7 +145,7 @@ def test_labels_must_be_one_whole_number_for_each_image(label):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_label_that_is_no_class_is_refused_or_undefined_unless_it_does_not_count(name):
+def test_a_label_out_of_range_is_refused_or_gives_nan_unless_its_weight_is_0(name):
     head = call(HEADS[name], {"classes": CLASSES}, {"k": 3} if name == "knn" else {})
     batch = examples() | {"weight": jnp.array([0.0, 1.0, 1.0, 1.0] * 6)}
     batch["image"] = batch["image"].reshape(24, 4)
@@ -166,5 +166,7 @@ def test_a_label_that_is_no_class_is_refused_or_undefined_unless_it_does_not_cou
             np.testing.assert_array_equal(value, other)
         wrong = batch | {"label": batch["label"].at[1].set(mark)}
         assert np.isnan(jax.tree.leaves(compiled(wrong))[0]).all()
-        with pytest.raises(ts.UserError, match=f"1 of 18 labels are no class .* instance {mark}"):
+        with pytest.raises(
+            ts.UserError, match=f"1 of 18 labels are out of range .* instance {mark}"
+        ):
             result(wrong)

@@ -129,7 +129,7 @@ def test_members_are_not_mistaken_for_one_network():
         lambda state: {name: np.asarray(x).astype(np.float64) for name, x in state.items()},
     ],
 )
-def test_states_are_read_as_people_have_them(wrap):
+def test_states_are_read_in_common_forms(wrap):
     ours = params()
     assert ts.digest(ts.from_torch_state_dict(wrap(ts.torch_state_dict(ours)))) == ts.digest(ours)
 
@@ -137,14 +137,14 @@ def test_states_are_read_as_people_have_them(wrap):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ("model.pt", "'model.pt' is no state of a PyTorch model: give model.state_dict"),
-        ({"stage1.0.weight": np.ones((2, 2), int)}, "its values are int64, expected floats"),
+        ("model.pt", "'model.pt' is not the state of a PyTorch model: give model.state_dict"),
+        ({"stage1.0.weight": np.ones((2, 2), int)}, "its values are int64 instead of floats"),
         ({"stage1.0.weight": "text"}, "stage1.0.weight cannot be read"),
         ({"module.stage1.0.bias": 0.0, "stage1.0.bias": 0.0}, "differ only in a prefix"),
         ({3: np.ones(2)}, "3 is unknown"),
     ],
 )
-def test_what_is_no_state_is_one_sentence(state, message):
+def test_other_objects_are_refused_in_one_sentence(state, message):
     with pytest.raises(ts.UserError, match=message):
         ts.from_torch_state_dict(state)
 

@@ -1,4 +1,4 @@
-"""The machine under a benchmark: its processor, and the load of everything else that runs on it."""
+"""Machine of a benchmark: its processor, and the load of other processes."""
 
 import contextlib
 import os

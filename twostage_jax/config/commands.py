@@ -40,11 +40,11 @@ class _Loading(_Debug):
     compile_cache: Annotated[str | None, flag("DIR", "twostage_jax in the user's cache folder")] = (
         None
     )
-    """Folder that keeps compiled programs for the next start; off keeps none"""
-    device: Annotated[Literal["cpu", "gpu", "tpu"] | None, flag("NAME", "the fastest there is")] = (
-        None
-    )
-    """Device to use: cpu, gpu or tpu. If it is not there, the command stops"""
+    """Folder for compiled programs, so that the next start is faster; off disables it"""
+    device: Annotated[
+        Literal["cpu", "gpu", "tpu"] | None, flag("NAME", "the fastest available")
+    ] = None
+    """Device to use: cpu, gpu or tpu; the command stops if it is not available"""
 
 
 @dataclass(frozen=True)
@@ -54,24 +54,23 @@ class _Training(_Loading):
     resume: Annotated[bool, SWITCH] = False
     """Resume the run in --out"""
     allow_changed: Annotated[bool, SWITCH] = False
-    """Resume although package versions differ, or with more epochs of the last stage"""
+    """Resume with other package versions or JAX settings, or with more epochs of the last stage"""
     checkpoint_every: Annotated[float, flag("MINUTES", "5")] = 5.0
-    """Interval between checkpoints within an epoch. An epoch ends with a checkpoint if the last one
-    is older than two seconds"""
+    """Interval between checkpoints within an epoch.
+    An epoch ends with a checkpoint if the last one is older than two seconds"""
     tensorboard: Annotated[bool, SWITCH] = False
-    """Write scalars and pictures for TensorBoard into the folder tensorboard of the run (extra:
-    tensorboard)"""
+    """Write TensorBoard files into the folder tensorboard of the run (extra: tensorboard)"""
 
 
 @dataclass(frozen=True)
 class _FromFile(_Training):
     config: Annotated[Path | None, flag("FILE", "none")] = None
-    """A config.json of an earlier run, to repeat that run; other flags override it"""
+    """Config file of an earlier run (config.json) to repeat; other flags override it"""
 
 
 @dataclass(frozen=True, repr=False)
 class Run(_FromFile, Config):
-    """Train both stages, evaluate, and write a folder with the results: the main job."""
+    """Train both stages, evaluate, and write a folder with the results."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,11 +81,14 @@ class Pretrain(_FromFile, RecipeConfig, CommonConfig):
     """Stage 1: an encoder trained on images without labels"""
 
 
+_FROM = tyro.conf.arg(name="from", metavar="RUN", help_behavior_hint="(default: none)")
+
+
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Head(_Training, MembersConfig):
-    """Train stage 2 alone on an earlier run's encoder; its values are the defaults."""
+    """Train stage 2 on an earlier run's encoder; that run's settings are the defaults."""
 
-    from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
+    from_: Annotated[Path | None, _FROM] = None
     """Folder of the run that has the encoder; not needed with --resume"""
     head: HeadConfig = field(default_factory=HeadConfig)
     """Stage 2: a head on the frozen encoder"""
@@ -103,11 +105,11 @@ class Evaluate(_Loading):
     ] = None
     """Split of the data: train, validation or test"""
     data: Annotated[str, flag("SPEC", "the run's own")] = UNSET
-    """Another source with images of the same shape. All its examples are scored against the classes
-    of the run; if it has several splits, its test split"""
+    """Another source with images of the same shape.
+    All its examples are scored, or its test split if it has several splits"""
     ood: Annotated[str, flag("SPEC", "none")] = UNSET
-    """Out-of-distribution source with images of the same shape. Its labels are ignored. If it has
-    no test split, all its images are used"""
+    """Out-of-distribution source with images of the same shape; its labels are ignored.
+    If it has no test split, all its images are used"""
     coverage: Annotated[float, flag("FLOAT", "0.95")] = UNSET
     """Target coverage of the prediction sets, between 0 and 1"""
     save_predictions: Annotated[bool, SWITCH] = False
@@ -135,13 +137,13 @@ class Bench(_Debug):
     data: Annotated[str, flag("SPEC", "MNIST in ../shared/data/mnist, else digits")] = UNSET
     """Source: digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
     out: Annotated[Path | None, flag("DIR", "runs/bench-TIME")] = None
-    """Folder for bench.json, with every repetition, and bench.md"""
+    """Folder for bench.json (every repetition) and bench.md (tables)"""
     quick: Annotated[bool, SWITCH] = False
     """Finish within three minutes on two cores: two repetitions of 2+2 epochs, few rows"""
     parity: Annotated[bool, SWITCH] = False
-    """Check instead that this package and PyTorch compute the same, step by step"""
+    """Compare the numbers of this package and PyTorch step by step, instead of their speed"""
     members: Annotated[bool, SWITCH] = False
-    """Measure instead the cost of many members beside one; an hour, or ten minutes with --quick"""
+    """Measure the cost of many members relative to one; an hour, or ten minutes with --quick"""
     device: Literal["cpu", "gpu", "tpu"] = "cpu"
     """Device for both programs"""
     repeats: Annotated[int, flag("INT", "3, or 2 with --quick")] = UNSET

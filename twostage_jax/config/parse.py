@@ -1,4 +1,4 @@
-"""Arguments of the command line to one of the commands, and mistakes to one line each."""
+"""Parsing of the command line into a command; a mistake becomes one line."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from twostage_jax.errors import UserError, did_you_mean, shown
 DESCRIPTION = (
     "Two-stage training in JAX: pretrain an encoder on images without labels,\n"
     "freeze it, train a head on it. Start with: twostage run\n"
-    "Versions of the package, jax and the device: twostage --version"
+    "Versions of the package and jax, and the device: twostage --version"
 )
 BOTH = ("pretrain", "head")
 # Names that other programs give to our flags. A name of both stages stands without its group.
@@ -117,7 +117,7 @@ def _check_flags(command: str, arguments: Sequence[str]) -> None:
         similar = _similar(name.lstrip("-"), valid)
         hint = f"; did you mean {' or '.join(f'--{flag}' for flag in similar)}?" if similar else ";"
         owners = [other for other in COMMANDS if name.removeprefix("--") in flags(other)]
-        # `--epochs` of the benchmark is no help to somebody who means an epoch of a stage.
+        # `--epochs` of the benchmark does not help a user who means the epochs of a stage.
         if owners and ("." in name or not similar):
             name += f", a flag of {' and '.join(owners)}"
         raise UserError(f"{command} has no flag {name}{hint} see twostage {command} --help")
@@ -184,7 +184,7 @@ def _one_line(box: str) -> str:
 
 
 def _rewritten(error: str) -> str:
-    """Put an error of tyro into our words: what came, and what to give."""
+    """Rewrite an error of tyro: what was given, and what to give."""
     wrong_type = NO_TYPE.search(error.replace("{None}|", ""))
     if wrong_type:
         flag, kind, value = wrong_type.groups()

@@ -63,8 +63,8 @@ T = TypeVar("T", bound="Settings")
 class Settings:
     """Base class of the configurations.
 
-    It brings values into one form and raises nothing: tyro would wrap an error in its own words.
-    `rules.check` reports malformed values.
+    It brings values into one form and does not check them: tyro would wrap an error in its own
+    words. `rules.check` reports malformed values.
     """
 
     def __new__(cls, *values: object, **fields: object) -> Self:
@@ -154,7 +154,7 @@ class StageConfig(Settings):
     set: Annotated[
         tuple[tuple[str, float], ...], *declare_repeatable("NAME=VALUE", check_numbers, as_numbers)
     ] = ()
-    """Value for a number that the objective or head takes, for instance temperature=0.2"""
+    """Value of a parameter of the objective or head, for instance temperature=0.2"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -172,7 +172,7 @@ class PretrainConfig(StageConfig):
     encoder: Annotated[
         str, *declare("NAME", choice("encoder", ENCODERS, imports=True), default="mlp")
     ] = UNSET
-    """Encoder: mlp, or package.module:Class, a Linen module without required arguments"""
+    """Encoder: mlp, or package.module:name of a Linen module, its class, or a factory function"""
     widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), default=(256, 128))] = (
         UNSET
     )
@@ -246,7 +246,7 @@ class MembersConfig(CommonConfig):
         tuple[tuple[str, tuple[float, ...]], ...],
         *declare_repeatable("NAME=V1,V2,...", check_sweep, as_sweep),
     ] = ()
-    """Values to try for a number, with all members each; the choice is made on validation"""
+    """Values to try for a field; all members train with each value, and validation chooses one"""
     mesh: Annotated[str, *declare("AXIS=N,...", parse_mesh, "all devices along member")] = UNSET
     """Devices along the axes member and data, for instance member=4,data=2"""
     members_per_chunk: Annotated[int, *declare("N", integer(1), "as memory and cache allow")] = (

@@ -27,7 +27,7 @@ class TrainingData:
     Attributes:
         name: short name of the data set.
         train: labelled examples, `{"image": uint8 [N, H, W, C], "label": int32 [N]}`.
-        validation: the same: the source's own split, or carved from its train split; may be empty.
+        validation: the same: the source's own split, or taken from its train split; may be empty.
         unlabelled: `{"image": uint8 [U, H, W, C]}`, the pool for stage 1 alone; may be empty.
         classes: the `K` class names.
         fingerprint: `sha256:…` of the source's examples. Their order and the size of validation do
@@ -37,7 +37,7 @@ class TrainingData:
         parts: fingerprint of each split by itself: `train`, `validation`, `test`, and `unlabelled`
             if the source has unlabelled images.
         rows: row of each example in the source's file, int32 `[N]`, by split. A test split that was
-            set aside has rows of the source's train split, and so has a carved validation split.
+            set aside has rows of the source's train split, as a validation split taken from it.
         notes: sentences on how the source was read: values scaled, labels converted, and arrays,
             files or splits that are not used.
         scale: range of the values in the source, such as `"0 to 16, scaled to 0 to 255"`.
@@ -124,7 +124,7 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
 
     Args:
         source: content of the files.
-        validation: number of examples to carve from train, stratified; by default a tenth, at most
+        validation: number of examples to take from train, stratified; by default a tenth, at most
             5,000.
 
     Raises:
@@ -146,10 +146,10 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
         test = extra
         extra = None
         originals.append(test)
-        notes += (f"no test split: the validation split ({_count(test)}) is the test instead",)
+        notes += (f"no test split: the validation split ({_count(test)}) is used as test",)
     else:
         train, test = set_aside(train, max(1, len(train["label"]) // TEST_SHARE))
-        notes += (f"no test split: {_count(test)} of train set aside as one",)
+        notes += (f"no test split: {_count(test)} of the train split set aside as one",)
     train, held_out, more = _cut_validation(source.name, train, extra, validation)
     splits = {"train": train, "validation": held_out, "test": test}
     pool = train["image"][:0] if source.unlabelled is None else source.unlabelled
@@ -181,8 +181,8 @@ def _cut_validation(
 ) -> tuple[Split, Split, tuple[str, ...]]:
     """Return train and validation split, and notes.
 
-    The source's own split is used if no size is given, or its size: a run records the size of its
-    validation split, and a resumed run asks for it.
+    The source's own split is used if `validation` is None or equal to its size, because a resumed
+    run asks for the recorded size.
     """
     if extra is not None and validation in (None, len(extra["label"])):
         return train, extra, ()
@@ -190,7 +190,7 @@ def _cut_validation(
     rest, carved = set_aside(train, count)
     if extra is None:
         return rest, carved, ()
-    instead = f"carves {count:,} from train" if count else "asks for none"
+    instead = f"takes {count:,} from the train split" if count else "asks for none"
     note = f"the source's validation split ({_count(extra)}) is not used: --validation {instead}"
     return rest, carved, (note,)
 

@@ -1,4 +1,4 @@
-"""Labelled examples of a source as they are, for evaluating a finished run on them."""
+"""All labelled examples of a source, to evaluate a finished run on them."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -48,8 +48,8 @@ def make_examples(source: Source, classes: Sequence[str], split: str | None = No
         split: `train`, `validation` or `test`; by default the test split.
 
     Raises:
-        UserError: a split that the source lacks or that has no labelled example, or a label that is
-            no class of the run.
+        UserError: a split that the source lacks or that has no labelled example, or a label outside
+            of the run's classes.
     """
     splits = {name: part for name, part in source.splits.items() if len(part["image"])}
     if not splits:
@@ -75,7 +75,7 @@ def make_examples(source: Source, classes: Sequence[str], split: str | None = No
 
 
 def source_fingerprint(source: Source) -> str:
-    """Compute the fingerprint of a source, as a `Dataset` of it has."""
+    """Compute the fingerprint of a source, equal to that of its `Dataset`."""
     parts: list[Split] = list(source.splits.values())
     if source.unlabelled is not None and len(source.unlabelled):
         parts.append({"image": source.unlabelled})
@@ -84,7 +84,7 @@ def source_fingerprint(source: Source) -> str:
 
 def _choose(source: str, names: Sequence[str], split: str | None) -> str:
     if len(names) == 1 and split in (None, "test", names[0]):
-        return names[0]  # all that there is; the word test means the examples to score
+        return names[0]  # the only split; `test` also means "the examples to score"
     if split is None:
         return next(name for name in ("test", "validation", "train") if name in names)
     if split not in names:
@@ -103,10 +103,10 @@ def _as_classes(
     names = {int(k): source.classes[k] if source.classes else str(k) for k in present}
     numbers = {name: index for index, name in enumerate(classes)}
     notes = ()
-    # A number is the class that is called so, or else the class at that index.
+    # A number is first looked up among the class names, then used as an index.
     if _are_numbers(names.values()) and not _are_numbers(classes):
         numbers = {str(index): index for index in range(len(classes))}
-        notes = ("labels are numbers: they count the classes of the run from 0",)
+        notes = ("labels are numbers: 0 is the first class of the run",)
     unknown = [name for name in names.values() if name not in numbers]
     if unknown:
         raise UserError(

@@ -1,4 +1,4 @@
-"""MNIST-style IDX files in a folder, gzipped or not, in the namings of MNIST, EMNIST and QMNIST."""
+"""IDX files in a folder, gzipped or not, named as those of MNIST, EMNIST and QMNIST."""
 
 import math
 import os
@@ -130,13 +130,13 @@ def _read(path: Path, notes: list[str]) -> Array:
         words = ("", "does not end") if gzipped else ("not ", "ends")
         notes.append(f"{path.name} is {words[0]}compressed, although its name {words[1]} with .gz")
     if array.shape[1:] == (QMNIST_COLUMNS,) and "qmnist" in path.name.lower():
-        notes.append(f"{path.name}: the first of {QMNIST_COLUMNS} columns is the label")
+        notes.append(f"{path.name}: the first of its {QMNIST_COLUMNS} columns is used as the label")
         array = array[:, 0]
     return Array(array, str(path))
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Read the array in one IDX file, gzipped or not, as its first bytes say.
+    """Read the array in one IDX file; its first bytes tell whether it is gzipped.
 
     Raises:
         UserError: not a regular file, a wrong magic number, a size that differs from the header, a

@@ -1,4 +1,4 @@
-"""Meaning of the names that people give to arrays and files: images or labels, and of which split.
+"""Meaning of the names of arrays and files: images or labels, and the split.
 
 Names are compared word by word, in any case and order: `x_train`, `train_images`, `images.test`
 and `emnist-letters-train-images-idx3-ubyte` are all understood.
@@ -44,7 +44,7 @@ class Meaning(NamedTuple):
 
     Attributes:
         kind: `image`, `label`, `weight` or `classes`.
-        part: `train`, `validation`, `test`, `unlabelled`, or `""` if the name does not say.
+        part: `train`, `validation`, `test`, `unlabelled`, or `""` if the name has no such word.
         rest: the other words.
     """
 
@@ -54,7 +54,7 @@ class Meaning(NamedTuple):
 
 
 def parse(name: str) -> Meaning | None:
-    """Return the meaning of a name; None if it does not say what the array or file holds.
+    """Return the meaning of a name; None if it has no word for images or labels.
 
     >>> parse("x_train"), parse("emnist-letters-test-images")
     (Meaning(kind='image', part='train', rest=()),
@@ -86,7 +86,7 @@ def partner(name: str) -> str:
     for word in re.findall(r"[A-Za-z]+", name):
         if word in pairs:
             return re.sub(rf"(?<![A-Za-z]){word}(?![A-Za-z])", pairs[word], name, count=1)
-    return f"what belongs to {name}"
+    return f"the counterpart of {name}"
 
 
 Slots = dict[str, dict[str, str]]  # part -> kind -> name
@@ -95,7 +95,7 @@ Slots = dict[str, dict[str, str]]  # part -> kind -> name
 def assign(meanings: Mapping[str, Meaning], where: str) -> tuple[Slots, list[str]]:
     """Find the one array for each part and kind; return them and the names that are left over.
 
-    A name that says no part belongs to train.
+    A name without a split belongs to train.
 
     Raises:
         UserError: two names for one thing.
@@ -106,12 +106,12 @@ def assign(meanings: Mapping[str, Meaning], where: str) -> tuple[Slots, list[str
     chosen: Slots = {}
     unused = []
     for (part, kind), names in slots.items():
-        # scikit-learn stores `images`, and the same as rows in `data`.
+        # scikit-learn stores the images twice: as `images`, and as rows in `data`.
         kept = [name for name in names if name != "data"] if "images" in names else names
         if len(kept) > 1:
             raise UserError(
-                f"{where} has {' and '.join(kept)}, which are both the {part} {kind}s: keep one "
-                "of them"
+                f"{where} has {' and '.join(kept)}, and both names mean the {part} {kind}s: "
+                "keep one of them"
             )
         unused += [name for name in names if name not in kept]
         chosen.setdefault(part, {})[kind] = kept[0]

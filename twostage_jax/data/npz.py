@@ -71,14 +71,14 @@ def _check_pairs(slots: Slots, path: Path) -> None:
         if "label" not in kinds and has_labels and part != "unlabelled":
             name = kinds["image"]
             raise UserError(
-                f"{path} has {name} and lacks {partner(name)}: add the labels, or call images "
-                "without labels unlabelled"
+                f"{path} has {name} and lacks {partner(name)}: add the labels, or name the array "
+                "unlabelled"
             )
 
 
 def _meaning(name: str) -> Meaning | None:
     meaning = parse(name)
-    # `image_mean` and `label_weights` are something else; `sample_weight` is not.
+    # `image_mean` and `label_weights` are not read; `sample_weight` is.
     return meaning if meaning and meaning.rest in ((), ("sample",)) else None
 
 
@@ -87,13 +87,13 @@ def _by_shape(arrays: Arrays, path: Path) -> dict[str, Meaning]:
     lists = [name for name, x in arrays.items() if x.ndim == 1 or x.shape[1:] == (1,)]
     images = [name for name, x in arrays.items() if x.ndim > 1 and name not in lists]
     sizes = [len(arrays[name]) for name in images]
-    # Of two pairs the larger is train, and everybody saves train first.
+    # The larger pair is the train split, which is always saved first.
     is_ordered = len(sizes) == 1 or (len(sizes) == 2 and sizes[0] > sizes[1])
     if not is_ordered or sizes != [len(arrays[name]) for name in lists]:
         shapes = listed(f"{name} {list(values.shape)}" for name, values in arrays.items())
         raise UserError(
-            f"{path} has arrays without names ({shapes}), and it is not certain which are images "
-            f"and which labels: name them {NAMES}"
+            f"{path} has arrays without names ({shapes}), and their shapes do not tell images from "
+            f"labels: name them {NAMES}"
         )
     meanings = {}
     for kind, names in (("image", images), ("label", lists)):
@@ -103,7 +103,7 @@ def _by_shape(arrays: Arrays, path: Path) -> dict[str, Meaning]:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Read the arrays whose names say what they are, or those without names.
+    """Read the arrays with known names, or those without names.
 
     Nothing is unpickled.
 

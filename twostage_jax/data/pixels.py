@@ -1,4 +1,4 @@
-"""Images of users as uint8 `[N, H, W, C]` in 0 to 255.
+"""Conversion of images to uint8 `[N, H, W, C]` in 0 to 255.
 
 Axes and scale are used only where they are certain; everything else is refused with the remedy.
 The scale is found over all splits together, because one split alone may be dark.
@@ -14,15 +14,15 @@ from twostage_jax.errors import UserError
 
 SLICE = 4096  # images converted at a time
 CHANNELS = (1, 2, 3, 4)
-SMALL = 16  # integers up to here are never of 255
-DARK = 127  # images of 255 are rarely darker than this everywhere
-ROUNDING = 1e-3  # by which floats may leave their range; half-precision floats need it
+SMALL = 16  # whole numbers up to here are never on the scale 0 to 255
+DARK = 127  # images on the scale 0 to 255 rarely stay below this everywhere
+ROUNDING = 1e-3  # floats may exceed their range by this, because of half precision
 GIVE = "give integers in 0 to 255 or floats in 0 to 1"
 KINDS = {"b": "bool", "i": "integer", "u": "integer", "f": "float"}
 
 
 class Array(NamedTuple):
-    """An array of a user, and its file and name for messages."""
+    """An array, and its file and name for messages."""
 
     values: np.ndarray
     where: str
@@ -44,13 +44,13 @@ BYTES = Scale(0, 255)
 
 
 def say(notes: list[str], note: str) -> None:
-    """Append a note once, though it holds for several splits."""
+    """Append a note unless another split has already added it."""
     if note not in notes:
         notes.append(note)
 
 
 def as_images(arrays: Mapping[str, Array], notes: list[str]) -> tuple[dict[str, np.ndarray], Scale]:
-    """Convert the images of all splits, and append sentences on how to `notes`.
+    """Convert the images of all splits, and describe the conversion in `notes`.
 
     Args:
         arrays: by split, `[N, H, W]`, `[N, H, W, C]`, `[N, C, H, W]` or flat rows `[N, H*W]` of
@@ -61,7 +61,7 @@ def as_images(arrays: Mapping[str, Array], notes: list[str]) -> tuple[dict[str, 
         uint8 `[N, H, W, C]` by split, and the range of the values.
 
     Raises:
-        UserError: another shape or range, or one that is not certain.
+        UserError: an unknown or uncertain shape or range.
     """
     placed = {name: Array(_with_axes(x, notes), x.where) for name, x in arrays.items()}
     scale = _find_scale(list(placed.values()), notes)
@@ -86,11 +86,11 @@ def _with_axes(array: Array, notes: list[str]) -> np.ndarray:
     if values.ndim == 3:
         return values[..., None]
     first, height, last = shape[1:]
-    # A last axis of one is that of channels, whatever the others are.
+    # A last axis of size one always holds the channels.
     if last == 1 or (last in CHANNELS and first not in CHANNELS):
         return values
     if first in CHANNELS and last not in CHANNELS:
-        say(notes, f"images are stored channel first, {list(shape[1:])}: axes are moved")
+        say(notes, f"images are stored channel first, {list(shape[1:])}: axes are reordered")
         return np.moveaxis(values, 1, -1)
     if first == height != last:
         say(notes, f"images have {last} channels")
@@ -119,7 +119,7 @@ def _find_scale(arrays: Sequence[Array], notes: list[str]) -> Scale:
         if 0 < part_high * (SMALL - 1) < high:
             raise UserError(
                 f"the largest value of {array.where} is {part_high} and that of "
-                f"{arrays[highs.index(high)].where} is {high}: give all splits in one scale"
+                f"{arrays[highs.index(high)].where} is {high}: give all splits on one scale"
             )
     if "bool" in kinds:
         return _small(Scale(0, 1), "values", notes)
@@ -152,7 +152,7 @@ def _scale_of_integers(
     elif high <= DARK:
         raise UserError(
             f"{worst.where} has {worst.values.dtype} values up to {high:g}, whose scale is not "
-            "certain: save them as uint8 if they are of 255, otherwise scale them to 0 to 255"
+            "certain: save them as uint8 if their scale is 0 to 255, otherwise scale them to it"
         )
     return BYTES
 
@@ -176,7 +176,7 @@ def _scale_of_floats(
         brightest = max(arrays, key=lambda array: array.values.max())
         return _scale_of_integers(brightest, low, high, False, notes)
     if low >= 0 and DARK < high <= BYTES.high:
-        say(notes, f"floats from {low:.4g} to {high:.4g} are rounded to whole numbers of 255")
+        say(notes, f"floats from {low:.4g} to {high:.4g} are rounded to integers in 0 to 255")
         return BYTES
     return None
 

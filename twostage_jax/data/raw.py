@@ -1,4 +1,4 @@
-"""From the named arrays of any file format to a `Source`: the one way for all of them."""
+"""Conversion of named arrays to a `Source`, for all file formats."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from twostage_jax.data.targets import UNLABELLED, as_labels
 from twostage_jax.errors import UserError, printable, shortened
 
 NOTE_LIMIT = 500  # characters; names of arrays and files can be long
-EMNIST = "EMNIST stores its images with height and width exchanged: they stay so"
+EMNIST = "EMNIST stores its images with height and width exchanged; they are used as stored"
 
 
 class Part(NamedTuple):
@@ -43,7 +43,7 @@ class Raw(NamedTuple):
 
 
 def as_source(raw: Raw) -> Source:
-    """Convert images, labels and weights of all splits, and say how.
+    """Convert images, labels and weights of all splits, with notes on how.
 
     Raises:
         UserError: values, axes or labels that are out of range or not certain.
@@ -74,7 +74,7 @@ def as_source(raw: Raw) -> Source:
         if not len(row):
             del splits[name]
             if name != "train":
-                notes.append(f"no example of {name} has a label: it is not used")
+                notes.append(f"the {name} split is not used: none of its examples has a label")
     return Source(
         name=raw.name,
         train=splits.get("train"),
@@ -105,13 +105,14 @@ def _apply_weights(
             )
         if weight.dtype.kind not in "biuf" or not ((weight == 0) | (weight == 1)).all():
             raise UserError(
-                f"{where} has weights other than 0 and 1, which are not possible: leave the array "
+                f"{where} has weights other than 0 and 1, which are not supported: leave the array "
                 "out, or write 0 for an example whose label does not count and 1 for the others"
             )
         masks[name] = weight != 0
         missing = int((weight == 0).sum())
         use = "their images are used without labels" if name == "train" else "they are left out"
-        notes.append(f"{missing:,} of {len(weight):,} examples of {name} have weight 0: {use}")
+        examples = f"{missing:,} of {len(weight):,} examples of the {name} split"
+        notes.append(f"{examples} have weight 0: {use}")
     return masks
 
 

@@ -1,4 +1,4 @@
-"""Content of a user's files, and whether its splits can be trained and tested on."""
+"""Content of a user's files, and checks of its splits."""
 
 from typing import NamedTuple
 
@@ -47,11 +47,11 @@ def class_names(source: Source, train: Split) -> tuple[str, ...]:
     """Return the class names of a source; without names they are the numbers.
 
     Raises:
-        UserError: too many classes, or numbers of which most have no training example.
+        UserError: too many classes, or more than half of them without a training example.
     """
     present = np.unique(train["label"])
     count = len(source.classes) or int(present[-1]) + 1
-    # One stray label must not make a thousand classes; the user has to renumber a subset.
+    # A single wrong label must not create a thousand classes.
     if not source.classes and 2 * len(present) < count:
         raise UserError(
             f"{source.name} has label {count - 1}, out of range: only {len(present)} of the "
@@ -105,7 +105,7 @@ def check_source(source: Source) -> Split:
             "can be set aside for the test"
         )
     for name, split in source.splits.items():
-        # A head without an output for a label can neither predict nor score it.
+        # A head has no output for a class without training examples.
         unknown = np.setdiff1d(split["label"], present)
         if len(unknown):
             raise UserError(

@@ -24,7 +24,7 @@ def load(spec: str, validation: int | None = None, data_dir: str | Path | None =
     Args:
         spec: `digits` (bundled), `mnist` or `tfds:NAME` (TensorFlow Datasets), `idx:DIR` (the four
             MNIST-style files), `npz:FILE` (`x_train, y_train, x_test, y_test` or `image, label`).
-        validation: number of examples to carve from train; by default a tenth, at most 5,000.
+        validation: number of examples to take from train; by default a tenth, at most 5,000.
         data_dir: folder of TensorFlow Datasets' data; by default its own folder.
 
     Returns:
@@ -60,7 +60,7 @@ def load_examples(
         data_dir: as for `load`.
 
     Raises:
-        UserError: as `load`; a split that the source lacks, or a label that is no class of the run.
+        UserError: as `load`; a split that the source lacks, or labels outside of the run's classes.
     """
     return make_examples(_read(spec, data_dir), classes, split)
 

@@ -28,7 +28,7 @@ def as_html(title: str, figures: Mapping[str, str], notes: Sequence[str]) -> str
 
 
 def _short(text: str) -> str:
-    # A file may name its classes as it likes.
+    # Class names come from files, which are not trusted.
     return printable(shortened(text, LINE_LIMIT))
 
 

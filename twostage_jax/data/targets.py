@@ -1,4 +1,4 @@
-"""Labels of users as int32 `[N]`, with -1 for an example without a label, and class names."""
+"""Conversion of labels to int32 `[N]`, -1 for an example without a label; class names."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -32,7 +32,7 @@ def as_labels(
     classes: tuple[str, ...],
     notes: list[str],
 ) -> tuple[Labels, tuple[str, ...]]:
-    """Convert the labels of all splits, and append sentences on how to `notes`.
+    """Convert the labels of all splits, and describe the conversion in `notes`.
 
     Args:
         arrays: by split: `[N]` or `[N, 1]` whole numbers, bools or text, or one-hot `[N, K]`.
@@ -75,12 +75,12 @@ def _as_column(array: Array, count: int, part: str, notes: list[str]) -> Column:
     if values.ndim != 1:
         raise UserError(
             f"{where} has shape {values.shape} and is not one-hot: give one whole number for each "
-            "example, [N]; several labels for one image are not possible"
+            "example, [N]; several labels for one image are not supported"
         )
     if len(values) != count:
         raise UserError(
-            f"{part} has {count} images and {where} has {len(values)} labels: the numbers must "
-            "agree; give two files or arrays that belong together"
+            f"the {part} split has {count} images, but {where} has {len(values)} labels: give one "
+            "label for each image"
         )
     if values.dtype.kind == "b":
         say(notes, "labels are True and False: True is class 1")
@@ -138,7 +138,7 @@ def _number_from_zero(
     last = int(present[-1])
     if first == last == 1 and UNLABELLED in everything:
         raise UserError(
-            f"{where} has only the labels 1 and -1, and -1 means that there is no label: number "
+            f"{where} has only the labels 1 and -1, and -1 stands for a missing label: number "
             "two classes 0 and 1"
         )
     starts_at_one = first == 1 and not width
@@ -157,7 +157,7 @@ def _number_from_zero(
         elif width:
             classes = tuple(str(k) for k in range(width))
     if starts_at_one:
-        notes.append(f"labels are 1 to {last}: numbered 0 to {last - 1}, and named as in the file")
+        notes.append(f"labels are 1 to {last}: numbered 0 to {last - 1}, with names 1 to {last}")
         labels = {part: label - (label > 0) for part, label in labels.items()}
     return {part: label.astype(np.int32) for part, label in labels.items()}, classes
 
@@ -165,7 +165,7 @@ def _number_from_zero(
 def _from_text(
     columns: Mapping[str, Column], classes: tuple[str, ...], notes: list[str]
 ) -> tuple[Labels, tuple[str, ...]]:
-    """Number labels that are text; an empty text means that there is no label."""
+    """Number labels that are text; an empty text is a missing label."""
     tables = {}
     for part, (values, where, _) in columns.items():
         names, inverse = np.unique(values, return_inverse=True)
@@ -175,7 +175,7 @@ def _from_text(
         is_number = all(name.isdecimal() for name in present)
         order = sorted(present, key=lambda name: (int(name) if is_number else 0, name))
         classes = tuple(order)
-        notes.append(f"labels are text: {len(classes)} class names, in sorted order")
+        notes.append(f"labels are text: {len(classes)} classes, numbered in sorted order")
     unknown = present.difference(classes)
     if unknown:
         where = next(iter(columns.values())).where
@@ -195,7 +195,7 @@ def read_class_names(array: Array) -> tuple[str, ...]:
     """Return the names in an array `[K]` of text.
 
     Raises:
-        UserError: another array, or a name that is empty, too long or there twice.
+        UserError: an array of another kind, or an empty, too long or repeated name.
     """
     values, where = array
     if values.dtype.kind not in "USiu" or values.ndim != 1 or not len(values):
@@ -205,7 +205,7 @@ def read_class_names(array: Array) -> tuple[str, ...]:
         )
     names = _as_names(values, where)
     if len(set(names)) != len(names) or "" in names:
-        raise UserError(f"{where} has an empty name, or one twice: give each class its own name")
+        raise UserError(f"{where} has an empty or repeated name: give each class its own name")
     return tuple(names)
 
 
@@ -235,4 +235,4 @@ def _report_missing(part: str, count: int, notes: list[str]) -> None:
     if not count:
         return
     use = "their images are used without labels" if part == "train" else "they are left out"
-    notes.append(f"{count:,} example{'s' * (count > 1)} of {part} without a label: {use}")
+    notes.append(f"{count:,} example{'s' * (count > 1)} of the {part} split without a label: {use}")

@@ -107,7 +107,7 @@ class Pending(Generic[T]):
         self._futures = futures
 
     def result(self) -> T:
-        """Return the tree with compiled programs, as soon as they are."""
+        """Wait until the programs are compiled, and return the tree with them."""
 
         def compiled(leaf: PyTree) -> PyTree:
             return self._futures[id(leaf)].result() if isinstance(leaf, Lowered) else leaf

@@ -1,4 +1,4 @@
-"""The device of a run, asked for in one place before anything else needs it.
+"""The device of a run. It is found in one place, before anything else needs it.
 
 Whatever keeps jax from starting shows here, so no later step is blamed for it.
 """
@@ -25,7 +25,7 @@ DEVICES = ("cpu", "gpu", "tpu")
 # Names of jax's platforms for each device.
 _PLATFORMS = {"cpu": ("cpu",), "gpu": ("gpu", "cuda", "rocm"), "tpu": ("tpu",)}
 _INSTALL = {"gpu": 'pip install "jax[cuda13]"', "tpu": 'pip install "jax[tpu]"'}
-# XLA ends the process without an exception if it cannot read its flags. These it knows for sure.
+# XLA ends the process without an exception if it cannot read its flags. It always knows this one.
 _KNOWN_FLAGS = re.compile(r"\s*(--xla_force_host_platform_device_count=\d+\s*)?")
 _XLA_MESSAGE = re.compile(r"(?:Unknown flag|Could not open file|Couldn't interpret).*")
 
@@ -118,12 +118,12 @@ def _configured() -> str:
 
 
 def _start_failure(error: Exception) -> str:
-    """Return the cause of a failure to start jax on a platform that nobody gave a flag for."""
+    """Return why jax does not start, for a platform that no flag has chosen."""
     configured = _configured()
     if not configured:
         return (
-            f"jax cannot start on this machine: {_cause(error)}; give --device cpu to do without "
-            "an accelerator"
+            f"jax cannot start on this machine: {_cause(error)}; give --device cpu to run "
+            "without an accelerator"
         )
     variable = "JAX_PLATFORMS" if setting("jax_platforms") else "JAX_PLATFORM_NAME"
     platforms = sorted({name for names in _PLATFORMS.values() for name in names})
@@ -187,7 +187,7 @@ def _unused_gpu() -> str | None:
 
 
 def _has_nvidia_gpu() -> bool:
-    """Return True if the system shows a GPU of NVIDIA, or the driver's own tool."""
+    """Return True if the system has an NVIDIA GPU or the tool of its driver."""
     devices = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/proc/driver/nvidia/gpus").glob("*")]
     return bool(devices) or shutil.which("nvidia-smi") is not None
 
@@ -205,7 +205,7 @@ def _has_cuda_plugin() -> bool:
 def _check_xla_flags() -> None:
     """Raise `UserError` if XLA would end this process because of its flags.
 
-    A process of its own reads them first. It takes a fifth of a second, and only if there are any.
+    They are first read in a separate process, which takes a fifth of a second.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _KNOWN_FLAGS.fullmatch(flags):

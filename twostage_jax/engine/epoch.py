@@ -134,7 +134,7 @@ def make_epoch(
     lengths = {name: len(values) for name, values in data.items()}
     if set(lengths.values()) != {size}:
         # A gather clamps its indices, so the wrong rows would be used.
-        raise UserError(f"the data have lengths {lengths}: give one row of each for each image")
+        raise UserError(f"the arrays have lengths {lengths}: give each array one row per image")
     full, remainder = divmod(size, batch_size)
     steps = full + bool(remainder)
     step = jax.jit(make_step(stage, tx))  # traced once for both uses
@@ -164,7 +164,7 @@ def make_epoch(
         examples = jnp.where(sums["count"] == 0, 1.0, sums["count"])
         return state, {name: sums[name] / examples for name in sums if name != "count"}
 
-    # Gradients have no say in the metrics, and tracing them takes twice as long.
+    # The metrics do not depend on gradients, and tracing those takes twice as long.
     def first_loss(state: TrainState, data: Batch) -> Metrics:
         batch = as_batch({name: x[:batch_size] for name, x in data.items()})
         loss, metrics = stage.loss(state.params, new_key(), batch)

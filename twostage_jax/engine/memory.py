@@ -52,7 +52,7 @@ def _container(
 ) -> int | None:
     """Return the memory that control groups leave to this process; None without a limit.
 
-    A container, a job of SLURM and a service of systemd are such groups, each within others. Both
+    Containers, SLURM jobs and systemd services are such groups, and groups are nested. Both
     versions of the kernel's interface are read.
     """
     try:

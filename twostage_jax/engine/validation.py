@@ -1,4 +1,4 @@
-"""Loss and metrics of a stage on the validation split, for the members of a chunk."""
+"""Loss and metrics of a stage on the validation split."""
 
 from collections.abc import Callable, Mapping
 

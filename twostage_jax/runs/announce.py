@@ -12,7 +12,7 @@ from twostage_jax.show.terminal import Terminal
 def announce(
     plan: Plan, placed: Mapping[str, Placed], folder: Path, device: Device, terminal: Terminal
 ) -> None:
-    """Print what is about to run, and on what."""
+    """Print device, data, folder and placement of a run."""
     show_machine(device, terminal)
     show_data(plan.dataset, _sizes(plan), terminal)
     settings = plan.config

@@ -138,18 +138,18 @@ def evaluate(
 
 
 def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[Run, _Part]:
-    """Return the examples to score; before the test split of the run is read, that is counted.
+    """Return the examples to score; a read of the run's test split is counted first.
 
     Raises:
         UserError: an empty split.
     """
     examples = sources.examples
     if examples is not None:
-        # The same images are the same test, under any name.
+        # The same images are the same test split, whatever the source is called.
         if examples.test_fingerprint == run.manifest.data.parts.get("test"):
             run = count_test_read(run, terminal)
         content = {"image": examples.image, "label": examples.label}
-        # A source without splits is a test as a whole.
+        # A source without splits is used as one test split.
         name = "test" if examples.part == "all" else examples.part
         return run, _Part(examples.name, name, content, examples.rows, False)
     dataset = sources.run_data
@@ -159,7 +159,7 @@ def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[R
     if not count:
         raise UserError(f"the {split} split of {dataset.name} is empty: choose another --split")
     if split == "test":
-        # Counted before it is read: a crash in between counts too much rather than too little.
+        # Counted before it is read, so a crash in between cannot hide a read.
         run = count_test_read(run, terminal)
     content = lockbox.unlock() if split == "test" else training.splits[split]
     return run, _Part(dataset.name, split, content, dataset.rows[split], True)
@@ -213,7 +213,7 @@ def _show(
         terminal.line(f"{part.source}: {note}", hang=2)
     scores = evaluation.assessment.scores
     if examples is not None and examples.part == "all":
-        terminal.line(f"{part.source}: all of it is scored, {counted(scores.count, 'example')}")
+        terminal.line(f"{part.source}: all {counted(scores.count, 'example')} are scored")
     accuracy = "-" if scores.accuracy is None else f"{scores.accuracy:.4f}"
     rows = [(part.name, accuracy, scores.count)]
     terminal.table(f"accuracy on {part.source}", ("split", "accuracy", "count"), rows)
@@ -222,7 +222,7 @@ def _show(
         detection = (ood, evaluation.detection)
     whole = part.name == ALL
     title = f"{run.folder} on {'all images of ' if whole else ''}{part.source}"
-    # Whatever a run is measured on is its test.
+    # All examples of a source are used as a test split.
     name = "test" if whole else part.name
     show_evaluation(title, name, evaluation.assessment, run.manifest.classes, detection, terminal)
     if part.is_own and part.name == "test":

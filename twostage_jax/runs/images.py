@@ -1,4 +1,4 @@
-"""Images that a user gives to an opened run, as its network takes them."""
+"""Conversion of a user's images to the input of an opened run's network."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from twostage_jax.errors import UserError, shown
 
-# Largest value of integers that may be of another scale than 0 to 255: binary images have 0 and 1,
+# Integers up to this value may have another scale than 0 to 255: binary images have 0 and 1,
 # scikit-learn's digits have 0 to 16.
 SMALL_SCALE = 16
 ROUNDING = 1e-4  # floats may exceed [0, 1] by the error of float16
@@ -89,7 +89,7 @@ def _integers(array: np.ndarray) -> np.ndarray:
     largest = int(array.max())
     if least < 0 or largest > 255:
         raise UserError(f"images are integers from {least} to {largest}: {WHOLE}")
-    # Taken to be of 255, they would be nearly black, and any prediction about them wrong.
+    # Read as 0 to 255, they would be nearly black, and every prediction would be wrong.
     if 0 < largest <= SMALL_SCALE:
         raise UserError(
             f"images are integers from {least} to {largest}, so their scale is uncertain: give "

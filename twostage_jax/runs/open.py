@@ -1,4 +1,4 @@
-"""Open a run: verify its parameters, and make what predicts with them; and load data for it."""
+"""Open a run: verify its parameters and make its predictors; load data for it."""
 
 import dataclasses
 import os
@@ -42,7 +42,7 @@ def open_run(folder: Path | str, trust_code: bool = False) -> Run:
 
     Args:
         folder: folder of the run; `~` is the home folder.
-        trust_code: True if its config may import the code that it names.
+        trust_code: True to allow the import of code that its config names.
 
     Raises:
         UserError: if there is no run, stage 1 has not finished, or the run needs code and
@@ -139,12 +139,12 @@ def _open_pretrained(folder: Path, config: Config, manifest: Manifest) -> Run:
 
 
 class _Pretrained(NamedTuple):
-    """Stage 1 of the chosen trials: groups as users see them, and a predictor of the images.
+    """Stage 1 of the chosen trials: its parameter groups and its predictor.
 
     Attributes:
         groups: all groups of stage 1; empty if they cannot be read.
         predictor: encoders, with their decoders if there are any; None without groups.
-        no_decoder: reason why nothing can be reconstructed; empty if it can.
+        no_decoder: reason why images cannot be reconstructed; empty if they can.
     """
 
     groups: Params
@@ -155,14 +155,14 @@ class _Pretrained(NamedTuple):
 def _load_stage_1(
     folder: Path, config: Config, manifest: Manifest, networks: Networks, trials: Trials
 ) -> Params | str:
-    """Load the groups `[E, ...]` of stage 1; the reason if another run had them and lost them."""
+    """Load the groups `[E, ...]` of stage 1; return the reason if they are lost."""
     if not config.encoder_run:
         return load_pretrained(folder, manifest, networks, trials)
     source = Path(config.encoder_run)
     try:
         origin = read_manifest(source)
         if origin.groups[FROZEN].sha256 != manifest.encoder:
-            raise UserError(f"{source} has another encoder than this run")
+            raise UserError(f"the encoder of {source} is not the encoder of this run")
         return load_pretrained(source, origin, networks, trials)
     # Predictions need nothing of that run.
     except (UserError, OSError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""An opened run: its parameters and modules, and what it predicts for images."""
+"""An opened run: its parameters, its modules and its predictions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,12 @@ from twostage_jax.store.records import Manifest
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """A run, read and verified: it predicts, and has the parameters and the modules.
+    """A verified run: its predictions, parameters and modules.
 
     Images are integers in 0 to 255 (uint8) or floats in [0, 1], `[N, H, W, C]`, or `[N, H, W]` if
-    the run has one channel. A single image without the axis N is a batch of one. Both are
-    normalised here. PyTorch tensors and PIL images are converted. All results are NumPy arrays.
+    the run has one channel. A single image without the axis N is a batch of one. Integers and
+    floats are normalised here. PyTorch tensors and PIL images are converted. All results are
+    NumPy arrays.
 
     With members, `probabilities` and `predict` are those of the ensemble, and `features` and
     `reconstruct` return an array for each member, `[M, N, ...]`, unless the members share one
@@ -39,7 +40,7 @@ class Run:
             `init` of each module returned them, or `[M, ...]` if there are several members.
         encoder: Linen module, images as `ts.as_image` returns them to features.
         decoder: Linen module, features to images; None if the run has no group `decoder`.
-        head: Linen module, features to logits; a `ts.Head` if the head is no module; None without
+        head: Linen module, features to logits; a `ts.Head` if the head has no module; None without
             stage 2.
 
     >>> import twostage_jax as ts
@@ -64,7 +65,7 @@ class Run:
     finished: ResultRecord | None  # None without stage 2
     classifier: Predictor | None  # None without stage 2
     pretrained: Predictor | None  # None if the run that trained the encoder is gone
-    no_decoder: str  # reason why nothing can be reconstructed, or empty
+    no_decoder: str  # reason why images cannot be reconstructed, or empty
     several: bool  # True if the encoder has a member axis
 
     @property
@@ -117,7 +118,7 @@ class Run:
         return self._probability(images).astype(np.float32)
 
     def features(self, images: object) -> np.ndarray:
-        """Return features float32 `[N, D]`, or `[M, N, D]` of members with own encoders.
+        """Return features float32 `[N, D]`, or `[M, N, D]` if each member has its own encoder.
 
         Raises:
             UserError: images of another shape or out of range.
@@ -142,7 +143,7 @@ class Run:
         return network_images(images, self.manifest.preprocessing.image_shape, self.folder)
 
     def _probability(self, images: object) -> np.ndarray:
-        """Return probabilities float64 `[N, K]`, from which every figure of the run follows."""
+        """Return probabilities float64 `[N, K]`, from which all figures are computed."""
         predictor = self.predictor
         return mean_probability(probabilities(predictor.logits(self._images(images))))
 

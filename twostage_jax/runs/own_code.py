@@ -27,13 +27,13 @@ def make_module(name: str) -> nn.Module:
     """Import `package.module:name`: a module, or a class or function that makes one.
 
     Raises:
-        UserError: no Linen module, or one that needs arguments.
+        UserError: not a Linen module, or a class that needs arguments.
     """
     imported = _import(name)
     if isinstance(imported, nn.Module):
         return imported
     if isinstance(imported, type) or not callable(imported):
-        # Before it is made, because another library's class may need arguments.
+        # Checked before the call, because a class of another library may need arguments.
         check_module(imported, name)
     try:
         inspect.signature(imported).bind()
@@ -62,7 +62,7 @@ def call_named(
 
 
 def _import(name: str) -> Callable:
-    """Import `package.module:name`; the only way in for a user's own code."""
+    """Import `package.module:name`. No other function imports a user's own code."""
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -92,5 +92,5 @@ def trace_errors(name: str, image_shape: tuple[int, ...]) -> Iterator[None]:
             text = f"{name} does not fit images {list(image_shape)}: {reason}"
         else:
             kind = type(error).__name__
-            text = f"{name} cannot be traced: {kind}: {reason}; --debug shows where"
+            text = f"{name} cannot be traced: {kind}: {reason}; --debug shows the line"
         raise UserError(text) from error

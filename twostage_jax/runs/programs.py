@@ -102,7 +102,7 @@ class Placed(NamedTuple):
 
 
 class RunPrograms:
-    """The programs of a run, compiled in the background; None if the run does without.
+    """Programs of a run, compiled in the background; None if the run does not need one.
 
     Asking for a program waits until it is compiled.
     """
@@ -272,7 +272,7 @@ def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
 
 def _import_ahead() -> None:
     """Import what the end of a stage and of a run need, while programs are compiled."""
-    # An error shows where the package is used.
+    # An import error is raised later, where the package is used.
     with contextlib.suppress(ImportError):
         importlib.import_module("orbax.checkpoint.v1")
         importlib.import_module("matplotlib.backends.backend_agg")

@@ -135,8 +135,8 @@ class ResultRecord:
 class Result(Mapping[str, Any]):
     """Result of a run: its folder, its figures and its parameters.
 
-    A result is also the mapping `record`: `result["test"]["accuracy"]`. `ts.open_run(folder)` gives
-    the run with its modules, to predict with.
+    A result is also a mapping, with the content of `record`: `result["test"]["accuracy"]`.
+    `ts.open_run(folder)` opens the run, to predict with it.
 
     Attributes:
         folder: folder of the run.
@@ -168,7 +168,7 @@ class Result(Mapping[str, Any]):
         return len(self.record)
 
     def __bool__(self) -> bool:
-        """Return True: a result without figures is a result."""
+        """Return True, also for a result without figures."""
         return True
 
     def __repr__(self) -> str:

@@ -116,12 +116,12 @@ def changed_switches(manifest: Manifest) -> Changes:
 
 
 def notice_switches(folder: Path, manifest: Manifest, terminal: Terminal) -> None:
-    """Print a notice if jax computes in another way than when a run was made."""
+    """Print a notice if settings of jax differ from those of a run."""
     changes = changed_switches(manifest)
     if changes:
         terminal.notice(
-            f"jax has other settings than when {folder} was made ({describe_changes(changes)}): "
-            "the figures can differ from those of that run"
+            f"settings of jax have changed since {folder} was made ({describe_changes(changes)}): "
+            "figures may differ from those of the run"
         )
 
 

@@ -99,8 +99,8 @@ def run(
         config: what to run; values that are not given come from the preset.
         resume: resume the run in `config.out`.
         pretrain_only: stop after stage 1, as `twostage pretrain` does.
-        trust_code: let the config of an earlier run import the code that it names.
-        allow_changed: resume although versions differ or there are more epochs than before.
+        trust_code: allow the import of code that the config of an earlier run names.
+        allow_changed: resume with other versions or settings of JAX, or with more epochs.
         checkpoint_every: minutes after which the state is saved within an epoch.
         terminal: where to print; `Terminal(quiet=True)` prints nothing.
         clock: seconds of each phase; by default a new one.
@@ -109,7 +109,7 @@ def run(
             ends the run after its state is saved.
         tensorboard: write scalars and pictures into the folder `tensorboard` of the run.
         seams: functions that a test may replace.
-        device: `cpu`, `gpu` or `tpu`, and no other; by default the choice is jax's.
+        device: `cpu`, `gpu` or `tpu`, without a fallback; by default jax chooses the device.
 
     Raises:
         UserError: a device that is not there; an error in the config or the data, before anything
@@ -130,7 +130,7 @@ def run(
     terminal = terminal or Terminal()
     clock = clock or Clock()
     request = Request(resume, pretrain_only, trust_code, allow_changed, device, tensorboard)
-    # First of all: nothing else may be blamed for a device that does not start.
+    # The device comes first, so that no later error hides that it does not start.
     machine = find_device(device)
     command = _resume_command(config, request)
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Data that a finished run is evaluated on: its own, another labelled source, outliers."""
+"""Data for an evaluation: the run's own, another labelled source, outliers."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -98,7 +98,7 @@ def load_own(run: Run, spec: str, data_dir: Path | None) -> Dataset:
     if not is_own_data(run, dataset):
         raise UserError(
             f"{spec} has changed since {run.folder} was made: its fingerprint is "
-            f"{dataset.fingerprint}; name it with --data to evaluate on it anyway"
+            f"{dataset.fingerprint}; give it with --data to evaluate on it anyway"
         )
     return dataset
 

@@ -161,7 +161,7 @@ def _stage_plan(context: RunContext, stage: str, before: Sequence[EpochRecord]) 
 
 
 def _note_stop(folder: Path, stage: str, epochs: int) -> None:
-    """Write into the manifest, and into `config.json`, that a stage ends with so many epochs."""
+    """Record in the manifest and in `config.json` that a stage has ended after some epochs."""
     manifest = read_manifest(folder)
     manifest = dataclasses.replace(manifest, stopped={**manifest.stopped, stage: epochs})
     write_manifest(folder, manifest)

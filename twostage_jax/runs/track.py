@@ -1,4 +1,4 @@
-"""Records of epochs, and the functions that receive them: a user's own, and TensorBoard's."""
+"""Records of epochs, and the functions that receive them: `on_epoch` and TensorBoard's."""
 
 import contextlib
 import importlib

@@ -208,7 +208,7 @@ class _Session:
         # A metric that was not finite leaves no trace in the state.
         for record in records:
             for name, values in record.members.items():
-                # A loss on validation may overflow while the training is finite.
+                # The validation loss may overflow although the training loss is finite.
                 if not name.startswith(VALIDATION_PREFIX):
                     self._diverged |= np.array([value is None for value in values])
 

@@ -1,4 +1,4 @@
-"""Interval for an accuracy that was measured on some examples."""
+"""Confidence interval for a measured accuracy."""
 
 import math
 
@@ -6,7 +6,7 @@ NORMAL_QUANTILE = 1.959963984540054  # 0.975 of the standard normal distribution
 
 
 def accuracy_interval(correct: int, count: int) -> tuple[float, float]:
-    """95 % interval for the accuracy on further examples (Wilson, "Probable inference", 1927).
+    """95 % interval for the true accuracy (Wilson, "Probable inference", 1927).
 
     It holds for few examples too, and for an accuracy of 0 or 1.
 

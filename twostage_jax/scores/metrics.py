@@ -28,7 +28,7 @@ def score_sums(logits: jax.Array, label: jax.Array, weight: jax.Array) -> ScoreS
     """Sums of one batch: `logits` `[B, K]`, `label` int32 `[B]`, `weight` float32 `[B]`.
 
     Examples of weight 0 do not count, whatever their label and logits are. If logits of an example
-    that counts are NaN, or its label is no class, every score is NaN.
+    that counts are NaN, or its label is out of range, every score is NaN.
     """
     is_class = (label >= 0) & (label < logits.shape[-1])
     invalid = ~is_class | jnp.isnan(logits).any(-1)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 # A dataclass of `store`, `scores` or `runs`; each docstring names the one that it reads.
 Record: TypeAlias = Any
 
-PAUSE = 1.0  # seconds since the last line after which an epoch is printed
+PAUSE = 1.0  # an epoch is printed if the last line is older than this, in seconds
 TENTH = 10  # of short epochs, about every tenth is printed
 GAP = 2  # spaces between columns
 DIGITS = 6  # of a figure, for instance 0.9712

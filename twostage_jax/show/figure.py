@@ -1,4 +1,4 @@
-"""The common style of all pictures: size, fonts and colours, and the way to a PNG file."""
+"""Common style of all pictures: size, fonts and colours; and their PNG files."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ STYLE: dict = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Draw within this block; a user's own settings of matplotlib have no effect."""
+    """Draw within this block, without the user's own settings of matplotlib."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -72,7 +72,7 @@ def place_axes(figure: "Figure", left: float, right: float, bottom: float, top: 
 
 
 def as_png(figure: "Figure") -> bytes:
-    """Content of a PNG file; the same figure gives the same bytes on every day."""
+    """Content of a PNG file. The same figure always gives the same bytes."""
     file = io.BytesIO()
     # Without the version of matplotlib, the bytes do not depend on it.
     figure.savefig(file, dpi=DPI, format="png", metadata={"Software": None})

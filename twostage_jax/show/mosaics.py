@@ -25,11 +25,12 @@ MISTAKES = 15
 SMALL = 64  # pixels up to which an image is drawn with sharp pixels
 TALLEST = 12.0  # inches
 LINE = 0.17  # inches between lines of a caption
-CAPTION = 15  # characters of a class name below an image
+CAPTION = 12  # characters of a class name below an image
+SHORT = 9  # characters of a class name and a probability that fit into one line
 
 
 class Mistakes(NamedTuple):
-    """Images that are taken for another class.
+    """Images that are classified wrongly.
 
     Attributes:
         images: uint8 `[n, H, W, C]`, the most confident mistake first.
@@ -86,7 +87,7 @@ def draw_mistakes(mistakes: Mistakes, classes: Sequence[str], split: str) -> byt
     with style():
         if not number:
             figure = new_figure(1.2)
-            text = f"no mistakes: all {mistakes.count:,} {split} images are correct"
+            text = f"no mistakes: all {mistakes.count:,} {split} images are classified correctly"
             figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=BLUE)
             return as_png(figure)
         captions = [_caption(mistakes, index, classes) for index in range(number)]
@@ -109,7 +110,7 @@ def draw_mistakes(mistakes: Mistakes, classes: Sequence[str], split: str) -> byt
             for line, text in enumerate(captions[index]):
                 y = (bottom - 0.05 - LINE * line) / total
                 colour = ORANGE if line else BLUE
-                centred = {"ha": "center", "va": "top", "fontsize": 9}
+                centred = {"ha": "center", "va": "top", "fontsize": 8}
                 figure.text(x, y, text, color=colour, parse_math=False, **centred)
         return as_png(figure)
 
@@ -120,9 +121,9 @@ def _caption(mistakes: Mistakes, index: int, classes: Sequence[str]) -> list[str
     guess = short_name(classes[mistakes.predicted[index]], CAPTION)
     # Rounded down: 99.96 % must not read as certain.
     percent = f"{np.floor(1000 * mistakes.confidence[index]) / 10:.1f} %"
-    if len(guess) + len(percent) <= CAPTION:
-        return [f"is {truth}", f"not {guess}, {percent}"]
-    return [f"is {truth}", f"not {guess}", percent]
+    if len(guess) + len(percent) <= SHORT:
+        return [f"true {truth}", f"predicted {guess} ({percent})"]
+    return [f"true {truth}", f"predicted {guess}", f"({percent})"]
 
 
 def _write_title(figure: "Figure", text: str) -> None:
@@ -134,7 +135,7 @@ def _title(mistakes: Mistakes, split: str) -> str:
     total = f"{mistakes.errors:,} of {mistakes.count:,} {split} images are wrong"
     shown = len(mistakes.images)
     most = f"the {shown} most confident: " if mistakes.errors > shown else ""
-    return f"{total}; {most}truth in blue, prediction in orange"
+    return f"{total}; {most}true class in blue, prediction in orange"
 
 
 def draw_reconstructions(images: np.ndarray, decoded: np.ndarray, split: str) -> bytes:
@@ -162,8 +163,7 @@ def draw_reconstructions(images: np.ndarray, decoded: np.ndarray, split: str) ->
         centres = ((height - 1) / 2, height + gap + (height - 1) / 2)
         for centre, text in zip(centres, ("image", "reconstruction"), strict=True):
             axes.text(-gap, centre, text, ha="right", va="center")
-        title = f"{split} images and what the decoder makes of their features"
-        _write_title(figure, title)
+        _write_title(figure, f"{split} images and their reconstructions")
         return as_png(figure)
 
 
@@ -177,7 +177,7 @@ def _row(images: np.ndarray, gap: int) -> np.ndarray:
 def as_rgb(images: np.ndarray) -> np.ndarray:
     """Convert images uint8 `[..., C]` with any number of channels to `[..., 3]`.
 
-    Images with another number than three are shown as the mean of their channels, in grey.
+    Images without exactly three channels are shown in grey, as the mean of their channels.
     """
     if images.shape[-1] == 3:
         return images

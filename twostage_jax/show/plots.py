@@ -82,7 +82,7 @@ def _draw_curves(axes: "Axes", records: Sequence[Record], name: str) -> None:
             name_of_band = None if held_out else "range of members"
             shade = {"color": colour, "alpha": 0.2, "linewidth": 0}
             axes.fill_between(epochs, *band, label=name_of_band, **shade)
-    # A loss falls quickly at first, and its later course would be a flat line.
+    # A loss falls quickly at first; on a linear axis, the rest would look flat.
     positive = np.concatenate(everything)
     positive = positive[np.isfinite(positive)]
     if name == "loss" and positive.size and _is_wide(positive):
@@ -115,7 +115,7 @@ def _band(records: Sequence[Record], key: str) -> tuple[np.ndarray, np.ndarray] 
 
 
 def plot_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], split: str) -> bytes:
-    """Plot which classes are taken for which: counts, and rates of the true class as colours.
+    """Plot the confusion matrix: counts, and shares of each true class as colours.
 
     Args:
         confusion: counts `[K][K]`: true class (row), predicted class (column).
@@ -135,7 +135,7 @@ def plot_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], s
     upright = longest * min(number, NAMES) > PAGE
     below = margin if upright else 0.55
     side = WIDTH - margin - 0.3
-    # Two classes need no matrix as wide as the page.
+    # With few classes, the matrix is narrower than the page.
     side = min(side, 1.3 * number + 0.6)
     with style():
         figure = new_figure(side + below + 0.55)
@@ -151,8 +151,8 @@ def plot_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], s
         total = int(counts.sum())
         right_ones = int(counts.trace())
         axes.set_title(
-            f"{split}: {right_ones:,} of {total:,} correct\n"
-            "blue: correct, orange: mistakes, as shares of the true class"
+            f"{split} split: {right_ones:,} of {total:,} correct\n"
+            "blue: correct, orange: mistakes; colours show shares of the true class"
         )
         return as_png(figure)
 
@@ -198,7 +198,7 @@ def _write_counts(axes: "Axes", counts: np.ndarray, rates: np.ndarray) -> None:
 
 
 def plot_sweep(sweep: Record) -> bytes:
-    """Plot accuracy on validation over the first field of a sweep; a line for the other values.
+    """Plot validation accuracy over the first field of a sweep, with a line per other value.
 
     Dots are members, lines connect their means, and a ring marks the chosen point.
 
@@ -228,7 +228,7 @@ def plot_sweep(sweep: Record) -> bytes:
         ring = {"ms": 12, "mfc": "none", "mec": GREY, "mew": 1.5, "ls": "none"}
         axes.plot(chosen.values[name], best, "o", label="chosen", **ring)
         axes.set_xlabel(name)
-        axes.set_ylabel("accuracy on validation")
+        axes.set_ylabel("validation accuracy")
         axes.legend()
         return as_png(figure)
 

@@ -1,4 +1,4 @@
-"""The result of a run or of an evaluation: the accuracy, and what it was measured and trained on.
+"""The result of a run or of an evaluation: accuracy, data and settings.
 
 Records are read by attribute, with the names of `result.json`; no other room is imported.
 """
@@ -22,10 +22,10 @@ from twostage_jax.show.tables import (
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.show.uncertainty import show_uncertainty
 
-SCARCE = 10  # examples of a class, below which its accuracy says little
+SCARCE = 10  # a class with fewer examples has no reliable accuracy
 NAMED = 5  # classes in one line
 NAME_LIMIT = 30  # characters of a class name in a line
-UNEVEN = 3  # times as many examples in the largest class as in the smallest
+UNEVEN = 3  # largest accepted ratio of the largest class to the smallest
 LABEL = 14  # columns of the word at the beginning of a line
 
 
@@ -45,7 +45,7 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
     for split in ("test", "validation"):
         show_scarce_classes(getattr(result, split), split, classes, terminal)
     for name in result.ensemble.diverged:
-        _field("diverged", f"{name} is not in the ensemble", terminal)
+        _field("diverged", f"{name}; it is left out of the ensemble", terminal)
     if result.validation.count:
         count = counted(result.validation.count, "image")
         _field("validation", f"accuracy {decimal(result.validation.accuracy)} ({count})", terminal)
@@ -59,8 +59,7 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
 
 def _show_training(result: Record, terminal: Terminal) -> None:
     data = result.data
-    unlabelled = f"{data.unlabelled:,} unlabelled" if data.unlabelled else "none unlabelled"
-    labels = f"{counted(data.labelled, 'labelled image')}, {unlabelled}"
+    labels = f"{counted(data.labelled, 'labelled image')}, {data.unlabelled:,} unlabelled"
     if data.noise:
         labels += f"; {100 * data.noise:g} % of the labels flipped"
     _field("trained on", labels, terminal)
@@ -83,7 +82,7 @@ def _show_details(result: Record, terminal: Terminal) -> None:
     show_scores("results", {"validation": result.validation, "test": result.test}, terminal)
     show_members(result.summary, len(result.ensemble.rows), "test", terminal)
     show_uncertainty(result.test, result.uncertainty, "test", terminal)
-    _field("encoder", f"unchanged by stage 2: {result.frozen.after}", terminal)
+    _field("encoder", f"not changed by stage 2, {result.frozen.after}", terminal)
     phases = (f"{name} {s:.1f}" for name, s in result.seconds.items() if s and name != "total")
     _field("seconds", ", ".join(phases), terminal)
 

@@ -28,7 +28,7 @@ def show_device(
     note: str,
     terminal: Terminal,
 ) -> None:
-    """Print the line about the machine and the versions, and a note about the device if any.
+    """Print the line about the machine and the versions, and the note about the device.
 
     Args:
         kind: kind of the devices, for instance `cpu`.
@@ -39,7 +39,7 @@ def show_device(
         terminal: where to print.
     """
     devices = kind if count == 1 else f"{count} x {kind}"
-    # Devices of a CPU are its cores in another count, so the word `on` keeps them apart.
+    # JAX can split a CPU into any number of devices, so the number of cores is printed too.
     machine = devices if cores is None else f"{devices} on {counted(cores, 'core')}"
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     terminal.line(f"{machine}; {packages}", hang=2)
@@ -58,7 +58,7 @@ def show_data(data: Record, sizes: Mapping[str, int], terminal: Terminal) -> Non
 
 
 def show_plan(rows: Iterable[PlanRow], encoding: str | None, terminal: Terminal) -> None:
-    """Print where several members train; of a single one, and of the encoder, if asked for."""
+    """Print the placement of members; with `--verbose` also for one member, and the encoder."""
     for row in rows:
         if row.members * row.devices == 1 and not terminal.verbose:
             continue
@@ -77,7 +77,7 @@ def show_plan(rows: Iterable[PlanRow], encoding: str | None, terminal: Terminal)
 def show_groups(
     stage: str, groups: Iterable[tuple[str, str, int, int]], terminal: Terminal
 ) -> None:
-    """Print the parameter groups of a stage, if asked for: name, state, parameters, bytes."""
+    """With `--verbose`, print the parameter groups of a stage: name, state, parameters, bytes."""
     if terminal.verbose:
         terminal.line()
         columns = ("group", "state", "parameters", "bytes")

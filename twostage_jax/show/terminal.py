@@ -54,7 +54,7 @@ class ProgressBar:
 
 
 class Terminal:
-    """Printer on standard output. With `quiet` it prints nothing and still keeps its notices.
+    """Printer on standard output. With `quiet` it prints nothing, but still keeps its notices.
 
     A terminal gets lines that fit its width. A file or a pipe gets every line in one piece.
 
@@ -140,7 +140,7 @@ class Terminal:
 
     def _print(self, content: RenderableType, soft_wrap: bool = False) -> None:
         try:
-            # Text can hold brackets of anybody's file names, which are not rich's markup.
+            # Brackets in file names must not be read as markup of rich.
             self._console.print(content, markup=False, soft_wrap=soft_wrap)
         except BrokenPipeError:
             raise  # the reader has closed the pipe: the command ends quietly
@@ -151,5 +151,5 @@ class Terminal:
 
 
 def _literal(text: str) -> Text:
-    # Names of classes and files can come from anybody: show rich's markup and control codes.
+    # Names of classes and files are not trusted: print markup and control codes as text.
     return Text(printable(text))

@@ -1,4 +1,4 @@
-"""Figures of uncertainty, each with its name and what it means."""
+"""Figures of uncertainty, each with its name and meaning."""
 
 import math
 
@@ -24,12 +24,12 @@ def show_uncertainty(scores: Record, figures: Record, split: str, terminal: Term
         (scores.ece, "expected calibration error: mean gap between confidence and accuracy"),
         (scores.brier, "Brier score: squared error of the probabilities, from 0 to 2"),
     ]
-    certain = f"0 is certain, {math.log(len(scores.confusion)):.2f} knows nothing"
+    certain = f"0 (certain) to {math.log(len(scores.confusion)):.2f} (uniform)"
     rows.append((figures.predictive_entropy, f"entropy of the predictions in nats: {certain}"))
     if figures.mutual_information is not None:
         words = "mutual information in nats: how much the members disagree"
         rows.append((figures.mutual_information, words))
-    words = "area under the risk-coverage curve: mean error rate of the surest"
+    words = "area under the risk-coverage curve: mean error rate over all coverages"
     rows.append((figures.aurc, words))
     for value, words in rows:
         _row("-" if value is None else f"{value:.4f}", words, terminal)
@@ -40,18 +40,18 @@ def show_uncertainty(scores: Record, figures: Record, split: str, terminal: Term
 
 
 def _show_temperature(scores: Record, figures: Record, split: str, terminal: Terminal) -> None:
-    """Print the temperature and what it does to the scores; one that made them worse says so."""
-    words = "temperature, fitted on validation, by which to divide the logits"
+    """Print the temperature and its effect on the scores, and a line if it made them worse."""
+    words = "temperature, fitted on validation: divide the logits by it"
     _row(f"{figures.temperature:.3f}", words, terminal)
     worse = []
     for name, words in (("nll", "negative log-likelihood"), ("ece", "calibration error")):
         before = getattr(scores, name)
         after = getattr(figures.calibrated, name)
-        _row("", f"with it, {words} {before:.4f} becomes {after:.4f}", terminal)
+        _row("", f"{words} with it: {after:.4f} instead of {before:.4f}", terminal)
         if after > before:
             worse.append(words)
     if worse:
-        _row("", f"the temperature made {split} worse: {' and '.join(worse)}", terminal)
+        _row("", f"worse on {split} with it: {' and '.join(worse)}", terminal)
 
 
 def _show_sets(sets: Record, terminal: Terminal) -> None:

@@ -1,4 +1,4 @@
-"""Arrays that an optimiser leaves alone: frozen groups, and constants within a group."""
+"""Arrays that an optimiser does not change: frozen groups, and constants in a group."""
 
 from collections.abc import Mapping
 

@@ -1,13 +1,13 @@
 """Linen modules in a stage: their initial values and their forward pass.
 
-What a module may ask for:
+Collections and random keys of a module:
 
 - Collections beside `params` are constants. They are not trained: no gradient, no optimiser, no
   weight decay. A module that updates one in its forward pass is refused.
 - Dropout is on in training and off in evaluation: only training passes a key called `dropout`.
   Write `nn.Dropout(rate, deterministic=not self.has_rng("dropout"))`. Flax's other idiom works too:
-  a parameter of `__call__` named `train` or `training` is True in training alone, and one named
-  `deterministic` is False in training alone.
+  a parameter of `__call__` named `train` or `training` is True only in training, and one named
+  `deterministic` is False only in training.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def check_module(module: object, name: str | None = None) -> None:
     if not (callable(getattr(module, "init", None)) and callable(getattr(module, "apply", None))):
         raise UserError(
             f"{name or _name(module)} has no methods init and apply: give a module of flax.linen "
-            "(one of flax.nnx or PyTorch, or a function, is none)"
+            "(modules of flax.nnx or PyTorch and plain functions do not work)"
         )
 
 
@@ -53,7 +53,7 @@ def forward(
         key: key for dropout in training; None in evaluation.
 
     Raises:
-        UserError: no module, integers instead of floats, a module that updates a collection or
+        UserError: not a module, integers instead of floats, a module that updates a collection or
             asks for a random key that it does not get, or an output without the axis `[B, ...]`.
     """
     _check_instance(module)
@@ -61,8 +61,8 @@ def forward(
     dtype = jnp.result_type(x)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(
-            f"{_name(module)} got values of type {dtype}: give floats, for images those of "
-            "ts.as_image(image) in [-1, 1]"
+            f"{_name(module)} got values of type {dtype}: give floats; ts.as_image(image) "
+            "converts images to [-1, 1]"
         )
     options = _mode(module, key is not None)
     if key is not None and isinstance(module, nn.Module):
@@ -92,7 +92,7 @@ def init_module(module: nn.Module, key: Key, x: jax.Array) -> PyTree:
     its collections.
 
     Raises:
-        UserError: no module, or one that updates a collection in its forward pass.
+        UserError: not a module, or one that updates a collection in its forward pass.
     """
     _check_instance(module)
     with _explained(module):
@@ -135,7 +135,7 @@ def init_on_features(
 
 def _check_instance(module: object) -> None:
     if isinstance(module, type):
-        raise UserError(f"{module.__name__} is a class: make a module, {module.__name__}(...)")
+        raise UserError(f"{module.__name__} is a class: give a module, such as {module.__name__}()")
     check_module(module)
 
 
@@ -161,12 +161,12 @@ def _explained(module: nn.Module) -> Iterator[None]:
     except flax.errors.InvalidRngError as error:
         # Flax: `Dropout_0 needs PRNG for "dropout" (https://…)`.
         kind = str(error).partition('"')[2].partition('"')[0]
-        remedy = "a stage gives the key dropout alone, in training"
+        remedy = "a stage gives only the key dropout, and only in training"
         if kind == "dropout":
             remedy = 'write nn.Dropout(rate, deterministic=not self.has_rng("dropout"))'
         raise UserError(
-            f"{_name(module)} asks for a {kind!r} key where there is none (evaluation has none at "
-            f"all): {remedy}"
+            f"{_name(module)} asks for a {kind!r} key and does not get it (evaluation gives no "
+            f"keys): {remedy}"
         ) from error
 
 

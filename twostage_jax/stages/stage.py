@@ -141,7 +141,7 @@ def as_labels(examples: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
     """Return `label` int32 `[B]` and `weight` float32 `[B]` of examples, as `as_batch` does.
 
     Raises:
-        UserError: labels that are no whole numbers, or not one for each image.
+        UserError: labels that are not whole numbers, or not one per image.
     """
     label = examples["label"]
     dtype = label.dtype if isinstance(label, jax.Array) else np.asarray(label).dtype
@@ -150,12 +150,14 @@ def as_labels(examples: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
     if not whole or np.shape(label) != (count,):
         raise UserError(
             f"labels are {dtype} {list(np.shape(label))} for {count} images: give class numbers "
-            f"int32 [{count}]; label.argmax(-1) converts one-hot labels, label.astype(int) others"
+            f"int32 [{count}]; label.argmax(-1) converts one-hot labels, label.astype(int) floats"
         )
     label = jnp.asarray(label, jnp.int32)
     weight = examples.get("weight")
     if weight is None:
         weight = jnp.ones(label.shape, jnp.float32)
     if np.shape(weight) != label.shape:
-        raise UserError(f"weights are {list(np.shape(weight))}: give one for each of {count}")
+        raise UserError(
+            f"weights are {list(np.shape(weight))}: give one for each of {count} images"
+        )
     return {"label": label, "weight": jnp.asarray(weight, jnp.float32)}

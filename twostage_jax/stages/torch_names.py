@@ -136,7 +136,7 @@ def _entries(state: PyTree) -> dict[str, PyTree]:
     """Return the entries of a state by their names in `TwoStageNetwork`.
 
     Raises:
-        UserError: no state, or two entries with one name.
+        UserError: not a state, or two entries with one name.
     """
     for key in _NESTED:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
@@ -145,7 +145,7 @@ def _entries(state: PyTree) -> dict[str, PyTree]:
         pairs = dict(state).items()
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{shown(state)} is no state of a PyTorch model: give model.state_dict(), or "
+            f"{shown(state)} is not the state of a PyTorch model: give model.state_dict(), or "
             "torch.load(file) for a file"
         ) from error
     entries: dict[str, PyTree] = {}
@@ -167,7 +167,7 @@ def _as_array(value: PyTree) -> np.ndarray:
     """Return an array or tensor of any kind as a float array.
 
     Raises:
-        ValueError: no floats, or no values.
+        ValueError: values that are not floats, or none.
     """
     if hasattr(value, "detach"):
         value = value.detach()
@@ -184,7 +184,7 @@ def _as_array(value: PyTree) -> np.ndarray:
         ).numpy()
     array = np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"its values are {array.dtype}, expected floats")
+        raise ValueError(f"its values are {array.dtype} instead of floats")
     return array.astype(jax.dtypes.canonicalize_dtype(jnp.promote_types(array.dtype, np.float32)))
 
 

@@ -167,7 +167,7 @@ class EpochRecord:
         """Line of `metrics.jsonl`, in which the metrics stand beside the other fields."""
         # JAX sorts the keys of a dict, so `loss` stands among the metrics in alphabetical order.
         figures = dict(sorted({**self.metrics, "loss": self.loss}.items()))
-        # Left out if empty, so that records without them look as they always did.
+        # Left out if empty, so that the format of other records does not change.
         added = {"validation": self.validation, "members": self.members}
         more = {name: values for name, values in added.items() if values}
         values = {"stage": self.stage, "epoch": self.epoch, **figures, **more}

@@ -1,4 +1,4 @@
-"""Labels of a loss: those that do not count, and those that are no class."""
+"""Labels of a loss: labels of weight 0, and labels outside of the classes."""
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,8 @@ from twostage_jax.errors import UserError
 def class_labels(label: jax.Array, weight: jax.Array, classes: int) -> jax.Array:
     """Return labels int32 `[N]` for a cross-entropy that ignores examples of weight 0.
 
-    An example of weight 0 gets label 0, whatever its own label is. A label of another weight that
-    is no class becomes `classes`, with which Optax's cross-entropy is NaN (it would take -1 for the
-    last class).
+    An example of weight 0 gets label 0. Any other label out of range becomes `classes`, so that
+    Optax's cross-entropy is NaN (it would read -1 as the last class).
 
     Args:
         label: int32 `[N]`.
@@ -28,14 +27,14 @@ def class_labels(label: jax.Array, weight: jax.Array, classes: int) -> jax.Array
 
 
 def check_labels(label: jax.Array, weight: jax.Array, classes: int) -> None:
-    """Raise `UserError` for labels that count and are no class; traced labels are not checked."""
+    """Raise `UserError` for a label out of range with a weight; traced labels are not checked."""
     if isinstance(label, Tracer) or isinstance(weight, Tracer):
         return
     counted = np.asarray(label)[np.asarray(weight) != 0]
     wrong = counted[(counted < 0) | (counted >= classes)]
     if wrong.size:
         raise UserError(
-            f"{wrong.size} of {counted.size} labels are no class of a head with {classes} outputs, "
-            f"for instance {wrong[0]}: give classes 0 to {classes - 1}, weight 0 to examples "
-            "without a class, or a head with more outputs"
+            f"{wrong.size} of {counted.size} labels are out of range for a head with {classes} "
+            f"outputs, for instance {wrong[0]}: give classes 0 to {classes - 1}, weight 0 to "
+            "examples without a class, or a head with more outputs"
         )

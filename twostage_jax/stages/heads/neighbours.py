@@ -65,7 +65,7 @@ def knn(classes: int, k: Scalar = 20, temperature: Scalar = 0.07) -> Head:
             # A search of more neighbours than there is room for must not pass for a smaller one.
             votes = jnp.where(k <= most, votes, jnp.nan)
         check_labels(batch["label"], batch["weight"], classes)
-        # Nor must a label that counts and is no class.
+        # A label out of range must not be a neighbour either.
         label = class_labels(batch["label"], batch["weight"], classes)
         votes = jnp.where((label < classes).all(), votes, jnp.nan)
         return {

@@ -218,7 +218,7 @@ def _ridge_regression(batch: Batch, classes: int, strength: jax.Array) -> PyTree
     error = (share * (features @ kernel + target_mean - target) ** 2).sum() / classes
     label = class_labels(batch["label"], batch["weight"], classes)
     return {
-        # The one-hot row of a label that is no class would be zeros.
+        # The one-hot row of a label out of range would be zeros.
         "kernel": jnp.where((label < classes).all(), kernel, jnp.nan),
         "bias": (target_mean - mean @ kernel)[0],
         "scale": 1 / jnp.maximum(error, _SMALLEST_ERROR),
