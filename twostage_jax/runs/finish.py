@@ -14,7 +14,12 @@ from twostage_jax.data.split import Split
 from twostage_jax.engine.passes import Pass, apply_pass
 from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import UserError
-from twostage_jax.runs.handover import chosen_groups, chosen_pretrained, chosen_probability, head_axes
+from twostage_jax.runs.handover import (
+    chosen_groups,
+    chosen_pretrained,
+    chosen_probability,
+    head_axes,
+)
 from twostage_jax.runs.programs import Plan, RunPrograms
 from twostage_jax.runs.result import (
     DataSizes,
