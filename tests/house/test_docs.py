@@ -14,6 +14,7 @@ import twostage_jax as ts
 from tests.house import api
 from tests.house.source import ROOT
 from twostage_jax import cli
+from twostage_jax.config.commands import COMMANDS
 from twostage_jax.config.layers import resolve
 from twostage_jax.runs.build import make_networks
 
@@ -41,7 +42,7 @@ def test_the_tests_that_they_name_exist():
 
 def test_the_flags_that_they_name_exist(capsys):
     help_texts = []
-    for command in cli.COMMANDS:
+    for command in COMMANDS:
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         help_texts.append(capsys.readouterr().out)

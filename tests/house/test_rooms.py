@@ -25,7 +25,7 @@ ALLOWED = {
     "scores": {"errors"},
     "show": {"errors"},
     "stages": {"errors", "trees"},
-    "data": {"errors", "files", "signals"},
+    "data": {"errors", "files", "reprs", "signals"},
     "config": {"errors", "reprs", "data.spec"},
     "store": {"errors", "files", "signals", "trees"},
     "engine": {"errors", "trees", "stages", "scores"},
@@ -176,6 +176,16 @@ def test_only_one_file_imports_orbax():
         for where, node in nodes(ast.Import | ast.ImportFrom)
         if any(name.startswith("orbax") for name in _imported(node))
         and not where.startswith("twostage_jax/store/orbax.py")
+    )
+
+
+def test_keys_of_runs_do_not_depend_on_the_default_kind_of_keys():
+    none(
+        where
+        for where, node in nodes(ast.Attribute)
+        if ast.unparse(node) in ("jax.random.key", "jax.random.PRNGKey", "random.PRNGKey")
+        # There `new_key` names the kind. The benchmark compares with PyTorch alone.
+        and not where.startswith(("twostage_jax/stages/stage.py", "twostage_jax/bench/"))
     )
 
 

@@ -18,7 +18,7 @@ def test_two_functions_unlock_the_test_split():
                 nodes = ast.walk(function)
                 attributes = [node.attr for node in nodes if isinstance(node, ast.Attribute)]
                 places += [(path.stem, function.name)] * attributes.count("unlock")
-    assert sorted(places) == [("evaluate", "_split"), ("finish", "finish_run")]
+    assert sorted(places) == [("evaluate", "_part"), ("finish", "finish_run")]
 
 
 def test_a_read_of_the_test_split_is_on_disk_before_it_happens(done, copy, data):

@@ -11,12 +11,13 @@ import numpy as np
 from twostage_jax.data.names import listed
 from twostage_jax.data.source import Source, check_source, class_names
 from twostage_jax.data.split import Split, set_aside
-from twostage_jax.data.summary import as_html, as_text
 from twostage_jax.errors import UserError
+from twostage_jax.reprs import Rows, html_table, text_table
 
 TEST_SHARE = 5  # one example in five
 VALIDATION_SHARE = 10
 VALIDATION_LIMIT = 5000
+NOTES = 8  # lines of a printed data set; all of its notes are in `notes`
 
 
 # Equality of arrays has no truth value, so these compare by identity.
@@ -70,21 +71,25 @@ class TrainingData:
 
     def __repr__(self) -> str:
         """Return sizes, classes, scale and notes in a few lines instead of the arrays."""
-        return as_text(f"{type(self).__name__}({self.name!r})", self._figures(), self.notes)
+        return text_table(f"{type(self).__name__}({self.name!r})", self._rows())
 
     def _repr_html_(self) -> str:
         """Return the same as a small table, for notebooks."""
-        return as_html(f"{type(self).__name__} {self.name}", self._figures(), self.notes)
+        return html_table(f"{type(self).__name__} {self.name}", self._rows())
 
-    def _figures(self) -> dict[str, str]:
+    def _rows(self) -> Rows:
         sizes = (f"{name} {len(split['image']):,}" for name, split in self.splits.items())
-        return {
-            "examples": ", ".join(sizes),
-            "images": f"{'×'.join(map(str, self.image_shape))}, uint8",
-            "scale": self.scale,
-            "classes": f"{len(self.classes):,}: {listed(self.classes, 12)}",
-            "fingerprint": self.fingerprint,
-        }
+        notes = self.notes
+        if len(notes) > NOTES:
+            notes = (*notes[: NOTES - 1], f"{len(notes) - NOTES + 1} more in .notes")
+        return [
+            ("examples", ", ".join(sizes)),
+            ("images", f"{'×'.join(map(str, self.image_shape))}, uint8"),
+            ("scale", self.scale),
+            ("classes", f"{len(self.classes):,}: {listed(self.classes, 12)}"),
+            ("fingerprint", self.fingerprint),
+            *(("note", note) for note in notes),
+        ]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.stages import Lowered
 
+from twostage_jax.engine.switches import setting
 from twostage_jax.trees import PyTree
 
 T = TypeVar("T")
@@ -76,16 +77,11 @@ def use_cores(count: int) -> None:
     before jax is first used, and only if the number of devices was not chosen already.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if chosen or _setting("jax_num_cpu_devices") > 0:
+    if chosen or setting("jax_num_cpu_devices") > 0:
         return
     # jax raises this error once it is in use, and then keeps its devices.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", min(count, cores()))
-
-
-def _setting(name: str):
-    """Return a setting of jax, which type checkers do not know."""
-    return getattr(jax.config, name)
 
 
 def cores() -> int:
@@ -184,9 +180,9 @@ def keep_compiled(folder: str | Path | None = None) -> Path | None:
     """
     if folder == "off":
         jax.config.update("jax_enable_compilation_cache", False)
-    if not _setting("jax_enable_compilation_cache"):
+    if not setting("jax_enable_compilation_cache"):
         return None
-    configured = None if folder else _setting("jax_compilation_cache_dir")
+    configured = None if folder else setting("jax_compilation_cache_dir")
     chosen = configured or folder or cache_folder()
     if not configured:
         chosen = Path(chosen).expanduser()

@@ -10,7 +10,7 @@ import optax
 from twostage_jax.engine.compile import compiler_options
 from twostage_jax.engine.placement import Placement, abstract, spread
 from twostage_jax.stages.dropout import without_dropout
-from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage, as_batch
+from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage, as_batch, new_key
 from twostage_jax.trees import PyTree
 
 # Folded into the key of the stage. No epoch has this number, so training uses other random bits.
@@ -100,7 +100,7 @@ def lower_validation(
         stage, _ = recipe(numbers)
         return make_validate(stage, batch_size)(params, data, key)
 
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(new_key)
     # The options of a training loop: the figures of members then equal those of single runs.
     program = jax.jit(spread(validate, placement, axes), compiler_options=compiler_options())
     return program.lower(*abstract(placement, axes, (dict(numbers), params, dict(data), key)))

@@ -150,7 +150,7 @@ def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[R
             run = count_test_read(run, terminal)
         content = {"image": examples.image, "label": examples.label}
         # A source without splits is used as one test split.
-        name = "test" if examples.part == "all" else examples.part
+        name = "test" if examples.part == ALL else examples.part
         return run, _Part(examples.name, name, content, examples.rows, False)
     dataset = sources.run_data
     assert dataset is not None, "without other examples there are the run's own data"
@@ -212,18 +212,13 @@ def _show(
     for note in examples.notes if examples else ():
         terminal.line(f"{part.source}: {note}", hang=2)
     scores = evaluation.assessment.scores
-    if examples is not None and examples.part == "all":
+    if examples is not None and examples.part == ALL:
         terminal.line(f"{part.source}: all {counted(scores.count, 'example')} are scored")
-    accuracy = "-" if scores.accuracy is None else f"{scores.accuracy:.4f}"
-    rows = [(part.name, accuracy, scores.count)]
-    terminal.table(f"accuracy on {part.source}", ("split", "accuracy", "count"), rows)
     detection = None
     if ood and evaluation.detection is not None:
         detection = (ood, evaluation.detection)
-    whole = part.name == ALL
-    title = f"{run.folder} on {'all images of ' if whole else ''}{part.source}"
-    # All examples of a source are used as a test split.
-    name = "test" if whole else part.name
-    show_evaluation(title, name, evaluation.assessment, run.manifest.classes, detection, terminal)
+    title = f"{run.folder} on {part.source}"
+    classes = run.manifest.classes
+    show_evaluation(title, part.name, evaluation.assessment, classes, detection, terminal)
     if part.is_own and part.name == "test":
         terminal.line(times_read(run.record.test_reads), hang=2)

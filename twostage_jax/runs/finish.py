@@ -14,7 +14,12 @@ from twostage_jax.data.split import Split
 from twostage_jax.engine.passes import Pass, apply_pass
 from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import UserError
-from twostage_jax.runs.handover import chosen_groups, chosen_probability, head_axes
+from twostage_jax.runs.handover import (
+    chosen_groups,
+    chosen_pretrained,
+    chosen_probability,
+    head_axes,
+)
 from twostage_jax.runs.programs import Plan, RunPrograms
 from twostage_jax.runs.result import (
     DataSizes,
@@ -154,7 +159,12 @@ def finish_run(
             visible = chosen_probability(values, plan.config.members)
             index = plan.dataset.rows[split]
             files[PREDICTIONS[split]] = prediction_file(visible, label, index)
-    groups = chosen_groups(chosen.params, plan.trials, plan.config.members)
+    members = plan.config.members
+    # All groups that `open_run` finds: the decoder too.
+    groups = {
+        **chosen_pretrained(trained.pretrained, plan.trials, rows, members),
+        **chosen_groups(chosen.params, plan.trials, members),
+    }
     return Finished(record, groups, files, test, mean_probability(on_test))
 
 

@@ -98,6 +98,12 @@ def head_groups(params: Params, trials: Trials) -> Params:
     return _visible(params, trials, len(trials.heads))
 
 
+def chosen_pretrained(pretrained: Params, trials: Trials, rows: np.ndarray, members: int) -> Params:
+    """Return the groups of stage 1 of the chosen trials as users see them, from `[E, ...]`."""
+    chosen = select_pretrained(pretrained, trials, rows)
+    return without_axis(chosen) if members == 1 and len(trials.encoders) > 1 else chosen
+
+
 def chosen_groups(params: Params, trials: Trials, members: int) -> Params:
     """Return the groups of the chosen trials as users see them; `members` is `config.members`."""
     return _visible(params, trials, members)

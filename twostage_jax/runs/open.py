@@ -16,11 +16,11 @@ from twostage_jax.runs.handover import (
     FROZEN,
     Sizes,
     chosen_groups,
+    chosen_pretrained,
     head_axes,
     load_heads,
     load_pretrained,
     select_pretrained,
-    without_axis,
 )
 from twostage_jax.runs.opened import Run
 from twostage_jax.runs.prepare import read_config
@@ -93,7 +93,7 @@ def _open_finished(folder: Path, config: Config, manifest: Manifest) -> Run:
     if isinstance(stage_1, str):
         pretrained = _Pretrained({}, None, stage_1)
     else:
-        pretrained = _select(stage_1, networks, trials, rows, largest, config.members == 1)
+        pretrained = _select(stage_1, networks, trials, rows, largest, config.members)
     head = networks.head({name: values[0].item() for name, values in chosen.numbers.items()})
     return Run(
         folder=folder,
@@ -121,7 +121,7 @@ def _open_pretrained(folder: Path, config: Config, manifest: Manifest) -> Run:
     networks = make_networks(headless, shape, len(manifest.classes), 1, 0)
     groups = load_pretrained(folder, manifest, networks, trials)
     firsts = np.unique(trials.encoder_numbers, return_index=True)[1]
-    pretrained = _select(groups, networks, trials, firsts, BATCH, len(trials.encoders) == 1)
+    pretrained = _select(groups, networks, trials, firsts, BATCH, len(trials.encoders))
     return Run(
         folder=folder,
         config=config,
@@ -175,9 +175,9 @@ def _select(
     trials: Trials,
     rows: np.ndarray,
     largest: int,
-    single: bool,
+    members: int,
 ) -> _Pretrained:
-    """Return stage 1 of some trials from the groups `[E, ...]`; `single` drops an axis of one."""
+    """Return stage 1 of some trials from the groups `[E, ...]`; one member has no axis."""
     chosen = select_pretrained(groups, trials, rows)
     axis = 0 if len(trials.encoders) > 1 else None
     reason = ""
@@ -187,6 +187,5 @@ def _select(
     axes: dict[str, int | None] = dict.fromkeys(names, axis)
     shape = networks.image_shape
     predictor = Predictor(networks.network, {}, chosen, axes, shape, largest)
-    if axis == 0 and single:
-        chosen = without_axis(chosen)
-    return _Pretrained(chosen, predictor, reason)
+    visible = chosen_pretrained(groups, trials, rows, members)
+    return _Pretrained(visible, predictor, reason)

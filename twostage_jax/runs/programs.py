@@ -355,7 +355,7 @@ def _lower_reconstruct(plan: Plan) -> Pass | None:
 
     init = plan.networks.pretrain({}).init
     shape = plan.dataset.image_shape
-    params = jax.eval_shape(init, jax.random.key(0), batch_spec(shape))
+    params = jax.eval_shape(init, new_key(), batch_spec(shape))
     largest = max(len(plan.dataset.validation["label"]), plan.tested)
     encoders = len({trial.encoder for trial in plan.trials.heads if trial.point == 0})
     return lower_pass(error, params, shape, largest, place_passes(encoders), 0)

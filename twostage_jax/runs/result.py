@@ -141,8 +141,8 @@ class Result(Mapping[str, Any]):
     Attributes:
         folder: folder of the run.
         record: content of `result.json`; empty after stage 1 alone.
-        params: groups `encoder` and `head`, of the members `[M, ...]` if there are several; after
-            stage 1 alone, its groups.
+        params: groups of both stages, such as `encoder`, `decoder` and `head`, of the members
+            `[M, ...]` if there are several; after stage 1 alone, its groups.
 
     >>> import twostage_jax as ts
     >>> scores = {"accuracy": 0.97, "nll": 0.1, "count": 360}

@@ -21,7 +21,7 @@ from flax import linen as nn
 
 from twostage_jax.errors import UserError
 from twostage_jax.stages.dropout import training_key
-from twostage_jax.stages.stage import Batch, Key, Params
+from twostage_jax.stages.stage import Batch, Key, Params, new_key
 from twostage_jax.trees import PyTree, tree_leaves
 
 _IN_TRAINING = {"train": True, "training": True, "deterministic": False}
@@ -177,7 +177,7 @@ def _check_constant(module: nn.Module, variables: PyTree, x: jax.Array) -> None:
     # Traced, because an updated variable is then another tracer than the one that went in.
     def run(variables: PyTree, x: jax.Array) -> None:
         before = tree_leaves({name: variables[name] for name in variables if name != "params"})
-        rngs = {"dropout": jax.random.key(0)}
+        rngs = {"dropout": new_key()}
         _, state = module.apply(variables, x, rngs=rngs, mutable=True, **_mode(module, True))
         after = tree_leaves(state)
         updated.update(
