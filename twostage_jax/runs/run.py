@@ -124,6 +124,8 @@ def run(
     True
     """
     check(config)
+    if on_epoch is not None and not callable(on_epoch):
+        raise UserError(f"on_epoch is {shown(on_epoch)}: give a function of one record")
     check_above_zero("--checkpoint-every", checkpoint_every)
     if tensorboard:
         load_writer()  # before anything is written, because the package may be missing
