@@ -19,6 +19,7 @@ from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Lockbox
 from twostage_jax.data.split import Split
 from twostage_jax.engine.device import find_device
+from twostage_jax.errors import UserError, shown
 from twostage_jax.runs.announce import announce
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.complete import complete_result
