@@ -46,8 +46,8 @@ BYTES = Scale(0, 255)
 
 def parse_scale(words: str) -> Scale | None:
     """Return the scale that `str(scale)` describes; None for other words."""
-    found = re.match(r"(-?\d+) to (\d+)\b", words)
-    scale = Scale(int(found[1]), int(found[2])) if found else None
+    match = re.match(r"(-?\d+) to (\d+)\b", words)
+    scale = Scale(int(match[1]), int(match[2])) if match else None
     return scale if scale and scale.low < scale.high else None
 
 
