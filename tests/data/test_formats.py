@@ -92,7 +92,7 @@ def test_every_array_that_is_not_used_is_named(tmp_path):
         ({"image": IMAGE, "label": LABEL, "x_train": IMAGE}, "both names mean the train images"),
         ({"pictures": IMAGE, "truth": LABEL}, "pictures, truth and lacks images: name the"),
         ({"class_names": LABEL}, "has the arrays class_names and lacks images"),
-        ({"image": IMAGE}, "has no train split: give labelled"),
+        ({"image": IMAGE}, "no training example whose label counts"),
         ({"arr_0": IMAGE}, "do not tell images from labels: name them image"),
         ({"arr_0": IMAGE, "arr_1": np.eye(3)[LABEL]}, "do not tell images from labels"),
         ({"arr_0": IMAGE[:5], "arr_1": LABEL[:5], "arr_2": IMAGE, "arr_3": LABEL}, "not certain"),
@@ -146,7 +146,7 @@ def test_images_without_labels_are_a_pool(tmp_path):
     dataset = ts.load(write_npz(tmp_path / "a.npz", **values, y_unlabeled=TEST_LABEL))
     np.testing.assert_array_equal(dataset.unlabelled["image"][..., 0], TEST_IMAGE)
     assert any("not used: labels of unlabelled images" in note for note in dataset.notes)
-    assert len(load_images(write_npz(tmp_path / "b.npz", image=TEST_IMAGE))) == 9
+    assert len(load_images(write_npz(tmp_path / "b.npz", image=TEST_IMAGE))[0]) == 9
 
 
 def write_files(folder, **files):

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from twostage_jax.data.pixels import Array, as_images
+from twostage_jax.data.pixels import BYTES, Array, Scale, as_images, parse_scale
 from twostage_jax.errors import UserError
 
 
-def convert(*images):
+def convert(*images, trained=None):
     """Images of one or more splits as uint8, the scale, and the notes."""
     notes = []
     parts = {f"part{k}": Array(image, f"file: x{k}") for k, image in enumerate(images)}
-    converted, scale = as_images(parts, notes)
+    converted, scale = as_images(parts, notes, trained)
     return [converted[name] for name in parts], str(scale), " / ".join(notes)
 
 
@@ -60,6 +60,49 @@ def test_values_of_a_certain_scale_become_the_bytes_that_they_mean(name):
     assert converted.dtype == np.uint8 and converted.flags["C_CONTIGUOUS"]
     assert scale.startswith(expected)
     assert note in notes if note else notes == ""
+
+
+SIXTEEN = Scale(0, 16)
+SIGNED = Scale(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "trained", "factor", "said"),
+    [
+        (np.arange(128) % 13, SIXTEEN, 255 / 16, "from 0 to 12 are read in the scale of the run"),
+        (np.arange(128) % 17, SIXTEEN, 255 / 16, "the run"),
+        (np.arange(128), BYTES, 1, "from 0 to 127 are read in the scale of the run"),
+        (np.arange(128) % 13, BYTES, 255 / 12, "that the run was trained on are 0 to 255"),
+        (RAMP, SIXTEEN, 1, "that the run was trained on are 0 to 16"),
+        (RAMP / 255, SIGNED, 255, "that the run was trained on are -1 to 1"),
+    ],
+)
+def test_images_for_a_run_are_read_in_its_scale_if_they_fit(image, trained, factor, said):
+    image = image.reshape(2, 8, 8)
+    (converted,), scale, notes = convert(image, trained=trained)
+    np.testing.assert_array_equal(converted[..., 0], np.round(image * factor))
+    # The scale of the run itself needs no word.
+    assert (said in notes) == (scale != str(trained) or image.max() != trained.high)
+
+
+def test_signed_floats_for_a_run_need_not_reach_its_limits():
+    image = np.linspace(-1, 0.9, 128).reshape(2, 8, 8)
+    (converted,), scale, _ = convert(image, trained=SIGNED)
+    np.testing.assert_array_equal(converted[..., 0], np.round((image + 1) * 127.5))
+    assert parse_scale(scale) == SIGNED
+
+
+def test_integers_of_another_scale_than_those_of_a_run_or_a_split_are_refused():
+    binary = np.ones((2, 8, 8), np.uint8)
+    with pytest.raises(UserError, match="largest value of file: x0 is 1, and the run was trained"):
+        convert(binary, trained=SIXTEEN)
+    with pytest.raises(UserError, match="x0 is 16 and that of file: x1 is 200"):
+        convert(binary * 16, binary * 200)
+
+
+@pytest.mark.parametrize("scale", [BYTES, SIXTEEN, SIGNED])
+def test_a_scale_is_read_from_its_words(scale):
+    assert parse_scale(str(scale)) == scale and parse_scale("") is None
 
 
 def test_bools_are_black_and_white():

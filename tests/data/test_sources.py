@@ -78,12 +78,12 @@ def test_npz_is_read_in_both_namings_and_in_floats(tmp_path):
     spec = write_npz(tmp_path / "keras.npz", **named)
     dataset = ts.load(spec, validation=0)
     assert (len(dataset.train["label"]), len(dataset.test["label"])) == (60, 9)
-    assert len(load_images(spec)) == 9
+    assert len(load_images(spec)[0]) == 9
     spec = write_npz(tmp_path / "plain.npz", image=image[..., None] / 255, label=label * 1.0)
     splits = ts.load(spec).splits.values()
     everything = np.concatenate([split["image"] for split in splits])
     assert {x.tobytes() for x in everything} == {x.tobytes() for x in image}
-    assert len(load_images(spec)) == 60
+    assert len(load_images(spec)[0]) == 60
 
 
 def corrupt(name, change, parts=("train", "test")):

@@ -62,6 +62,7 @@ def test_bools_are_two_classes():
 def test_numbers_as_text_are_sorted_as_numbers():
     (converted,), names, _ = convert(np.array(["10", "9", "2"]))
     assert (converted, names) == ([2, 1, 0], ("2", "9", "10"))
+    assert convert(np.array(["10.0", "9.0", "2.0"]))[1] == ("2.0", "9.0", "10.0")
 
 
 def test_class_names_give_the_order():
@@ -82,7 +83,7 @@ def test_missing_labels_are_noted(missing):
     train, test = np.where(LABEL == 2, missing, LABEL), np.array([0, missing, 1])
     (first, second), names, notes = convert(train, test)
     assert first == [-1, 0, 1, 1, -1, 0] and second == [0, -1, 1] and names == ()
-    assert "2 examples of the train split without a label: their images are used" in notes
+    assert "2 examples of the train split without a label: their images are for stage 1" in notes
     assert "1 example of the test split without a label: they are left out" in notes
     (first,), names, notes = convert(np.array(["b", "", "a"]))
     assert (first, names) == (

@@ -178,3 +178,19 @@ def test_a_corrupted_count_of_reads_is_not_believed(complete, capsys):
     assert f"repair it with twostage run --resume --out {complete}" in capsys.readouterr().err
     tiny.resume(complete)
     assert reads(complete) == 2
+
+
+def test_other_images_are_read_in_the_scale_of_the_run(tmp_path, capsys):
+    image, label = tiny.images(tiny.TRAIN, 0)
+    image = image // 15
+    np.savez(tmp_path / "a.npz", image=image, label=label)
+    run = open_run(
+        tiny.run(tiny.config(f"npz:{tmp_path / 'a.npz'}", tmp_path / "run", validation=0)).folder
+    )
+    dark = image.max((1, 2)) < image.max()
+    np.savez(tmp_path / "dark.npz", image=image[dark], label=label[dark])
+    evaluate(run, Terminal(), data=f"npz:{tmp_path / 'dark.npz'}", save_predictions=True)
+    assert "in the scale of the run's own images" in " ".join(capsys.readouterr().out.split())
+    with np.load(run.folder / "predictions-dark-test.npz") as saved:
+        expected = run.probabilities(np.round(image[dark] * (255 / image.max())).astype(np.uint8))
+        np.testing.assert_array_equal(saved["probability"], expected)

@@ -65,6 +65,7 @@ def test_every_form_of_an_image_gives_the_same_prediction(finished, test):
         "a list": list(image),
         "jax": jnp.asarray(image),
         "torch": torch.from_numpy(image),
+        "with a gradient": torch.tensor(image / 255, requires_grad=True),
         "a rounding above 1": np.float32(image) / np.float32(254.9999),
     }
     for name, images in forms.items():

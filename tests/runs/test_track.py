@@ -70,7 +70,10 @@ def test_on_epoch_gets_the_lines_of_the_file_and_ends_a_stage_with_true(data, tm
 
 def test_a_stage_that_has_ended_early_takes_more_epochs_if_they_are_allowed(data, tmp_path):
     config = tiny.config(data, tmp_path / "run", pretrain={"epochs": 3})
-    tiny.run(config, on_epoch=lambda record: True, pretrain_only=True)
+    with pytest.raises(ts.UserError, match="on_epoch is 3: give a function"):
+        tiny.run(config, on_epoch=3, pretrain_only=True)
+    # What a comparison of NumPy's numbers returns.
+    tiny.run(config, on_epoch=lambda record: np.True_, pretrain_only=True)
     assert read_manifest(config.out).stopped == {"pretrain": 1}
     more = {"pretrain": {"epochs": 4}}
     tiny.resume(config.out, config=more, allow_changed=True, pretrain_only=True)

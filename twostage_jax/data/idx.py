@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from twostage_jax.data.names import Meaning, assign, listed, parse, partner
-from twostage_jax.data.pixels import Array
+from twostage_jax.data.pixels import Array, Scale
 from twostage_jax.data.raw import EMNIST, Part, Raw, as_source
 from twostage_jax.data.source import Source
 from twostage_jax.errors import UserError
@@ -38,12 +38,13 @@ class File(NamedTuple):
     meaning: Meaning
 
 
-def read(folder: Path) -> Source:
+def read(folder: Path, trained: Scale | None = None) -> Source:
     """Read the splits in `folder`, whose files `names.parse` finds by their names.
 
     Args:
         folder: folder with the files. If it has several sets, `folder/NAME` selects the set whose
             files begin with NAME.
+        trained: as for `as_source`.
 
     Raises:
         UserError: a file that is missing, truncated, corrupted or not in the format, or several
@@ -73,7 +74,7 @@ def read(folder: Path) -> Source:
     if "emnist" in name:
         notes.append(EMNIST)
     unused = [p.name for p in paths if p.name not in used and not p.name.startswith(".")]
-    return as_source(Raw(name, parts, unused=tuple(unused), notes=tuple(notes)))
+    return as_source(Raw(name, parts, unused=tuple(unused), notes=tuple(notes)), trained)
 
 
 def _parse(path: Path) -> File | None:

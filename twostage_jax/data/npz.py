@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from twostage_jax.data.names import Meaning, Slots, assign, listed, parse, partner
-from twostage_jax.data.pixels import Array
+from twostage_jax.data.pixels import Array, Scale
 from twostage_jax.data.raw import Part, Raw, as_source
 from twostage_jax.data.source import Source
 from twostage_jax.data.targets import read_class_names
@@ -34,8 +34,12 @@ class Arrays(dict[str, np.ndarray]):
     unused: tuple[str, ...] = ()
 
 
-def read(path: Path) -> Source:
+def read(path: Path, trained: Scale | None = None) -> Source:
     """Read the splits of `path`, which `names.parse` finds by the names of the arrays.
+
+    Args:
+        path: the file.
+        trained: as for `as_source`.
 
     Raises:
         UserError: as `read_arrays`, or values that are not images and labels.
@@ -58,7 +62,7 @@ def read(path: Path) -> Source:
         for part, kinds in slots.items()
     }
     names = read_class_names(named[classes[0]]) if classes else ()
-    return as_source(Raw(path.stem, parts, names, tuple(sorted(unused + copies))))
+    return as_source(Raw(path.stem, parts, names, tuple(sorted(unused + copies))), trained)
 
 
 def _check_pairs(slots: Slots, path: Path) -> None:

@@ -5,6 +5,7 @@ The scale is found over all splits together, because one split alone may be dark
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -43,19 +44,29 @@ class Scale(NamedTuple):
 BYTES = Scale(0, 255)
 
 
+def parse_scale(words: str) -> Scale | None:
+    """Return the scale that `str(scale)` describes; None for other words."""
+    match = re.match(r"(-?\d+) to (\d+)\b", words)
+    scale = Scale(int(match[1]), int(match[2])) if match else None
+    return scale if scale and scale.low < scale.high else None
+
+
 def say(notes: list[str], note: str) -> None:
     """Append a note unless another split has already added it."""
     if note not in notes:
         notes.append(note)
 
 
-def as_images(arrays: Mapping[str, Array], notes: list[str]) -> tuple[dict[str, np.ndarray], Scale]:
+def as_images(
+    arrays: Mapping[str, Array], notes: list[str], trained: Scale | None = None
+) -> tuple[dict[str, np.ndarray], Scale]:
     """Convert the images of all splits, and describe the conversion in `notes`.
 
     Args:
         arrays: by split, `[N, H, W]`, `[N, H, W, C]`, `[N, C, H, W]` or flat rows `[N, H*W]` of
             integers, floats or bools.
         notes: sentences so far.
+        trained: scale of the images that a run was trained on, for images that it is to classify.
 
     Returns:
         uint8 `[N, H, W, C]` by split, and the range of the values.
@@ -64,7 +75,9 @@ def as_images(arrays: Mapping[str, Array], notes: list[str]) -> tuple[dict[str, 
         UserError: an unknown or uncertain shape or range.
     """
     placed = {name: Array(_with_axes(x, notes), x.where) for name, x in arrays.items()}
-    scale = _find_scale(list(placed.values()), notes)
+    scale = _find_scale(list(placed.values()), notes, trained)
+    if trained not in (None, scale):
+        say(notes, f"the images are {scale}; those that the run was trained on are {trained}")
     return {name: _convert(array.values, scale) for name, array in placed.items()}, scale
 
 
@@ -101,7 +114,7 @@ def _with_axes(array: Array, notes: list[str]) -> np.ndarray:
     )
 
 
-def _find_scale(arrays: Sequence[Array], notes: list[str]) -> Scale:
+def _find_scale(arrays: Sequence[Array], notes: list[str], trained: Scale | None) -> Scale:
     """Return the range of values that becomes 0 to 255."""
     arrays = [array for array in arrays if array.values.size]
     if not arrays:
@@ -116,11 +129,16 @@ def _find_scale(arrays: Sequence[Array], notes: list[str]) -> Scale:
     for array, part_low, part_high in zip(arrays, lows, highs, strict=True):
         if not (math.isfinite(part_low) and math.isfinite(part_high)):
             raise _out_of_range(array, part_low, part_high)
-        if 0 < part_high * (SMALL - 1) < high:
+        is_other = 0 < part_high <= SMALL and high > DARK and array.values.dtype.kind != "f"
+        if is_other or 0 < part_high * (SMALL - 1) < high:
             raise UserError(
                 f"the largest value of {array.where} is {part_high} and that of "
                 f"{arrays[highs.index(high)].where} is {high}: give all splits on one scale"
             )
+    if trained is not None:
+        scale = _scale_of_run(arrays, min(lows), high, trained, notes)
+        if scale is not None:
+            return scale
     if "bool" in kinds:
         return _small(Scale(0, 1), "values", notes)
     worst = arrays[lows.index(min(lows)) if min(lows) < 0 else highs.index(high)]
@@ -132,6 +150,37 @@ def _find_scale(arrays: Sequence[Array], notes: list[str]) -> Scale:
     if scale is None:
         raise _out_of_range(worst, worst.values.min(), worst.values.max())
     return scale
+
+
+def _scale_of_run(
+    arrays: Sequence[Array], low: float, high: float, trained: Scale, notes: list[str]
+) -> Scale | None:
+    """Return the scale of a run's own images if it fits these images and another could be meant."""
+    where, kind = arrays[0].where, arrays[0].values.dtype.kind
+    fits = trained.low <= low and high <= trained.high
+    if kind == "f" and trained.low < 0:
+        is_within = trained.low - ROUNDING <= low < 0 and high <= trained.high + ROUNDING
+        return _of_run(trained, low, high, notes) if is_within else None
+    if low < 0 or not fits or kind == "b" or not all(map(_is_whole, arrays)):
+        return None
+    if 1 < trained.high <= SMALL and high:
+        if high * (SMALL - 1) < trained.high:
+            raise UserError(
+                f"the largest value of {where} is {high:g}, and the run was trained on images of "
+                f"{trained.low} to {trained.high}: give images in that scale, or in 0 to 255"
+            )
+        return trained if high == trained.high else _of_run(trained, low, high, notes)
+    # The type does not matter: the run has said what the values are of.
+    return _of_run(trained, low, high, notes) if trained == BYTES and SMALL < high <= DARK else None
+
+
+def _of_run(trained: Scale, low: float, high: float, notes: list[str]) -> Scale:
+    say(
+        notes,
+        f"values from {low:.4g} to {high:.4g} are read in the scale of the run's own images, "
+        f"{trained}",
+    )
+    return trained
 
 
 def _scale_of_integers(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from twostage_jax.data.names import listed
-from twostage_jax.data.pixels import Array, as_images
+from twostage_jax.data.pixels import Array, Scale, as_images
 from twostage_jax.data.source import Source
 from twostage_jax.data.split import Split
 from twostage_jax.data.targets import UNLABELLED, as_labels
@@ -42,8 +42,12 @@ class Raw(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def as_source(raw: Raw) -> Source:
+def as_source(raw: Raw, trained: Scale | None = None) -> Source:
     """Convert images, labels and weights of all splits, with notes on how.
+
+    Args:
+        raw: arrays of the source.
+        trained: scale of the images that a run was trained on, for images that it is to classify.
 
     Raises:
         UserError: values, axes or labels that are out of range or not certain.
@@ -51,7 +55,8 @@ def as_source(raw: Raw) -> Source:
     notes = list(raw.notes)
     if raw.unused:
         notes.append(f"not used: {listed(raw.unused)}")
-    images, scale = as_images({name: part.image for name, part in raw.parts.items()}, notes)
+    pictures = {name: part.image for name, part in raw.parts.items()}
+    images, scale = as_images(pictures, notes, trained)
     counts = {name: len(image) for name, image in images.items()}
     arrays = {name: part.label for name, part in raw.parts.items() if part.label is not None}
     ignored = arrays.pop("unlabelled", None)
@@ -110,7 +115,7 @@ def _apply_weights(
             )
         masks[name] = weight != 0
         missing = int((weight == 0).sum())
-        use = "their images are used without labels" if name == "train" else "they are left out"
+        use = "their images are for stage 1 only" if name == "train" else "they are left out"
         examples = f"{missing:,} of {len(weight):,} examples of the {name} split"
         notes.append(f"{examples} have weight 0: {use}")
     return masks

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from twostage_jax.data.names import listed
 from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
 
@@ -74,6 +75,11 @@ def check_source(source: Source) -> Split:
             examples, or labels outside of the train split's.
     """
     train = source.train
+    if train is None and source.unlabelled is not None:
+        raise UserError(
+            f"{source.name} has no training example whose label counts, only images without one: "
+            "give some labels other than -1 with weight 1"
+        )
     if train is None:
         raise UserError(
             f"{source.name} has no train split: give labelled training examples, or evaluate a "
@@ -111,7 +117,7 @@ def check_source(source: Source) -> Split:
             raise UserError(
                 f"the {name} split of {source.name} has label {_name(source, unknown[0])}, which "
                 f"its train split lacks: use only labels of the train split, "
-                f"{_name(source, present[0])} to {_name(source, present[-1])}"
+                f"{listed([_name(source, label) for label in present], 12)}"
             )
     return train
 

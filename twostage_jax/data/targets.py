@@ -1,5 +1,6 @@
 """Conversion of labels to int32 `[N]`, -1 for an example without a label; class names."""
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from twostage_jax.data.source import CLASS_LIMIT
 from twostage_jax.errors import UserError, shown
 
 UNLABELLED = -1
+NUMBER = re.compile(r"-?[0-9]{1,15}([.][0-9]{1,15})?")
 # scikit-learn and STL-10 write -1 for "no label", PyTorch's losses ignore -100.
 MISSING = (-1, -100)
 NAME_LIMIT = 200  # characters of a class name
@@ -172,8 +174,8 @@ def _from_text(
         tables[part] = (_as_names(names, where), inverse)
     present = {name for names, _ in tables.values() for name in names} - {""}
     if not classes:
-        is_number = all(name.isdecimal() for name in present)
-        order = sorted(present, key=lambda name: (int(name) if is_number else 0, name))
+        is_number = all(map(NUMBER.fullmatch, present))
+        order = sorted(present, key=lambda name: (float(name) if is_number else 0, name))
         classes = tuple(order)
         notes.append(f"labels are text: {len(classes)} classes, numbered in sorted order")
     unknown = present.difference(classes)
@@ -234,5 +236,5 @@ def _as_names(values: np.ndarray, where: str) -> list[str]:
 def _report_missing(part: str, count: int, notes: list[str]) -> None:
     if not count:
         return
-    use = "their images are used without labels" if part == "train" else "they are left out"
+    use = "their images are for stage 1 only" if part == "train" else "they are left out"
     notes.append(f"{count:,} example{'s' * (count > 1)} of the {part} split without a label: {use}")

@@ -43,6 +43,8 @@ def network_images(images: object, shape: tuple[int, ...], run: Path) -> np.ndar
 
 def _as_array(images: object) -> np.ndarray:
     try:
+        if hasattr(images, "detach"):  # a PyTorch tensor, perhaps with a gradient or on a GPU
+            images = images.detach().cpu()  # pyright: ignore[reportAttributeAccessIssue]
         array = np.asarray(images)
     except Exception as error:  # PyTorch raises on a tensor that needs a gradient or is on a GPU
         reason = " ".join(str(error).split())

@@ -159,7 +159,10 @@ def prepare(
         UserError: data, modules or settings that do not fit together.
     """
     with terminal.status("reading data"), clock.phase("data"):
-        source = load(config.data or "digits", config.validation, config.data_dir)
+        # The encoder of another run takes images in the scale of that run's data.
+        encoder_run = config.encoder_run
+        scale = read_manifest(Path(encoder_run)).data.scale if encoder_run else ""
+        source = load(config.data or "digits", config.validation, config.data_dir, scale)
         dataset, lockbox = source.lock()
     requested = config
     config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
@@ -272,7 +275,9 @@ def make_manifest(plan: Plan, placed: dict[str, Placed]) -> Manifest:
             image=("uint8", *dataset.image_shape), formula="(x / 255 - 0.5) / 0.5"
         ),
         classes=list(dataset.classes),
-        data=DataRecord(dataset.name, dataset.fingerprint, dataset.order, dataset.parts),
+        data=DataRecord(
+            dataset.name, dataset.fingerprint, dataset.order, dataset.parts, dataset.scale
+        ),
         chunks={stage: place.placement.chunk for stage, place in placed.items()},
         versions=package_versions(),
         machine=current_machine(),

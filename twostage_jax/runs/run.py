@@ -19,6 +19,7 @@ from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Lockbox
 from twostage_jax.data.split import Split
 from twostage_jax.engine.device import find_device
+from twostage_jax.errors import UserError, shown
 from twostage_jax.runs.announce import announce
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.complete import complete_result
@@ -124,6 +125,8 @@ def run(
     True
     """
     check(config)
+    if on_epoch is not None and not callable(on_epoch):
+        raise UserError(f"on_epoch is {shown(on_epoch)}: give a function of one record")
     check_above_zero("--checkpoint-every", checkpoint_every)
     if tensorboard:
         load_writer()  # before anything is written, because the package may be missing

@@ -64,16 +64,20 @@ def load_sources(
     outliers = None
     if ood is not None:
         folder = data_dir or run.config.data_dir
-        outliers = load_outliers(run, ood, folder if takes_data_dir(ood) else None)
+        outliers = load_outliers(run, ood, folder if takes_data_dir(ood) else None, terminal)
     if data is None:
         return Sources(load_own(run, own_spec, own_dir or run.config.data_dir), None, outliers)
     folder = (data_dir or run.config.data_dir) if takes_data_dir(data) else None
-    examples = load_examples(data, run.manifest.classes, None, folder)
+    scale = run.manifest.data.scale
+    examples = load_examples(data, run.manifest.classes, None, folder, scale)
     if examples.fingerprint == run.manifest.data.fingerprint:
         # The run's own data in any location: its splits are those of the run.
+        terminal.line(
+            f"{data} is the run's own data: its {split or 'test'} split is scored", hang=2
+        )
         return Sources(load_own(run, data, folder), None, outliers)
     if split is not None:
-        examples = load_examples(data, run.manifest.classes, split, folder)
+        examples = load_examples(data, run.manifest.classes, split, folder, scale)
     _check_images(run, data, examples.image.shape[1:])
     run_data = None
     try:
@@ -94,7 +98,7 @@ def load_own(run: Run, spec: str, data_dir: Path | None) -> Dataset:
     Raises:
         UserError: data that have changed.
     """
-    dataset = load(spec, run.config.validation, data_dir)
+    dataset = load(spec, run.config.validation, data_dir, run.manifest.data.scale)
     if not is_own_data(run, dataset):
         raise UserError(
             f"{spec} has changed since {run.folder} was made: its fingerprint is "
@@ -120,13 +124,17 @@ def is_own_data(run: Run, dataset: Dataset) -> bool:
     return True
 
 
-def load_outliers(run: Run, spec: str, data_dir: Path | None = None) -> np.ndarray:
-    """Load images of another source with the run's image shape; its classes do not matter.
+def load_outliers(run: Run, spec: str, data_dir: Path | None, terminal: Terminal) -> np.ndarray:
+    """Load images of another source with the run's image shape, and print how they are read.
+
+    Its classes do not matter.
 
     Raises:
         UserError: images of another shape.
     """
-    images = load_images(spec, data_dir)
+    images, notes = load_images(spec, data_dir, run.manifest.data.scale)
+    for note in notes:
+        terminal.line(f"{spec}: {note}", hang=2)
     _check_images(run, spec, images.shape[1:])
     return images
 

@@ -235,7 +235,9 @@ class _Session:
         ended = False
         if record is not None and plan.on_epoch is not None:
             try:
-                ended = plan.on_epoch(json.loads(record.line)) is True
+                answer = plan.on_epoch(json.loads(record.line))
+                # A comparison of NumPy's numbers is no bool of Python.
+                ended = isinstance(answer, bool | np.bool_) and bool(answer)
             except BaseException:
                 self._save(progress)
                 raise

@@ -66,6 +66,7 @@ class DataRecord:
     fingerprint: str  # digest of all examples in any order
     order: str  # digest of the order of the examples
     parts: dict[str, str]  # fingerprint of each split
+    scale: str = ""  # range of the values in the source; empty if an older version wrote
 
 
 @dataclass(frozen=True)
