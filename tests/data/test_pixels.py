@@ -135,7 +135,7 @@ REFUSED = {
     "not a number": ([NAN], "from nan to nan"),
     "infinite": ([np.where(RAMP == 0, np.inf, RAMP)], "to inf"),
     "two types": ([GREY, RAMP / 255], "x0 has uint8 and file: x1 has float64: give the images"),
-    "two scales": ([GREY, GREY // 255], "x1 is 1 and that of file: x0 is 255: give all splits in"),
+    "two scales": ([GREY, GREY // 255], "x1 is 1 and that of file: x0 is 255: give all splits on"),
     "two scales of floats": ([RAMP / 255.0, RAMP * 1.0], "x0 is 1.0 and that of file: x1 is 255.0"),
 }
 

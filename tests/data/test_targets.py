@@ -36,8 +36,8 @@ FORMS = {
     "one-hot bools": (np.eye(3, dtype=bool)[LABEL], ("0", "1", "2"), "one-hot"),
     "one-hot with a class that is not there": (np.eye(5)[LABEL], tuple("01234"), "5 classes"),
     "from one": (LABEL + 1, ("1", "2", "3"), "1 to 3: numbered 0 to 2"),
-    "numbers as text": (LABEL.astype(str), ("0", "1", "2"), "text: 3 class names"),
-    "text": (np.array(["ant", "bee", "cat"])[LABEL], ("ant", "bee", "cat"), "text: 3 class names"),
+    "numbers as text": (LABEL.astype(str), ("0", "1", "2"), "text: 3 classes"),
+    "text": (np.array(["ant", "bee", "cat"])[LABEL], ("ant", "bee", "cat"), "text: 3 classes"),
     "text of bytes": (np.array([b"a", b"b", "é".encode()])[LABEL], ("a", "b", "é"), "text"),
     "text in a column": (np.array(["a", "b", "c"])[LABEL][:, None], ("a", "b", "c"), "text"),
 }

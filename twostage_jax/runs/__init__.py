@@ -9,10 +9,13 @@ own_code.py  a user's own modules and functions
 trials.py    trainings of encoders and heads: seeds × points of a sweep
 examples.py  examples and labels of each trial
 handover.py  member axes: of stages, of the hand-over, of what users see
+plan.py      a request with everything resolved
+announce.py  lines at the start of a run
 programs.py  everything that is compiled
 specs.py     shapes of the examples that stages are traced with
 solve.py     a solved head to its end
 train.py     one stage to its end, with checkpoints, records and signals
+track.py     `on_epoch` and the files of TensorBoard
 finish.py    choice on validation, measurement on test
 result.py    `ts.Result`, and `result.json` as dataclasses
 resume.py    a stopped run: its config, allowed and refused changes
@@ -21,5 +24,6 @@ opened.py    `ts.Run`: what an opened run has and predicts
 images.py    images of users, as the network takes them
 sources.py   data that a finished run is evaluated on
 evaluate.py  `twostage evaluate`
+pictures.py  pictures of a run
 clock.py     seconds of each phase
 """

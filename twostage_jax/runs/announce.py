@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from twostage_jax.engine.device import Device
-from twostage_jax.runs.programs import Placed, Plan
+from twostage_jax.runs.plan import Plan
+from twostage_jax.runs.programs import Placed
 from twostage_jax.show.start import PlanRow, show_data, show_device, show_plan
 from twostage_jax.show.terminal import Terminal
 

@@ -20,7 +20,8 @@ from twostage_jax.runs.handover import (
     chosen_probability,
     head_axes,
 )
-from twostage_jax.runs.programs import Plan, RunPrograms
+from twostage_jax.runs.plan import Plan
+from twostage_jax.runs.programs import RunPrograms
 from twostage_jax.runs.result import (
     DataSizes,
     EnsembleRecord,

@@ -8,7 +8,7 @@ import numpy as np
 
 from twostage_jax.data.split import Split
 from twostage_jax.runs.finish import Finished, Trained
-from twostage_jax.runs.programs import Plan
+from twostage_jax.runs.plan import Plan
 from twostage_jax.show.mosaics import draw_mistakes, draw_reconstructions, find_mistakes
 from twostage_jax.show.plots import plot_confusion, plot_curves
 from twostage_jax.stages.stage import Params, as_image

@@ -26,7 +26,8 @@ from twostage_jax.runs.build import Networks, make_networks
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.examples import make_examples
 from twostage_jax.runs.handover import load_pretrained
-from twostage_jax.runs.programs import Placed, Plan, stage_names
+from twostage_jax.runs.plan import Plan, stage_names
+from twostage_jax.runs.programs import Placed
 from twostage_jax.runs.resume import (
     notice_switches,
     package_versions,

@@ -2,8 +2,7 @@
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,8 +11,6 @@ import numpy as np
 import optax
 
 from twostage_jax.config.fields import parse_mesh
-from twostage_jax.config.schema import Config
-from twostage_jax.data.dataset import TrainingData
 from twostage_jax.engine.compile import Pending, compile_each
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
 from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate
@@ -22,76 +19,21 @@ from twostage_jax.engine.placement import MEMBER, Placement, constrain, make_mes
 from twostage_jax.engine.predictor import lower_logits, place_passes
 from twostage_jax.engine.solve import SolvePrograms, lower_solve
 from twostage_jax.engine.state import make_init
-from twostage_jax.runs.build import OPTIMISER, Networks, head_shapes
+from twostage_jax.runs.build import OPTIMISER
 from twostage_jax.runs.examples import (
-    Examples,
     head_data,
     pretrain_data,
     solve_data,
     validation_data,
 )
 from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
+from twostage_jax.runs.plan import Plan, few_examples
 from twostage_jax.runs.specs import batch_spec
-from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
+from twostage_jax.runs.trials import first_numbers
 from twostage_jax.stages.freezing import freeze
 from twostage_jax.stages.optimiser import adam
 from twostage_jax.stages.stage import Params, new_key
 from twostage_jax.trees import PyTree, size_of
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """A request with everything resolved.
-
-    Attributes:
-        config: resolved config.
-        networks: modules and stages.
-        dataset: data without the test split.
-        tested: number of test examples.
-        trials: all trainings.
-        examples: training examples of all trials.
-        pretrained: groups `[1, ...]` of an earlier run's stage 1, or None.
-        stages: names of the stages to train.
-        chunks: members that train together, by stage, of the run that is resumed.
-        encoding: use of the encoder in stage 2, in words.
-    """
-
-    config: Config
-    networks: Networks
-    dataset: TrainingData
-    tested: int
-    trials: Trials
-    examples: Examples
-    pretrained: Params | None
-    stages: tuple[str, ...]
-    chunks: Mapping[str, int]
-    encoding: str
-
-    @property
-    def features_once(self) -> bool:
-        """True if the encoder runs once, before stage 2."""
-        return self.config.head.encode != "loop"
-
-    def numbers(self, stage: str) -> dict[str, np.ndarray]:
-        """Return the swept numbers of a stage, one value for each training."""
-        networks = self.networks
-        defaults = networks.pretrain_numbers if stage == "pretrain" else networks.head_numbers
-        return self.trials.numbers(stage, defaults)
-
-    @property
-    def head_numbers(self) -> dict[str, np.ndarray]:
-        """Return the swept numbers that the head itself takes, without the optimiser's."""
-        return own_numbers(self.trials, self.networks)
-
-    @cached_property
-    def head_shapes(self) -> Params:
-        """Shapes of the groups of stage 2 of one trial."""
-        return head_shapes(
-            self.networks,
-            self.examples.labelled,
-            len(self.dataset.validation["label"]),
-            first_numbers(self.head_numbers),
-        )
 
 
 class Placed(NamedTuple):
@@ -359,14 +301,3 @@ def _lower_reconstruct(plan: Plan) -> Pass | None:
     largest = max(len(plan.dataset.validation["label"]), plan.tested)
     encoders = len({trial.encoder for trial in plan.trials.heads if trial.point == 0})
     return lower_pass(error, params, shape, largest, place_passes(encoders), 0)
-
-
-def few_examples(dataset: TrainingData) -> dict[str, np.ndarray]:
-    """Return two training examples, for functions that only need shapes."""
-    return {name: values[:2] for name, values in dataset.train.items()}
-
-
-def stage_names(pretrained: Params | None, pretrain_only: bool) -> Sequence[str]:
-    """Return the names of the stages that a run trains."""
-    first = [] if pretrained else ["pretrain"]
-    return (*first, *([] if pretrain_only else ["head"]))

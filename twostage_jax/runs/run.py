@@ -32,6 +32,7 @@ from twostage_jax.runs.handover import (
     pretrain_groups,
 )
 from twostage_jax.runs.pictures import draw_pictures, draw_stage_1
+from twostage_jax.runs.plan import Plan
 from twostage_jax.runs.prepare import (
     Request,
     make_manifest,
@@ -39,7 +40,7 @@ from twostage_jax.runs.prepare import (
     prepare,
     resolve_request,
 )
-from twostage_jax.runs.programs import Plan, compile_run, place_stages
+from twostage_jax.runs.programs import compile_run, place_stages
 from twostage_jax.runs.result import Result
 from twostage_jax.runs.resume import resumed_folder
 from twostage_jax.runs.steps import RunContext, pretrain, train_head

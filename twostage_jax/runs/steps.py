@@ -19,7 +19,8 @@ from twostage_jax.runs.examples import (
     validation_data,
 )
 from twostage_jax.runs.handover import FROZEN, stacked_shapes
-from twostage_jax.runs.programs import Plan, RunPrograms, few_examples
+from twostage_jax.runs.plan import Plan, few_examples
+from twostage_jax.runs.programs import RunPrograms
 from twostage_jax.runs.resume import run_identity
 from twostage_jax.runs.solve import solve_stage
 from twostage_jax.runs.track import OnEpoch

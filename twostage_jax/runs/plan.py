@@ -1,0 +1,80 @@
+"""The plan of a run: a request with everything resolved, before anything is placed or compiled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from twostage_jax.config.schema import Config
+from twostage_jax.data.dataset import TrainingData
+from twostage_jax.runs.build import Networks, head_shapes
+from twostage_jax.runs.examples import Examples
+from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
+from twostage_jax.stages.stage import Params
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A request with everything resolved.
+
+    Attributes:
+        config: resolved config.
+        networks: modules and stages.
+        dataset: data without the test split.
+        tested: number of test examples.
+        trials: all trainings.
+        examples: training examples of all trials.
+        pretrained: groups `[1, ...]` of an earlier run's stage 1, or None.
+        stages: names of the stages to train.
+        chunks: members that train together, by stage, of the run that is resumed.
+        encoding: use of the encoder in stage 2, in words.
+    """
+
+    config: Config
+    networks: Networks
+    dataset: TrainingData
+    tested: int
+    trials: Trials
+    examples: Examples
+    pretrained: Params | None
+    stages: tuple[str, ...]
+    chunks: Mapping[str, int]
+    encoding: str
+
+    @property
+    def features_once(self) -> bool:
+        """True if the encoder runs once, before stage 2."""
+        return self.config.head.encode != "loop"
+
+    def numbers(self, stage: str) -> dict[str, np.ndarray]:
+        """Return the swept numbers of a stage, one value for each training."""
+        networks = self.networks
+        defaults = networks.pretrain_numbers if stage == "pretrain" else networks.head_numbers
+        return self.trials.numbers(stage, defaults)
+
+    @property
+    def head_numbers(self) -> dict[str, np.ndarray]:
+        """Return the swept numbers that the head itself takes, without the optimiser's."""
+        return own_numbers(self.trials, self.networks)
+
+    @cached_property
+    def head_shapes(self) -> Params:
+        """Shapes of the groups of stage 2 of one trial."""
+        return head_shapes(
+            self.networks,
+            self.examples.labelled,
+            len(self.dataset.validation["label"]),
+            first_numbers(self.head_numbers),
+        )
+
+
+def few_examples(dataset: TrainingData) -> dict[str, np.ndarray]:
+    """Return two training examples, for functions that only need shapes."""
+    return {name: values[:2] for name, values in dataset.train.items()}
+
+
+def stage_names(pretrained: Params | None, pretrain_only: bool) -> Sequence[str]:
+    """Return the names of the stages that a run trains."""
+    first = [] if pretrained else ["pretrain"]
+    return (*first, *([] if pretrain_only else ["head"]))
