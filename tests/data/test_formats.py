@@ -95,7 +95,10 @@ def test_every_array_that_is_not_used_is_named(tmp_path):
         ({"image": IMAGE}, "no training example whose label counts"),
         ({"arr_0": IMAGE}, "do not tell images from labels: name them image"),
         ({"arr_0": IMAGE, "arr_1": np.eye(3)[LABEL]}, "do not tell images from labels"),
-        ({"arr_0": IMAGE[:5], "arr_1": LABEL[:5], "arr_2": IMAGE, "arr_3": LABEL}, "do not tell images"),
+        (
+            {"arr_0": IMAGE[:5], "arr_1": LABEL[:5], "arr_2": IMAGE, "arr_3": LABEL},
+            "do not tell images",
+        ),
         ({"image": IMAGE, "label": LABEL, "weight": LABEL}, "weights other than 0 and 1"),
         ({"image": IMAGE, "label": LABEL, "weight": LABEL[:9] // 2}, "give one weight for each"),
         ({"image": IMAGE, "label": LABEL.astype(object)}, "as np.array.x, dtype=str.*unpickled"),
@@ -256,9 +259,9 @@ def test_all_splits_of_a_prepared_folder_are_used_or_named(tmp_path):
     assert sizes == {"train": 12, "validation": 6, "test": 3}
     assert dataset.notes == ("not used: split 'extra'",) and dataset.classes[0] == "one"
     dataset = make_dataset(prepared(tmp_path / "b", train=label, validation=label[:6]))
-    assert len(dataset.test["label"]) == 6 and "validation split (6 examples) is used as test" in str(
-        dataset.notes
-    )
+    assert len(
+        dataset.test["label"]
+    ) == 6 and "validation split (6 examples) is used as test" in str(dataset.notes)
     # As STL-10 and ImageNet: a pool, and a test split whose labels are secret.
     source = prepared(tmp_path / "c", train=label, validation=label[:6], test=[-1], unlabelled=[-1])
     dataset = make_dataset(source)

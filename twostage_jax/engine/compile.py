@@ -111,9 +111,7 @@ class Pending(Generic[T]):
         return jax.tree.map(compiled, self._tree)
 
 
-def compile_each(
-    trees: Iterable[T], meanwhile: Callable[[], object] = lambda: None
-) -> list[Pending[T]]:
+def compile_each(trees: Iterable[T]) -> list[Pending[T]]:
     """Start to compile the programs of several trees, each object once.
 
     A tree is compiled while the next one is traced, and while programs that are ready run: XLA
@@ -121,7 +119,6 @@ def compile_each(
 
     Args:
         trees: trees of programs, lowered when they are asked for.
-        meanwhile: called in a thread once all programs are traced, for instance to import.
     """
     pending = []
     # Both stages share the shuffle: one object must not be compiled twice.
@@ -132,7 +129,6 @@ def compile_each(
             if isinstance(leaf, Lowered) and id(leaf) not in futures:
                 futures[id(leaf)] = pool.submit(leaf.compile)
         pending.append(Pending(tree, futures))
-    pool.submit(meanwhile)
     pool.shutdown(wait=False)  # its threads end with their work
     return pending
 

@@ -1,7 +1,5 @@
 """All programs of a run, compiled together: both stages, the passes between and after them."""
 
-import contextlib
-import importlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
@@ -208,16 +206,8 @@ def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
             names.append(name)
             yield tree
 
-    pending = compile_each(trees(), _import_ahead)
+    pending = compile_each(trees())
     return RunPrograms(dict(zip(names, pending, strict=True)))
-
-
-def _import_ahead() -> None:
-    """Import what the end of a stage and of a run need, while programs are compiled."""
-    # An import error is raised later, where the package is used.
-    with contextlib.suppress(ImportError):
-        importlib.import_module("orbax.checkpoint.v1")
-        importlib.import_module("matplotlib.backends.backend_agg")
 
 
 def _lowered_programs(
