@@ -134,8 +134,8 @@ def _write_title(figure: "Figure", text: str) -> None:
 def _title(mistakes: Mistakes, split: str) -> str:
     total = f"{mistakes.errors:,} of {mistakes.count:,} {split} images are wrong"
     shown = len(mistakes.images)
-    most = f"the {shown} most confident: " if mistakes.errors > shown else ""
-    return f"{total}; {most}true class in blue, prediction in orange"
+    # The captions say which colour is which, so the title fits the width of the picture.
+    return f"{total}; the {shown} most confident" if mistakes.errors > shown else total
 
 
 def draw_reconstructions(images: np.ndarray, decoded: np.ndarray, split: str) -> bytes:
