@@ -5,12 +5,11 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 import twostage_jax as ts
 from tests.engine.tiny import CLASSIFIER, SPLIT
-from twostage_jax.engine.compile import compile_all, compile_each, keep_compiled
+from twostage_jax.engine.compile import compile_all, keep_compiled
 from twostage_jax.engine.state import make_init
 
 
@@ -68,7 +67,6 @@ def test_programs_are_kept_in_the_requested_folder_or_not_at_all(unset, tmp_path
 def test_a_fresh_process_writes_programs_to_the_users_cache_folder(tmp_path):
     code = """
 import jax
-import jax.numpy as jnp
 from twostage_jax.engine.compile import keep_compiled
 print(keep_compiled())
 jax.jit(lambda x: x * 3 + 1)(2.0)
@@ -79,31 +77,3 @@ jax.jit(lambda x: x * 3 + 1)(2.0)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     files = [str(path) for path in tmp_path.rglob("*") if path.is_file()]
     assert files and all(path.startswith(done.stdout.strip()) for path in files)
-
-
-def test_programs_are_traced_in_turn_and_compiled_once():
-    order = []
-
-    def trees():
-        for name in ("first", "second"):
-            order.append(name)
-            yield {name: lowered, "size": 3}
-
-    lowered = jax.jit(jnp.sin).lower(jnp.ones(2))
-    first, second = compile_each(trees())
-    assert order == ["first", "second"]
-    assert first.result()["first"] is second.result()["second"]
-    assert first.result()["size"] == 3
-
-
-def test_an_error_of_the_compiler_shows_where_the_program_is_needed():
-    class Broken(jax.stages.Lowered):
-        def __init__(self):
-            pass
-
-        def compile(self, compiler_options=None):
-            raise RuntimeError("out of memory")
-
-    (pending,) = compile_each([{"a": Broken()}])
-    with pytest.raises(RuntimeError, match="out of memory"):
-        pending.result()

@@ -16,7 +16,8 @@ from twostage_jax.errors import UserError, did_you_mean, shown
 
 DESCRIPTION = (
     "Two-stage training in JAX: pretrain an encoder on images without labels,\n"
-    "freeze it, train a head on it. Start with: twostage run\n"
+    "freeze it, train a head on it.\n\n"
+    "Start with: twostage run\n\n"
     "Versions of the package and jax, and the device: twostage --version"
 )
 BOTH = ("pretrain", "head")

@@ -5,18 +5,16 @@ import hashlib
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.stages import Lowered
 
 from twostage_jax.engine.switches import setting
-from twostage_jax.trees import PyTree
 
 T = TypeVar("T")
 
@@ -92,45 +90,25 @@ def cores() -> int:
 
 def compile_all(tree: T) -> T:
     """Compile every `jax.stages.Lowered` in a tree, several at a time, each object once."""
-    return compile_each([tree])[0].result()
+    return compile_each([tree])[0]
 
 
-class Pending(Generic[T]):
-    """A tree of programs that are being compiled."""
+def compile_each(trees: Iterable[T]) -> list[T]:
+    """Compile the programs of several trees as `compile_all` does.
 
-    def __init__(self, tree: T, futures: Mapping[int, Future]) -> None:
-        self._tree = tree
-        self._futures = futures
-
-    def result(self) -> T:
-        """Wait until the programs are compiled, and return the tree with them."""
-
-        def compiled(leaf: PyTree) -> PyTree:
-            return self._futures[id(leaf)].result() if isinstance(leaf, Lowered) else leaf
-
-        return jax.tree.map(compiled, self._tree)
-
-
-def compile_each(trees: Iterable[T]) -> list[Pending[T]]:
-    """Start to compile the programs of several trees, each object once.
-
-    A tree is compiled while the next one is traced, and while programs that are ready run: XLA
-    releases Python's lock.
-
-    Args:
-        trees: trees of programs, lowered when they are asked for.
+    A tree is compiled while the next one is traced: XLA releases Python's lock.
     """
-    pending = []
+    collected = []
     # Both stages share the shuffle: one object must not be compiled twice.
-    futures: dict[int, Future] = {}
-    pool = ThreadPoolExecutor(os.cpu_count())
-    for tree in trees:
-        for leaf in jax.tree.leaves(tree):
-            if isinstance(leaf, Lowered) and id(leaf) not in futures:
-                futures[id(leaf)] = pool.submit(leaf.compile)
-        pending.append(Pending(tree, futures))
-    pool.shutdown(wait=False)  # its threads end with their work
-    return pending
+    pending: dict[int, Future] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for tree in trees:
+            collected.append(tree)
+            for leaf in jax.tree.leaves(tree):
+                if isinstance(leaf, jax.stages.Lowered) and id(leaf) not in pending:
+                    pending[id(leaf)] = pool.submit(leaf.compile)
+    compiled = {number: future.result() for number, future in pending.items()}
+    return jax.tree.map(lambda leaf: compiled.get(id(leaf), leaf), collected)
 
 
 def as_function(lowered: jax.stages.Lowered) -> Callable:

@@ -1,7 +1,6 @@
 """All programs of a run, compiled together: both stages, the passes between and after them."""
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import optax
 
 from twostage_jax.config.fields import parse_mesh
-from twostage_jax.engine.compile import Pending, compile_each
+from twostage_jax.engine.compile import compile_each
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
 from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate
 from twostage_jax.engine.passes import Pass, lower_pass
@@ -41,42 +40,22 @@ class Placed(NamedTuple):
     need: Need
 
 
-class RunPrograms:
-    """Programs of a run, compiled in the background; None if the run does not need one.
+class RunPrograms(NamedTuple):
+    """The programs of a run; None if the run does without.
 
-    Asking for a program waits until it is compiled.
+    Attributes:
+        pretrain: stage 1.
+        encode: features of the frozen encoders.
+        head: stage 2, trained or solved.
+        logits: predictions of all trials.
+        reconstruct: mean squared error of each image, from the groups of stage 1.
     """
 
-    def __init__(self, pending: Mapping[str, Pending]) -> None:
-        self._pending = pending
-
-    @cached_property
-    def pretrain(self) -> StagePrograms | None:
-        """Stage 1."""
-        return self._wait("pretrain")
-
-    @cached_property
-    def encode(self) -> Pass | None:
-        """Features of the frozen encoders."""
-        return self._wait("encode")
-
-    @cached_property
-    def head(self) -> StagePrograms | SolvePrograms | None:
-        """Stage 2, trained or solved."""
-        return self._wait("head")
-
-    @cached_property
-    def logits(self) -> Pass | None:
-        """Predictions of all trials."""
-        return self._wait("logits")
-
-    @cached_property
-    def reconstruct(self) -> Pass | None:
-        """Mean squared error of each image, from the groups of stage 1."""
-        return self._wait("reconstruct")
-
-    def _wait(self, name: str) -> PyTree:
-        return self._pending[name].result() if name in self._pending else None
+    pretrain: StagePrograms | None = None
+    encode: Pass | None = None
+    head: StagePrograms | SolvePrograms | None = None
+    logits: Pass | None = None
+    reconstruct: Pass | None = None
 
 
 class _StageParts(NamedTuple):
@@ -198,27 +177,22 @@ def solve_examples(plan: Plan) -> TrialData:
 
 
 def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
-    """Trace all programs of a run, and start to compile them."""
-    names: list[str] = []
-
-    def trees() -> Iterator[PyTree]:
-        for name, tree in _lowered_programs(plan, placed):
-            names.append(name)
-            yield tree
-
-    pending = compile_each(trees())
-    return RunPrograms(dict(zip(names, pending, strict=True)))
+    """Compile all programs of a run at once."""
+    programs = {}
+    for part in compile_each(_lowered_programs(plan, placed)):
+        programs |= part
+    return RunPrograms(**programs)
 
 
 def _lowered_programs(
     plan: Plan, placed: Mapping[str, Placed]
-) -> Iterator[tuple[str, StagePrograms | SolvePrograms | Pass | None]]:
+) -> Iterator[dict[str, StagePrograms | SolvePrograms | Pass | None]]:
     """Lower the programs of a run; the longest compilations come first."""
     # Tracing takes Python's lock, so it is done one by one.
     for stage in plan.stages:
         placement = placed[stage].placement
         if stage == "head" and plan.networks.solved:
-            yield stage, _lower_solve(plan, placement)
+            yield {stage: _lower_solve(plan, placement)}
             continue
         parts = _parts(plan, stage)
         axes = stage_axes(plan.config, plan.trials, stage, parts.data, parts.validation)
@@ -233,13 +207,13 @@ def _lowered_programs(
             placement,
             parts.validation.shapes if parts.validation else None,
         )
-        yield stage, lowered
+        yield {stage: lowered}
     if "head" in plan.stages:
         # The evaluation is compiled with the rest: later it would be compiled alone, on one core.
-        yield "logits", _lower_logits(plan)
+        yield {"logits": _lower_logits(plan)}
         if plan.features_once:
-            yield "encode", _lower_encode(plan)
-        yield "reconstruct", _lower_reconstruct(plan)
+            yield {"encode": _lower_encode(plan)}
+        yield {"reconstruct": _lower_reconstruct(plan)}
 
 
 def _lower_solve(plan: Plan, placement: Placement) -> SolvePrograms:

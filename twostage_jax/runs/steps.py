@@ -68,8 +68,7 @@ class RunContext(NamedTuple):
 
 def pretrain(context: RunContext) -> StageResult:
     """Train stage 1."""
-    with context.terminal.status("compiling"), context.clock.phase("compile"):
-        programs = context.programs.pretrain
+    programs = context.programs.pretrain
     assert programs is not None
     plan = context.plan
     data = pretrain_data(plan.examples)
@@ -86,8 +85,7 @@ def train_head(
 ) -> StageResult:
     """Train or solve stage 2 on the frozen encoder."""
     plan = context.plan
-    with context.terminal.status("compiling"), context.clock.phase("compile"):
-        programs = context.programs.head
+    programs = context.programs.head
     dataset = plan.dataset
     # Only images with a label in some trial: with ten labels nothing else is encoded.
     images = dataset.train["image"][plan.examples.used]
