@@ -87,7 +87,7 @@ def test_a_result_ends_with_accuracy_interval_training_and_folder(capsys):
         f"ensemble of 2 members with mean accuracy {mean:.4f} (",
         "trained on 1 labelled image, 54,900 unlabelled",
         "stage 1 autoencoder, 1 epoch, loss 0.2500",
-        "stage 2 ridge head on the frozen encoder (unchanged, by SHA-256), solved in one call",
+        "stage 2 ridge head, encoder unchanged (SHA-256), solved in one call",
         "diverged member 2; it is left out of the ensemble",
     ):
         assert words in text

@@ -68,11 +68,7 @@ def _show_training(result: Record, terminal: Terminal) -> None:
     _field("stage 1", f"{pretrain.objective}, {counted(pretrain.epochs, 'epoch')}{loss}", terminal)
     head = result.head
     length = counted(head.epochs, "epoch") if head.epochs else "solved in one call"
-    _field(
-        "stage 2",
-        f"{head.protocol} head on the frozen encoder (unchanged, by SHA-256), {length}",
-        terminal,
-    )
+    _field("stage 2", f"{head.protocol} head, encoder unchanged (SHA-256), {length}", terminal)
     if result.sweep is not None:
         values = result.sweep.points[result.sweep.chosen].values
         chosen = ", ".join(f"{name} {value:g}" for name, value in values.items())
