@@ -1,7 +1,11 @@
 """Shared fixtures. Warnings are errors, and jax is as strict as it can be."""
 
 import os
+import signal
 from pathlib import Path
+
+# `nohup` and some schedulers ignore this signal, and processes that tests start would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The same small programs are compiled again and again; set before jax reads it, and inherited by
 # the processes that tests start.
