@@ -1,4 +1,4 @@
-"""Objectives and heads that a config can name."""
+"""Objectives, heads and augmentations that a config can name."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ from twostage_jax.stages.heads.trained import mlp
 from twostage_jax.stages.pretrain.placeholder import placeholder
 from twostage_jax.stages.pretrain.reconstruction import autoencoder, denoising
 from twostage_jax.stages.stage import Head, Stage
+from twostage_jax.stages.views.settings import HANDWRITING, OBJECTS, PHOTOGRAPHS, Views
 
 # `config` lists the same names, because parsing a command line must not import jax.
 OBJECTIVES: dict[str, Callable[..., Stage]] = {
@@ -20,4 +21,10 @@ HEADS: dict[str, Callable[..., Head]] = {
     "linear": linear,
     "ridge": ridge,
     "knn": knn,
+}
+AUGMENTATIONS: dict[str, Views] = {
+    "none": Views(),
+    "handwriting": HANDWRITING,
+    "objects": OBJECTS,
+    "photographs": PHOTOGRAPHS,
 }
