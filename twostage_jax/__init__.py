@@ -31,8 +31,14 @@ if TYPE_CHECKING:
     from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
     from twostage_jax.stages.nets.projector import Projector
     from twostage_jax.stages.optimiser import adam
+    from twostage_jax.stages.pretrain.contrastive import simclr, simclr_iic
+    from twostage_jax.stages.pretrain.jepa import lejepa
+    from twostage_jax.stages.pretrain.masked import masked
     from twostage_jax.stages.pretrain.placeholder import placeholder
     from twostage_jax.stages.pretrain.reconstruction import autoencoder, denoising, make_decode
+    from twostage_jax.stages.pretrain.supervised import supervised
+    from twostage_jax.stages.pretrain.vae import vae
+    from twostage_jax.stages.pretrain.variance import vicreg
     from twostage_jax.stages.stage import Head, Stage, as_batch, as_image
     from twostage_jax.stages.torch_names import from_torch_state_dict, torch_state_dict
     from twostage_jax.trees import digest
@@ -62,8 +68,14 @@ _HOME = {
     "stages.nets.mlp": ("MLP", "Identity", "mirror"),
     "stages.nets.projector": ("Projector",),
     "stages.optimiser": ("adam",),
+    "stages.pretrain.contrastive": ("simclr", "simclr_iic"),
+    "stages.pretrain.jepa": ("lejepa",),
+    "stages.pretrain.masked": ("masked",),
     "stages.pretrain.placeholder": ("placeholder",),
     "stages.pretrain.reconstruction": ("autoencoder", "denoising", "make_decode"),
+    "stages.pretrain.supervised": ("supervised",),
+    "stages.pretrain.vae": ("vae",),
+    "stages.pretrain.variance": ("vicreg",),
     "stages.stage": ("Head", "Stage", "as_batch", "as_image"),
     "stages.torch_names": ("from_torch_state_dict", "torch_state_dict"),
     "trees": ("digest",),

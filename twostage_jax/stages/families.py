@@ -5,8 +5,14 @@ from collections.abc import Callable
 from twostage_jax.stages.heads.neighbours import knn
 from twostage_jax.stages.heads.solved import linear, ridge
 from twostage_jax.stages.heads.trained import mlp
+from twostage_jax.stages.pretrain.contrastive import simclr, simclr_iic
+from twostage_jax.stages.pretrain.jepa import lejepa
+from twostage_jax.stages.pretrain.masked import masked
 from twostage_jax.stages.pretrain.placeholder import placeholder
 from twostage_jax.stages.pretrain.reconstruction import autoencoder, denoising
+from twostage_jax.stages.pretrain.supervised import supervised
+from twostage_jax.stages.pretrain.vae import vae
+from twostage_jax.stages.pretrain.variance import vicreg
 from twostage_jax.stages.stage import Head, Stage
 
 # `config` lists the same names, because parsing a command line must not import jax.
@@ -14,6 +20,13 @@ OBJECTIVES: dict[str, Callable[..., Stage]] = {
     "autoencoder": autoencoder,
     "placeholder": placeholder,
     "denoising": denoising,
+    "masked": masked,
+    "vae": vae,
+    "simclr": simclr,
+    "simclr-iic": simclr_iic,
+    "vicreg": vicreg,
+    "lejepa": lejepa,
+    "supervised": supervised,
 }
 HEADS: dict[str, Callable[..., Head]] = {
     "mlp": mlp,

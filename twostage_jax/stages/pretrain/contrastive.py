@@ -5,7 +5,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from twostage_jax.errors import UserError
-from twostage_jax.stages.modules import dropout_key, forward, init_on_features, module_init
+from twostage_jax.stages.modules import (
+    dropout_key,
+    forward,
+    init_module,
+    init_on_features,
+    module_init,
+)
 from twostage_jax.stages.nets.mlp import MLP
 from twostage_jax.stages.pretrain.views import Augment, make_project
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
@@ -86,14 +92,17 @@ def simclr_iic(
     project = make_project(encoder, projector, augment)
     assign = MLP((heads * clusters,))
 
-    def init_projector(key: Key, batch: Batch) -> Params:
-        projections = init_on_features(projector, "clusters", module_init(assign))
-        return projections(key, batch)
-
     def init(key: Key, batch: Batch) -> Params:
-        params = init_on_features(encoder, "both", init_projector)(key, batch)
-        both = params.pop("both")
-        return {**params, "projector": both["encoder"], "clusters": both["clusters"]}
+        encoder_key, projector_key, clusters_key = jax.random.split(key, 3)
+        encoder_params = init_module(encoder, encoder_key, batch["image"])
+        features = forward(encoder, encoder_params, batch["image"])
+        projector_params = init_module(projector, projector_key, features)
+        projected = forward(projector, projector_params, features)
+        return {
+            "encoder": encoder_params,
+            "projector": projector_params,
+            "clusters": init_module(assign, clusters_key, projected),
+        }
 
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
         projected = project(params, key, batch["image"])
@@ -144,10 +153,10 @@ def mutual_information(logits: jax.Array) -> jax.Array:
 
 
 def check_count(name: str, value: object, least: int) -> None:
-    """Raise `UserError` unless a number that decides shapes is a whole number of at least `least`."""
-    if isinstance(value, jax.core.Tracer):
+    """Raise `UserError` unless a number that decides shapes is whole and at least `least`."""
+    if not isinstance(value, int | float):
         raise UserError(f"{name} decides shapes, so it cannot be swept: run once per value")
-    if not isinstance(value, int | float) or value != int(value) or value < least:
+    if value != int(value) or value < least:
         raise UserError(f"{name} is {value}: give a whole number of at least {least}")
 
 

@@ -13,9 +13,7 @@ from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
 HIDDEN = 0.0  # value of hidden pixels: the middle of [-1, 1]
 
 
-def masked(
-    encoder: nn.Module, decoder: nn.Module, patch: int = 4, ratio: Scalar = 0.75
-) -> Stage:
+def masked(encoder: nn.Module, decoder: nn.Module, patch: int = 4, ratio: Scalar = 0.75) -> Stage:
     """Reconstruction of hidden patches from the visible ones, by mean squared error.
 
     He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022. Any encoder fits, because
