@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from twostage_jax.stages.nets.conv import Conv
     from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
     from twostage_jax.stages.nets.projector import Projector
+    from twostage_jax.stages.nets.resnet import ResNet
+    from twostage_jax.stages.nets.vit import ViT
     from twostage_jax.stages.optimiser import adam
     from twostage_jax.stages.pretrain.contrastive import simclr, simclr_iic
     from twostage_jax.stages.pretrain.jepa import lejepa
@@ -67,6 +69,8 @@ _HOME = {
     "stages.nets.conv": ("Conv",),
     "stages.nets.mlp": ("MLP", "Identity", "mirror"),
     "stages.nets.projector": ("Projector",),
+    "stages.nets.resnet": ("ResNet",),
+    "stages.nets.vit": ("ViT",),
     "stages.optimiser": ("adam",),
     "stages.pretrain.contrastive": ("simclr", "simclr_iic"),
     "stages.pretrain.jepa": ("lejepa",),

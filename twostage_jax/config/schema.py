@@ -60,9 +60,23 @@ OBJECTIVES = (
     "supervised",
 )
 SUPERVISED = ("supervised",)  # objectives that train on the labelled images alone
-ENCODERS = ("mlp",)
+ENCODERS = (
+    "mlp",
+    "conv",
+    "resnet",
+    "vit",
+)
+NORMS = ("batch", "group")
 PROTOCOLS = ("mlp", "linear", "ridge", "knn")
 SOLVED = ("linear", "ridge", "knn")  # computed in one call: no epochs, no steps
+# Fields that belong to one encoder, with their defaults.
+ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
+    "mlp": {"widths": (256, 128)},
+    "conv": {"widths": (64, 64, 128, 256), "norm": "batch"},
+    "resnet": {"widths": (32, 64, 128, 256), "norm": "group"},
+    "vit": {"widths": (96, 96, 96, 192)},
+}
+ENCODER_FIELDS = ("widths", "norm")
 ENCODE = ("auto", "once", "loop")
 DECAY_ON = ("all", "matrices")
 SCHEDULES = ("constant", "cosine")
@@ -201,11 +215,11 @@ vicreg, lejepa, supervised (uses labels), or package.module:function"""
     encoder: Annotated[
         str, *declare("NAME", choice("encoder", ENCODERS, imports=True), default="mlp")
     ] = UNSET
-    """Encoder: mlp, or package.module:name of a Linen module, its class, or a factory function"""
-    widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), default=(256, 128))] = (
-        UNSET
-    )
-    """Layer sizes of the encoder; the decoder mirrors them"""
+    """Encoder: mlp, conv, resnet, vit, or package.module:name (Linen module, class or factory)"""
+    widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), "by encoder")] = UNSET
+    """Layer sizes of the encoder; the last is the number of features. The decoder mirrors them"""
+    norm: Annotated[str, *declare("NAME", choice("norm", NORMS), "by encoder")] = UNSET
+    """Normalisation of conv and resnet: batch (fixed statistics after training) or group"""
 
 
 @dataclass(frozen=True, repr=False)

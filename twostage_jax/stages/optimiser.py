@@ -103,21 +103,22 @@ def make_schedule(
             `steps`.
 
     >>> schedule = make_schedule("cosine", 1.0, steps=100, warmup=10)
-    >>> [round(float(schedule(jnp.int32(count))), 3) for count in (0, 5, 10, 55, 100)]
+    >>> [round(float(schedule(count)), 3) for count in (0, 5, 10, 55, 100)]
     [0.0, 0.5, 1.0, 0.502, 0.005]
     """
     warmup = min(warmup, steps // 10)
     if kind == "constant" and not warmup:
         return learning_rate  # a number: the program is that of a training without a schedule
 
-    def schedule(count: jax.Array) -> Scalar:
+    def schedule(count: ArrayLike) -> jax.Array:
+        count = jnp.asarray(count)
         share = jnp.ones(())
         if kind == "cosine":
             progress = jnp.clip((count - warmup) / max(steps - warmup, 1), 0, 1)
             share = LAST_RATE + (1 - LAST_RATE) * (1 + jnp.cos(jnp.pi * progress)) / 2
         if warmup:
             share = jnp.where(count < warmup, count / warmup, share)
-        return learning_rate * share
+        return jnp.asarray(learning_rate * share)
 
     return schedule
 

@@ -1,6 +1,7 @@
 """Small convolutional encoder."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 from flax import linen as nn
@@ -8,6 +9,15 @@ from flax import linen as nn
 from twostage_jax.errors import UserError
 from twostage_jax.stages.nets.norm import Norm
 from twostage_jax.stages.nets.patches import PatchConv
+
+
+class Layer(NamedTuple):
+    """Convolution of an encoder, in the order of the fields of `PatchConv`."""
+
+    width: int
+    kernel: int
+    stride: int
+
 
 LARGEST_GRID = 8  # rows or columns of the grid after the stem
 
@@ -45,15 +55,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Apply all layers; `train` normalises with the statistics of the batch."""
-        if len(self.widths) < 2:
-            raise UserError(
-                f"conv has widths {list(self.widths)}: give at least two, the stem's channels and "
-                "the number of features, for instance 64 64 128 256"
-            )
-        layers = stem(max(x.shape[1:3]), LARGEST_GRID, self.widths[0])
-        inner = self.widths[1:-1]
-        layers += [(width, *((4, 2) if index else (3, 1))) for index, width in enumerate(inner)]
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(conv_layers(self.widths, x.shape[1:])):
             x = PatchConv(*layer, name=f"conv_{index}")(x)
             x = nn.relu(Norm(self.norm, name=f"norm_{index}")(x, train))
         x = x.reshape(len(x), -1)
@@ -62,19 +64,35 @@ class Conv(nn.Module):
         return Norm(self.norm, name="norm")(x, train)
 
 
-def stem(size: int, largest: int, width: int) -> list[tuple[int, int, int]]:
-    """Layers `(width, kernel, stride)` that reduce `size` pixels to at most `largest` positions.
+def conv_layers(widths: Sequence[int], image_shape: Sequence[int]) -> tuple[Layer, ...]:
+    """Layers of `Conv` before its dense layer, for images `(H, W, C)`.
 
-    >>> stem(28, 8, 64), stem(8, 8, 64), stem(64, 8, 64)
-    ([(64, 8, 4)], [(64, 3, 1)], [(64, 8, 4), (64, 4, 2)])
+    Raises:
+        UserError: fewer than two widths.
+
+    >>> [tuple(layer) for layer in conv_layers((64, 64, 128, 256), (28, 28, 1))]
+    [(64, 8, 4), (64, 3, 1), (128, 4, 2)]
     """
+    if len(widths) < 2:
+        raise UserError(
+            f"conv has the widths {list(widths)}: give at least two, the channels of the stem and "
+            "the number of features, for instance 64 64 128 256"
+        )
+    layers = stem(max(image_shape[:2]), LARGEST_GRID, widths[0])
+    for index, width in enumerate(widths[1:-1]):
+        layers.append(Layer(width, 4, 2) if index else Layer(width, 3, 1))
+    return tuple(layers)
+
+
+def stem(size: int, largest: int, width: int) -> list[Layer]:
+    """Layers that reduce a side of `size` pixels to at most `largest` positions."""
     if size <= largest:
-        return [(width, 3, 1)]
+        return [Layer(width, 3, 1)]
     if size <= 2 * largest:
-        return [(width, 4, 2)]
-    layers = [(width, 8, 4)]
+        return [Layer(width, 4, 2)]
+    layers = [Layer(width, 8, 4)]
     size = -(-size // 4)
     while size > largest:
-        layers.append((width, 4, 2))
+        layers.append(Layer(width, 4, 2))
         size = -(-size // 2)
     return layers
