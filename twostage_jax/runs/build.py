@@ -70,6 +70,22 @@ class Networks:
         image = batch_spec(self.image_shape)["image"]
         return jax.eval_shape(self.features, self.encoder_shapes, image).shape[1:]
 
+    @cached_property
+    def reads_labels(self) -> bool:
+        """True if the loss of stage 1 depends on labels; found by tracing it, not by its name."""
+        stage = self.pretrain({})
+
+        def loss(label: jax.Array, key: jax.Array, rest: Batch) -> jax.Array:
+            batch = {**rest, "label": label}
+            init_key, loss_key = jax.random.split(key)
+            return stage.loss(stage.init(init_key, batch), loss_key, batch)[0]
+
+        batch = batch_spec(self.image_shape)
+        label = batch.pop("label")
+        jaxpr = jax.make_jaxpr(loss)(label, jax.eval_shape(new_key), batch).jaxpr
+        used = [variable for equation in jaxpr.eqns for variable in equation.invars]
+        return any(variable is jaxpr.invars[0] for variable in used)
+
     def features(self, params: Params, image: jax.Array) -> jax.Array:
         """Return features `[B, D]` of images `[B, H, W, C]` from the encoder's parameters."""
         features = jnp.asarray(forward(self.encoder, params, image), jnp.float32)

@@ -85,6 +85,7 @@ class PretrainRecord:
     objective: str
     epochs: int
     loss: float | None  # mean loss of the last epoch; None without epochs
+    labels: int = 0  # number of labels that the objective used; 0 if it reads no label
 
 
 @dataclass(frozen=True)

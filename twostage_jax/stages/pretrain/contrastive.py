@@ -13,7 +13,7 @@ from twostage_jax.stages.modules import (
     module_init,
 )
 from twostage_jax.stages.nets.mlp import MLP
-from twostage_jax.stages.pretrain.views import Augment, make_project
+from twostage_jax.stages.pretrain.two_views import Augment, make_project
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
 
 

@@ -6,7 +6,7 @@ from flax import linen as nn
 from twostage_jax.stages.dropout import training_key
 from twostage_jax.stages.heads.trained import mlp
 from twostage_jax.stages.modules import dropout_key, forward, init_on_features
-from twostage_jax.stages.pretrain.views import Augment
+from twostage_jax.stages.pretrain.two_views import Augment
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
 
 

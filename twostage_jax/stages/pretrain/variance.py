@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from twostage_jax.errors import UserError
 from twostage_jax.stages.modules import init_on_features, module_init
-from twostage_jax.stages.pretrain.views import Augment, make_project
+from twostage_jax.stages.pretrain.two_views import Augment, make_project
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
 
 
