@@ -1,5 +1,7 @@
 """Joint-embedding prediction with a regulariser that makes projections Gaussian."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,9 +55,10 @@ def lejepa(
 
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
         views = jnp.stack(jnp.split(project(params, key, batch["image"]), 2))
-        prediction = jnp.mean((views - views.mean(0)) ** 2)
-        sliced = jax.random.fold_in(key, 3)
-        distance = (sigreg(sliced, views[0], slices) + sigreg(sliced, views[1], slices)) / 2
+        prediction = jnp.mean((views - views.mean(0, keepdims=True)) ** 2)
+        # Both views are compared on the same directions.
+        distances = jax.vmap(partial(sigreg, jax.random.fold_in(key, 3), slices=slices))(views)
+        distance = distances.mean()
         metrics = {"prediction": prediction, "sigreg": distance}
         return (1 - weight) * prediction + weight * distance, metrics
 
@@ -78,7 +81,7 @@ def sigreg(key: Key, projected: jax.Array, slices: int) -> jax.Array:
         Mean over the directions, at least 0.
     """
     directions = jax.random.normal(key, (projected.shape[1], slices), projected.dtype)
-    values = projected @ (directions / jnp.linalg.norm(directions, axis=0))
+    values = projected @ (directions / jnp.linalg.norm(directions, axis=0, keepdims=True))
     knots = np.linspace(0, LARGEST_KNOT, KNOTS, dtype=np.float32)
     gaussian = np.exp(-(knots**2) / 2)
     step = LARGEST_KNOT / (KNOTS - 1)

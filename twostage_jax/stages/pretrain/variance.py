@@ -61,19 +61,19 @@ def vicreg(
 
 def deviation_hinge(projected: jax.Array) -> jax.Array:
     """Mean of `max(0, 1 - standard deviation)` over the columns of projections `[B, P]`."""
-    variances = _centred_square(projected).sum(0) / max(len(projected) - 1, 1)
+    variances = (_centred(projected) ** 2).sum(0) / max(len(projected) - 1, 1)
     # The square root of 0 has no finite gradient.
     return jnp.mean(jax.nn.relu(1 - jnp.sqrt(variances + 1e-4)))
 
 
 def squared_covariances(projected: jax.Array) -> jax.Array:
     """Sum of the squared covariances of different columns of projections `[B, P]`, over P."""
-    centred = projected - projected.mean(0)
+    centred = _centred(projected)
     # A single example has no covariance: the divisor 1 gives 0.
     covariances = centred.T @ centred / max(len(projected) - 1, 1)
     different = covariances * (1 - jnp.eye(len(covariances)))
     return jnp.sum(different**2) / projected.shape[1]
 
 
-def _centred_square(projected: jax.Array) -> jax.Array:
-    return (projected - projected.mean(0)) ** 2
+def _centred(projected: jax.Array) -> jax.Array:
+    return projected - projected.mean(0, keepdims=True)
