@@ -10,6 +10,7 @@ from twostage_jax.stages.modules import (
     forward,
     init_module,
     init_on_features,
+    make_finish,
     module_init,
 )
 from twostage_jax.stages.nets.mlp import MLP
@@ -47,7 +48,8 @@ def simclr(
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
         return nt_xent(project(params, key, batch["image"]), temperature), {}
 
-    return Stage(init_on_features(encoder, "projector", module_init(projector)), loss)
+    init = init_on_features(encoder, "projector", module_init(projector))
+    return Stage(init, loss, make_finish(encoder, projector=projector))
 
 
 def simclr_iic(
@@ -111,7 +113,7 @@ def simclr_iic(
         contrast = nt_xent(projected, temperature)
         return contrast - weight * information, {"information": information}
 
-    return Stage(init, loss)
+    return Stage(init, loss, make_finish(encoder, projector=projector))
 
 
 def nt_xent(projected: jax.Array, temperature: Scalar) -> jax.Array:

@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from twostage_jax.errors import UserError
-from twostage_jax.stages.modules import init_on_features, module_init
+from twostage_jax.stages.modules import init_on_features, make_finish, module_init
 from twostage_jax.stages.pretrain.contrastive import check_count
 from twostage_jax.stages.pretrain.two_views import Augment, make_project
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
@@ -62,7 +62,8 @@ def lejepa(
         metrics = {"prediction": prediction, "sigreg": distance}
         return (1 - weight) * prediction + weight * distance, metrics
 
-    return Stage(init_on_features(encoder, "projector", module_init(projector)), loss)
+    init = init_on_features(encoder, "projector", module_init(projector))
+    return Stage(init, loss, make_finish(encoder, projector=projector))
 
 
 def sigreg(key: Key, projected: jax.Array, slices: int) -> jax.Array:

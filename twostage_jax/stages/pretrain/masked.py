@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from twostage_jax.errors import UserError
-from twostage_jax.stages.modules import init_on_features, module_init
+from twostage_jax.stages.modules import init_on_features, make_finish, module_init
 from twostage_jax.stages.pretrain.contrastive import check_count
 from twostage_jax.stages.pretrain.reconstruction import make_decode
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
@@ -50,7 +50,8 @@ def masked(encoder: nn.Module, decoder: nn.Module, patch: int = 4, ratio: Scalar
         error = jnp.where(hidden, (decoded - image) ** 2, 0)
         return error.sum() / (hidden.sum() * image.shape[3]), {}
 
-    return Stage(init_on_features(encoder, "decoder", module_init(decoder)), loss)
+    init = init_on_features(encoder, "decoder", module_init(decoder))
+    return Stage(init, loss, make_finish(encoder, decoder=decoder))
 
 
 def patch_mask(key: Key, shape: tuple[int, ...], patch: int, ratio: Scalar) -> jax.Array:

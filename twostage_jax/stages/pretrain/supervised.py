@@ -5,7 +5,7 @@ from flax import linen as nn
 
 from twostage_jax.stages.dropout import training_key
 from twostage_jax.stages.heads.trained import mlp
-from twostage_jax.stages.modules import dropout_key, forward, init_on_features
+from twostage_jax.stages.modules import dropout_key, forward, init_on_features, make_finish
 from twostage_jax.stages.pretrain.two_views import Augment
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
 
@@ -50,4 +50,5 @@ def supervised(
         features = forward(encoder, params["encoder"], image, dropout_key(key, 0))
         return layer.loss(params["classifier"], key, {**batch, "image": features})
 
-    return Stage(init_on_features(encoder, "classifier", layer.init), loss)
+    init = init_on_features(encoder, "classifier", layer.init)
+    return Stage(init, loss, make_finish(encoder))

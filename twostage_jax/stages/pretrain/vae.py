@@ -6,7 +6,7 @@ import optax
 from flax import linen as nn
 
 from twostage_jax.errors import UserError
-from twostage_jax.stages.modules import dropout_key, forward, init_module
+from twostage_jax.stages.modules import dropout_key, forward, init_module, make_finish
 from twostage_jax.stages.nets.mlp import MLP
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
 
@@ -64,7 +64,7 @@ def vae(encoder: nn.Module, decoder: nn.Module, beta: Scalar = 1.0) -> Stage:
         metrics = {"reconstruction": reconstruction, "divergence": divergence}
         return reconstruction + beta * divergence, metrics
 
-    return Stage(init, loss)
+    return Stage(init, loss, make_finish(encoder, decoder=decoder))
 
 
 def gaussian_divergence(mean: jax.Array, log_variance: jax.Array) -> jax.Array:

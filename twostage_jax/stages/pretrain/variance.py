@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from twostage_jax.errors import UserError
-from twostage_jax.stages.modules import init_on_features, module_init
+from twostage_jax.stages.modules import init_on_features, make_finish, module_init
 from twostage_jax.stages.pretrain.two_views import Augment, make_project
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
 
@@ -56,7 +56,8 @@ def vicreg(
         }
         return sum((weights[name] * terms[name] for name in terms), jnp.float32(0)), terms
 
-    return Stage(init_on_features(encoder, "projector", module_init(projector)), loss)
+    init = init_on_features(encoder, "projector", module_init(projector))
+    return Stage(init, loss, make_finish(encoder, projector=projector))
 
 
 def deviation_hinge(projected: jax.Array) -> jax.Array:
