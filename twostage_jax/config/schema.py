@@ -74,7 +74,7 @@ ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
     "mlp": {"widths": (256, 128)},
     "conv": {"widths": (64, 64, 128, 256), "norm": "batch"},
     "resnet": {"widths": (32, 64, 128, 256), "norm": "group"},
-    "vit": {"widths": (96, 96, 96, 192)},
+    "vit": {"widths": (64, 64, 64, 128)},
 }
 ENCODER_FIELDS = ("widths", "norm")
 ENCODE = ("auto", "once", "loop")
