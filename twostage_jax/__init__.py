@@ -27,10 +27,21 @@ if TYPE_CHECKING:
     from twostage_jax.stages.heads.neighbours import knn
     from twostage_jax.stages.heads.solved import linear, ridge
     from twostage_jax.stages.heads.trained import attach, classifier, make_logits, mlp
+    from twostage_jax.stages.modules import forward, init_on_features, make_finish, module_init
+    from twostage_jax.stages.nets.conv import Conv
     from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
+    from twostage_jax.stages.nets.projector import Projector
+    from twostage_jax.stages.nets.resnet import ResNet
+    from twostage_jax.stages.nets.vit import ViT
     from twostage_jax.stages.optimiser import adam
+    from twostage_jax.stages.pretrain.contrastive import simclr, simclr_iic
+    from twostage_jax.stages.pretrain.jepa import lejepa
+    from twostage_jax.stages.pretrain.masked import masked
     from twostage_jax.stages.pretrain.placeholder import placeholder
     from twostage_jax.stages.pretrain.reconstruction import autoencoder, denoising, make_decode
+    from twostage_jax.stages.pretrain.supervised import supervised
+    from twostage_jax.stages.pretrain.vae import vae
+    from twostage_jax.stages.pretrain.variance import vicreg
     from twostage_jax.stages.stage import Head, Stage, as_batch, as_image
     from twostage_jax.stages.torch_names import from_torch_state_dict, torch_state_dict
     from twostage_jax.stages.views.augment import augmentation
@@ -58,10 +69,21 @@ _HOME = {
     "stages.heads.neighbours": ("knn",),
     "stages.heads.solved": ("linear", "ridge"),
     "stages.heads.trained": ("attach", "classifier", "make_logits", "mlp"),
+    "stages.modules": ("forward", "init_on_features", "make_finish", "module_init"),
+    "stages.nets.conv": ("Conv",),
     "stages.nets.mlp": ("MLP", "Identity", "mirror"),
+    "stages.nets.projector": ("Projector",),
+    "stages.nets.resnet": ("ResNet",),
+    "stages.nets.vit": ("ViT",),
     "stages.optimiser": ("adam",),
+    "stages.pretrain.contrastive": ("simclr", "simclr_iic"),
+    "stages.pretrain.jepa": ("lejepa",),
+    "stages.pretrain.masked": ("masked",),
     "stages.pretrain.placeholder": ("placeholder",),
     "stages.pretrain.reconstruction": ("autoencoder", "denoising", "make_decode"),
+    "stages.pretrain.supervised": ("supervised",),
+    "stages.pretrain.vae": ("vae",),
+    "stages.pretrain.variance": ("vicreg",),
     "stages.stage": ("Head", "Stage", "as_batch", "as_image"),
     "stages.torch_names": ("from_torch_state_dict", "torch_state_dict"),
     "stages.views.augment": ("augmentation",),

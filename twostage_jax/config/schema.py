@@ -47,11 +47,39 @@ from twostage_jax.errors import UserError, did_you_mean, shown
 from twostage_jax.reprs import html_table
 
 # A test compares these names with the functions in `stages`, which this room must not import.
-OBJECTIVES = ("autoencoder", "placeholder", "denoising")
-ENCODERS = ("mlp",)
+OBJECTIVES = (
+    "autoencoder",
+    "placeholder",
+    "denoising",
+    "masked",
+    "vae",
+    "simclr",
+    "simclr-iic",
+    "vicreg",
+    "lejepa",
+    "supervised",
+)
+SUPERVISED = ("supervised",)  # objectives that train on the labelled images alone
+ENCODERS = (
+    "mlp",
+    "conv",
+    "resnet",
+    "vit",
+)
+NORMS = ("batch", "group")
 PROTOCOLS = ("mlp", "linear", "ridge", "knn")
 SOLVED = ("linear", "ridge", "knn")  # computed in one call: no epochs, no steps
+# Fields that belong to one encoder, with their defaults.
+ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
+    "mlp": {"widths": (256, 128)},
+    "conv": {"widths": (64, 64, 128, 256), "norm": "batch"},
+    "resnet": {"widths": (32, 64, 128, 256), "norm": "group"},
+    "vit": {"widths": (64, 64, 64, 128)},
+}
+ENCODER_FIELDS = ("widths", "norm")
 ENCODE = ("auto", "once", "loop")
+DECAY_ON = ("all", "matrices")
+SCHEDULES = ("constant", "cosine")
 INITS = ("torch", "lecun")
 SHARE = ("encoder", "order")
 PRESETS = ("blog", "quick")
@@ -151,6 +179,20 @@ class StageConfig(Settings):
         float, *declare("FLOAT", check_from_zero, default=0.0, sweepable=True, trained=True)
     ] = UNSET
     """Decoupled weight decay, as in AdamW"""
+    decay_on: Annotated[
+        str, *declare("NAME", choice("decay_on", DECAY_ON), default="all", trained=True)
+    ] = UNSET
+    """Arrays with weight decay: all, or matrices (no biases, no scales of a normalisation)"""
+    schedule: Annotated[
+        str, *declare("NAME", choice("schedule", SCHEDULES), default="constant", trained=True)
+    ] = UNSET
+    """Learning rate over the epochs: constant, or cosine (falls to 0.005 of itself)"""
+    warmup: Annotated[int, *declare("N", integer(0), default=0, trained=True)] = UNSET
+    """Steps in which the learning rate rises from 0; at most a tenth of all steps"""
+    schedule_epochs: Annotated[
+        int | None, *declare("INT", integer(1), "the number of epochs", trained=True)
+    ] = UNSET
+    """Epochs after which a cosine schedule has reached its end"""
     set: Annotated[
         tuple[tuple[str, float], ...], *declare_repeatable("NAME=VALUE", check_numbers, as_numbers)
     ] = ()
@@ -168,15 +210,16 @@ class PretrainConfig(StageConfig):
     objective: Annotated[
         str, *declare("NAME", choice("objective", OBJECTIVES, imports=True), default="autoencoder")
     ] = UNSET
-    """Loss to minimise: autoencoder, placeholder, denoising, or package.module:function"""
+    """Loss to minimise: autoencoder, placeholder, denoising, masked, vae, simclr, simclr-iic, \
+vicreg, lejepa, supervised (uses labels), or package.module:function"""
     encoder: Annotated[
         str, *declare("NAME", choice("encoder", ENCODERS, imports=True), default="mlp")
     ] = UNSET
-    """Encoder: mlp, or package.module:name of a Linen module, its class, or a factory function"""
-    widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), default=(256, 128))] = (
-        UNSET
-    )
-    """Layer sizes of the encoder; the decoder mirrors them"""
+    """Encoder: mlp, conv, resnet, vit, or package.module:name (Linen module, class or factory)"""
+    widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), "by encoder")] = UNSET
+    """Layer sizes of the encoder; the last is the number of features. The decoder mirrors them"""
+    norm: Annotated[str, *declare("NAME", choice("norm", NORMS), "by encoder")] = UNSET
+    """Normalisation of conv and resnet: batch (fixed statistics after training) or group"""
 
 
 @dataclass(frozen=True, repr=False)

@@ -18,6 +18,11 @@ def announce(
     show_data(plan.dataset, _sizes(plan), terminal)
     settings = plan.config
     terminal.line(f"run in {folder}, preset {settings.preset}, seed {settings.seed}", hang=2)
+    if "pretrain" in plan.stages and plan.labels_read:
+        terminal.notice(
+            f"stage 1 ({settings.pretrain.objective}) uses {plan.labels_read:,} labels: its "
+            "encoder is no evidence for pretraining without labels"
+        )
     rows = []
     for stage, (placement, need) in placed.items():
         chunks = len(placement.pieces)

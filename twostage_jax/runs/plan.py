@@ -58,6 +58,11 @@ class Plan:
         """Return the swept numbers that the head itself takes, without the optimiser's."""
         return own_numbers(self.trials, self.networks)
 
+    @property
+    def labels_read(self) -> int:
+        """Number of labels that stage 1 uses: 0 if its loss does not depend on labels."""
+        return self.examples.labelled if self.networks.reads_labels else 0
+
     @cached_property
     def head_shapes(self) -> Params:
         """Shapes of the groups of stage 2 of one trial."""

@@ -85,6 +85,7 @@ class PretrainRecord:
     objective: str
     epochs: int
     loss: float | None  # mean loss of the last epoch; None without epochs
+    labels: int = 0  # number of labels that the objective used; 0 if it reads no label
 
 
 @dataclass(frozen=True)
@@ -297,7 +298,11 @@ def repeatable_config(manifest: Manifest) -> dict[str, object]:
     for stage, epochs in manifest.stopped.items():
         settings = config.get(stage)
         if isinstance(settings, Mapping):
-            config[stage] = {**settings, "epochs": epochs}
+            changed = {**settings, "epochs": epochs}
+            # A cosine keeps its length, or the repeated run would have other learning rates.
+            if settings.get("schedule") == "cosine" and not settings.get("schedule_epochs"):
+                changed["schedule_epochs"] = settings["epochs"]
+            config[stage] = changed
     return config
 
 

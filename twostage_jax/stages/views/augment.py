@@ -1,17 +1,13 @@
 """Function of an augmentation family for images of one shape."""
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import jax
 
 from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.stages.families import AUGMENTATIONS
+from twostage_jax.stages.pretrain.two_views import Augment
 from twostage_jax.stages.stage import Key
 from twostage_jax.stages.views import geometry, pixels
 from twostage_jax.stages.views.settings import Views
-
-Augment: TypeAlias = Callable[[Key, jax.Array], jax.Array]
 
 
 def augmentation(views: Views | str, image_shape: tuple[int, ...]) -> Augment:
