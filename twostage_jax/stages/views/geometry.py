@@ -125,9 +125,7 @@ def _spline(points: int, size: int) -> np.ndarray:
     return weights / weights.sum(1, keepdims=True)
 
 
-def sample(
-    image: jax.Array, row: jax.Array, column: jax.Array, ground: jax.Array
-) -> jax.Array:
+def sample(image: jax.Array, row: jax.Array, column: jax.Array, ground: jax.Array) -> jax.Array:
     """Interpolate images bilinearly.
 
     Args:

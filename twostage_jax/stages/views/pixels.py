@@ -91,9 +91,7 @@ def change_colour(views: Views, key: Key, image: jax.Array) -> jax.Array:
     sine = jnp.sin(angle)[:, None, None]
     rotation = mean + cosine * (np.eye(3, dtype=np.float32) - mean) + sine * turn
     matrix = grey + factor[:, None, None] * (rotation - grey)
-    turned = sum(
-        image[..., None, i] * matrix[:, None, None, :, i] for i in range(3)
-    )
+    turned = sum(image[..., None, i] * matrix[:, None, None, :, i] for i in range(3))
     return jnp.clip(turned, -1.0, 1.0)
 
 

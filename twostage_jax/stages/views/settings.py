@@ -137,7 +137,8 @@ class Views:
         if self.elastic and self.grid > side:
             raise UserError(
                 f"an elastic field of {self.grid}×{self.grid} points does not fit images of "
-                f"{size}: give Views(grid={max(4, side)})" * (side >= 4)
+                f"{size}: give Views(grid={max(4, side)})"
+                * (side >= 4)
                 or f"an elastic field needs 4×4 pixels, and images have {size}: give elastic=0"
             )
         if self.erase and self.erase_size * side < 1:
