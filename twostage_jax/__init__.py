@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from twostage_jax.stages.pretrain.variance import vicreg
     from twostage_jax.stages.stage import Head, Stage, as_batch, as_image
     from twostage_jax.stages.torch_names import from_torch_state_dict, torch_state_dict
+    from twostage_jax.stages.views.augment import augmentation
+    from twostage_jax.stages.views.settings import Views
     from twostage_jax.trees import digest
 
 __version__ = "0.2.0"
@@ -84,6 +86,8 @@ _HOME = {
     "stages.pretrain.variance": ("vicreg",),
     "stages.stage": ("Head", "Stage", "as_batch", "as_image"),
     "stages.torch_names": ("from_torch_state_dict", "torch_state_dict"),
+    "stages.views.augment": ("augmentation",),
+    "stages.views.settings": ("Views",),
     "trees": ("digest",),
 }
 __all__ = sorted(name for names in _HOME.values() for name in names)  # pyright: ignore

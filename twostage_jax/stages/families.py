@@ -1,4 +1,4 @@
-"""Objectives, encoders and heads that a config can name."""
+"""Objectives, encoders, heads and augmentations that a config can name."""
 
 from collections.abc import Callable
 
@@ -20,6 +20,7 @@ from twostage_jax.stages.pretrain.supervised import supervised
 from twostage_jax.stages.pretrain.vae import vae
 from twostage_jax.stages.pretrain.variance import vicreg
 from twostage_jax.stages.stage import Head, Stage
+from twostage_jax.stages.views.settings import HANDWRITING, OBJECTS, PHOTOGRAPHS, Views
 
 # `config` lists the same names, because parsing a command line must not import jax.
 OBJECTIVES: dict[str, Callable[..., Stage]] = {
@@ -46,4 +47,10 @@ HEADS: dict[str, Callable[..., Head]] = {
     "linear": linear,
     "ridge": ridge,
     "knn": knn,
+}
+AUGMENTATIONS: dict[str, Views] = {
+    "none": Views(),
+    "handwriting": HANDWRITING,
+    "objects": OBJECTS,
+    "photographs": PHOTOGRAPHS,
 }

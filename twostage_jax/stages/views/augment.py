@@ -1,16 +1,13 @@
 """Function of an augmentation family for images of one shape."""
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import jax
 
-from twostage_jax.errors import UserError
+from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.stages.families import AUGMENTATIONS
+from twostage_jax.stages.pretrain.two_views import Augment
 from twostage_jax.stages.stage import Key
 from twostage_jax.stages.views import geometry, pixels
-from twostage_jax.stages.views.settings import Views, find_views
-
-Augment: TypeAlias = Callable[[Key, jax.Array], jax.Array]
+from twostage_jax.stages.views.settings import Views
 
 
 def augmentation(views: Views | str, image_shape: tuple[int, ...]) -> Augment:
@@ -52,13 +49,26 @@ def augmentation(views: Views | str, image_shape: tuple[int, ...]) -> Augment:
     return augment
 
 
+def find_views(views: Views | str) -> Views:
+    """Return the settings of a family, or `views` if they are settings already.
+
+    Raises:
+        UserError: an unknown name, or another type.
+    """
+    if isinstance(views, Views):
+        return views
+    if not isinstance(views, str) or views not in AUGMENTATIONS:
+        hint = did_you_mean(str(views), AUGMENTATIONS)
+        raise UserError(f"unknown augmentation {views!r}: {hint}, or give ts.Views(…)")
+    return AUGMENTATIONS[views]
+
+
 def make_views(views: Views, key: Key, image: jax.Array) -> jax.Array:
     """Return one view of each image `[B, H, W, C]`."""
     ground = pixels.background(image)
     keys = [jax.random.fold_in(key, number) for number in range(8)]
     if views.moves:
-        # Without the barrier XLA repeats the gather in every loop that reads its result.
-        image = jax.lax.optimization_barrier(geometry.move(views, keys[0], image, ground))
+        image = geometry.move(views, keys[0], image, ground)
     if views.stroke:
         image = pixels.change_stroke(views.stroke, keys[1], image, ground)
     if views.blur:

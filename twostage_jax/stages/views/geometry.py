@@ -38,7 +38,14 @@ def move(views: Views, key: Key, image: jax.Array, ground: jax.Array) -> jax.Arr
         spline = jnp.asarray(spline_matrix(views.grid, height, width))
         row += height * points[0] @ spline
         column += width * points[1] @ spline
-    return sample(image, row, column, ground)
+
+    def sample_image(arrays: tuple[jax.Array, ...]) -> jax.Array:
+        return sample(*(array[None] for array in arrays))[0]
+
+    # A loop of two halves. Otherwise XLA:CPU repeats the gather for every value that a blur after
+    # it reads: 4.7 s instead of 1.3 s of CPU time for 60,000 images of 28×28.
+    half = max(1, count // 2)
+    return jax.lax.map(sample_image, (image, row, column, ground), batch_size=half)
 
 
 def draw_maps(
@@ -72,7 +79,7 @@ def draw_maps(
     rows = [tall * (sine * shear + cosine), tall * sine * sign]
     columns = [wide * (cosine * shear - sine), wide * cosine * sign]
     matrix = jnp.stack([jnp.stack(rows, -1), jnp.stack(columns, -1)], 1)
-    return matrix, offset * jnp.array(size, jnp.float32)
+    return matrix, offset * np.array([size], np.float32)
 
 
 def _draw_crops(crop: float, key: Key, count: int) -> tuple[jax.Array, jax.Array]:
@@ -98,10 +105,10 @@ def field(
     height, width = size
     centre = (np.array(size) - 1) / 2
     grid = np.mgrid[:height, :width].reshape(2, -1) - centre[:, None]
-    grid = grid.astype(np.float32)
+    grid = grid.astype(np.float32)[:, None, None]
     # Two products of numbers and not a matrix product, which may round to bfloat16.
     places = matrix[:, :, :1] * grid[0] + matrix[:, :, 1:] * grid[1]
-    places += (offset + centre.astype(np.float32))[:, :, None]
+    places += (offset + centre.astype(np.float32)[None])[:, :, None]
     return places[:, 0], places[:, 1]
 
 
@@ -139,8 +146,8 @@ def sample(image: jax.Array, row: jax.Array, column: jax.Array, ground: jax.Arra
     """
     count, height, width, channels = image.shape
     # A frame of one pixel has the ground's value: all places outside read it.
-    inside = np.zeros((height + 2, width + 2, 1), bool)
-    inside[1:-1, 1:-1] = True
+    inside = np.zeros((1, height + 2, width + 2, 1), bool)
+    inside[:, 1:-1, 1:-1] = True
     framed = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
     framed = jnp.where(inside, framed, ground[:, None, None, :])
     # One long list of pixels: XLA gathers from it faster than with batch dimensions.

@@ -84,12 +84,12 @@ def change_colour(views: Views, key: Key, image: jax.Array) -> jax.Array:
         factor = jnp.where(draw(keys[1], count, 0.0) < views.grey, 0.0, factor)
     angle = math.radians(views.hue) * draw(keys[2], count)
     # A grey value stays; what is left of the colour is turned around the axis (1, 1, 1).
-    grey = np.tile(LUMA, (3, 1))
-    mean = np.full((3, 3), 1 / 3, np.float32)
-    turn = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], np.float32) / math.sqrt(3)
+    grey = np.tile(LUMA, (1, 3, 1))
+    mean = np.full((1, 3, 3), 1 / 3, np.float32)
+    turn = np.array([[[0, -1, 1], [1, 0, -1], [-1, 1, 0]]], np.float32) / math.sqrt(3)
     cosine = jnp.cos(angle)[:, None, None]
     sine = jnp.sin(angle)[:, None, None]
-    rotation = mean + cosine * (np.eye(3, dtype=np.float32) - mean) + sine * turn
+    rotation = mean + cosine * (np.eye(3, dtype=np.float32)[None] - mean) + sine * turn
     matrix = grey + factor[:, None, None] * (rotation - grey)
     turned = sum(image[..., None, i] * matrix[:, None, None, :, i] for i in range(3))
     return jnp.clip(turned, -1.0, 1.0)
@@ -117,7 +117,7 @@ def erase(views: Views, key: Key, image: jax.Array, ground: jax.Array) -> jax.Ar
     # The centre is in the image, away from its border: half a square lies within.
     row = height * draw(keys[2], count, 0.07, 0.93) - 0.5
     column = width * draw(keys[3], count, 0.07, 0.93) - 0.5
-    rows = jnp.abs(jnp.arange(height) - row[:, None]) < half[:, None]
-    columns = jnp.abs(jnp.arange(width) - column[:, None]) < half[:, None]
+    rows = jnp.abs(jnp.arange(height)[None] - row[:, None]) < half[:, None]
+    columns = jnp.abs(jnp.arange(width)[None] - column[:, None]) < half[:, None]
     square = rows[:, :, None] & columns[:, None, :] & chosen[:, None, None]
     return jnp.where(square[..., None], ground[:, None, None, :], image)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.errors import UserError
 
 # Largest value of each field; the smallest is 0, which turns the transformation off.
 LIMITS = {
@@ -195,23 +195,3 @@ PHOTOGRAPHS = Views(
     erase=0.2,
     erase_size=0.3,
 )
-AUGMENTATIONS: dict[str, Views] = {
-    "none": Views(),
-    "handwriting": HANDWRITING,
-    "objects": OBJECTS,
-    "photographs": PHOTOGRAPHS,
-}
-
-
-def find_views(views: Views | str) -> Views:
-    """Return the settings of a family, or `views` if they are settings already.
-
-    Raises:
-        UserError: an unknown name, or another type.
-    """
-    if isinstance(views, Views):
-        return views
-    if not isinstance(views, str) or views not in AUGMENTATIONS:
-        hint = did_you_mean(str(views), AUGMENTATIONS)
-        raise UserError(f"unknown augmentation {views!r}: {hint}, or give ts.Views(…)")
-    return AUGMENTATIONS[views]
