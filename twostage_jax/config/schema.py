@@ -9,6 +9,11 @@ program: widths 784-256-128 with a mirrored decoder, a head 128-64-10, Adam at 0
 32, five epochs per stage, PyTorch's initial values. It is the default for 28×28 images. `quick` is
 for small data sets, on which five epochs are only a few hundred steps: 20 epochs per stage,
 LeCun-normal initial values.
+
+`few-labels` pretrains a small convolutional network on two random views of each image (SimCLR with
+clusters), with AdamW and a cosine, and spreads the labels there are over a graph of neighbours.
+`few-labels-gpu` does the same in larger batches for longer. `noisy-labels` has the same stage 1 and
+a head that wrong labels change little. `photos` is for colour or larger images, and their default.
 """
 
 from collections.abc import Iterable, Mapping
@@ -89,7 +94,14 @@ DECAY_ON = ("all", "matrices")
 SCHEDULES = ("constant", "cosine")
 INITS = ("torch", "lecun")
 SHARE = ("encoder", "order")
-PRESETS = ("blog", "quick")
+PRESETS = (
+    "blog",
+    "quick",
+    "few-labels",
+    "few-labels-gpu",
+    "noisy-labels",
+    "photos",
+)
 NOT_COMPUTED = ("out", "save_predictions")  # fields about files; they change no result
 
 T = TypeVar("T", bound="Settings")
@@ -173,28 +185,76 @@ class StageConfig(Settings):
     """Fields of both stages. Those of the training do not apply to a head solved in one call."""
 
     epochs: Annotated[
-        int, *declare("INT", integer(0), default={"blog": 5, "quick": 20}, trained=True)
+        int,
+        *declare(
+            "INT",
+            integer(0),
+            default={
+                "blog": 5,
+                "few-labels": 12,
+                "few-labels-gpu": 100,
+                "noisy-labels": 12,
+                "others": 20,
+            },
+            trained=True,
+        ),
     ] = UNSET
     """Passes over the training images; 0 keeps the initial values"""
-    batch_size: Annotated[int, *declare("INT", integer(1), default=32, trained=True)] = UNSET
+    batch_size: Annotated[
+        int,
+        *declare(
+            "INT",
+            integer(1),
+            default={"blog": 32, "quick": 32, "few-labels-gpu": 1024, "photos": 64, "others": 256},
+            trained=True,
+        ),
+    ] = UNSET
     """Examples per step"""
     learning_rate: Annotated[
-        float, *declare("FLOAT", check_above_zero, default=0.001, sweepable=True, trained=True)
+        float,
+        *declare(
+            "FLOAT",
+            check_above_zero,
+            default={"blog": 0.001, "quick": 0.001, "others": 0.002},
+            sweepable=True,
+            trained=True,
+        ),
     ] = UNSET
     """Step size of Adam"""
     weight_decay: Annotated[
-        float, *declare("FLOAT", check_from_zero, default=0.0, sweepable=True, trained=True)
+        float,
+        *declare(
+            "FLOAT",
+            check_from_zero,
+            default={"blog": 0.0, "quick": 0.0, "others": 1e-4},
+            sweepable=True,
+            trained=True,
+        ),
     ] = UNSET
     """Decoupled weight decay, as in AdamW"""
     decay_on: Annotated[
-        str, *declare("NAME", choice("decay_on", DECAY_ON), default="all", trained=True)
+        str,
+        *declare(
+            "NAME",
+            choice("decay_on", DECAY_ON),
+            default={"blog": "all", "quick": "all", "others": "matrices"},
+            trained=True,
+        ),
     ] = UNSET
     """Arrays with weight decay: all, or matrices (no biases, no scales of a normalisation)"""
     schedule: Annotated[
-        str, *declare("NAME", choice("schedule", SCHEDULES), default="constant", trained=True)
+        str,
+        *declare(
+            "NAME",
+            choice("schedule", SCHEDULES),
+            default={"blog": "constant", "quick": "constant", "others": "cosine"},
+            trained=True,
+        ),
     ] = UNSET
     """Learning rate over the epochs: constant, or cosine (falls to 0.005 of itself)"""
-    warmup: Annotated[int, *declare("N", integer(0), default=0, trained=True)] = UNSET
+    warmup: Annotated[
+        int, *declare("N", integer(0), default={"blog": 0, "quick": 0, "others": 200}, trained=True)
+    ] = UNSET
     """Steps in which the learning rate rises from 0; at most a tenth of all steps"""
     schedule_epochs: Annotated[
         int | None, *declare("INT", integer(1), "the number of epochs", trained=True)
@@ -215,12 +275,22 @@ class PretrainConfig(StageConfig):
     """
 
     objective: Annotated[
-        str, *declare("NAME", choice("objective", OBJECTIVES, imports=True), default="autoencoder")
+        str,
+        *declare(
+            "NAME",
+            choice("objective", OBJECTIVES, imports=True),
+            default={"blog": "autoencoder", "quick": "autoencoder", "others": "simclr-iic"},
+        ),
     ] = UNSET
     """Loss to minimise: autoencoder, placeholder, denoising, masked, vae, simclr, simclr-iic, \
 vicreg, lejepa, supervised (uses labels), or package.module:function"""
     encoder: Annotated[
-        str, *declare("NAME", choice("encoder", ENCODERS, imports=True), default="mlp")
+        str,
+        *declare(
+            "NAME",
+            choice("encoder", ENCODERS, imports=True),
+            default={"blog": "mlp", "quick": "mlp", "others": "conv"},
+        ),
     ] = UNSET
     """Encoder: mlp, conv, resnet, vit, or package.module:name (Linen module, class or factory)"""
     widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), "by encoder")] = UNSET
@@ -238,7 +308,12 @@ class HeadConfig(StageConfig):
     """
 
     protocol: Annotated[
-        str, *declare("NAME", choice("protocol", PROTOCOLS, imports=True), default="mlp")
+        str,
+        *declare(
+            "NAME",
+            choice("protocol", PROTOCOLS, imports=True),
+            default={"blog": "mlp", "quick": "mlp", "others": "linear"},
+        ),
     ] = UNSET
     """Classifier on the features: mlp, linear, ridge, knn, finetune (trains the encoder, too), or \
 package.module:function"""
@@ -332,12 +407,18 @@ class RecipeConfig(Settings):
     """Fields that choose the defaults of the others."""
 
     preset: Annotated[
-        str, *declare("NAME", choice("preset", PRESETS), "blog for 28x28 images, else quick")
+        str,
+        *declare(
+            "NAME",
+            choice("preset", PRESETS),
+            "photos for colour or more than 28x28 pixels, blog for 28x28, else quick",
+        ),
     ] = UNSET
-    """Preset with default values for all flags that are not given: blog or quick"""
+    """Preset with default values for all flags that are not given: blog, quick, few-labels, \
+few-labels-gpu, noisy-labels or photos"""
     init: Annotated[
         str,
-        *declare("NAME", choice("init", INITS), default={"blog": "torch", "quick": "lecun"}),
+        *declare("NAME", choice("init", INITS), default={"blog": "torch", "others": "lecun"}),
     ] = UNSET
     """Initial values: torch (uniform within 1/sqrt(fan_in)) or lecun (LeCun-normal, as Flax)"""
 
