@@ -191,5 +191,6 @@ def from_dict(values: object, where: str, trust_code: bool = False) -> Config:
 
 def imported_names(config: Config) -> list[str]:
     """Names `package.module:name` of the code that a configuration imports."""
-    names = (config.pretrain.encoder, config.pretrain.objective, config.head.protocol)
+    stage = config.pretrain
+    names = (stage.encoder, stage.objective, config.augment, config.head.protocol)
     return [name for name in names if name and ":" in name]

@@ -44,6 +44,7 @@ from twostage_jax.config.fields import (
     declare_repeatable,
     integer,
     layer_sizes,
+    number,
     parse_mesh,
     present,
 )
@@ -94,6 +95,12 @@ DECAY_ON = ("all", "matrices")
 SCHEDULES = ("constant", "cosine")
 INITS = ("torch", "lecun")
 SHARE = ("encoder", "order")
+AUGMENTATIONS = (
+    "none",
+    "handwriting",
+    "objects",
+    "photographs",
+)
 PRESETS = (
     "blog",
     "quick",
@@ -421,6 +428,17 @@ few-labels-gpu, noisy-labels or photos"""
         *declare("NAME", choice("init", INITS), default={"blog": "torch", "others": "lecun"}),
     ] = UNSET
     """Initial values: torch (uniform within 1/sqrt(fan_in)) or lecun (LeCun-normal, as Flax)"""
+    # No defaults here: an objective may take no views.
+    augment: Annotated[
+        str,
+        *declare("NAME", choice("augmentation", ("auto", *AUGMENTATIONS), imports=True), "auto"),
+    ] = UNSET
+    """Random views that the objective compares: auto (chosen from the images, and printed), none, \
+handwriting, objects, photographs, or package.module:name of a ts.Views or a function"""
+    augment_strength: Annotated[
+        float, *declare("FLOAT", number("a number from 0 to 2", 0, 2.0001), "1")
+    ] = UNSET
+    """Factor of all strengths of the augmentation, from 0 to 2; chances stay as they are"""
 
 
 @dataclass(frozen=True, repr=False)

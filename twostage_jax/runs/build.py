@@ -22,6 +22,7 @@ from twostage_jax.runs.checks import (
 )
 from twostage_jax.runs.own_code import call_named, find_function, make_module, trace_errors
 from twostage_jax.runs.specs import batch_spec, solve_spec
+from twostage_jax.runs.views import make_augment
 from twostage_jax.stages.families import ENCODERS, HEADS, OBJECTIVES
 from twostage_jax.stages.heads.trained import attach
 from twostage_jax.stages.modules import check_finish, forward
@@ -183,6 +184,9 @@ def make_networks(
         "examples": images,
         **offered_options(config, "pretrain.objective"),
     }
+    augment = make_augment(config, image_shape)
+    if augment is not None:
+        modules["augment"] = augment
     encoder = modules["encoder"]
     decoder = modules["decoder"]
     options = {

@@ -291,7 +291,13 @@ def _with_pretrain(manifest: Manifest, plan: Plan, first: StageResult) -> Manife
     return dataclasses.replace(
         manifest,
         groups=describe_groups(pretrain_groups(first.params, plan.trials)),
-        pretrain=PretrainRecord(settings.objective, len(first.records), loss, plan.labels_read),
+        pretrain=PretrainRecord(
+            settings.objective,
+            len(first.records),
+            loss,
+            plan.labels_read,
+            manifest.augmentation,
+        ),
     )
 
 
