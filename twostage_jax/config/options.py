@@ -16,6 +16,8 @@ from twostage_jax.errors import UserError
 OPTIONS: dict[str, dict[str, str]] = {
     "pretrain.widths": {"pretrain.encoder": "widths", "pretrain.objective": "decoder"},
     "pretrain.norm": {"pretrain.encoder": "norm", "pretrain.objective": "projector"},
+    "augment": {"pretrain.objective": "augment"},
+    "augment_strength": {"pretrain.objective": "augment"},
     "head.widths": {"head.protocol": "widths"},
     "head.loss": {"head.protocol": "loss"},
     "head.unfreeze": {"head.protocol": "unfreeze"},

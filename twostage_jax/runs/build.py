@@ -22,6 +22,7 @@ from twostage_jax.runs.checks import (
 )
 from twostage_jax.runs.own_code import call_named, find_function, make_module, trace_errors
 from twostage_jax.runs.specs import batch_spec, solve_spec
+from twostage_jax.runs.views import make_augment
 from twostage_jax.stages.families import ENCODERS, HEADS, OBJECTIVES
 from twostage_jax.stages.heads.trained import attach
 from twostage_jax.stages.modules import check_finish, forward
@@ -80,6 +81,22 @@ class Networks:
         """Shape `(D,)` of the features of one image."""
         image = batch_spec(self.image_shape)["image"]
         return jax.eval_shape(self.features, self.encoder_shapes, image).shape[1:]
+
+    @cached_property
+    def reads_labels(self) -> bool:
+        """True if the loss of stage 1 depends on labels; found by tracing it, not by its name."""
+        stage = self.pretrain({})
+
+        def loss(label: jax.Array, key: jax.Array, rest: Batch) -> jax.Array:
+            batch = {**rest, "label": label}
+            init_key, loss_key = jax.random.split(key)
+            return stage.loss(stage.init(init_key, batch), loss_key, batch)[0]
+
+        batch = batch_spec(self.image_shape)
+        label = batch.pop("label")
+        jaxpr = jax.make_jaxpr(loss)(label, jax.eval_shape(new_key), batch).jaxpr
+        used = [variable for equation in jaxpr.eqns for variable in equation.invars]
+        return any(variable is jaxpr.invars[0] for variable in used)
 
     def features(self, params: Params, image: jax.Array) -> jax.Array:
         """Return features `[B, D]` of images `[B, H, W, C]` from the encoder's parameters."""
@@ -167,6 +184,9 @@ def make_networks(
         "examples": images,
         **offered_options(config, "pretrain.objective"),
     }
+    augment = make_augment(config, image_shape)
+    if augment is not None:
+        modules["augment"] = augment
     encoder = modules["encoder"]
     decoder = modules["decoder"]
     options = {
@@ -199,7 +219,7 @@ def make_networks(
 
     decode = None
     # Another objective may use its decoder in any way, so its output need not be an image.
-    if config.pretrain.objective in ("autoencoder", "denoising"):
+    if config.pretrain.objective in ("autoencoder", "denoising", "masked"):
         decode = make_decode(encoder, decoder)
     networks = Networks(
         encoder,

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from twostage_jax.config.fields import parse_mesh
+from twostage_jax.config.schema import StageConfig
 from twostage_jax.engine.compile import compile_each
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
 from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate
@@ -28,8 +29,8 @@ from twostage_jax.runs.plan import Plan, few_examples
 from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import first_numbers
 from twostage_jax.stages.freezing import freeze
-from twostage_jax.stages.optimiser import adam
-from twostage_jax.stages.stage import Params, new_key
+from twostage_jax.stages.optimiser import adam, make_schedule
+from twostage_jax.stages.stage import Params, Scalar, new_key
 from twostage_jax.trees import PyTree, size_of
 
 RATES = ("learning_rate", "weight_decay")
@@ -82,7 +83,7 @@ def _parts(plan: Plan, stage: str) -> _StageParts:
     data = with_index(data, plan.networks.needs_index(stage))
     validation = _abstract_validation(plan, stage)
     batch = few_examples(plan.dataset)
-    recipe = make_recipe(plan, stage)
+    recipe = make_recipe(plan, stage, len(data.shapes["image"]))
     return _StageParts(recipe, numbers, batch, groups, data, batch_size, validation)
 
 
@@ -109,8 +110,14 @@ def _no_features(plan: Plan, count: int) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
 
-def make_recipe(plan: Plan, stage: str) -> Recipe:
-    """Return `numbers -> (stage, optimiser)`; numbers that are not swept come from the config."""
+def make_recipe(plan: Plan, stage: str, examples: int) -> Recipe:
+    """Return `numbers -> (stage, optimiser)`; numbers that are not swept come from the config.
+
+    Args:
+        plan: the run.
+        stage: `pretrain` or `head`.
+        examples: number of training examples of one trial.
+    """
     settings = getattr(plan.config, stage)
     make = plan.networks.pretrain
     if stage == "head":
@@ -119,7 +126,7 @@ def make_recipe(plan: Plan, stage: str) -> Recipe:
     def recipe(numbers: Mapping[str, PyTree]):
         # A swept rate is an array; the others are Python numbers, which XLA can fold.
         rates = {name: numbers.get(name, getattr(settings, name)) for name in RATES}
-        tx: optax.GradientTransformation = adam(**rates)
+        tx = make_optimiser(settings, examples, **rates)
         made = make(numbers)
         if made.optimiser is not None:
             tx = made.optimiser(tx)
@@ -128,6 +135,19 @@ def make_recipe(plan: Plan, stage: str) -> Recipe:
         return made, tx
 
     return recipe
+
+
+def make_optimiser(
+    settings: StageConfig, examples: int, learning_rate: Scalar, weight_decay: Scalar
+) -> optax.GradientTransformation:
+    """Return the optimiser of a stage that trains on so many examples; rates may be traced."""
+    epochs = settings.schedule_epochs or settings.epochs
+    steps = epochs * -(-examples // settings.batch_size)
+    return adam(
+        make_schedule(settings.schedule, learning_rate, steps, settings.warmup),
+        weight_decay=weight_decay,
+        decay_vectors=settings.decay_on == "all",
+    )
 
 
 def place_stages(plan: Plan) -> dict[str, Placed]:

@@ -65,7 +65,9 @@ def _show_training(result: Record, terminal: Terminal) -> None:
     _field("trained on", labels, terminal)
     pretrain = result.pretrain
     loss = "" if pretrain.loss is None else f", loss {pretrain.loss:.4f}"
-    _field("stage 1", f"{pretrain.objective}, {counted(pretrain.epochs, 'epoch')}{loss}", terminal)
+    used = f"; used {counted(pretrain.labels, 'label')}" if pretrain.labels else ""
+    length = counted(pretrain.epochs, "epoch")
+    _field("stage 1", f"{pretrain.objective}, {length}{loss}{used}", terminal)
     head = result.head
     length = counted(head.epochs, "epoch") if head.epochs else "solved in one call"
     encoder = "encoder unchanged (SHA-256)" if result.frozen.groups else "encoder trained, too"
