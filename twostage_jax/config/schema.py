@@ -34,6 +34,7 @@ from twostage_jax.config.fields import (
     declare_repeatable,
     integer,
     layer_sizes,
+    number,
     parse_mesh,
 )
 from twostage_jax.config.page import documented
@@ -74,7 +75,14 @@ ENCODERS = (
     "vit",
 )
 NORMS = ("batch", "group")
-PROTOCOLS = ("mlp", "linear", "ridge", "knn")
+PROTOCOLS = (
+    "mlp",
+    "linear",
+    "ridge",
+    "knn",
+    "finetune",
+)
+LOSSES = ("cross-entropy", "gce", "elr", "forward")
 SOLVED = ("linear", "ridge", "knn")  # computed in one call: no epochs, no steps
 # Fields that belong to one encoder, with their defaults.
 ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
@@ -89,6 +97,12 @@ DECAY_ON = ("all", "matrices")
 SCHEDULES = ("constant", "cosine")
 INITS = ("torch", "lecun")
 SHARE = ("encoder", "order")
+AUGMENTATIONS = (
+    "none",
+    "handwriting",
+    "objects",
+    "photographs",
+)
 NOT_COMPUTED = ("out", "save_predictions")  # fields about files; they change no result
 
 
@@ -171,7 +185,8 @@ class HeadConfig(StageConfig):
         str,
         *declare("NAME", choice("protocol", PROTOCOLS, imports=True), default=PROTOCOL),
     ] = UNSET
-    """Classifier on the features: mlp, linear, ridge, knn, or package.module:function"""
+    """Classifier on the features: mlp, linear, ridge, knn, finetune (trains the encoder, too), or \
+package.module:function"""
     encode: Annotated[
         str, *declare("NAME", choice("--head.encode", ENCODE), default="auto", trained=True)
     ] = UNSET
@@ -180,6 +195,25 @@ class HeadConfig(StageConfig):
         tuple[int, ...], *declare("INT...", layer_sizes(0), default=(64,), trained=True)
     ] = UNSET
     """Sizes of the hidden layers; no size gives a linear layer"""
+    # No default here: a function has its own, and may have no such parameter.
+    loss: Annotated[
+        str, *declare("NAME", choice("loss", LOSSES), "cross-entropy", trained=True)
+    ] = UNSET
+    """Loss: cross-entropy, or against wrong labels gce (generalised cross-entropy), elr \
+(early-learning regularisation) or forward (correction by an estimated transition matrix)"""
+    encoder_learning_rate: Annotated[
+        float,
+        *declare(
+            "FLOAT",
+            check_above_zero,
+            "a tenth of --head.learning-rate",
+            sweepable=True,
+            trained=True,
+        ),
+    ] = UNSET
+    """Step size for the encoder, with --head.protocol finetune"""
+    unfreeze: Annotated[str, *declare("PATTERN", check_text, "all of them", trained=True)] = UNSET
+    """Parameters of the encoder that finetune trains, for instance 'encoder/params/Dense_1/*'"""
 
 
 # The two stages, in the order of their training.
@@ -257,6 +291,17 @@ few-labels-gpu, noisy-labels or photos"""
         *declare("NAME", choice("init", INITS), default=INIT),
     ] = UNSET
     """Initial values: torch (uniform within 1/sqrt(fan_in)) or lecun (LeCun-normal, as Flax)"""
+    # No defaults here: an objective may take no views.
+    augment: Annotated[
+        str,
+        *declare("NAME", choice("augmentation", ("auto", *AUGMENTATIONS), imports=True), "auto"),
+    ] = UNSET
+    """Random views that the objective compares: auto (chosen from the images, and printed), none, \
+handwriting, objects, photographs, or package.module:name of a ts.Views or a function"""
+    augment_strength: Annotated[
+        float, *declare("FLOAT", number("a number from 0 to 2", 0, 2.0001), "1")
+    ] = UNSET
+    """Factor of all strengths of the augmentation, from 0 to 2; chances stay as they are"""
 
 
 @dataclass(frozen=True, repr=False)

@@ -23,6 +23,14 @@ def announce(
             f"stage 1 ({settings.pretrain.objective}) uses {plan.labels_read:,} labels: its "
             "encoder is no evidence for pretraining without labels"
         )
+    augmentation = plan.augmentation
+    # Figures are there if the name was not given.
+    if augmentation is not None and augmentation.figures and "pretrain" in plan.stages:
+        terminal.line(
+            f"augmentation: {augmentation.name}, chosen because {augmentation.reason}; "
+            "--augment NAME overrides",
+            hang=2,
+        )
     rows = []
     for stage, (placement, need) in placed.items():
         chunks = len(placement.pieces)

@@ -12,6 +12,7 @@ from twostage_jax.runs.build import Networks, head_shapes
 from twostage_jax.runs.examples import Examples
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.stage import Params
+from twostage_jax.store.records import AugmentationRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class Plan:
         stages: names of the stages to train.
         chunks: members that train together, by stage, of the run that is resumed.
         encoding: use of the encoder in stage 2, in words.
+        augmentation: augmentation of stage 1, None if its objective takes no views.
     """
 
     config: Config
@@ -41,6 +43,7 @@ class Plan:
     stages: tuple[str, ...]
     chunks: Mapping[str, int]
     encoding: str
+    augmentation: AugmentationRecord | None = None
 
     @property
     def features_once(self) -> bool:

@@ -79,6 +79,15 @@ class MachineRecord:
 
 
 @dataclass(frozen=True)
+class AugmentationRecord:
+    """Augmentation of stage 1 and the reason for it."""
+
+    name: str
+    reason: str  # `given`, or the figures of the images in words
+    figures: dict[str, float]  # that decided; empty if the name was given
+
+
+@dataclass(frozen=True)
 class PretrainRecord:
     """Outcome of stage 1."""
 
@@ -86,11 +95,12 @@ class PretrainRecord:
     epochs: int
     loss: float | None  # mean loss of the last epoch; None without epochs
     labels: int = 0  # number of labels that the objective used; 0 if it reads no label
+    augmentation: AugmentationRecord | None = None  # None if the objective takes no views
 
 
 @dataclass(frozen=True)
 class FrozenRecord:
-    """Proof that stage 2 did not change the frozen groups: their digests before and after."""
+    """Digests of the encoder before and after stage 2; `groups` names what was frozen."""
 
     groups: list[str]
     before: str
@@ -124,6 +134,7 @@ class Manifest:
     frozen: FrozenRecord | None = None
     # Number of epochs of each stage that `on_epoch` has ended.
     stopped: dict[str, int] = field(default_factory=dict)
+    augmentation: AugmentationRecord | None = None  # of stage 1, if its objective takes views
 
     def __post_init__(self) -> None:
         """Check the counts."""
