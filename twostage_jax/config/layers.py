@@ -15,8 +15,8 @@ from twostage_jax.config.schema import (
     SOLVED,
     TRAINED,
     Config,
-    from_mapping,
 )
+from twostage_jax.config.settings import from_mapping
 from twostage_jax.config.sweep import swept
 from twostage_jax.errors import UserError
 
