@@ -94,6 +94,11 @@ def resolve(config: Config, image_shape: Sequence[int], validation: int) -> Conf
         values[group][function] = (
             getattr(getattr(config, group), function) or values[group][function]
         )
+    pretrain = values["pretrain"]
+    if config.pretrain.select == "probe":
+        pretrain["watch"] = "on"
+    elif pretrain["objective"] == "placeholder":
+        pretrain["watch"] = "off"  # it trains nothing
     return overlay(config, values | {"preset": preset, "validation": validation})
 
 

@@ -52,6 +52,8 @@ ENCODERS = ("mlp",)
 PROTOCOLS = ("mlp", "linear", "ridge", "knn")
 SOLVED = ("linear", "ridge", "knn")  # computed in one call: no epochs, no steps
 ENCODE = ("auto", "once", "loop")
+WATCH = ("on", "off")
+SELECT = ("last", "probe")
 INITS = ("torch", "lecun")
 SHARE = ("encoder", "order")
 PRESETS = ("blog", "quick")
@@ -177,6 +179,20 @@ class PretrainConfig(StageConfig):
         UNSET
     )
     """Layer sizes of the encoder; the decoder mirrors them"""
+    watch: Annotated[
+        str,
+        *declare(
+            "on|off",
+            choice("--pretrain.watch", WATCH),
+            "on; off for placeholder",
+            default="on",
+        ),
+    ] = UNSET
+    """Probe, nearest neighbours and effective rank on validation after each epoch"""
+    select: Annotated[
+        str, *declare("last|probe", choice("--pretrain.select", SELECT), default="last")
+    ] = UNSET
+    """Epoch whose encoder is kept: the last one, or the best by the probe on validation"""
 
 
 @dataclass(frozen=True, repr=False)

@@ -85,6 +85,14 @@ class PretrainRecord:
     objective: str
     epochs: int
     loss: float | None  # mean loss of the last epoch; None without epochs
+    # Figures of the encoder that is kept, means over encoders; None if it was not watched.
+    probe: float | None = None  # accuracy of a linear probe on validation
+    knn: float | None = None  # accuracy of nearest neighbours on validation
+    rank: float | None = None  # effective rank of its features
+    spread: float | None = None  # their standard deviation as a share of their length
+    features: int | None = None  # number of features
+    kept: list[int] | None = None  # epoch of each encoder's parameters if they are the best
+    collapsed: str | None = None  # sentence, if the features had collapsed at the end
 
 
 @dataclass(frozen=True)
