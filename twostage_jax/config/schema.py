@@ -184,8 +184,9 @@ class PretrainConfig(StageConfig):
         *declare(
             "on|off",
             choice("--pretrain.watch", WATCH),
-            "on; off for placeholder",
-            default="on",
+            "on; off in blog and quick, and for placeholder",
+            # It takes longer than an epoch of theirs.
+            default={"blog": "off", "quick": "off"},
         ),
     ] = UNSET
     """Probe, nearest neighbours and effective rank on validation after each epoch"""
