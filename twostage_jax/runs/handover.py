@@ -138,7 +138,7 @@ def load_pretrained(folder: Path, manifest: Manifest, networks: Networks, trials
     expected = jax.eval_shape(init, new_key(), batch_spec(shape))
     members = len(trials.encoders)
     expected = _with_axis(expected, members)
-    settings = manifest.config["pretrain"]
+    settings = manifest.config.get("pretrain")
     if isinstance(settings, dict) and settings.get("select") == "probe":
         best = _load(folder, "pretrain", best_shapes(expected, members), BEST)
         params = best["params"]
