@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from twostage_jax.stages.freezing import freeze
     from twostage_jax.stages.heads.neighbours import knn
     from twostage_jax.stages.heads.solved import linear, ridge
-    from twostage_jax.stages.heads.trained import attach, classifier, make_logits, mlp
+    from twostage_jax.stages.heads.trained import attach, classifier, finetune, make_logits, mlp
     from twostage_jax.stages.modules import forward, init_on_features, make_finish, module_init
     from twostage_jax.stages.nets.conv import Conv
     from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
@@ -60,7 +60,7 @@ _HOME = {
     "stages.freezing": ("freeze",),
     "stages.heads.neighbours": ("knn",),
     "stages.heads.solved": ("linear", "ridge"),
-    "stages.heads.trained": ("attach", "classifier", "make_logits", "mlp"),
+    "stages.heads.trained": ("attach", "classifier", "finetune", "make_logits", "mlp"),
     "stages.modules": ("forward", "init_on_features", "make_finish", "module_init"),
     "stages.nets.conv": ("Conv",),
     "stages.nets.mlp": ("MLP", "Identity", "mirror"),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twostage_jax.config.fields import declarations, dotted, present
+from twostage_jax.config.options import OPTIONS
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import (
     ENCODER_DEFAULTS,
@@ -20,6 +21,8 @@ from twostage_jax.config.sweep import swept
 from twostage_jax.errors import UserError
 
 BLOG_SHAPE = (28, 28)  # images of the blog's data set, MNIST
+# Fields that another protocol does not inherit.
+HEAD_FIELDS = (*TRAINED, *(x.partition(".")[2] for x in OPTIONS if x.startswith("head.")))
 # The field that names the function to which the numbers of `set` belong.
 FUNCTION_FIELDS = {"pretrain": "objective", "head": "protocol"}
 
@@ -49,7 +52,7 @@ def _overlay_group(top: Any, base: object, group: str, varied: Sequence[str]) ->
     # A temperature of one objective means nothing, or something else, to another; nor do the steps
     # of one head to a head that may be solved.
     if inherited.get(function) not in (None, values.get(function)):
-        for name in ("set", *(TRAINED if group == "head" else ())):
+        for name in ("set", *(HEAD_FIELDS if group == "head" else ())):
             inherited.pop(name, None)
         values = {**inherited, **present(top)}
     # Nor do the layer sizes of one encoder fit another.
@@ -125,6 +128,9 @@ def unresolved(config: Config) -> list[str]:
         # An imported protocol may be solved; only its import can tell.
         if ":" in (getattr(values, "protocol", None) or ""):
             names = [name for name in names if name not in TRAINED]
+        # An imported encoder may have no layer sizes.
+        if ":" in (getattr(values, "encoder", None) or ""):
+            names = [name for name in names if name not in ENCODER_FIELDS]
         missing += [f"{group}.{name}" for name in names]
     return missing
 

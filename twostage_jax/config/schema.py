@@ -55,7 +55,14 @@ ENCODERS = (
     "vit",
 )
 NORMS = ("batch", "group")
-PROTOCOLS = ("mlp", "linear", "ridge", "knn")
+PROTOCOLS = (
+    "mlp",
+    "linear",
+    "ridge",
+    "knn",
+    "finetune",
+)
+LOSSES = ("cross-entropy", "gce", "elr", "forward")
 SOLVED = ("linear", "ridge", "knn")  # computed in one call: no epochs, no steps
 # Fields that belong to one encoder, with their defaults.
 ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
@@ -221,7 +228,8 @@ class HeadConfig(StageConfig):
     protocol: Annotated[
         str, *declare("NAME", choice("protocol", PROTOCOLS, imports=True), default="mlp")
     ] = UNSET
-    """Classifier on the features: mlp, linear, ridge, knn, or package.module:function"""
+    """Classifier on the features: mlp, linear, ridge, knn, finetune (trains the encoder, too), or \
+package.module:function"""
     encode: Annotated[
         str, *declare("NAME", choice("--head.encode", ENCODE), default="auto", trained=True)
     ] = UNSET
@@ -230,6 +238,25 @@ class HeadConfig(StageConfig):
         tuple[int, ...], *declare("INT...", layer_sizes(0), default=(64,), trained=True)
     ] = UNSET
     """Sizes of the hidden layers; no size gives a linear layer"""
+    # No default here: a function has its own, and may have no such parameter.
+    loss: Annotated[
+        str, *declare("NAME", choice("loss", LOSSES), "cross-entropy", trained=True)
+    ] = UNSET
+    """Loss: cross-entropy, or against wrong labels gce (generalised cross-entropy), elr \
+(early-learning regularisation) or forward (correction by an estimated transition matrix)"""
+    encoder_learning_rate: Annotated[
+        float,
+        *declare(
+            "FLOAT",
+            check_above_zero,
+            "a tenth of --head.learning-rate",
+            sweepable=True,
+            trained=True,
+        ),
+    ] = UNSET
+    """Step size for the encoder, with --head.protocol finetune"""
+    unfreeze: Annotated[str, *declare("PATTERN", check_text, "all of them", trained=True)] = UNSET
+    """Parameters of the encoder that finetune trains, for instance 'encoder/params/Dense_1/*'"""
 
 
 # The two stages, in the order of their training.

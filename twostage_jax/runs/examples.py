@@ -153,6 +153,14 @@ def _head_labels(examples: Examples) -> TrialData:
     return TrialData({}, {"label": gather(label, np.arange(len(label)))})
 
 
+def with_index(data: TrialData, needed: bool) -> TrialData:
+    """Return training data with `index`, the position of each example, if a stage needs it."""
+    if not needed:
+        return data
+    count = data.shapes["image"].shape[0]
+    return data | TrialData({"index": np.arange(count, dtype=np.int32)}, {})
+
+
 def validation_data(
     examples: Examples, features: np.ndarray | None, trials: Trials
 ) -> TrialData | None:

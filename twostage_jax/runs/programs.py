@@ -18,12 +18,12 @@ from twostage_jax.engine.solve import SolvePrograms, lower_solve
 from twostage_jax.engine.state import make_init
 from twostage_jax.engine.watch import FIGURES, lower_watch, make_watch
 from twostage_jax.errors import UserError
-from twostage_jax.runs.build import OPTIMISER
 from twostage_jax.runs.examples import (
     head_data,
     pretrain_data,
     solve_data,
     validation_data,
+    with_index,
 )
 from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
 from twostage_jax.runs.plan import Plan, few_examples
@@ -34,6 +34,8 @@ from twostage_jax.stages.freezing import freeze
 from twostage_jax.stages.optimiser import adam
 from twostage_jax.stages.stage import Metrics, Params, new_key
 from twostage_jax.trees import PyTree, size_of
+
+RATES = ("learning_rate", "weight_decay")
 
 
 class Placed(NamedTuple):
@@ -80,6 +82,7 @@ def _parts(plan: Plan, stage: str) -> _StageParts:
     if stage == "head":
         groups = {FROZEN: plan.networks.encoder_shapes}
     data = pretrain_data(plan.examples) if stage == "pretrain" else abstract_head_data(plan)
+    data = with_index(data, plan.networks.needs_index(stage))
     validation = _abstract_validation(plan, stage)
     batch = few_examples(plan.dataset)
     recipe = make_recipe(plan, stage)
@@ -117,11 +120,15 @@ def make_recipe(plan: Plan, stage: str) -> Recipe:
         make = plan.networks.on_features if plan.features_once else plan.networks.attached
 
     def recipe(numbers: Mapping[str, PyTree]):
-        settings_of_stage = {name: x for name, x in numbers.items() if name not in OPTIMISER}
         # A swept rate is an array; the others are Python numbers, which XLA can fold.
-        rates = {name: numbers.get(name, getattr(settings, name)) for name in OPTIMISER}
+        rates = {name: numbers.get(name, getattr(settings, name)) for name in RATES}
         tx: optax.GradientTransformation = adam(**rates)
-        return make(settings_of_stage), (freeze(tx, FROZEN) if stage == "head" else tx)
+        made = make(numbers)
+        if made.optimiser is not None:
+            tx = made.optimiser(tx)
+        if stage == "head" and not plan.networks.tunes_encoder:
+            tx = freeze(tx, FROZEN)
+        return made, tx
 
     return recipe
 

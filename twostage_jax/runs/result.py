@@ -97,7 +97,7 @@ class ResultRecord:
         data: sizes and identity of the data.
         pretrain: outcome of stage 1.
         head: outcome of stage 2.
-        frozen: proof that the encoder did not change.
+        frozen: proof that the encoder did not change, or its digests if stage 2 trains it.
         validation: scores of the ensemble on validation.
         test: its scores on test.
         member_validation: scores of each member on validation.

@@ -221,8 +221,9 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     second = train_head(context, pretrained, encoder, records["pretrain"])
     records["head"] = second.records
     after = describe_groups(head_groups(second.params, plan.trials))
-    frozen = FrozenRecord([FROZEN], before, after[FROZEN].sha256, before == after[FROZEN].sha256)
-    if not frozen.unchanged:
+    names = [] if plan.networks.tunes_encoder else [FROZEN]
+    frozen = FrozenRecord(names, before, after[FROZEN].sha256, before == after[FROZEN].sha256)
+    if names and not frozen.unchanged:
         # Not an error of the user: the optimiser must have moved a frozen group.
         raise RuntimeError(f"the frozen encoder changed in stage 2: {frozen}")
     trained = Trained(

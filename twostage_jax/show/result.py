@@ -69,7 +69,8 @@ def _show_training(result: Record, terminal: Terminal) -> None:
     show_encoder(pretrain, terminal)
     head = result.head
     length = counted(head.epochs, "epoch") if head.epochs else "solved in one call"
-    _field("stage 2", f"{head.protocol} head, encoder unchanged (SHA-256), {length}", terminal)
+    encoder = "encoder unchanged (SHA-256)" if result.frozen.groups else "encoder trained, too"
+    _field("stage 2", f"{head.protocol} head, {encoder}, {length}", terminal)
     if result.sweep is not None:
         values = result.sweep.points[result.sweep.chosen].values
         chosen = ", ".join(f"{name} {value:g}" for name, value in values.items())
@@ -96,7 +97,8 @@ def _show_details(result: Record, terminal: Terminal) -> None:
     show_scores("results", {"validation": result.validation, "test": result.test}, terminal)
     show_members(result.summary, len(result.ensemble.rows), "test", terminal)
     show_uncertainty(result.test, result.uncertainty, "test", terminal)
-    _field("encoder", f"not changed by stage 2, {result.frozen.after}", terminal)
+    encoder = "not changed by stage 2" if result.frozen.groups else "trained by stage 2"
+    _field("encoder", f"{encoder}, {result.frozen.after}", terminal)
     phases = (f"{name} {s:.1f}" for name, s in result.seconds.items() if s and name != "total")
     _field("seconds", ", ".join(phases), terminal)
 

@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from twostage_jax.stages.heads.neighbours import knn
 from twostage_jax.stages.heads.solved import linear, ridge
-from twostage_jax.stages.heads.trained import mlp
+from twostage_jax.stages.heads.trained import finetune, mlp
 from twostage_jax.stages.nets.conv import Conv
 from twostage_jax.stages.nets.mlp import MLP
 from twostage_jax.stages.nets.resnet import ResNet
@@ -33,4 +33,5 @@ HEADS: dict[str, Callable[..., Head]] = {
     "linear": linear,
     "ridge": ridge,
     "knn": knn,
+    "finetune": finetune,
 }

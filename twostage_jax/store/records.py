@@ -97,7 +97,7 @@ class PretrainRecord:
 
 @dataclass(frozen=True)
 class FrozenRecord:
-    """Proof that stage 2 did not change the frozen groups: their digests before and after."""
+    """Digests of the encoder before and after stage 2; `groups` names what was frozen."""
 
     groups: list[str]
     before: str
