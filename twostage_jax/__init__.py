@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from twostage_jax.stages.heads.neighbours import knn
     from twostage_jax.stages.heads.solved import linear, ridge
     from twostage_jax.stages.heads.trained import attach, classifier, make_logits, mlp
+    from twostage_jax.stages.modules import forward, init_on_features, make_finish, module_init
     from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
     from twostage_jax.stages.optimiser import adam
     from twostage_jax.stages.pretrain.placeholder import placeholder
@@ -56,6 +57,7 @@ _HOME = {
     "stages.heads.neighbours": ("knn",),
     "stages.heads.solved": ("linear", "ridge"),
     "stages.heads.trained": ("attach", "classifier", "make_logits", "mlp"),
+    "stages.modules": ("forward", "init_on_features", "make_finish", "module_init"),
     "stages.nets.mlp": ("MLP", "Identity", "mirror"),
     "stages.optimiser": ("adam",),
     "stages.pretrain.placeholder": ("placeholder",),

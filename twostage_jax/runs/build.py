@@ -17,7 +17,7 @@ from twostage_jax.runs.own_code import call_named, find_function, make_module, t
 from twostage_jax.runs.specs import batch_spec, solve_spec
 from twostage_jax.stages.families import HEADS, OBJECTIVES
 from twostage_jax.stages.heads.trained import attach
-from twostage_jax.stages.modules import forward
+from twostage_jax.stages.modules import check_finish, forward
 from twostage_jax.stages.nets.mlp import MLP, mirror
 from twostage_jax.stages.pretrain.reconstruction import make_decode
 from twostage_jax.stages.signature import check_head, numbers
@@ -220,6 +220,7 @@ def _check_stage(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None:
         params = stage.init(init_key, batch)
         if "encoder" not in params:
             raise UserError(f"{name} has no group called encoder, only {sorted(params)}")
+        check_finish(stage, params, name)
         return stage.loss(params, loss_key, batch)
 
     _check_loss(name, jax.eval_shape(init_and_loss, new_key(), batch_spec(image_shape)))
