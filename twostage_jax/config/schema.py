@@ -95,6 +95,8 @@ ENCODER_FIELDS = ("widths", "norm")
 ENCODE = ("auto", "once", "loop")
 DECAY_ON = ("all", "matrices")
 SCHEDULES = ("constant", "cosine")
+WATCH = ("on", "off")
+SELECT = ("last", "probe")
 INITS = ("torch", "lecun")
 SHARE = ("encoder", "order")
 AUGMENTATIONS = (
@@ -171,6 +173,21 @@ vicreg, lejepa, supervised (uses labels), or package.module:function"""
     """Layer sizes of the encoder; the last is the number of features. The decoder mirrors them"""
     norm: Annotated[str, *declare("NAME", choice("norm", NORMS), "by encoder")] = UNSET
     """Normalisation of conv and resnet: batch (fixed statistics after training) or group"""
+    watch: Annotated[
+        str,
+        *declare(
+            "on|off",
+            choice("--pretrain.watch", WATCH),
+            "on; off in blog and quick, and for placeholder",
+            # It takes longer than an epoch of theirs.
+            default={"blog": "off", "quick": "off"},
+        ),
+    ] = UNSET
+    """Probe, nearest neighbours and effective rank on validation after each epoch"""
+    select: Annotated[
+        str, *declare("last|probe", choice("--pretrain.select", SELECT), default="last")
+    ] = UNSET
+    """Epoch whose encoder is kept: the last one, or the best by the probe on validation"""
 
 
 @dataclass(frozen=True, repr=False)

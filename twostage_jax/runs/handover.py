@@ -19,6 +19,7 @@ from twostage_jax.engine.placement import map_members
 from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import Corrupted
 from twostage_jax.runs.build import Networks, head_shapes
+from twostage_jax.runs.checkpoints import BEST, best_shapes
 from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.stage import Params, new_key
@@ -137,7 +138,14 @@ def load_pretrained(folder: Path, manifest: Manifest, networks: Networks, trials
     init = networks.pretrain({}).init
     shape = manifest.preprocessing.image_shape
     expected = jax.eval_shape(init, new_key(), batch_spec(shape))
-    params = _load(folder, "pretrain", _with_axis(expected, len(trials.encoders)))
+    members = len(trials.encoders)
+    expected = _with_axis(expected, members)
+    settings = manifest.config.get("pretrain")
+    if isinstance(settings, dict) and settings.get("select") == "probe":
+        best = _load(folder, "pretrain", best_shapes(expected, members), BEST)
+        params = best["params"]
+    else:
+        params = _load(folder, "pretrain", expected)
     groups = pretrain_groups(params, trials)
     # After stage 2, the manifest describes an encoder for each trial.
     if manifest.frozen is not None and len(trials.encoders) > 1:
@@ -201,10 +209,10 @@ def _with_axis(tree: PyTree, count: int) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), tree)
 
 
-def _load(folder: Path, stage: str, expected: Params) -> Params:
+def _load(folder: Path, stage: str, expected: PyTree, tree: str = "params") -> PyTree:
     if not (folder / stage).is_dir():
         raise Corrupted(f"{folder} has no stage {stage}: give a run that has finished it")
-    return Store(folder / stage).load({"params": expected}).trees["params"]
+    return Store(folder / stage).load({tree: expected}).trees[tree]
 
 
 def _check_groups(where: Path, params: Params, digests: Mapping[str, str | None]) -> None:

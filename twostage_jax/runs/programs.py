@@ -1,6 +1,6 @@
 """All programs of a run, compiled together: both stages, the passes between and after them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import optax
 
 from twostage_jax.config.fields import parse_mesh
 from twostage_jax.config.schema import StageConfig
-from twostage_jax.engine.compile import compile_each
+from twostage_jax.engine.compile import as_function, compile_each
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
 from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate
 from twostage_jax.engine.passes import Pass, lower_pass
@@ -17,6 +17,8 @@ from twostage_jax.engine.placement import MEMBER, Placement, constrain, make_mes
 from twostage_jax.engine.predictor import lower_logits, place_passes
 from twostage_jax.engine.solve import SolvePrograms, lower_solve
 from twostage_jax.engine.state import make_init
+from twostage_jax.engine.watch import FIGURES, lower_watch, make_watch
+from twostage_jax.errors import UserError
 from twostage_jax.runs.examples import (
     head_data,
     pretrain_data,
@@ -28,9 +30,10 @@ from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
 from twostage_jax.runs.plan import Plan, few_examples
 from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import first_numbers
+from twostage_jax.runs.watch import watch_data
 from twostage_jax.stages.freezing import freeze
 from twostage_jax.stages.optimiser import adam, make_schedule
-from twostage_jax.stages.stage import Params, Scalar, new_key
+from twostage_jax.stages.stage import Metrics, Params, Scalar, new_key
 from twostage_jax.trees import PyTree, size_of
 
 RATES = ("learning_rate", "weight_decay")
@@ -234,6 +237,8 @@ def _lowered_programs(
             placement,
             parts.validation.shapes if parts.validation else None,
         )
+        if stage == "pretrain" and plan.config.pretrain.watch == "on":
+            lowered = lowered._replace(watch=_lower_watch(plan, placement, lowered.validate))
         yield {stage: lowered}
     if "head" in plan.stages:
         # The evaluation is compiled with the rest: later it would be compiled alone, on one core.
@@ -247,6 +252,40 @@ def _lower_solve(plan: Plan, placement: Placement) -> SolvePrograms:
     data = solve_examples(plan)
     numbers = first_numbers(plan.head_numbers)
     return lower_solve(plan.networks.head, numbers, data.shapes, data.axes, placement)
+
+
+def _lower_watch(
+    plan: Plan, placement: Placement, validate: Callable[..., Metrics] | None
+) -> Callable[..., Metrics]:
+    """Lower the figures of the encoder that stage 1 trains.
+
+    Raises:
+        UserError: if a metric of the stage has the name of such a figure.
+    """
+    taken = set(FIGURES) & set(getattr(validate, "out_info", ()))
+    if taken:
+        raise UserError(
+            f"a metric cannot have the name {min(taken)!r} while the encoder is watched: rename it "
+            "in the stage, or give --pretrain.watch off"
+        )
+    networks = plan.networks
+
+    def encode(params: Params, image: jax.Array) -> jax.Array:
+        return networks.features(params[FROZEN], image)
+
+    watch = make_watch(encode, networks.classes)
+
+    def watch_with(numbers: Mapping[str, PyTree], params: Params, data: Mapping[str, PyTree]):
+        return watch(params, data)
+
+    data = watch_data(plan.examples, plan.trials)
+    shapes = jax.eval_shape(
+        networks.pretrain({}).init, new_key(), batch_spec(plan.dataset.image_shape)
+    )
+    numbers = first_numbers(plan.numbers("pretrain"))
+    axes = (0, data.axes)
+    lowered = lower_watch(watch_with, numbers, shapes, data.shapes, axes, placement)
+    return as_function(lowered)
 
 
 def _lower_encode(plan: Plan) -> Pass:
