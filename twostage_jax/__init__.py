@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from twostage_jax.stages.heads.neighbours import knn
     from twostage_jax.stages.heads.solved import linear, ridge
     from twostage_jax.stages.heads.trained import attach, classifier, make_logits, mlp
+    from twostage_jax.stages.modules import forward, init_on_features, make_finish, module_init
+    from twostage_jax.stages.nets.conv import Conv
     from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
+    from twostage_jax.stages.nets.projector import Projector
+    from twostage_jax.stages.nets.resnet import ResNet
+    from twostage_jax.stages.nets.vit import ViT
     from twostage_jax.stages.optimiser import adam
     from twostage_jax.stages.pretrain.placeholder import placeholder
     from twostage_jax.stages.pretrain.reconstruction import autoencoder, denoising, make_decode
@@ -56,7 +61,12 @@ _HOME = {
     "stages.heads.neighbours": ("knn",),
     "stages.heads.solved": ("linear", "ridge"),
     "stages.heads.trained": ("attach", "classifier", "make_logits", "mlp"),
+    "stages.modules": ("forward", "init_on_features", "make_finish", "module_init"),
+    "stages.nets.conv": ("Conv",),
     "stages.nets.mlp": ("MLP", "Identity", "mirror"),
+    "stages.nets.projector": ("Projector",),
+    "stages.nets.resnet": ("ResNet",),
+    "stages.nets.vit": ("ViT",),
     "stages.optimiser": ("adam",),
     "stages.pretrain.placeholder": ("placeholder",),
     "stages.pretrain.reconstruction": ("autoencoder", "denoising", "make_decode"),

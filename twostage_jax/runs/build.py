@@ -15,17 +15,18 @@ from twostage_jax.engine.predictor import Network
 from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.runs.own_code import call_named, find_function, make_module, trace_errors
 from twostage_jax.runs.specs import batch_spec, solve_spec
-from twostage_jax.stages.families import HEADS, OBJECTIVES
+from twostage_jax.stages.families import ENCODERS, HEADS, OBJECTIVES
 from twostage_jax.stages.heads.trained import attach
-from twostage_jax.stages.modules import forward
-from twostage_jax.stages.nets.mlp import MLP, mirror
+from twostage_jax.stages.modules import check_finish, forward
+from twostage_jax.stages.nets.decoders import make_decoder
+from twostage_jax.stages.nets.projector import Projector
 from twostage_jax.stages.pretrain.reconstruction import make_decode
 from twostage_jax.stages.signature import check_head, numbers
 from twostage_jax.stages.stage import Batch, Head, Params, Stage, new_key
 from twostage_jax.trees import PyTree
 
 Numbers = Mapping[str, PyTree]
-PROJECTOR_WIDTHS = (256, 128)
+PREACTIVATED = ("mlp", "conv")  # encoders whose features are the values before a ReLU
 OPTIMISER = ("learning_rate", "weight_decay")  # numbers of the optimiser, not of a function
 
 
@@ -126,14 +127,9 @@ def make_networks(
             that do not fit. Nothing is compiled for these checks.
     """
     torch_init = config.init == "torch"
-    widths = config.pretrain.widths
-    encoder = MLP(widths, torch_init)
-    if config.pretrain.encoder != "mlp":
-        encoder = make_module(config.pretrain.encoder)
-    decoder = MLP(mirror(widths, int(np.prod(image_shape))), torch_init)
-    projector = MLP(PROJECTOR_WIDTHS, torch_init)
-    # Modules are only descriptions: one that nobody asks for costs nothing.
-    modules = {"encoder": encoder, "decoder": decoder, "projector": projector, "classes": classes}
+    modules = _make_modules(config, image_shape) | {"classes": classes}
+    encoder = modules["encoder"]
+    decoder = modules["decoder"]
     options = {"classes": classes, "widths": config.head.widths, "torch_init": torch_init}
     objective = find_function(config.pretrain.objective, OBJECTIVES)
     protocol = find_function(config.head.protocol, HEADS)
@@ -183,6 +179,25 @@ def make_networks(
     return networks
 
 
+def _make_modules(config: Config, image_shape: tuple[int, ...]) -> dict[str, nn.Module]:
+    """Make the modules that an objective may ask for: encoder, decoder and projector."""
+    stage = config.pretrain
+    torch_init = config.init == "torch"
+    offered = {"widths": stage.widths, "torch_init": torch_init}
+    if stage.norm is not None:
+        offered["norm"] = stage.norm
+    if stage.encoder in ENCODERS:
+        encoder = call_named(stage.encoder, ENCODERS[stage.encoder], offered, {})
+    else:
+        encoder = make_module(stage.encoder)
+    # Modules are only descriptions: one that nobody asks for costs nothing.
+    return {
+        "encoder": encoder,
+        "decoder": make_decoder(stage.encoder, stage.widths, image_shape, torch_init),
+        "projector": Projector(norm=stage.norm or "batch", activate=stage.encoder in PREACTIVATED),
+    }
+
+
 def _check_swept(config: Config, networks: Networks) -> None:
     """Raise `UserError` for a swept name that neither the config nor a function declares."""
     functions = {
@@ -220,6 +235,7 @@ def _check_stage(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None:
         params = stage.init(init_key, batch)
         if "encoder" not in params:
             raise UserError(f"{name} has no group called encoder, only {sorted(params)}")
+        check_finish(stage, params, name)
         return stage.loss(params, loss_key, batch)
 
     _check_loss(name, jax.eval_shape(init_and_loss, new_key(), batch_spec(image_shape)))

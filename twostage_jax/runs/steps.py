@@ -8,7 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from twostage_jax.engine.members import StagePrograms, TrialData, start_states
+from twostage_jax.engine.members import (
+    StagePrograms,
+    TrialData,
+    finished_params,
+    start_states,
+)
 from twostage_jax.engine.passes import apply_pass
 from twostage_jax.engine.solve import SolvePrograms
 from twostage_jax.runs.clock import Clock
@@ -136,6 +141,8 @@ def _train(
     batch = few_examples(plan.dataset)
     # Always computed, even if a checkpoint replaces it: the checkpoint is checked against it.
     start = start_states(programs, numbers, plan.trials.keys(stage, INITIAL), batch, pretrained)
+    # An encoder that trains for no epoch is evaluated with statistics of the images, too.
+    start = start._replace(params=finished_params(programs, numbers, start.params, data))
     keys = plan.trials.keys(stage, TRAINING)
     stage_plan = _stage_plan(context, stage, before)._replace(validation=validation)
     return train_stage(programs, data, numbers, keys, start, stage_plan)
