@@ -1,5 +1,6 @@
 """From a config to modules, stages and heads, checked before anything is compiled."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ PREACTIVATED = ("mlp", "conv")  # encoders whose features are the values before 
 BANK = "bank"  # group of the features that all trials of a prepared head share
 # Random images that a head with `prepare` is checked with before there are features.
 SAMPLE = 256
+HEAD_OPTIONS = ("method", "class_sizes")  # fields of the config that only some heads take
 OPTIMISER = ("learning_rate", "weight_decay")  # numbers of the optimiser, not of a function
 
 
@@ -46,6 +48,7 @@ class Networks:
         head: `numbers -> Head`, the same for stage 2.
         pretrain_numbers: numbers that the objective takes, with their defaults.
         head_numbers: the same for the head.
+        head_settings: values of the head's options and of its numbers that are not swept.
         decode: `(params, image) -> image`, or None if the objective has no such decoder.
         image_shape: `(H, W, C)`.
         classes: number of classes.
@@ -57,6 +60,7 @@ class Networks:
     head: Callable[[Numbers], Head]
     pretrain_numbers: dict[str, int | float]
     head_numbers: dict[str, int | float]
+    head_settings: dict[str, object]
     decode: Callable[[Params, jax.Array], jax.Array] | None
     image_shape: tuple[int, ...]
     classes: int
@@ -145,7 +149,7 @@ def make_networks(
     encoder = modules["encoder"]
     decoder = modules["decoder"]
     options = {"classes": classes, "widths": config.head.widths, "torch_init": torch_init}
-    given = {"method": config.head.method, "class_sizes": config.head.class_sizes}
+    given = {name: getattr(config.head, name) for name in HEAD_OPTIONS}
     options |= {name: value for name, value in given.items() if value is not None}
     objective = find_function(config.pretrain.objective, OBJECTIVES)
     protocol = find_function(config.head.protocol, HEADS)
@@ -176,6 +180,7 @@ def make_networks(
         head,
         numbers(objective),
         numbers(protocol),
+        _head_settings(config, protocol),
         decode,
         image_shape,
         classes,
@@ -194,6 +199,19 @@ def make_networks(
             shapes = head_shapes(networks, labelled, validation, values, sample)
             _check_head(config.head.protocol, networks, values, shapes)
     return networks
+
+
+def _head_settings(config: Config, protocol: Callable[..., Head]) -> dict[str, object]:
+    """Return the options that only some heads have, and the numbers that are not swept."""
+    options = inspect.signature(protocol).parameters
+    settings: dict[str, object] = {}
+    for name in HEAD_OPTIONS:
+        if name in options:
+            given = getattr(config.head, name)
+            settings[name] = options[name].default if given is None else given
+    taken = numbers(protocol) | dict(config.head.set or ())
+    swept_names = {name.partition(".")[2].replace("-", "_") for name in swept(config)}
+    return settings | {name: x for name, x in taken.items() if name not in swept_names}
 
 
 def _make_modules(config: Config, image_shape: tuple[int, ...]) -> dict[str, nn.Module]:
