@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from twostage_jax.runs.run import run
     from twostage_jax.stages.freezing import freeze
     from twostage_jax.stages.heads.neighbours import knn
+    from twostage_jax.stages.heads.propagation import propagate
+    from twostage_jax.stages.heads.prototypes import prototype
+    from twostage_jax.stages.heads.reliable import knn_reliable
     from twostage_jax.stages.heads.solved import linear, ridge
     from twostage_jax.stages.heads.trained import attach, classifier, finetune, make_logits, mlp
     from twostage_jax.stages.modules import forward, init_on_features, make_finish, module_init
@@ -67,6 +70,9 @@ _HOME = {
     "runs.run": ("run",),
     "stages.freezing": ("freeze",),
     "stages.heads.neighbours": ("knn",),
+    "stages.heads.propagation": ("propagate",),
+    "stages.heads.prototypes": ("prototype",),
+    "stages.heads.reliable": ("knn_reliable",),
     "stages.heads.solved": ("linear", "ridge"),
     "stages.heads.trained": ("attach", "classifier", "finetune", "make_logits", "mlp"),
     "stages.modules": ("forward", "init_on_features", "make_finish", "module_init"),

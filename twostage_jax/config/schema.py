@@ -18,6 +18,7 @@ from twostage_jax.config.fields import (
     as_home_text,
     as_numbers,
     as_path,
+    as_shares,
     as_sweep,
     check_above_zero,
     check_from_zero,
@@ -75,15 +76,18 @@ ENCODERS = (
     "vit",
 )
 NORMS = ("batch", "group")
-PROTOCOLS = (
-    "mlp",
+LOSSES = ("cross-entropy", "gce", "elr", "forward")
+# Protocols that are computed in one call: no epochs, no steps.
+SOLVED = (
     "linear",
     "ridge",
     "knn",
-    "finetune",
+    "knn-reliable",
+    "prototype",
+    "propagate",
 )
-LOSSES = ("cross-entropy", "gce", "elr", "forward")
-SOLVED = ("linear", "ridge", "knn")  # computed in one call: no epochs, no steps
+PROTOCOLS = ("mlp", "finetune", *SOLVED)
+METHODS = ("zhou", "poisson", "poisson-mbo")
 # Fields that belong to one encoder, with their defaults.
 ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
     "mlp": {"widths": (256, 128)},
@@ -202,8 +206,12 @@ class HeadConfig(StageConfig):
         str,
         *declare("NAME", choice("protocol", PROTOCOLS, imports=True), default=PROTOCOL),
     ] = UNSET
-    """Classifier on the features: mlp, linear, ridge, knn, finetune (trains the encoder, too), or \
-package.module:function"""
+    """Classifier on the features: mlp, linear, ridge, knn, knn-reliable, prototype, propagate,
+    finetune (trains the encoder, too), or package.module:function"""
+    method: Annotated[str, *declare("NAME", choice("method", METHODS), "poisson-mbo")] = UNSET
+    """Method of propagate: zhou, poisson or poisson-mbo"""
+    class_sizes: Annotated[str, *declare("SIZES", check_text, "equal", normal=as_shares)] = UNSET
+    """Class sizes that propagate assumes: equal, labels, free, or shares such as 0.2,0.8"""
     encode: Annotated[
         str, *declare("NAME", choice("--head.encode", ENCODE), default="auto", trained=True)
     ] = UNSET

@@ -46,6 +46,7 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
         show_scarce_classes(getattr(result, split), split, classes, terminal)
     for name in result.ensemble.diverged:
         _field("diverged", f"{name}; it is left out of the ensemble", terminal)
+    _show_transductive(result, terminal)
     if result.validation.count:
         count = counted(result.validation.count, "image")
         _field("validation", f"accuracy {decimal(result.validation.accuracy)} ({count})", terminal)
@@ -55,6 +56,16 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
     _field("uncertainty", f"twostage evaluate {folder}", terminal)
     # The last line, and the word that the next command needs.
     terminal.line(f"{'folder':<{LABEL}}{folder}", hang=LABEL, bold=True)
+
+
+def _show_transductive(result: Record, terminal: Terminal) -> None:
+    """Print the accuracy on training images without their labels, or why there is none."""
+    if result.transductive is not None:
+        count = counted(result.transductive.count, "training image")
+        text = f"accuracy {decimal(result.transductive.accuracy)} ({count}, seen without labels)"
+        _field("unlabelled", text, terminal)
+    elif result.transductive_note is not None:
+        _field("unlabelled", f"no score: {result.transductive_note}", terminal)
 
 
 def _show_training(result: Record, terminal: Terminal) -> None:
