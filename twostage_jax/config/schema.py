@@ -9,6 +9,11 @@ program: widths 784-256-128 with a mirrored decoder, a head 128-64-10, Adam at 0
 32, five epochs per stage, PyTorch's initial values. It is the default for 28×28 images. `quick` is
 for small data sets, on which five epochs are only a few hundred steps: 20 epochs per stage,
 LeCun-normal initial values.
+
+`few-labels` pretrains a small convolutional network on two random views of each image (SimCLR with
+clusters), with AdamW and a cosine, and spreads the labels there are over a graph of neighbours.
+`few-labels-gpu` does the same in larger batches for longer. `noisy-labels` has the same stage 1 and
+a head that wrong labels change little. `photos` is for colour or larger images, and their default.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,6 +44,7 @@ from twostage_jax.config.fields import (
     declare_repeatable,
     integer,
     layer_sizes,
+    number,
     parse_mesh,
     present,
 )
@@ -47,7 +53,19 @@ from twostage_jax.errors import UserError, did_you_mean, shown
 from twostage_jax.reprs import html_table
 
 # A test compares these names with the functions in `stages`, which this room must not import.
-OBJECTIVES = ("autoencoder", "placeholder", "denoising")
+OBJECTIVES = (
+    "autoencoder",
+    "placeholder",
+    "denoising",
+    "masked",
+    "vae",
+    "simclr",
+    "simclr-iic",
+    "vicreg",
+    "lejepa",
+    "supervised",
+)
+SUPERVISED = ("supervised",)  # objectives that train on the labelled images alone
 ENCODERS = (
     "mlp",
     "conv",
@@ -55,7 +73,14 @@ ENCODERS = (
     "vit",
 )
 NORMS = ("batch", "group")
-PROTOCOLS = ("mlp", "linear", "ridge", "knn")
+PROTOCOLS = (
+    "mlp",
+    "linear",
+    "ridge",
+    "knn",
+    "finetune",
+)
+LOSSES = ("cross-entropy", "gce", "elr", "forward")
 SOLVED = ("linear", "ridge", "knn")  # computed in one call: no epochs, no steps
 # Fields that belong to one encoder, with their defaults.
 ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
@@ -66,9 +91,24 @@ ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
 }
 ENCODER_FIELDS = ("widths", "norm")
 ENCODE = ("auto", "once", "loop")
+DECAY_ON = ("all", "matrices")
+SCHEDULES = ("constant", "cosine")
 INITS = ("torch", "lecun")
 SHARE = ("encoder", "order")
-PRESETS = ("blog", "quick")
+AUGMENTATIONS = (
+    "none",
+    "handwriting",
+    "objects",
+    "photographs",
+)
+PRESETS = (
+    "blog",
+    "quick",
+    "few-labels",
+    "few-labels-gpu",
+    "noisy-labels",
+    "photos",
+)
 NOT_COMPUTED = ("out", "save_predictions")  # fields about files; they change no result
 
 T = TypeVar("T", bound="Settings")
@@ -152,19 +192,81 @@ class StageConfig(Settings):
     """Fields of both stages. Those of the training do not apply to a head solved in one call."""
 
     epochs: Annotated[
-        int, *declare("INT", integer(0), default={"blog": 5, "quick": 20}, trained=True)
+        int,
+        *declare(
+            "INT",
+            integer(0),
+            default={
+                "blog": 5,
+                "few-labels": 12,
+                "few-labels-gpu": 100,
+                "noisy-labels": 12,
+                "others": 20,
+            },
+            trained=True,
+        ),
     ] = UNSET
     """Passes over the training images; 0 keeps the initial values"""
-    batch_size: Annotated[int, *declare("INT", integer(1), default=32, trained=True)] = UNSET
+    batch_size: Annotated[
+        int,
+        *declare(
+            "INT",
+            integer(1),
+            default={"blog": 32, "quick": 32, "few-labels-gpu": 1024, "photos": 64, "others": 256},
+            trained=True,
+        ),
+    ] = UNSET
     """Examples per step"""
     learning_rate: Annotated[
-        float, *declare("FLOAT", check_above_zero, default=0.001, sweepable=True, trained=True)
+        float,
+        *declare(
+            "FLOAT",
+            check_above_zero,
+            default={"blog": 0.001, "quick": 0.001, "others": 0.002},
+            sweepable=True,
+            trained=True,
+        ),
     ] = UNSET
     """Step size of Adam"""
     weight_decay: Annotated[
-        float, *declare("FLOAT", check_from_zero, default=0.0, sweepable=True, trained=True)
+        float,
+        *declare(
+            "FLOAT",
+            check_from_zero,
+            default={"blog": 0.0, "quick": 0.0, "others": 1e-4},
+            sweepable=True,
+            trained=True,
+        ),
     ] = UNSET
     """Decoupled weight decay, as in AdamW"""
+    decay_on: Annotated[
+        str,
+        *declare(
+            "NAME",
+            choice("decay_on", DECAY_ON),
+            default={"blog": "all", "quick": "all", "others": "matrices"},
+            trained=True,
+        ),
+    ] = UNSET
+    """Arrays with weight decay: all, or matrices (no biases, no scales of a normalisation)"""
+    schedule: Annotated[
+        str,
+        *declare(
+            "NAME",
+            choice("schedule", SCHEDULES),
+            default={"blog": "constant", "quick": "constant", "others": "cosine"},
+            trained=True,
+        ),
+    ] = UNSET
+    """Learning rate over the epochs: constant, or cosine (falls to 0.005 of itself)"""
+    warmup: Annotated[
+        int, *declare("N", integer(0), default={"blog": 0, "quick": 0, "others": 200}, trained=True)
+    ] = UNSET
+    """Steps in which the learning rate rises from 0; at most a tenth of all steps"""
+    schedule_epochs: Annotated[
+        int | None, *declare("INT", integer(1), "the number of epochs", trained=True)
+    ] = UNSET
+    """Epochs after which a cosine schedule has reached its end"""
     set: Annotated[
         tuple[tuple[str, float], ...], *declare_repeatable("NAME=VALUE", check_numbers, as_numbers)
     ] = ()
@@ -180,11 +282,22 @@ class PretrainConfig(StageConfig):
     """
 
     objective: Annotated[
-        str, *declare("NAME", choice("objective", OBJECTIVES, imports=True), default="autoencoder")
+        str,
+        *declare(
+            "NAME",
+            choice("objective", OBJECTIVES, imports=True),
+            default={"blog": "autoencoder", "quick": "autoencoder", "others": "simclr-iic"},
+        ),
     ] = UNSET
-    """Loss to minimise: autoencoder, placeholder, denoising, or package.module:function"""
+    """Loss to minimise: autoencoder, placeholder, denoising, masked, vae, simclr, simclr-iic, \
+vicreg, lejepa, supervised (uses labels), or package.module:function"""
     encoder: Annotated[
-        str, *declare("NAME", choice("encoder", ENCODERS, imports=True), default="mlp")
+        str,
+        *declare(
+            "NAME",
+            choice("encoder", ENCODERS, imports=True),
+            default={"blog": "mlp", "quick": "mlp", "others": "conv"},
+        ),
     ] = UNSET
     """Encoder: mlp, conv, resnet, vit, or package.module:name (Linen module, class or factory)"""
     widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), "by encoder")] = UNSET
@@ -202,9 +315,15 @@ class HeadConfig(StageConfig):
     """
 
     protocol: Annotated[
-        str, *declare("NAME", choice("protocol", PROTOCOLS, imports=True), default="mlp")
+        str,
+        *declare(
+            "NAME",
+            choice("protocol", PROTOCOLS, imports=True),
+            default={"blog": "mlp", "quick": "mlp", "others": "linear"},
+        ),
     ] = UNSET
-    """Classifier on the features: mlp, linear, ridge, knn, or package.module:function"""
+    """Classifier on the features: mlp, linear, ridge, knn, finetune (trains the encoder, too), or \
+package.module:function"""
     encode: Annotated[
         str, *declare("NAME", choice("--head.encode", ENCODE), default="auto", trained=True)
     ] = UNSET
@@ -213,6 +332,25 @@ class HeadConfig(StageConfig):
         tuple[int, ...], *declare("INT...", layer_sizes(0), default=(64,), trained=True)
     ] = UNSET
     """Sizes of the hidden layers; no size gives a linear layer"""
+    # No default here: a function has its own, and may have no such parameter.
+    loss: Annotated[
+        str, *declare("NAME", choice("loss", LOSSES), "cross-entropy", trained=True)
+    ] = UNSET
+    """Loss: cross-entropy, or against wrong labels gce (generalised cross-entropy), elr \
+(early-learning regularisation) or forward (correction by an estimated transition matrix)"""
+    encoder_learning_rate: Annotated[
+        float,
+        *declare(
+            "FLOAT",
+            check_above_zero,
+            "a tenth of --head.learning-rate",
+            sweepable=True,
+            trained=True,
+        ),
+    ] = UNSET
+    """Step size for the encoder, with --head.protocol finetune"""
+    unfreeze: Annotated[str, *declare("PATTERN", check_text, "all of them", trained=True)] = UNSET
+    """Parameters of the encoder that finetune trains, for instance 'encoder/params/Dense_1/*'"""
 
 
 # The two stages, in the order of their training.
@@ -276,14 +414,31 @@ class RecipeConfig(Settings):
     """Fields that choose the defaults of the others."""
 
     preset: Annotated[
-        str, *declare("NAME", choice("preset", PRESETS), "blog for 28x28 images, else quick")
+        str,
+        *declare(
+            "NAME",
+            choice("preset", PRESETS),
+            "photos for colour or more than 28x28 pixels, blog for 28x28, else quick",
+        ),
     ] = UNSET
-    """Preset with default values for all flags that are not given: blog or quick"""
+    """Preset with default values for all flags that are not given: blog, quick, few-labels, \
+few-labels-gpu, noisy-labels or photos"""
     init: Annotated[
         str,
-        *declare("NAME", choice("init", INITS), default={"blog": "torch", "quick": "lecun"}),
+        *declare("NAME", choice("init", INITS), default={"blog": "torch", "others": "lecun"}),
     ] = UNSET
     """Initial values: torch (uniform within 1/sqrt(fan_in)) or lecun (LeCun-normal, as Flax)"""
+    # No defaults here: an objective may take no views.
+    augment: Annotated[
+        str,
+        *declare("NAME", choice("augmentation", ("auto", *AUGMENTATIONS), imports=True), "auto"),
+    ] = UNSET
+    """Random views that the objective compares: auto (chosen from the images, and printed), none, \
+handwriting, objects, photographs, or package.module:name of a ts.Views or a function"""
+    augment_strength: Annotated[
+        float, *declare("FLOAT", number("a number from 0 to 2", 0, 2.0001), "1")
+    ] = UNSET
+    """Factor of all strengths of the augmentation, from 0 to 2; chances stay as they are"""
 
 
 @dataclass(frozen=True, repr=False)

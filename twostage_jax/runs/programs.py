@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from twostage_jax.config.fields import parse_mesh
+from twostage_jax.config.schema import StageConfig
 from twostage_jax.engine.compile import compile_each
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
 from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate
@@ -17,21 +18,23 @@ from twostage_jax.engine.predictor import lower_logits, place_passes
 from twostage_jax.engine.solve import SolvePrograms, lower_solve
 from twostage_jax.engine.speed import Speed, measure_speed
 from twostage_jax.engine.state import make_init
-from twostage_jax.runs.build import OPTIMISER
 from twostage_jax.runs.examples import (
     head_data,
     pretrain_data,
     solve_data,
     validation_data,
+    with_index,
 )
 from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
 from twostage_jax.runs.plan import Plan, few_examples
 from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import first_numbers
 from twostage_jax.stages.freezing import freeze
-from twostage_jax.stages.optimiser import adam
-from twostage_jax.stages.stage import Params, new_key
+from twostage_jax.stages.optimiser import adam, make_schedule
+from twostage_jax.stages.stage import Params, Scalar, new_key
 from twostage_jax.trees import PyTree, size_of
+
+RATES = ("learning_rate", "weight_decay")
 
 
 class Placed(NamedTuple):
@@ -79,9 +82,10 @@ def _parts(plan: Plan, stage: str) -> _StageParts:
     if stage == "head":
         groups = {FROZEN: plan.networks.encoder_shapes}
     data = pretrain_data(plan.examples) if stage == "pretrain" else abstract_head_data(plan)
+    data = with_index(data, plan.networks.needs_index(stage))
     validation = _abstract_validation(plan, stage)
     batch = few_examples(plan.dataset)
-    recipe = make_recipe(plan, stage)
+    recipe = make_recipe(plan, stage, len(data.shapes["image"]))
     return _StageParts(recipe, numbers, batch, groups, data, batch_size, validation)
 
 
@@ -108,21 +112,44 @@ def _no_features(plan: Plan, count: int) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
 
-def make_recipe(plan: Plan, stage: str) -> Recipe:
-    """Return `numbers -> (stage, optimiser)`; numbers that are not swept come from the config."""
+def make_recipe(plan: Plan, stage: str, examples: int) -> Recipe:
+    """Return `numbers -> (stage, optimiser)`; numbers that are not swept come from the config.
+
+    Args:
+        plan: the run.
+        stage: `pretrain` or `head`.
+        examples: number of training examples of one trial.
+    """
     settings = getattr(plan.config, stage)
     make = plan.networks.pretrain
     if stage == "head":
         make = plan.networks.on_features if plan.features_once else plan.networks.attached
 
     def recipe(numbers: Mapping[str, PyTree]):
-        settings_of_stage = {name: x for name, x in numbers.items() if name not in OPTIMISER}
         # A swept rate is an array; the others are Python numbers, which XLA can fold.
-        rates = {name: numbers.get(name, getattr(settings, name)) for name in OPTIMISER}
-        tx: optax.GradientTransformation = adam(**rates)
-        return make(settings_of_stage), (freeze(tx, FROZEN) if stage == "head" else tx)
+        rates = {name: numbers.get(name, getattr(settings, name)) for name in RATES}
+        tx = make_optimiser(settings, examples, **rates)
+        made = make(numbers)
+        if made.optimiser is not None:
+            tx = made.optimiser(tx)
+        if stage == "head" and not plan.networks.tunes_encoder:
+            tx = freeze(tx, FROZEN)
+        return made, tx
 
     return recipe
+
+
+def make_optimiser(
+    settings: StageConfig, examples: int, learning_rate: Scalar, weight_decay: Scalar
+) -> optax.GradientTransformation:
+    """Return the optimiser of a stage that trains on so many examples; rates may be traced."""
+    epochs = settings.schedule_epochs or settings.epochs
+    steps = epochs * -(-examples // settings.batch_size)
+    return adam(
+        make_schedule(settings.schedule, learning_rate, steps, settings.warmup),
+        weight_decay=weight_decay,
+        decay_vectors=settings.decay_on == "all",
+    )
 
 
 def place_stages(plan: Plan) -> dict[str, Placed]:

@@ -214,15 +214,16 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
         manifest = dataclasses.replace(_with_pretrain(manifest, plan, first), stopped=stopped)
         write_manifest(folder, manifest)
     if "head" not in plan.stages:
-        # Stage 1 alone: no label was used, so there is nothing to score.
+        # Stage 1 alone: there are no predictions to score.
         return _finish_stage_1(context, manifest, pretrained, records["pretrain"])
     encoder = frozen_encoder(pretrained, plan.trials)
     before = encoder_digest(manifest, encoder, plan.trials)
     second = train_head(context, pretrained, encoder, records["pretrain"])
     records["head"] = second.records
     after = describe_groups(head_groups(second.params, plan.trials))
-    frozen = FrozenRecord([FROZEN], before, after[FROZEN].sha256, before == after[FROZEN].sha256)
-    if not frozen.unchanged:
+    names = [] if plan.networks.tunes_encoder else [FROZEN]
+    frozen = FrozenRecord(names, before, after[FROZEN].sha256, before == after[FROZEN].sha256)
+    if names and not frozen.unchanged:
         # Not an error of the user: the optimiser must have moved a frozen group.
         raise RuntimeError(f"the frozen encoder changed in stage 2: {frozen}")
     trained = Trained(
@@ -290,7 +291,13 @@ def _with_pretrain(manifest: Manifest, plan: Plan, first: StageResult) -> Manife
     return dataclasses.replace(
         manifest,
         groups=describe_groups(pretrain_groups(first.params, plan.trials)),
-        pretrain=PretrainRecord(settings.objective, len(first.records), loss),
+        pretrain=PretrainRecord(
+            settings.objective,
+            len(first.records),
+            loss,
+            plan.labels_read,
+            manifest.augmentation,
+        ),
     )
 
 

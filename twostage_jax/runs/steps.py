@@ -22,6 +22,7 @@ from twostage_jax.runs.examples import (
     pretrain_data,
     solve_data,
     validation_data,
+    with_index,
 )
 from twostage_jax.runs.handover import FROZEN, stacked_shapes
 from twostage_jax.runs.plan import Plan, few_examples
@@ -76,7 +77,7 @@ def pretrain(context: RunContext) -> StageResult:
     programs = context.programs.pretrain
     assert programs is not None
     plan = context.plan
-    data = pretrain_data(plan.examples)
+    data = with_index(pretrain_data(plan.examples), plan.networks.needs_index("pretrain"))
     validation = validation_data(plan.examples, None, plan.trials)
     with context.clock.phase("pretrain"):
         return _train(context, "pretrain", programs, data, validation, {}, [])
@@ -100,6 +101,7 @@ def train_head(
     on_validation = _features(context, pretrained, dataset.validation["image"])
     if isinstance(programs, StagePrograms):
         validation = validation_data(plan.examples, on_validation, plan.trials)
+        data = with_index(data, plan.networks.needs_index("head"))
         with context.clock.phase("head"):
             return _train(context, "head", programs, data, validation, frozen, before)
     assert isinstance(programs, SolvePrograms)
