@@ -16,6 +16,7 @@ from twostage_jax.engine.passes import Pass, lower_pass
 from twostage_jax.engine.placement import MEMBER, Placement, constrain, make_mesh
 from twostage_jax.engine.predictor import lower_logits, place_passes
 from twostage_jax.engine.solve import SolvePrograms, lower_solve
+from twostage_jax.engine.speed import Speed, measure_speed
 from twostage_jax.engine.state import make_init
 from twostage_jax.engine.watch import FIGURES, lower_watch, make_watch
 from twostage_jax.errors import UserError
@@ -40,10 +41,11 @@ RATES = ("learning_rate", "weight_decay")
 
 
 class Placed(NamedTuple):
-    """Placement of the members of a stage, and the memory that each needs."""
+    """Placement of the members of a stage, the memory that each needs, and a measured choice."""
 
     placement: Placement
     need: Need
+    speed: Speed | None = None
 
 
 class RunPrograms(NamedTuple):
@@ -170,12 +172,40 @@ def place_stages(plan: Plan) -> dict[str, Placed]:
         mesh = make_mesh(count, parse_mesh("--mesh", plan.config.mesh))
         # A resumed run keeps its chunks, so that its bits do not depend on the memory of today.
         requested = plan.config.members_per_chunk or plan.chunks.get(stage)
-        chunk = choose_chunk(need, count, mesh.shape[MEMBER], requested)
-        placed[stage] = Placed(Placement(mesh, count, chunk), need)
+        speeds: list[Speed] = []
+
+        def choose(lanes: int, stage: str = stage, speeds: list[Speed] = speeds) -> int:
+            speeds.append(_measure(plan, stage, lanes))
+            return speeds[0].best
+
+        measured = choose if _is_measured(plan, stage) else None
+        chunk = choose_chunk(need, count, mesh.shape[MEMBER], requested, choose=measured)
+        placed[stage] = Placed(Placement(mesh, count, chunk), need, *speeds)
         if stage == "pretrain" or not plan.networks.solved:
             # Called for its error: the batch must divide before anything is compiled.
             constrain(placed[stage].placement, getattr(plan.config, stage).batch_size)
     return placed
+
+
+def _is_measured(plan: Plan, stage: str) -> bool:
+    """Return True if the members of a stage are placed by measuring their speed.
+
+    The rule for the others, which see dense layers alone, was measured once and for all.
+    """
+    encoder = stage == "pretrain" or not (plan.networks.solved or plan.features_once)
+    return encoder and plan.config.pretrain.encoder != "mlp"
+
+
+def _measure(plan: Plan, stage: str, lanes: int) -> Speed:
+    parts = _parts(plan, stage)
+    training, tx = parts.recipe(parts.numbers)
+    state = jax.eval_shape(make_init(training, tx), new_key(), parts.batch, parts.groups)
+    size = min(parts.batch_size, len(parts.data.shapes["image"]))
+    examples = {
+        name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+        for name, x in parts.data.shapes.items()
+    }
+    return measure_speed(training, tx, state, examples, lanes)
 
 
 def _need(plan: Plan, stage: str, members: int) -> Need:
