@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
@@ -28,13 +29,21 @@ class Stage(NamedTuple):
     """Pair of pure functions: initial parameters, and the loss to minimise.
 
     A batch holds `image` float32 `[B, H, W, C]` in [-1, 1], `label` int32 `[B]` and `weight`
-    float32 `[B]` (0 for an example whose label does not count).
+    float32 `[B]` (0 for an example whose label does not count). If the function that made the stage
+    asks for `examples`, it also holds `index` int32 `[B]`, the positions of the examples among the
+    training examples of the trial.
 
     Attributes:
         init: `(key, batch) -> params`, a dict of parameter groups.
         loss: `(params, key, batch) -> (loss, metrics)`: a scalar and a dict of scalars, all of them
             means over the batch. If a mean is not over all B examples, the metric `count` holds
             the number of examples in it; the engine weights the batches of an epoch by `count`.
+        finish: `(params, images float32 [S, H, W, C]) -> params` or None: fixes statistics, such as
+            those of batch normalisation, before anything is evaluated. A run passes at most
+            6,000 unlabelled training images. Only constants may change: collections beside
+            `params`.
+        optimiser: `tx -> tx` or None: adapts the run's optimiser to the groups of this stage, for
+            instance with an own learning rate for the group `encoder`.
 
     >>> import jax.numpy as jnp
     >>> def init(key, batch):
@@ -48,6 +57,8 @@ class Stage(NamedTuple):
 
     init: Callable[[Key, Batch], Params]
     loss: Callable[[Params, Key, Batch], tuple[jax.Array, Metrics]]
+    finish: Callable[[Params, jax.Array], Params] | None = None
+    optimiser: Callable[[optax.GradientTransformation], optax.GradientTransformation] | None = None
 
 
 class Head(NamedTuple):
@@ -64,6 +75,13 @@ class Head(NamedTuple):
             float32 `[N, D]`, `label` int32 `[N]`, `weight` float32 `[N]`, and `validation_image`
             `[V, D]` and `validation_label` `[V]` to choose on (V may be 0). Pure.
         module: Linen module whose `apply` is `logits`, if there is one.
+        prepare: `(features [N, D]) -> dict of arrays`, NumPy in and out, for a head with `solve`
+            that needs all training images, such as a graph of neighbours. A run computes it once
+            for each encoder, on the host; all trials share it. N counts all training images: the
+            split train in source order, then the unlabelled images. The batch of `solve` then also
+            holds `prepared` (that dict), `features` float32 `[N, D]` and `index` int32 `[n]`, the
+            rows of its labelled examples among the N.
+        transduce: `params -> logits [N, K]` of exactly the images that `prepare` has seen.
 
     >>> import jax.numpy as jnp
     >>> def logits(params, features):
@@ -81,6 +99,8 @@ class Head(NamedTuple):
     stage: Stage | None = None
     solve: Callable[[Key, Batch], PyTree] | None = None
     module: nn.Module | None = None
+    prepare: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None
+    transduce: Callable[[PyTree], jax.Array] | None = None
 
 
 def new_key(seed: int = 0) -> Key:
