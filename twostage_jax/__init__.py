@@ -27,9 +27,17 @@ if TYPE_CHECKING:
     from twostage_jax.runs.study.selection import choose_next
     from twostage_jax.stages.freezing import freeze
     from twostage_jax.stages.heads.neighbours import knn
+    from twostage_jax.stages.heads.propagation import propagate
+    from twostage_jax.stages.heads.prototypes import prototype
+    from twostage_jax.stages.heads.reliable import knn_reliable
     from twostage_jax.stages.heads.solved import linear, ridge
     from twostage_jax.stages.heads.trained import attach, classifier, make_logits, mlp
+    from twostage_jax.stages.modules import forward, init_on_features, make_finish, module_init
+    from twostage_jax.stages.nets.conv import Conv
     from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
+    from twostage_jax.stages.nets.projector import Projector
+    from twostage_jax.stages.nets.resnet import ResNet
+    from twostage_jax.stages.nets.vit import ViT
     from twostage_jax.stages.optimiser import adam
     from twostage_jax.stages.pretrain.placeholder import placeholder
     from twostage_jax.stages.pretrain.reconstruction import autoencoder, denoising, make_decode
@@ -58,9 +66,17 @@ _HOME = {
     "runs.study.selection": ("choose_next",),
     "stages.freezing": ("freeze",),
     "stages.heads.neighbours": ("knn",),
+    "stages.heads.propagation": ("propagate",),
+    "stages.heads.prototypes": ("prototype",),
+    "stages.heads.reliable": ("knn_reliable",),
     "stages.heads.solved": ("linear", "ridge"),
     "stages.heads.trained": ("attach", "classifier", "make_logits", "mlp"),
+    "stages.modules": ("forward", "init_on_features", "make_finish", "module_init"),
+    "stages.nets.conv": ("Conv",),
     "stages.nets.mlp": ("MLP", "Identity", "mirror"),
+    "stages.nets.projector": ("Projector",),
+    "stages.nets.resnet": ("ResNet",),
+    "stages.nets.vit": ("ViT",),
     "stages.optimiser": ("adam",),
     "stages.pretrain.placeholder": ("placeholder",),
     "stages.pretrain.reconstruction": ("autoencoder", "denoising", "make_decode"),

@@ -7,6 +7,8 @@ from typing import Any
 from twostage_jax.config.fields import declarations, dotted, present
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import (
+    ENCODER_DEFAULTS,
+    ENCODER_FIELDS,
     GROUPS,
     NOT_COMPUTED,
     SOLVED,
@@ -49,6 +51,10 @@ def _overlay_group(top: Any, base: object, group: str, varied: Sequence[str]) ->
     if inherited.get(function) not in (None, values.get(function)):
         for name in ("set", *(TRAINED if group == "head" else ())):
             inherited.pop(name, None)
+        values = {**inherited, **present(top)}
+    # Nor do the layer sizes of one encoder fit another.
+    if inherited.get("encoder") not in (None, values.get("encoder")):
+        inherited = {name: x for name, x in inherited.items() if name not in ENCODER_FIELDS}
         values = {**inherited, **present(top)}
     # A flag changes one number and keeps the others.
     numbers = {
@@ -94,6 +100,11 @@ def resolve(config: Config, image_shape: Sequence[int], validation: int) -> Conf
         values[group][function] = (
             getattr(getattr(config, group), function) or values[group][function]
         )
+    encoder = config.pretrain.encoder or values["pretrain"]["encoder"]
+    # A preset's sizes are for its own encoder.
+    if encoder != values["pretrain"]["encoder"] or "widths" not in values["pretrain"]:
+        values["pretrain"] |= ENCODER_DEFAULTS.get(encoder, ENCODER_DEFAULTS["mlp"])
+        values["pretrain"]["encoder"] = encoder
     return overlay(config, values | {"preset": preset, "validation": validation})
 
 

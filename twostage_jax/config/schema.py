@@ -23,6 +23,7 @@ from twostage_jax.config.fields import (
     as_home_text,
     as_numbers,
     as_path,
+    as_shares,
     as_sweep,
     check_above_zero,
     check_from_zero,
@@ -48,9 +49,32 @@ from twostage_jax.reprs import html_table
 
 # A test compares these names with the functions in `stages`, which this room must not import.
 OBJECTIVES = ("autoencoder", "placeholder", "denoising")
-ENCODERS = ("mlp",)
-PROTOCOLS = ("mlp", "linear", "ridge", "knn")
-SOLVED = ("linear", "ridge", "knn")  # computed in one call: no epochs, no steps
+ENCODERS = (
+    "mlp",
+    "conv",
+    "resnet",
+    "vit",
+)
+NORMS = ("batch", "group")
+# Protocols that are computed in one call: no epochs, no steps.
+SOLVED = (
+    "linear",
+    "ridge",
+    "knn",
+    "knn-reliable",
+    "prototype",
+    "propagate",
+)
+PROTOCOLS = ("mlp", *SOLVED)
+METHODS = ("zhou", "poisson", "poisson-mbo")
+# Fields that belong to one encoder, with their defaults.
+ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
+    "mlp": {"widths": (256, 128)},
+    "conv": {"widths": (64, 64, 128, 256), "norm": "batch"},
+    "resnet": {"widths": (32, 64, 128, 256), "norm": "group"},
+    "vit": {"widths": (96, 96, 96, 192)},
+}
+ENCODER_FIELDS = ("widths", "norm")
 ENCODE = ("auto", "once", "loop")
 INITS = ("torch", "lecun")
 SHARE = ("encoder", "order")
@@ -172,11 +196,11 @@ class PretrainConfig(StageConfig):
     encoder: Annotated[
         str, *declare("NAME", choice("encoder", ENCODERS, imports=True), default="mlp")
     ] = UNSET
-    """Encoder: mlp, or package.module:name of a Linen module, its class, or a factory function"""
-    widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), default=(256, 128))] = (
-        UNSET
-    )
-    """Layer sizes of the encoder; the decoder mirrors them"""
+    """Encoder: mlp, conv, resnet, vit, or package.module:name (Linen module, class or factory)"""
+    widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), "by encoder")] = UNSET
+    """Layer sizes of the encoder; the last is the number of features. The decoder mirrors them"""
+    norm: Annotated[str, *declare("NAME", choice("norm", NORMS), "by encoder")] = UNSET
+    """Normalisation of conv and resnet: batch (fixed statistics after training) or group"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -190,7 +214,12 @@ class HeadConfig(StageConfig):
     protocol: Annotated[
         str, *declare("NAME", choice("protocol", PROTOCOLS, imports=True), default="mlp")
     ] = UNSET
-    """Classifier on the features: mlp, linear, ridge, knn, or package.module:function"""
+    """Classifier on the features: mlp, linear, ridge, knn, knn-reliable, prototype, propagate, or
+    package.module:function"""
+    method: Annotated[str, *declare("NAME", choice("method", METHODS), "poisson-mbo")] = UNSET
+    """Method of propagate: zhou, poisson or poisson-mbo"""
+    class_sizes: Annotated[str, *declare("SIZES", check_text, "equal", normal=as_shares)] = UNSET
+    """Class sizes that propagate assumes: equal, labels, free, or shares such as 0.2,0.8"""
     encode: Annotated[
         str, *declare("NAME", choice("--head.encode", ENCODE), default="auto", trained=True)
     ] = UNSET

@@ -1,9 +1,8 @@
 """Host loop over compiled epochs, in short calls so that signals are handled between them.
 
 The states of all members are on the host and move to the devices one chunk per epoch, so a chunk
-can be small enough for the cache. If there is one chunk, its state
-stays on the devices. Each member's position is in its own state, so a training that was cut
-anywhere continues from there.
+can be small enough for the cache. If there is one chunk, its state stays on the devices. Each
+member's position is in its own state, so a training that was cut anywhere continues from there.
 """
 
 import time
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 
 from twostage_jax.engine.epoch import Epoch
-from twostage_jax.engine.members import Numbers, StagePrograms, TrialData, repeat
+from twostage_jax.engine.members import Numbers, StagePrograms, TrialData, finished_params, repeat
 from twostage_jax.engine.placement import (
     Placement,
     axis_map,
@@ -177,9 +176,13 @@ def fit_trials(
                 seconds = progress.seconds if resident else time.perf_counter() - began
                 if complete and piece is behind[-1]:
                     metrics = _take_means(sums)
-                    # One chunk is still on the devices. Of several, parameters come back in turn,
-                    # so members that were trained by an earlier process are measured too.
-                    figures = validate(state.params, progress.state if resident else None)
+                    # Training does not read statistics: those on the devices stay as they are.
+                    finished = finished_params(programs, numbers, state.params, data)
+                    state = state._replace(params=finished)
+                    # Of several chunks, parameters come back in turn, so members that were trained
+                    # by an earlier process are measured too.
+                    on_device = resident and programs.finish is None
+                    figures = validate(state.params, progress.state if on_device else None)
                     yield Progress(state, sums, number, number, metrics, seconds, figures)
                 elif not complete:
                     part = (progress.fraction - number) * len(piece) + ahead
@@ -236,7 +239,7 @@ class _Chunks:
         epochs: int,
     ) -> Iterator[Progress]:
         """Train the members of a chunk until `epochs` are complete; yields their progress."""
-        placement, axes, _, epoch, _ = self._programs
+        placement, axes, _, epoch, *_ = self._programs
         all_axes = (axes.state, 0, 0, 0)
         members = (state, dict(sums), self._keys, self._numbers)
         chunk = put(placement, all_axes, take(padded(placement, piece), all_axes, members))

@@ -14,6 +14,7 @@ import optax
 
 from twostage_jax.engine.compile import as_function, compiler_options, donated, options_for_once
 from twostage_jax.engine.epoch import Epoch, make_epoch, shuffle
+from twostage_jax.engine.finish import finish_members, lower_finish
 from twostage_jax.engine.placement import (
     Placement,
     abstract,
@@ -107,6 +108,8 @@ class StagePrograms(NamedTuple):
         epoch: functions of an epoch, with `numbers` before the arguments of `advance` and `finish`
             and the key of member 0 before those of `shuffle`.
         validate: `(numbers, params, validation examples, key) -> metrics`; None without examples.
+        finish: `(numbers, params, images) -> params` of one member, which fixes statistics; None if
+            the stage has none.
     """
 
     placement: Placement
@@ -114,6 +117,7 @@ class StagePrograms(NamedTuple):
     init: Callable[..., TrainState]
     epoch: Epoch
     validate: Callable[..., Metrics] | None = None
+    finish: Callable[..., Params] | None = None
 
     @property
     def zeros(self) -> dict[str, np.ndarray]:
@@ -163,6 +167,9 @@ def lower_stage(
     )
     epoch = _lower_epoch(recipe, numbers, state, data, batch_size, axes, placement)
     programs = StagePrograms(placement, axes, as_function(lowered), epoch)
+    finish = lower_finish(recipe, numbers, state.params, data["image"])
+    if finish is not None:
+        programs = programs._replace(finish=as_function(finish))
     if not validation:
         return programs
     validate = lower_validation(
@@ -273,6 +280,28 @@ def start_states(
         return take(members, axes, arguments)
 
     return map_chunks(programs.init, programs.placement, axes, rows, programs.axes.state)
+
+
+def finished_params(
+    programs: StagePrograms, numbers: Numbers, params: Params, data: TrialData
+) -> Params:
+    """Return the parameters of all members with the statistics that evaluation uses, on the host.
+
+    Without statistics, such as those of batch normalisation, these are `params` themselves.
+
+    Args:
+        programs: compiled.
+        numbers: swept numbers, `[M]` each.
+        params: parameters of all members, on the host.
+        data: training examples of all members.
+    """
+
+    def images(member: np.ndarray) -> np.ndarray:
+        shared = data.shared.get("image")
+        return data.per_trial["image"](member)[0] if shared is None else shared
+
+    members = programs.placement.members
+    return finish_members(programs.finish, programs.axes.params, numbers, params, images, members)
 
 
 def repeat(zeros: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 
 from twostage_jax.engine.epoch import make_epoch
+from twostage_jax.engine.finish import finish_rows
 from twostage_jax.engine.state import TrainState
-from twostage_jax.stages.stage import Key, Metrics, Stage
+from twostage_jax.stages.stage import Key, Metrics, Stage, as_image
 from twostage_jax.trees import PyTree
 
 
@@ -31,7 +32,8 @@ def make_train(
         `[epochs, N]` replaces the shuffle. Each metric is `[epochs]`, the mean over all examples of
         the epoch; `loss` is always there. On the CPU,
         `jax.jit(train, compiler_options=compiler_options())` is faster, and a member of
-        `jax.vmap(train)` then has the same bits as that member alone.
+        `jax.vmap(train)` then has the same bits as that member alone. If the stage has a `finish`,
+        it is applied at the end, to at most 6,000 of the images.
 
     Raises:
         ValueError: negative `epochs`; (from `train`) a `batch_size` below 1, no examples, an
@@ -66,7 +68,13 @@ def make_train(
             state, sums = epoch.advance(state, sums, data, rows, epoch_key, 0, epoch.full)
             return epoch.finish(state, sums, data, rows, epoch_key)
 
-        return jax.lax.scan(one_epoch, state, order, length=epochs)
+        state, metrics = jax.lax.scan(one_epoch, state, order, length=epochs)
+        if stage.finish is not None:
+            images = data["image"]
+            rows = finish_rows(len(images), images.shape[1:])
+            # A stage without statistics ignores the images, and nothing is computed.
+            state = state._replace(params=stage.finish(state.params, as_image(images[rows])))
+        return state, metrics
 
     return train
 

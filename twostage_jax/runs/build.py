@@ -12,20 +12,25 @@ from flax import linen as nn
 from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import DECLARATIONS, SWEEPABLE, grid, swept
 from twostage_jax.engine.predictor import Network
+from twostage_jax.engine.solve import FEATURES, PREPARED, solution
 from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.runs.own_code import call_named, find_function, make_module, trace_errors
 from twostage_jax.runs.specs import batch_spec, solve_spec
-from twostage_jax.stages.families import HEADS, OBJECTIVES
+from twostage_jax.stages.families import ENCODERS, HEADS, OBJECTIVES
 from twostage_jax.stages.heads.trained import attach
-from twostage_jax.stages.modules import forward
-from twostage_jax.stages.nets.mlp import MLP, mirror
+from twostage_jax.stages.modules import check_finish, forward
+from twostage_jax.stages.nets.decoders import make_decoder
+from twostage_jax.stages.nets.projector import Projector
 from twostage_jax.stages.pretrain.reconstruction import make_decode
 from twostage_jax.stages.signature import check_head, numbers
 from twostage_jax.stages.stage import Batch, Head, Params, Stage, new_key
-from twostage_jax.trees import PyTree
+from twostage_jax.trees import PyTree, shapes_of
 
 Numbers = Mapping[str, PyTree]
-PROJECTOR_WIDTHS = (256, 128)
+PREACTIVATED = ("mlp", "conv")  # encoders whose features are the values before a ReLU
+BANK = "bank"  # group of the features that all trials of a prepared head share
+# Random images that a head with `prepare` is checked with before there are features.
+SAMPLE = 256
 OPTIMISER = ("learning_rate", "weight_decay")  # numbers of the optimiser, not of a function
 
 
@@ -78,7 +83,10 @@ class Networks:
         """Return logits `[B, K]` of images from `(numbers of the head, params)`."""
         head_numbers, params = arguments
         features = self.features(params["encoder"], image)
-        return self.head(head_numbers).logits(params["head"], features)
+        head_params = params["head"]
+        if BANK in params:
+            head_params = {**head_params, **params[BANK]}
+        return self.head(head_numbers).logits(head_params, features)
 
     @property
     def network(self) -> Network:
@@ -89,6 +97,11 @@ class Networks:
     def solved(self) -> bool:
         """True if the head is computed in one call rather than trained."""
         return self.head({}).solve is not None
+
+    @cached_property
+    def prepared(self) -> bool:
+        """True if the head needs the features of all training images."""
+        return self.head({}).prepare is not None
 
     def attached(self, head_numbers: Numbers) -> Stage:
         """Return stage 2 on images: the encoder with a trained head."""
@@ -111,6 +124,7 @@ def make_networks(
     classes: int,
     labelled: int,
     validation: int,
+    images: int,
 ) -> Networks:
     """Make the modules and stages of a config, and trace them on abstract values.
 
@@ -120,21 +134,19 @@ def make_networks(
         classes: number of classes K.
         labelled: number of labelled examples of one trial.
         validation: number of validation examples.
+        images: number of training images, with and without a label.
 
     Raises:
         UserError: code that cannot be imported, numbers that a function does not take, or shapes
             that do not fit. Nothing is compiled for these checks.
     """
     torch_init = config.init == "torch"
-    widths = config.pretrain.widths
-    encoder = MLP(widths, torch_init)
-    if config.pretrain.encoder != "mlp":
-        encoder = make_module(config.pretrain.encoder)
-    decoder = MLP(mirror(widths, int(np.prod(image_shape))), torch_init)
-    projector = MLP(PROJECTOR_WIDTHS, torch_init)
-    # Modules are only descriptions: one that nobody asks for costs nothing.
-    modules = {"encoder": encoder, "decoder": decoder, "projector": projector, "classes": classes}
+    modules = _make_modules(config, image_shape) | {"classes": classes}
+    encoder = modules["encoder"]
+    decoder = modules["decoder"]
     options = {"classes": classes, "widths": config.head.widths, "torch_init": torch_init}
+    given = {"method": config.head.method, "class_sizes": config.head.class_sizes}
+    options |= {name: value for name, value in given.items() if value is not None}
     objective = find_function(config.pretrain.objective, OBJECTIVES)
     protocol = find_function(config.head.protocol, HEADS)
 
@@ -178,9 +190,29 @@ def make_networks(
     name = f"stage 2 ({config.head.protocol})"
     for values in _distinct_numbers(config, "head"):
         with trace_errors(name, image_shape):
-            shapes = head_shapes(networks, labelled, validation, values)
+            sample = sample_shapes(networks, min(images, SAMPLE), values)
+            shapes = head_shapes(networks, labelled, validation, values, sample)
             _check_head(config.head.protocol, networks, values, shapes)
     return networks
+
+
+def _make_modules(config: Config, image_shape: tuple[int, ...]) -> dict[str, nn.Module]:
+    """Make the modules that an objective may ask for: encoder, decoder and projector."""
+    stage = config.pretrain
+    torch_init = config.init == "torch"
+    offered = {"widths": stage.widths, "torch_init": torch_init}
+    if stage.norm is not None:
+        offered["norm"] = stage.norm
+    if stage.encoder in ENCODERS:
+        encoder = call_named(stage.encoder, ENCODERS[stage.encoder], offered, {})
+    else:
+        encoder = make_module(stage.encoder)
+    # Modules are only descriptions: one that nobody asks for costs nothing.
+    return {
+        "encoder": encoder,
+        "decoder": make_decoder(stage.encoder, stage.widths, image_shape, torch_init),
+        "projector": Projector(norm=stage.norm or "batch", activate=stage.encoder in PREACTIVATED),
+    }
 
 
 def _check_swept(config: Config, networks: Networks) -> None:
@@ -220,6 +252,7 @@ def _check_stage(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None:
         params = stage.init(init_key, batch)
         if "encoder" not in params:
             raise UserError(f"{name} has no group called encoder, only {sorted(params)}")
+        check_finish(stage, params, name)
         return stage.loss(params, loss_key, batch)
 
     _check_loss(name, jax.eval_shape(init_and_loss, new_key(), batch_spec(image_shape)))
@@ -265,6 +298,7 @@ def head_shapes(
     labelled: int,
     validation: int,
     head_numbers: Numbers | None = None,
+    prepared: Mapping[str, jax.ShapeDtypeStruct] | None = None,
 ) -> Params:
     """Return the shapes of the groups of stage 2 of one trial.
 
@@ -274,6 +308,7 @@ def head_shapes(
         validation: number of validation examples.
         head_numbers: numbers of the head; by default as the config sets them. Arrays are traced, as
             those of a sweep are; Python numbers are not.
+        prepared: shapes of what a head with `prepare` gets, see `prepared_shapes`.
     """
     head_numbers = dict(head_numbers or {})
     head = networks.head(head_numbers)
@@ -286,10 +321,32 @@ def head_shapes(
     swept = {name: x for name, x in head_numbers.items() if isinstance(x, np.generic)}
 
     def solve(values: Numbers, key: jax.Array, batch: Batch) -> PyTree:
-        solution = networks.head({**head_numbers, **values}).solve
-        assert solution is not None
-        return solution(key, batch)
+        return solution(networks.head({**head_numbers, **values}), key, batch)
 
-    spec = solve_spec(labelled, validation, *networks.feature_shape)
-    params = jax.eval_shape(solve, swept, new_key(), spec)
-    return {"encoder": networks.encoder_shapes, "head": params}
+    spec = solve_spec(labelled, validation, *networks.feature_shape) | dict(prepared or {})
+    own, shared = jax.eval_shape(solve, swept, new_key(), spec)
+    groups = {"encoder": networks.encoder_shapes, "head": own}
+    return {**groups, BANK: shared} if shared else groups
+
+
+def sample_shapes(
+    networks: Networks, count: int, head_numbers: Numbers
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of what a head with `prepare` gets, from random features of some images.
+
+    It is called to report errors of `prepare` before anything is trained.
+    """
+    prepare = networks.head(head_numbers).prepare
+    if prepare is None:
+        return {}
+    shape = (count, *networks.feature_shape)
+    features = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return prepared_shapes(features, prepare(features))
+
+
+def prepared_shapes(
+    features: np.ndarray, prepared: Mapping[str, np.ndarray]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of the features `[N, D]` of all images and of prepared arrays."""
+    arrays = {FEATURES: features, **{PREPARED + name: x for name, x in prepared.items()}}
+    return shapes_of(arrays)

@@ -175,7 +175,7 @@ def make_predictor(plan: Plan, programs: RunPrograms, params: Params) -> Predict
         plan.networks.network,
         plan.head_numbers,
         params,
-        head_axes(plan.trials),
+        head_axes(plan.trials, params),
         plan.dataset.image_shape,
         max(len(plan.dataset.validation["label"]), plan.tested),
         programs.logits,

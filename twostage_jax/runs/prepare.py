@@ -178,10 +178,12 @@ def prepare(
             len(dataset.classes),
             examples.labelled,
             len(dataset.validation["label"]),
+            len(examples.images),
         )
         config = _head_settings(requested, config, networks)
         copies = len(trials.encoders)
-        shape = (copies, len(examples.used), *networks.feature_shape)
+        encoded = examples.images if networks.prepared else examples.used
+        shape = (copies, len(encoded), *networks.feature_shape)
         config, encoding = _resolve_encoding(config, networks, shape)
     pretrained = None
     if config.encoder_run:

@@ -8,7 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from twostage_jax.engine.members import StagePrograms, TrialData, start_states
+from twostage_jax.engine.members import (
+    StagePrograms,
+    TrialData,
+    finished_params,
+    start_states,
+)
 from twostage_jax.engine.passes import apply_pass
 from twostage_jax.engine.solve import SolvePrograms
 from twostage_jax.runs.clock import Clock
@@ -20,7 +25,8 @@ from twostage_jax.runs.examples import (
 )
 from twostage_jax.runs.handover import FROZEN, stacked_shapes
 from twostage_jax.runs.plan import Plan, few_examples
-from twostage_jax.runs.programs import RunPrograms
+from twostage_jax.runs.prepared import prepare_head
+from twostage_jax.runs.programs import RunPrograms, compile_solve, encoded_images
 from twostage_jax.runs.resume import run_identity
 from twostage_jax.runs.solve import solve_stage
 from twostage_jax.runs.track import OnEpoch
@@ -87,9 +93,11 @@ def train_head(
     plan = context.plan
     programs = context.programs.head
     dataset = plan.dataset
-    # Only images with a label in some trial: with ten labels nothing else is encoded.
-    images = dataset.train["image"][plan.examples.used]
-    features = _features(context, pretrained, images)
+    encoded = _features(context, pretrained, encoded_images(plan))
+    features = encoded
+    if plan.networks.prepared:
+        assert encoded is not None, "a solved head needs features"
+        features = encoded[:, plan.examples.used]
     data = head_data(plan.examples, features, plan.trials)
     frozen = {FROZEN: encoder}
     on_validation = _features(context, pretrained, dataset.validation["image"])
@@ -97,9 +105,20 @@ def train_head(
         validation = validation_data(plan.examples, on_validation, plan.trials)
         with context.clock.phase("head"):
             return _train(context, "head", programs, data, validation, frozen, before)
-    assert isinstance(programs, SolvePrograms)
     assert on_validation is not None
-    data = solve_data(data, on_validation, dataset.validation["label"], plan.trials)
+    label = dataset.validation["label"]
+    data = solve_data(plan.examples, data, on_validation, label, plan.trials)
+    expected = None
+    if plan.networks.prepared:
+        assert encoded is not None and context.programs.placement is not None
+        with context.terminal.status("preparing the head"), context.clock.phase("head"):
+            prepared = prepare_head(plan, encoded)
+        data = data | prepared.data
+        with context.terminal.status("compiling"), context.clock.phase("compile"):
+            programs = compile_solve(plan, data, context.programs.placement)
+        frozen |= prepared.frozen
+        expected = prepared.shapes
+    assert isinstance(programs, SolvePrograms)
     keys = plan.trials.keys("head", INITIAL)
     with context.clock.phase("head"), context.terminal.status("solving"):
         return solve_stage(
@@ -108,7 +127,7 @@ def train_head(
             plan.head_numbers,
             keys,
             frozen,
-            stacked_shapes(plan.head_shapes, plan.trials),
+            stacked_shapes(expected or plan.head_shapes, plan.trials),
             _stage_plan(context, "head", before),
         )
 
@@ -136,6 +155,8 @@ def _train(
     batch = few_examples(plan.dataset)
     # Always computed, even if a checkpoint replaces it: the checkpoint is checked against it.
     start = start_states(programs, numbers, plan.trials.keys(stage, INITIAL), batch, pretrained)
+    # An encoder that trains for no epoch is evaluated with statistics of the images, too.
+    start = start._replace(params=finished_params(programs, numbers, start.params, data))
     keys = plan.trials.keys(stage, TRAINING)
     stage_plan = _stage_plan(context, stage, before)._replace(validation=validation)
     return train_stage(programs, data, numbers, keys, start, stage_plan)

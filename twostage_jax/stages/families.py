@@ -1,10 +1,19 @@
-"""Objectives and heads that a config can name."""
+"""Objectives, encoders and heads that a config can name."""
 
 from collections.abc import Callable
 
+from flax import linen as nn
+
 from twostage_jax.stages.heads.neighbours import knn
+from twostage_jax.stages.heads.propagation import propagate
+from twostage_jax.stages.heads.prototypes import prototype
+from twostage_jax.stages.heads.reliable import knn_reliable
 from twostage_jax.stages.heads.solved import linear, ridge
 from twostage_jax.stages.heads.trained import mlp
+from twostage_jax.stages.nets.conv import Conv
+from twostage_jax.stages.nets.mlp import MLP
+from twostage_jax.stages.nets.resnet import ResNet
+from twostage_jax.stages.nets.vit import ViT
 from twostage_jax.stages.pretrain.placeholder import placeholder
 from twostage_jax.stages.pretrain.reconstruction import autoencoder, denoising
 from twostage_jax.stages.stage import Head, Stage
@@ -15,9 +24,19 @@ OBJECTIVES: dict[str, Callable[..., Stage]] = {
     "placeholder": placeholder,
     "denoising": denoising,
 }
+# Each takes by name what it asks for of `widths`, `norm` and `torch_init`.
+ENCODERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "conv": Conv,
+    "resnet": ResNet,
+    "vit": ViT,
+}
 HEADS: dict[str, Callable[..., Head]] = {
     "mlp": mlp,
     "linear": linear,
     "ridge": ridge,
     "knn": knn,
+    "knn-reliable": knn_reliable,
+    "prototype": prototype,
+    "propagate": propagate,
 }

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from twostage_jax.stages.modules import forward, init_module
+from twostage_jax.stages.modules import forward, init_module, make_finish
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Stage
 
 
@@ -27,4 +27,4 @@ def placeholder(encoder: nn.Module) -> Stage:
         features = forward(encoder, params["encoder"], batch["image"], key)
         return jnp.mean((features - jax.lax.stop_gradient(features)) ** 2), {}
 
-    return Stage(init, loss)
+    return Stage(init, loss, make_finish(encoder))

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from twostage_jax.errors import UserError
-from twostage_jax.stages.modules import dropout_key, forward, init_on_features, module_init
+from twostage_jax.stages.modules import (
+    dropout_key,
+    forward,
+    init_on_features,
+    make_finish,
+    module_init,
+)
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
 
 
@@ -64,7 +70,8 @@ def denoising(encoder: nn.Module, decoder: nn.Module, noise: Scalar = 0.5) -> St
             corrupted = image + noise * jax.random.normal(key, image.shape, image.dtype)
         return reconstruction_error(decode(params, corrupted, key), image), {}
 
-    return Stage(init_on_features(encoder, "decoder", module_init(decoder)), loss)
+    init = init_on_features(encoder, "decoder", module_init(decoder))
+    return Stage(init, loss, make_finish(encoder, decoder=decoder))
 
 
 def make_decode(encoder: nn.Module, decoder: nn.Module) -> Callable[..., jax.Array]:
