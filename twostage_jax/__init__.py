@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from twostage_jax.runs.opened import Run
     from twostage_jax.runs.result import Result
     from twostage_jax.runs.run import run
+    from twostage_jax.runs.study.agreement import find_suspects
+    from twostage_jax.runs.study.selection import choose_next
     from twostage_jax.stages.freezing import freeze
     from twostage_jax.stages.heads.neighbours import knn
     from twostage_jax.stages.heads.propagation import propagate
@@ -68,6 +70,8 @@ _HOME = {
     "runs.opened": ("Run",),
     "runs.result": ("Result",),
     "runs.run": ("run",),
+    "runs.study.agreement": ("find_suspects",),
+    "runs.study.selection": ("choose_next",),
     "stages.freezing": ("freeze",),
     "stages.heads.neighbours": ("knn",),
     "stages.heads.propagation": ("propagate",),
