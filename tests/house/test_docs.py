@@ -141,4 +141,4 @@ def test_the_recipes_run_and_their_commands_fit(code, commands, tmp_path, monkey
         config = resolve(config, (8, 8, 1), 20)
         with jax.numpy_rank_promotion("allow"):
             # Imports the parts and traces them on the shapes of the digits.
-            make_networks(config, (8, 8, 1), 10, 100, 20)
+            make_networks(config, (8, 8, 1), 10, 100, 20, 1295)
