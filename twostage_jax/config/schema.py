@@ -89,7 +89,7 @@ ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
     "resnet": {"widths": (32, 64, 128, 256), "norm": "group"},
     "vit": {"widths": (64, 64, 64, 128)},
 }
-ENCODER_FIELDS = ("widths", "norm")
+ENCODER_FIELDS = ("widths", "norm", "patch")
 ENCODE = ("auto", "once", "loop")
 DECAY_ON = ("all", "matrices")
 SCHEDULES = ("constant", "cosine")
@@ -304,6 +304,8 @@ vicreg, lejepa, supervised (uses labels), or package.module:function"""
     """Layer sizes of the encoder; the last is the number of features. The decoder mirrors them"""
     norm: Annotated[str, *declare("NAME", choice("norm", NORMS), "by encoder")] = UNSET
     """Normalisation of conv and resnet: batch (fixed statistics after training) or group"""
+    patch: Annotated[int, *declare("INT", integer(1), "chosen for vit, 4 for masked")] = UNSET
+    """Side of a square patch in pixels, for the encoder vit and the objective masked"""
 
 
 @dataclass(frozen=True, repr=False)
