@@ -32,11 +32,14 @@ def announce(
             hang=2,
         )
     rows = []
-    for stage, (placement, need) in placed.items():
+    for stage, (placement, need, _) in placed.items():
         chunks = len(placement.pieces)
         devices = placement.mesh.size
         rows.append(PlanRow(stage, placement.members, chunks, devices, need.member, need.common))
     show_plan(rows, plan.encoding if "head" in plan.stages else None, terminal)
+    for stage, place in placed.items():
+        if place.speed is not None:
+            terminal.line(f"{stage}: {place.speed.words}", hang=2)
 
 
 def show_machine(device: Device, terminal: Terminal) -> None:

@@ -19,8 +19,9 @@ class ResNet(nn.Module):
     He et al., "Deep Residual Learning for Image Recognition", 2016, in the form of nine layers that
     is known from fast training on CIFAR-10: a stem, three 4×4 convolutions of stride 2, and two
     3×3 convolutions with a skip connection after each of the first two; the head's layer is the
-    ninth. The features are the means over the last grid and are not negative. Each layer is a product, a normalisation and a
-    ReLU. The stem reduces images above 16×16 to a grid of at most 16×16. Weights are He-normal.
+    ninth. The features are the means over the last grid and are not negative. Each layer is a
+    product, a normalisation and a ReLU. The stem reduces images above 16×16 to a grid of at most
+    16×16. Weights are He-normal.
 
     Attributes:
         widths: channels of the stem and of the stages after it, each of which halves the grid.
