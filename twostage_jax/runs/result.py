@@ -99,7 +99,7 @@ class ResultRecord:
         data: sizes and identity of the data.
         pretrain: outcome of stage 1.
         head: outcome of stage 2.
-        frozen: proof that the encoder did not change.
+        frozen: proof that the encoder did not change, or its digests if stage 2 trains it.
         validation: scores of the ensemble on validation.
         test: its scores on test.
         member_validation: scores of each member on validation.
@@ -215,7 +215,10 @@ def stage_text(kind: str, stage: Mapping[str, Any]) -> str:
     """Return `autoencoder, 20 epochs, loss 0.0018`; `kind` is `objective` or `protocol`."""
     epochs = stage["epochs"]
     text = f"{stage[kind]}, {epochs} epoch{'' if epochs == 1 else 's'}"
-    return text if stage["loss"] is None else f"{text}, loss {stage['loss']:.4f}"
+    if stage["loss"] is not None:
+        text += f", loss {stage['loss']:.4f}"
+    # Only stage 1 has this key: there, labels are the exception.
+    return f"{text}; used {stage['labels']:,} labels" if stage.get("labels") else text
 
 
 def _scores_text(scores: Mapping[str, Any]) -> str:
