@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from twostage_jax.runs.opened import Run
     from twostage_jax.runs.result import Result
     from twostage_jax.runs.run import run
+    from twostage_jax.runs.study.agreement import find_suspects
+    from twostage_jax.runs.study.selection import choose_next
     from twostage_jax.stages.freezing import freeze
     from twostage_jax.stages.heads.neighbours import knn
+    from twostage_jax.stages.heads.propagation import propagate
+    from twostage_jax.stages.heads.prototypes import prototype
+    from twostage_jax.stages.heads.reliable import knn_reliable
     from twostage_jax.stages.heads.solved import linear, ridge
     from twostage_jax.stages.heads.trained import attach, classifier, finetune, make_logits, mlp
     from twostage_jax.stages.modules import forward, init_on_features, make_finish, module_init
@@ -65,8 +70,13 @@ _HOME = {
     "runs.opened": ("Run",),
     "runs.result": ("Result",),
     "runs.run": ("run",),
+    "runs.study.agreement": ("find_suspects",),
+    "runs.study.selection": ("choose_next",),
     "stages.freezing": ("freeze",),
     "stages.heads.neighbours": ("knn",),
+    "stages.heads.propagation": ("propagate",),
+    "stages.heads.prototypes": ("prototype",),
+    "stages.heads.reliable": ("knn_reliable",),
     "stages.heads.solved": ("linear", "ridge"),
     "stages.heads.trained": ("attach", "classifier", "finetune", "make_logits", "mlp"),
     "stages.modules": ("forward", "init_on_features", "make_finish", "module_init"),

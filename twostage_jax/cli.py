@@ -26,6 +26,7 @@ from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.parse import parse
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
+from twostage_jax.config.studies import Study, check_study
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import Corrupted, UserError, import_errors, user_message
 from twostage_jax.files import open_standard_streams, read_json
@@ -49,6 +50,8 @@ def execute(command: Command) -> None:
         _describe_data(command)
     elif isinstance(command, Evaluate):
         _evaluate(command)
+    elif isinstance(command, Study):
+        _study(command)
     elif isinstance(command, Bench):
         with interrupt_as_exception():  # the benchmark trains in processes of its own
             _bench(command)
@@ -185,6 +188,18 @@ def _evaluate(command: Evaluate) -> None:
         coverage=command.coverage,
         save_predictions=command.save_predictions,
     )
+
+
+def _study(command: Study) -> None:
+    check_study(command)
+    terminal = _make_terminal(command)
+    with terminal.status("importing jax"), import_errors():
+        from twostage_jax.engine.compile import cores, use_cores
+        from twostage_jax.runs.study.start import run_study
+    # Draws are computed side by side, one per core.
+    use_cores(cores())
+    _keep_compiled(command.compile_cache, terminal)
+    run_study(command, terminal)
 
 
 def _describe_data(command: Data) -> None:

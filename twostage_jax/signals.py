@@ -38,7 +38,8 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
-        self.resume = _resume_commands[-1] if _resume_commands else None
+        # The first is the command that the user has started; it may start a run of its own.
+        self.resume = _resume_commands[0] if _resume_commands else None
 
 
 # Signals belong to the process, so their state is global. Each list is a stack of active blocks.

@@ -14,7 +14,7 @@ GROUPS = {
     "Stages": "Stage autoencoder denoising masked vae simclr simclr_iic vicreg"
     " lejepa supervised placeholder classifier attach MLP mirror Identity",
     "Augmentations": "augmentation Views",
-    "Heads": "Head mlp linear ridge knn",
+    "Heads": "Head mlp linear ridge knn knn_reliable prototype propagate",
     "Training": "adam freeze TrainState init_state make_train ensemble compiler_options"
     " keep_compiled",
     "Evaluation": "make_logits evaluate encode make_decode reconstruction digest",

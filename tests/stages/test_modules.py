@@ -137,7 +137,7 @@ def test_training_normalises_with_the_batch_and_evaluation_with_fixed_statistics
     np.testing.assert_allclose(forward(module, variables, x), start, rtol=1e-5)
     finished = ts.make_finish(module)({"encoder": variables}, x)["encoder"]
     assert ts.digest(finished["params"]) == ts.digest(variables["params"])
-    np.testing.assert_allclose(forward(module, finished, x), expected, atol=1e-5)
+    np.testing.assert_allclose(forward(module, finished, x), expected, atol=1e-4)
 
 
 class Layers(nn.Module):

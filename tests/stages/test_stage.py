@@ -181,6 +181,9 @@ def test_a_label_out_of_range_is_refused_or_gives_nan_unless_its_weight_is_0(nam
     batch = examples() | {"weight": jnp.array([0.0, 1.0, 1.0, 1.0] * 6)}
     batch["image"] = batch["image"].reshape(24, 4)
     batch |= {"validation_image": batch["image"], "validation_label": batch["label"]}
+    if head.prepare is not None:
+        batch |= {"prepared": head.prepare(np.asarray(batch["image"]))}
+        batch |= {"features": batch["image"], "index": jnp.arange(24)}
 
     def result(batch):
         if head.solve is not None:

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
-from twostage_jax.config.fields import SWITCH, UNSET, as_path, flag
+from twostage_jax.config.fields import SWITCH, UNSET, flag
+from twostage_jax.config.flags import FROM, Debug, Loading
 from twostage_jax.config.schema import (
     CommonConfig,
     Config,
@@ -15,40 +16,11 @@ from twostage_jax.config.schema import (
     PretrainConfig,
     RecipeConfig,
 )
+from twostage_jax.config.studies import STUDIES, Study
 
 
 @dataclass(frozen=True)
-class _Debug:
-    debug: Annotated[bool, SWITCH] = False
-    """Show the full traceback on an error"""
-
-    def __post_init__(self) -> None:
-        """Expand `~` in every path, then bring the fields of a configuration into one form."""
-        for name, value in vars(self).items():
-            if isinstance(value, Path):
-                # The dataclass is frozen, and it is still being made.
-                object.__setattr__(self, name, as_path(value))
-        settings = getattr(super(), "__post_init__", None)
-        if settings is not None:
-            settings()
-
-
-@dataclass(frozen=True)
-class _Loading(_Debug):
-    trust_code: Annotated[bool, SWITCH] = False
-    """Import the code that the config of an earlier run names"""
-    compile_cache: Annotated[str | None, flag("DIR", "twostage_jax in the user's cache folder")] = (
-        None
-    )
-    """Folder for compiled programs, so that the next start is faster; off disables it"""
-    device: Annotated[
-        Literal["cpu", "gpu", "tpu"] | None, flag("NAME", "the fastest available")
-    ] = None
-    """Device to use: cpu, gpu or tpu; the command stops if it is not available"""
-
-
-@dataclass(frozen=True)
-class _Training(_Loading):
+class _Training(Loading):
     verbose: Annotated[bool, SWITCH] = False
     """Print every epoch, the parameter groups, and all figures of the result"""
     resume: Annotated[bool, SWITCH] = False
@@ -81,21 +53,18 @@ class Pretrain(_FromFile, RecipeConfig, CommonConfig):
     """Stage 1: an encoder trained on images without labels"""
 
 
-_FROM = tyro.conf.arg(name="from", metavar="RUN", help_behavior_hint="(default: none)")
-
-
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Head(_Training, MembersConfig):
     """Train stage 2 on an earlier run's encoder; that run's settings are the defaults."""
 
-    from_: Annotated[Path | None, _FROM] = None
+    from_: Annotated[Path | None, FROM] = None
     """Folder of the run that has the encoder; not needed with --resume"""
     head: HeadConfig = field(default_factory=HeadConfig)
     """Stage 2: a head on the frozen encoder"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(_Loading):
+class Evaluate(Loading):
     """Measure a finished run on a split of its own data or of another source."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -119,7 +88,7 @@ class Evaluate(_Loading):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data(_Debug):
+class Data(Debug):
     """Describe a source: sizes, classes, duplicates across splits, fingerprint."""
 
     spec: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC")]
@@ -131,7 +100,7 @@ class Data(_Debug):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench(_Debug):
+class Bench(Debug):
     """Measure speed side by side with PyTorch (extra: bench); see docs/benchmarks.md."""
 
     data: Annotated[str, flag("SPEC", "MNIST in ../shared/data/mnist, else digits")] = UNSET
@@ -161,6 +130,8 @@ COMMANDS = {
     "evaluate": Evaluate,
     "data": Data,
     "bench": Bench,
+    # The name of a study is two words: `twostage study labels`.
+    **{f"study {name}": kind for name, kind in STUDIES.items()},
 }
 Training: TypeAlias = Run | Pretrain | Head
-Command: TypeAlias = Training | Evaluate | Data | Bench
+Command: TypeAlias = Training | Evaluate | Data | Bench | Study

@@ -193,6 +193,13 @@ def as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def as_shares(value: object) -> object:
+    """Convert a list of shares into the text with commas."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return value
+
+
 def as_path(value: object) -> object:
     """Convert a string into a path, with `~` as the home folder."""
     if not isinstance(value, str | Path):

@@ -15,8 +15,8 @@ from twostage_jax.config.schema import (
     SOLVED,
     TRAINED,
     Config,
-    from_mapping,
 )
+from twostage_jax.config.settings import from_mapping
 from twostage_jax.config.sweep import swept
 from twostage_jax.errors import UserError
 
@@ -104,6 +104,11 @@ def resolve(config: Config, image_shape: Sequence[int], validation: int) -> Conf
         values[group][function] = (
             getattr(getattr(config, group), function) or values[group][function]
         )
+    pretrain = values["pretrain"]
+    if config.pretrain.select == "probe":
+        pretrain["watch"] = "on"
+    elif pretrain["objective"] == "placeholder":
+        pretrain["watch"] = "off"  # it trains nothing
     encoder = config.pretrain.encoder or values["pretrain"]["encoder"]
     # A preset's sizes are for its own encoder.
     if encoder != values["pretrain"]["encoder"] or "widths" not in values["pretrain"]:

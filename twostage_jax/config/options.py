@@ -20,6 +20,8 @@ OPTIONS: dict[str, dict[str, str]] = {
     "augment": {"pretrain.objective": "augment"},
     "augment_strength": {"pretrain.objective": "augment"},
     "head.widths": {"head.protocol": "widths"},
+    "head.method": {"head.protocol": "method"},
+    "head.class_sizes": {"head.protocol": "class_sizes"},
     "head.loss": {"head.protocol": "loss"},
     "head.unfreeze": {"head.protocol": "unfreeze"},
     "head.encoder_learning_rate": {"head.protocol": "encoder_learning_rate"},

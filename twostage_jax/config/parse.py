@@ -21,6 +21,7 @@ DESCRIPTION = (
     "Versions of the package and jax, and the device: twostage --version"
 )
 BOTH = ("pretrain", "head")
+STUDY = "study"  # first word of several commands
 # Names that other programs give to our flags. A name of both stages stands without its group.
 ALIASES = {
     "learning-rate": "lr learning-rate step-size alpha",
@@ -63,6 +64,8 @@ def parse(argv: Sequence[str]) -> Command:
         UserError: Arguments that cannot be parsed, in one line.
         SystemExit: After --help.
     """
+    if len(argv) > 1 and argv[0] == STUDY and not argv[1].startswith("-"):
+        argv = (f"{STUDY} {argv[1]}", *argv[2:])
     _check_command(argv)
     if argv and argv[0] in COMMANDS:
         _check_flags(argv[0], argv[1:])
@@ -100,6 +103,12 @@ def _check_command(argv: Sequence[str]) -> None:
     first = argv[0]
     if first in COMMANDS or first in ("-h", "--help"):
         return
+    if first.split()[0] == STUDY:
+        names = [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{STUDY} ")]
+        raise UserError(
+            f"{shown(first)} is no study: choose from {', '.join(names)}; start with twostage "
+            f"{STUDY} {names[0]}, or see twostage {STUDY} {names[0]} --help"
+        )
     if first.startswith("-"):
         commands = [name for name in COMMANDS if name in argv]
         example = f"twostage {commands[0] if commands else 'run'} {first}"
@@ -118,6 +127,8 @@ def _check_flags(command: str, arguments: Sequence[str]) -> None:
         similar = _similar(name.lstrip("-"), valid)
         hint = f"; did you mean {' or '.join(f'--{flag}' for flag in similar)}?" if similar else ";"
         owners = [other for other in COMMANDS if name.removeprefix("--") in flags(other)]
+        # Studies repeat the flags of stage 1.
+        owners = [other for other in owners if not other.startswith(f"{STUDY} ")] or owners
         # `--epochs` of the benchmark does not help a user who means the epochs of a stage.
         if owners and ("." in name or not similar):
             name += f", a flag of {' and '.join(owners)}"
@@ -207,7 +218,7 @@ def _rewritten(error: str) -> str:
     unexpected = re.match(r"Unrecognized (?:or misplaced )?options: (.*)", error)
     if unexpected:
         return f"unexpected {unexpected.group(1)!r}: a value comes after its flag"
-    positional = re.match(r"Missing from (twostage \w+): (\S+) (.*?) \(required\)", error)
+    positional = re.match(r"Missing from (twostage \w+(?: \w+)?): (\S+) (.*?) \(required\)", error)
     if positional:
         command, name, words = positional.groups()
         return f"{command} needs {name}: {words[0].lower()}{words[1:]}"

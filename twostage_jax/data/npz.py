@@ -4,6 +4,7 @@ import math
 import os
 import re
 import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -109,11 +110,21 @@ def _by_shape(arrays: Arrays, path: Path) -> dict[str, Meaning]:
 def read_arrays(path: Path) -> Arrays:
     """Read the arrays with known names, or those without names.
 
+    Raises:
+        UserError: as `read_archive`, or no array with such a name.
+        OSError: a file that does not exist or cannot be opened.
+    """
+    return read_archive(path, lambda members: _choose_names(members, path))
+
+
+def read_archive(path: Path, choose: Callable[[Iterable[str]], Iterable[str]] = tuple) -> Arrays:
+    """Read the arrays that `choose` selects among all names, by default all of them.
+
     Nothing is unpickled.
 
     Raises:
-        UserError: a corrupted file, a directory, pipe or device, no array with such a name, or more
-            bytes than `check_expanded` allows.
+        UserError: a corrupted file, a directory, pipe or device, or more bytes than
+            `check_expanded` allows.
         OSError: a file that does not exist or cannot be opened.
     """
     try:
@@ -123,7 +134,7 @@ def read_arrays(path: Path) -> Arrays:
                     f"{path} holds a single array: save images and labels together with numpy.savez"
                 )
             with zipfile.ZipFile(BoundedFile(file)) as archive:
-                return _read_members(archive, path)
+                return _read_members(archive, path, choose)
     except (UserError, OSError):
         raise
     except Exception as error:  # zipfile and numpy raise a dozen types of errors, some without text
@@ -153,8 +164,9 @@ class BoundedFile:
         return content
 
 
-def _read_members(archive: zipfile.ZipFile, path: Path) -> Arrays:
-    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+def _choose_names(members: Iterable[str], path: Path) -> list[str]:
+    """Return the names with a meaning, or those that NumPy gives if there are none."""
+    members = list(members)
     kinds = {name: meaning.kind for name in members if (meaning := _meaning(name))}
     names = list(kinds)
     if not {"image", "label"} & set(kinds.values()):
@@ -164,6 +176,14 @@ def _read_members(archive: zipfile.ZipFile, path: Path) -> Arrays:
             f"{path} has the arrays {listed(members) or 'none'} and lacks images: name the arrays "
             f"{NAMES}"
         )
+    return names
+
+
+def _read_members(
+    archive: zipfile.ZipFile, path: Path, choose: Callable[[Iterable[str]], Iterable[str]]
+) -> Arrays:
+    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    names = list(choose(members))
     announced = sum(members[name].file_size for name in names)
     size = os.stat(path).st_size
     check_expanded(path, announced, size, "save it uncompressed with numpy.savez")

@@ -48,6 +48,13 @@ class Examples(NamedTuple):
         return self.label.shape[-1]
 
     @property
+    def index(self) -> np.ndarray:
+        """Rows of the labelled examples among `images`, int32 `[R, n]`, or `[n]` if shared."""
+        if self.drawn is None:
+            return np.arange(len(self.dataset.train["label"]), dtype=np.int32)
+        return self.drawn.astype(np.int32)
+
+    @property
     def used(self) -> np.ndarray:
         """Rows of train that have a label in any trial."""
         if self.drawn is None:
@@ -224,12 +231,20 @@ def validation_data(
     return label | from_encoders("image", features, trials)
 
 
+def _index_data(examples: Examples) -> TrialData:
+    index = examples.index
+    if index.ndim == 1:
+        return TrialData({"index": index}, {})
+    return TrialData({}, {"index": gather(index, np.arange(len(index)))})
+
+
 def solve_data(
-    data: TrialData, validation: np.ndarray, label: np.ndarray, trials: Trials
+    examples: Examples, data: TrialData, validation: np.ndarray, label: np.ndarray, trials: Trials
 ) -> TrialData:
     """Return the input of a solved head: all of `data`, weights, and the validation features.
 
     Args:
+        examples: training examples.
         data: labelled examples of stage 2, as features.
         validation: features `[E, V, D]` of the validation split.
         label: its labels `[V]`.
@@ -237,4 +252,5 @@ def solve_data(
     """
     weight = np.ones(data.shapes["label"].shape, np.float32)
     shared = TrialData({"weight": weight, "validation_label": label}, {})
-    return data | shared | from_encoders("validation_image", validation, trials)
+    data = data | shared | _index_data(examples)
+    return data | from_encoders("validation_image", validation, trials)

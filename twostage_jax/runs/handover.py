@@ -6,7 +6,7 @@ its R trials. In stage 2 a single encoder is shared and has no axis; several are
 only one training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,8 @@ from twostage_jax.engine.members import Axes, TrialData, gather
 from twostage_jax.engine.placement import map_members
 from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import Corrupted
-from twostage_jax.runs.build import Networks, head_shapes
+from twostage_jax.runs.build import BANK, Networks, head_shapes
+from twostage_jax.runs.checkpoints import BEST, best_shapes
 from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.stage import Params, new_key
@@ -41,10 +42,10 @@ class Sizes(NamedTuple):
     validation: int
 
 
-def head_axes(trials: Trials) -> dict[str, int | None]:
+def head_axes(trials: Trials, groups: Iterable[str] = (FROZEN, "head")) -> dict[str, int | None]:
     """Return the axes of the groups of stage 2."""
     several = len(trials.encoders) > 1 or trials.tuned
-    return {FROZEN: 0 if several else None, "head": 0}
+    return {name: 0 if several or name == "head" else None for name in groups}
 
 
 def stage_axes(
@@ -120,7 +121,7 @@ def _visible(params: Params, trials: Trials, members: int) -> Params:
     params = jax.device_get(params)
     if members > 1:
         return params
-    return map_members(lambda leaf: leaf[0], {n: head_axes(trials)[n] for n in params}, params)
+    return map_members(lambda leaf: leaf[0], head_axes(trials, params), params)
 
 
 def without_axis(params: Params) -> Params:
@@ -137,7 +138,14 @@ def load_pretrained(folder: Path, manifest: Manifest, networks: Networks, trials
     init = networks.pretrain({}).init
     shape = manifest.preprocessing.image_shape
     expected = jax.eval_shape(init, new_key(), batch_spec(shape))
-    params = _load(folder, "pretrain", _with_axis(expected, len(trials.encoders)))
+    members = len(trials.encoders)
+    expected = _with_axis(expected, members)
+    settings = manifest.config.get("pretrain")
+    if isinstance(settings, dict) and settings.get("select") == "probe":
+        best = _load(folder, "pretrain", best_shapes(expected, members), BEST)
+        params = best["params"]
+    else:
+        params = _load(folder, "pretrain", expected)
     groups = pretrain_groups(params, trials)
     # After stage 2, the manifest describes an encoder for each trial.
     if manifest.frozen is not None and len(trials.encoders) > 1:
@@ -182,29 +190,54 @@ def load_heads(
         Corrupted: if they differ from their checkpoint's table or from the manifest.
     """
     numbers = first_numbers(own_numbers(trials, networks))
-    expected = head_shapes(networks, sizes.labelled, sizes.validation, numbers)
-    params = _load(folder, "head", stacked_shapes(expected, trials))
+    if networks.prepared:
+        # Their shapes depend on the number of images.
+        expected = _recorded_shapes(manifest, networks, trials)
+    else:
+        expected = stacked_shapes(
+            head_shapes(networks, sizes.labelled, sizes.validation, numbers), trials
+        )
+    params = _load(folder, "head", expected)
     _check_groups(folder / "head", head_groups(params, trials), _digests(manifest))
     return params
 
 
 def stacked_shapes(shapes: Params, trials: Trials) -> Params:
     """Return the shapes of the groups of stage 2 of all trials, from those of one trial."""
-    axes = head_axes(trials)
+    axes = head_axes(trials, shapes)
     return {
         name: group if axes[name] is None else _with_axis(group, len(trials.heads))
         for name, group in shapes.items()
     }
 
 
+def _recorded_shapes(manifest: Manifest, networks: Networks, trials: Trials) -> Params:
+    """Return the shapes of the groups of stage 2 of all trials, as the manifest describes them."""
+    expected = stacked_shapes({FROZEN: networks.encoder_shapes}, trials)
+    for name in ("head", BANK):
+        leaves = manifest.groups[name].leaves if name in manifest.groups else {}
+        group: PyTree = {}
+        for path, leaf in leaves.items():
+            *folders, last = path.split("/")
+            inside = group
+            for folder in folders:
+                inside = inside.setdefault(folder, {})
+            inside[last] = jax.ShapeDtypeStruct(tuple(leaf.shape), np.dtype(leaf.dtype))
+        # The manifest describes groups as users see them: a single trial has no axis.
+        single = len(trials.heads) == 1 and head_axes(trials, (name,))[name] == 0
+        if group:
+            expected[name] = _with_axis(group, 1) if single else group
+    return expected
+
+
 def _with_axis(tree: PyTree, count: int) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), tree)
 
 
-def _load(folder: Path, stage: str, expected: Params) -> Params:
+def _load(folder: Path, stage: str, expected: PyTree, tree: str = "params") -> PyTree:
     if not (folder / stage).is_dir():
         raise Corrupted(f"{folder} has no stage {stage}: give a run that has finished it")
-    return Store(folder / stage).load({"params": expected}).trees["params"]
+    return Store(folder / stage).load({tree: expected}).trees[tree]
 
 
 def _check_groups(where: Path, params: Params, digests: Mapping[str, str | None]) -> None:

@@ -50,6 +50,11 @@ class Plan:
         """True if the encoder runs once, before stage 2."""
         return self.config.head.encode != "loop"
 
+    @property
+    def feature_count(self) -> int:
+        """Number of features D of one image."""
+        return int(np.prod(self.networks.feature_shape))
+
     def numbers(self, stage: str) -> dict[str, np.ndarray]:
         """Return the swept numbers of a stage, one value for each training."""
         networks = self.networks

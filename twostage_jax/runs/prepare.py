@@ -189,7 +189,8 @@ def prepare(
         config = _head_settings(requested, without_unused(config, networks.asked), networks)
         trials = trials._replace(tuned=networks.tunes_encoder)
         copies = len(trials.encoders)
-        shape = (copies, len(examples.used), *networks.feature_shape)
+        encoded = examples.images if networks.prepared else examples.used
+        shape = (copies, len(encoded), *networks.feature_shape)
         config, encoding = _resolve_encoding(config, networks, shape)
     pretrained = None
     if config.encoder_run:

@@ -1,6 +1,6 @@
 """All programs of a run, compiled together: both stages, the passes between and after them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import optax
 
 from twostage_jax.config.fields import parse_mesh
 from twostage_jax.config.schema import StageConfig
-from twostage_jax.engine.compile import compile_each
+from twostage_jax.engine.compile import as_function, compile_all, compile_each
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
 from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate
 from twostage_jax.engine.passes import Pass, lower_pass
@@ -18,6 +18,8 @@ from twostage_jax.engine.predictor import lower_logits, place_passes
 from twostage_jax.engine.solve import SolvePrograms, lower_solve
 from twostage_jax.engine.speed import Speed, measure_speed
 from twostage_jax.engine.state import make_init
+from twostage_jax.engine.watch import FIGURES, lower_watch, make_watch
+from twostage_jax.errors import UserError
 from twostage_jax.runs.examples import (
     head_data,
     pretrain_data,
@@ -29,9 +31,10 @@ from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
 from twostage_jax.runs.plan import Plan, few_examples
 from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import first_numbers
+from twostage_jax.runs.watch import watch_data
 from twostage_jax.stages.freezing import freeze
 from twostage_jax.stages.optimiser import adam, make_schedule
-from twostage_jax.stages.stage import Params, Scalar, new_key
+from twostage_jax.stages.stage import Metrics, Params, Scalar, new_key
 from twostage_jax.trees import PyTree, size_of
 
 RATES = ("learning_rate", "weight_decay")
@@ -54,6 +57,8 @@ class RunPrograms(NamedTuple):
         head: stage 2, trained or solved.
         logits: predictions of all trials.
         reconstruct: mean squared error of each image, from the groups of stage 1.
+        placement: members of stage 2 on devices, for a head with `prepare`; `head` and `logits` are
+            then compiled after it.
     """
 
     pretrain: StagePrograms | None = None
@@ -61,6 +66,7 @@ class RunPrograms(NamedTuple):
     head: StagePrograms | SolvePrograms | None = None
     logits: Pass | None = None
     reconstruct: Pass | None = None
+    placement: Placement | None = None
 
 
 class _StageParts(NamedTuple):
@@ -206,6 +212,8 @@ def _need(plan: Plan, stage: str, members: int) -> Need:
     """Estimate the memory of one of the members."""
     if stage == "head" and plan.networks.solved:
         data = solve_examples(plan)
+        if plan.networks.prepared:
+            return _need_prepared(plan)
         per_trial = sum(size_of(x) for n, x in data.shapes.items() if n in data.per_trial)
         total = size_of(data.shapes)
         head = plan.head_shapes["head"]
@@ -226,11 +234,21 @@ def _need(plan: Plan, stage: str, members: int) -> Need:
     return estimate(training, state, data, batch_size, axes.state, axes.data)
 
 
+def _need_prepared(plan: Plan) -> Need:
+    """Estimate the memory of a trial whose head works on all training images."""
+    images = len(plan.examples.images)
+    scores = 4 * images * plan.networks.classes
+    shared = 4 * images * int(np.prod(plan.networks.feature_shape))
+    # About eight arrays of scores are in use at once, and the prepared arrays are as large as a
+    # few hundred features.
+    return Need(scores, 8 * scores, 2 * shared + 4 * 200 * images)
+
+
 def solve_examples(plan: Plan) -> TrialData:
     """Return what a solved head gets before there are features; only shapes count."""
     label = plan.dataset.validation["label"]
     validation = _no_features(plan, len(label))
-    return solve_data(abstract_head_data(plan), validation, label, plan.trials)
+    return solve_data(plan.examples, abstract_head_data(plan), validation, label, plan.trials)
 
 
 def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
@@ -243,13 +261,17 @@ def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
 
 def _lowered_programs(
     plan: Plan, placed: Mapping[str, Placed]
-) -> Iterator[dict[str, StagePrograms | SolvePrograms | Pass | None]]:
+) -> Iterator[dict[str, StagePrograms | SolvePrograms | Pass | Placement | None]]:
     """Lower the programs of a run; the longest compilations come first."""
     # Tracing takes Python's lock, so it is done one by one.
     for stage in plan.stages:
         placement = placed[stage].placement
+        if stage == "head" and plan.networks.prepared:
+            # Its programs depend on what is prepared, and that on the features.
+            yield {"placement": placement}
+            continue
         if stage == "head" and plan.networks.solved:
-            yield {stage: _lower_solve(plan, placement)}
+            yield {stage: _lower_solve(plan, placement, solve_examples(plan))}
             continue
         parts = _parts(plan, stage)
         axes = stage_axes(plan.config, plan.trials, stage, parts.data, parts.validation)
@@ -264,19 +286,68 @@ def _lowered_programs(
             placement,
             parts.validation.shapes if parts.validation else None,
         )
+        if stage == "pretrain" and plan.config.pretrain.watch == "on":
+            lowered = lowered._replace(watch=_lower_watch(plan, placement, lowered.validate))
         yield {stage: lowered}
     if "head" in plan.stages:
         # The evaluation is compiled with the rest: later it would be compiled alone, on one core.
-        yield {"logits": _lower_logits(plan)}
+        if not plan.networks.prepared:
+            yield {"logits": _lower_logits(plan)}
         if plan.features_once:
             yield {"encode": _lower_encode(plan)}
         yield {"reconstruct": _lower_reconstruct(plan)}
 
 
-def _lower_solve(plan: Plan, placement: Placement) -> SolvePrograms:
-    data = solve_examples(plan)
+def compile_solve(plan: Plan, data: TrialData, placement: Placement) -> SolvePrograms:
+    """Compile the solution of a head with `prepare`, from all its examples."""
+    return compile_all(_lower_solve(plan, placement, data))
+
+
+def _lower_solve(plan: Plan, placement: Placement, data: TrialData) -> SolvePrograms:
     numbers = first_numbers(plan.head_numbers)
     return lower_solve(plan.networks.head, numbers, data.shapes, data.axes, placement)
+
+
+def _lower_watch(
+    plan: Plan, placement: Placement, validate: Callable[..., Metrics] | None
+) -> Callable[..., Metrics]:
+    """Lower the figures of the encoder that stage 1 trains.
+
+    Raises:
+        UserError: if a metric of the stage has the name of such a figure.
+    """
+    taken = set(FIGURES) & set(getattr(validate, "out_info", ()))
+    if taken:
+        raise UserError(
+            f"a metric cannot have the name {min(taken)!r} while the encoder is watched: rename it "
+            "in the stage, or give --pretrain.watch off"
+        )
+    networks = plan.networks
+
+    def encode(params: Params, image: jax.Array) -> jax.Array:
+        return networks.features(params[FROZEN], image)
+
+    watch = make_watch(encode, networks.classes)
+
+    def watch_with(numbers: Mapping[str, PyTree], params: Params, data: Mapping[str, PyTree]):
+        return watch(params, data)
+
+    data = watch_data(plan.examples, plan.trials)
+    shapes = jax.eval_shape(
+        networks.pretrain({}).init, new_key(), batch_spec(plan.dataset.image_shape)
+    )
+    numbers = first_numbers(plan.numbers("pretrain"))
+    axes = (0, data.axes)
+    lowered = lower_watch(watch_with, numbers, shapes, data.shapes, axes, placement)
+    return as_function(lowered)
+
+
+def encoded_images(plan: Plan) -> np.ndarray:
+    """Return the training images that are encoded before stage 2."""
+    if plan.networks.prepared:
+        return plan.examples.images
+    # Only images with a label in some trial: with ten labels nothing else is encoded.
+    return plan.dataset.train["image"][plan.examples.used]
 
 
 def _lower_encode(plan: Plan) -> Pass:
@@ -284,7 +355,7 @@ def _lower_encode(plan: Plan) -> Pass:
         plan.networks.features,
         plan.networks.encoder_shapes,
         plan.dataset.image_shape,
-        len(plan.examples.used),
+        len(encoded_images(plan)),
         place_passes(len(plan.trials.encoders)),
         0,
     )

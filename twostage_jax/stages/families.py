@@ -5,6 +5,9 @@ from collections.abc import Callable
 from flax import linen as nn
 
 from twostage_jax.stages.heads.neighbours import knn
+from twostage_jax.stages.heads.propagation import propagate
+from twostage_jax.stages.heads.prototypes import prototype
+from twostage_jax.stages.heads.reliable import knn_reliable
 from twostage_jax.stages.heads.solved import linear, ridge
 from twostage_jax.stages.heads.trained import finetune, mlp
 from twostage_jax.stages.nets.conv import Conv
@@ -48,6 +51,9 @@ HEADS: dict[str, Callable[..., Head]] = {
     "ridge": ridge,
     "knn": knn,
     "finetune": finetune,
+    "knn-reliable": knn_reliable,
+    "prototype": prototype,
+    "propagate": propagate,
 }
 AUGMENTATIONS: dict[str, Views] = {
     "none": Views(),

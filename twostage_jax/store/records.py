@@ -96,6 +96,14 @@ class PretrainRecord:
     loss: float | None  # mean loss of the last epoch; None without epochs
     labels: int = 0  # number of labels that the objective used; 0 if it reads no label
     augmentation: AugmentationRecord | None = None  # None if the objective takes no views
+    # Figures of the encoder that is kept, means over encoders; None if it was not watched.
+    probe: float | None = None  # accuracy of a linear probe on validation
+    knn: float | None = None  # accuracy of nearest neighbours on validation
+    rank: float | None = None  # effective rank of its features
+    spread: float | None = None  # their standard deviation as a share of their length
+    features: int | None = None  # number of features
+    kept: list[int] | None = None  # epoch of each encoder's parameters if they are the best
+    collapsed: str | None = None  # sentence, if the features had collapsed at the end
 
 
 @dataclass(frozen=True)

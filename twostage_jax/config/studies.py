@@ -1,0 +1,158 @@
+"""The studies of the command line and their flags; the strings under the fields are their help.
+
+A new study is a dataclass here with an entry in `STUDIES`, and a function with an entry in
+`runs.study.start.STUDIES`.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from twostage_jax.config.fields import (
+    MAX_INT,
+    SWITCH,
+    UNSET,
+    check_text,
+    declarations,
+    declare,
+    dotted,
+    integer,
+)
+from twostage_jax.config.flags import FROM, Loading
+from twostage_jax.config.rules import check
+from twostage_jax.config.schema import CommonConfig, Config, PretrainConfig, RecipeConfig
+from twostage_jax.errors import UserError, shown
+
+ALL = 0  # the count `all`, as a number
+COUNTS = (10, 20, 50, 100, 600, 1000, 3000, ALL)
+DRAWS = 20
+
+
+def as_names(value: object) -> object:
+    """Convert a text `a,b` or a list into a tuple of texts."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(item.strip() if isinstance(item, str) else item for item in value)
+
+
+def as_counts(value: object) -> object:
+    """Convert a text `10,100,all`, a number or a list into a tuple of numbers; all is 0."""
+    items = as_names((value,) if isinstance(value, int) else value)
+    return tuple(map(_as_count, items)) if isinstance(items, tuple) else items
+
+
+def _as_count(item: object) -> object:
+    if not isinstance(item, str):
+        return item
+    if item.lower() == "all":
+        return ALL
+    # A malformed number stays as it is, for the check to report.
+    return int(item) if item.isdecimal() else item
+
+
+def check_counts(flag: str, value: object) -> None:
+    """Accept a tuple of distinct whole numbers, with 0 for all."""
+    items = value if isinstance(value, tuple) else (value,)
+    for item in items:
+        if type(item) is not int or not 0 <= item < MAX_INT:
+            raise UserError(f"{flag} has {shown(item)}: give numbers and all, such as 10,100,all")
+    if not items or len(set(items)) < len(items):
+        raise UserError(f"{flag} is {shown(value)}: give each number of labels once")
+
+
+def check_names(flag: str, value: object) -> None:
+    """Accept a tuple of distinct, non-empty texts."""
+    items = value if isinstance(value, tuple) else (value,)
+    if not items or not all(isinstance(item, str) and item for item in items):
+        raise UserError(f"{flag} is {shown(value)}: give names, separated by commas")
+    if len(set(items)) < len(items):
+        raise UserError(f"{flag} is {shown(value)}: give each name once")
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Study(Loading, RecipeConfig, CommonConfig):
+    """Flags of every study: an encoder, from a run or trained first, and a folder."""
+
+    from_: Annotated[Path | None, FROM] = None
+    """Folder of the run that has the encoder; without it, an encoder is trained first"""
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    """Stage 1, if no run is given: an encoder trained on images without labels"""
+    resume: Annotated[bool, SWITCH] = False
+    """Resume the study in --out; only its missing parts are computed"""
+    verbose: Annotated[bool, SWITCH] = False
+    """Print every part of the study as it is computed"""
+
+    def __new__(cls, *values: object, **fields: object) -> Self:
+        """Make an instance; the base class would refuse the fields of commands."""
+        return object.__new__(cls)
+
+    @property
+    def config(self) -> Config:
+        """Configuration of the pretraining, as `twostage pretrain` makes it from the same flags."""
+        names = {item.name for item in dataclasses.fields(Config)}
+        options = {name: value for name, value in vars(self).items() if name in names}
+        return Config(**{**options, "out": None})
+
+
+def own_options(study: Study) -> dict[str, object]:
+    """Options of a study that are no flags of every study, by name."""
+    common = {item.name for item in dataclasses.fields(Study)}
+    return {name: value for name, value in vars(study).items() if name not in common}
+
+
+def check_study(study: Study) -> None:
+    """Check the values of a study, before jax is imported.
+
+    Raises:
+        UserError: the first value that is malformed or contradicts another.
+    """
+    for name, declaration in declarations(type(study)).items():
+        value = getattr(study, name)
+        if value is not None:
+            declaration.check(f"--{dotted(name)}", value)
+    check(study.config)
+    if study.resume and not study.out:
+        raise UserError("--resume needs the folder of the study: add --out DIR")
+    if study.from_ is None:
+        return
+    for name in ("preset", "init"):
+        if getattr(study, name) is not None:
+            raise UserError(f"--{name} is for training an encoder, and --from gives one: leave it")
+    if any(value is not None and value != () for value in vars(study.pretrain).values()):
+        raise UserError("stage 1 comes from --from: leave the --pretrain flags out")
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class LabelStudy(Study):
+    """Measure the error for several numbers of labels, against controls without pretraining."""
+
+    counts: Annotated[
+        str,
+        *declare(
+            "N,...",
+            check_counts,
+            "10,20,50,100,600,1000,3000,all where they fit",
+            normal=as_counts,
+        ),
+    ] = UNSET
+    """Numbers of labelled examples, class-balanced, separated by commas"""
+    draws: Annotated[int, *declare("INT", integer(1), str(DRAWS))] = UNSET
+    """Random draws of labels for each number, nested, the same for every arm"""
+    arms: Annotated[str, *declare("NAME,...", check_names, "all", normal=as_names)] = UNSET
+    """Arms to compare: frozen, random, pixels, pca, supervised, finetuned, features:FILE;
+    a protocol may follow, as in frozen:knn"""
+    protocols: Annotated[str, *declare("NAME,...", check_names, "all", normal=as_names)] = UNSET
+    """Heads on the features of the arms frozen, random and features:FILE"""
+    select: Annotated[
+        Literal["draw", "validation"] | None, *declare("NAME", check_text, "draw")
+    ] = UNSET
+    """Labels that choose a head's strength: draw (cross-validation on the draw's own labels) or
+    validation (the labels of the validation split, which are counted)"""
+
+
+STUDIES: dict[str, type[Study]] = {
+    "labels": LabelStudy,
+}
