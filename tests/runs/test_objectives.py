@@ -79,7 +79,7 @@ def test_noisy_labels_reach_a_supervised_stage_1(data, tmp_path):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_only_supervised_reads_labels(objective):
     config = ts.Config(pretrain={"objective": objective, "widths": (5, 3)}, augment="none")
-    networks = make_networks(resolve(config, (4, 4, 1), 0), (4, 4, 1), 3, 8, 0)
+    networks = make_networks(resolve(config, (4, 4, 1), 0), (4, 4, 1), 3, 8, 0, 8)
     assert networks.reads_labels == (objective == "supervised")
 
 
