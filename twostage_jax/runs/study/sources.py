@@ -22,8 +22,8 @@ from twostage_jax.runs.open import open_run
 from twostage_jax.runs.opened import Run
 from twostage_jax.runs.run import run
 from twostage_jax.runs.sources import load_own
-from twostage_jax.runs.train import SEAMS
 from twostage_jax.runs.study.cells import Cells
+from twostage_jax.runs.train import SEAMS
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.stages.stage import Params, as_batch, as_image, new_key
 from twostage_jax.store.layout import MANIFEST, RESULT

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from twostage_jax.config.studies import LabelStudy, Study, check_study
+from twostage_jax.config.studies import LabelStudy, NoiseStudy, Study, check_study
 from twostage_jax.data.dataset import Dataset
 from twostage_jax.engine.device import find_device
 from twostage_jax.errors import UserError
@@ -26,6 +26,7 @@ from twostage_jax.runs.study.folder import (
     write_study,
 )
 from twostage_jax.runs.study.labels import check_labels, study_label_counts
+from twostage_jax.runs.study.noise import check_noise, study_noise
 from twostage_jax.runs.study.sources import Source, load_source, train_encoder
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import resumable
@@ -70,6 +71,7 @@ class Kind(NamedTuple):
 
 STUDIES: dict[type[Study], Kind] = {
     LabelStudy: Kind("labels", check_labels, study_label_counts),
+    NoiseStudy: Kind("noise", check_noise, study_noise),
 }
 
 
