@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twostage_jax.config.fields import declarations, dotted, present
+from twostage_jax.config.fields import OTHERS, declarations, dotted, present
 from twostage_jax.config.options import OPTIONS
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import (
@@ -15,8 +15,8 @@ from twostage_jax.config.schema import (
     SOLVED,
     TRAINED,
     Config,
-    from_mapping,
 )
+from twostage_jax.config.settings import from_mapping
 from twostage_jax.config.sweep import swept
 from twostage_jax.errors import UserError
 
@@ -80,7 +80,9 @@ def _defaults(kind: type, preset: str) -> dict[str, object]:
     values = {}
     for name, declaration in declarations(kind).items():
         default = declaration.default
-        value = default[preset] if isinstance(default, Mapping) else default
+        value = default
+        if isinstance(default, Mapping):
+            value = default[preset] if preset in default else default.get(OTHERS)
         # The data supply the others, or they stay open.
         if value is not None:
             values[name] = value
@@ -95,8 +97,7 @@ def resolve(config: Config, image_shape: Sequence[int], validation: int) -> Conf
         image_shape: Shape `[H, W, C]` of the images, which selects the default preset.
         validation: Number of examples that were set aside for validation.
     """
-    default = "blog" if tuple(image_shape[:2]) == BLOG_SHAPE else "quick"
-    preset = config.preset or default
+    preset = config.preset or default_preset(image_shape)
     values: dict[str, Any] = preset_values(preset)
     for group, function in FUNCTION_FIELDS.items():
         # A preset's steps are for any trained head, not for its own alone.
@@ -114,6 +115,18 @@ def resolve(config: Config, image_shape: Sequence[int], validation: int) -> Conf
         values["pretrain"] |= ENCODER_DEFAULTS.get(encoder, ENCODER_DEFAULTS["mlp"])
         values["pretrain"]["encoder"] = encoder
     return overlay(config, values | {"preset": preset, "validation": validation})
+
+
+def default_preset(image_shape: Sequence[int]) -> str:
+    """Preset for images of a shape `[H, W, C]`: `photos` if they are in colour or large.
+
+    >>> default_preset((28, 28, 1)), default_preset((8, 8, 1)), default_preset((28, 28, 3))
+    ('blog', 'quick', 'photos')
+    """
+    height, width, *channels = image_shape
+    if max(height, width) > max(BLOG_SHAPE) or channels not in ([], [1]):
+        return "photos"
+    return "blog" if (height, width) == BLOG_SHAPE else "quick"
 
 
 def unresolved(config: Config) -> list[str]:
@@ -183,5 +196,6 @@ def from_dict(values: object, where: str, trust_code: bool = False) -> Config:
 
 def imported_names(config: Config) -> list[str]:
     """Names `package.module:name` of the code that a configuration imports."""
-    names = (config.pretrain.encoder, config.pretrain.objective, config.head.protocol)
+    stage = config.pretrain
+    names = (stage.encoder, stage.objective, config.augment, config.head.protocol)
     return [name for name in names if name and ":" in name]

@@ -16,7 +16,12 @@ from twostage_jax.errors import UserError
 OPTIONS: dict[str, dict[str, str]] = {
     "pretrain.widths": {"pretrain.encoder": "widths", "pretrain.objective": "decoder"},
     "pretrain.norm": {"pretrain.encoder": "norm", "pretrain.objective": "projector"},
+    "pretrain.patch": {"pretrain.encoder": "patch", "pretrain.objective": "patch"},
+    "augment": {"pretrain.objective": "augment"},
+    "augment_strength": {"pretrain.objective": "augment"},
     "head.widths": {"head.protocol": "widths"},
+    "head.method": {"head.protocol": "method"},
+    "head.class_sizes": {"head.protocol": "class_sizes"},
     "head.loss": {"head.protocol": "loss"},
     "head.unfreeze": {"head.protocol": "unfreeze"},
     "head.encoder_learning_rate": {"head.protocol": "encoder_learning_rate"},

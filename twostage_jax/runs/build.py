@@ -1,5 +1,6 @@
 """From a config to modules, stages and heads, checked before anything is compiled."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +12,12 @@ from flax import linen as nn
 
 from twostage_jax.config.options import offered_options
 from twostage_jax.config.schema import Config
+from twostage_jax.config.sweep import swept
 from twostage_jax.engine.predictor import Network
+from twostage_jax.engine.solve import FEATURES, PREPARED, solution
 from twostage_jax.errors import UserError
 from twostage_jax.runs.checks import (
+    check_features,
     check_loss,
     check_loss_numbers,
     check_stage,
@@ -22,6 +26,7 @@ from twostage_jax.runs.checks import (
 )
 from twostage_jax.runs.own_code import call_named, find_function, make_module, trace_errors
 from twostage_jax.runs.specs import batch_spec, solve_spec
+from twostage_jax.runs.views import make_augment
 from twostage_jax.stages.families import ENCODERS, HEADS, OBJECTIVES
 from twostage_jax.stages.heads.trained import attach
 from twostage_jax.stages.modules import check_finish, forward
@@ -30,13 +35,17 @@ from twostage_jax.stages.nets.projector import Projector
 from twostage_jax.stages.pretrain.reconstruction import make_decode
 from twostage_jax.stages.signature import check_head, numbers, parameter_names
 from twostage_jax.stages.stage import Batch, Head, Params, Stage, new_key
-from twostage_jax.trees import PyTree
+from twostage_jax.trees import PyTree, shapes_of
 
 Numbers = Mapping[str, PyTree]
 FUNCTIONS = {"pretrain": "pretrain.objective", "head": "head.protocol"}
 PREACTIVATED = ("mlp", "conv")  # encoders whose features are the values before a ReLU
 # Numbers of the optimiser, not of a function.
 OPTIMISER = ("learning_rate", "weight_decay", "encoder_learning_rate")
+HEAD_OPTIONS = ("method", "class_sizes", "loss")  # options that describe a head in the result
+BANK = "bank"  # group of the features that all trials of a prepared head share
+# Random images that a head with `prepare` is checked with before there are features.
+SAMPLE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +61,7 @@ class Networks:
         pretrain_numbers: numbers that the objective takes, with their defaults.
         head_numbers: the same for the head.
         asked: names of the parameters of each function, by the field that names it.
+        head_settings: values of the head's options and of its numbers that are not swept.
         decode: `(params, image) -> image`, or None if the objective has no such decoder.
         image_shape: `(H, W, C)`.
         classes: number of classes.
@@ -64,6 +74,7 @@ class Networks:
     pretrain_numbers: dict[str, int | float]
     head_numbers: dict[str, int | float]
     asked: dict[str, tuple[str, ...]]
+    head_settings: dict[str, object]
     decode: Callable[[Params, jax.Array], jax.Array] | None
     image_shape: tuple[int, ...]
     classes: int
@@ -81,6 +92,22 @@ class Networks:
         image = batch_spec(self.image_shape)["image"]
         return jax.eval_shape(self.features, self.encoder_shapes, image).shape[1:]
 
+    @cached_property
+    def reads_labels(self) -> bool:
+        """True if the loss of stage 1 depends on labels; found by tracing it, not by its name."""
+        stage = self.pretrain({})
+
+        def loss(label: jax.Array, key: jax.Array, rest: Batch) -> jax.Array:
+            batch = {**rest, "label": label}
+            init_key, loss_key = jax.random.split(key)
+            return stage.loss(stage.init(init_key, batch), loss_key, batch)[0]
+
+        batch = batch_spec(self.image_shape)
+        label = batch.pop("label")
+        jaxpr = jax.make_jaxpr(loss)(label, jax.eval_shape(new_key), batch).jaxpr
+        used = [variable for equation in jaxpr.eqns for variable in equation.invars]
+        return any(variable is jaxpr.invars[0] for variable in used)
+
     def features(self, params: Params, image: jax.Array) -> jax.Array:
         """Return features `[B, D]` of images `[B, H, W, C]` from the encoder's parameters."""
         features = jnp.asarray(forward(self.encoder, params, image), jnp.float32)
@@ -90,7 +117,10 @@ class Networks:
         """Return logits `[B, K]` of images from `(numbers of the head, params)`."""
         head_numbers, params = arguments
         features = self.features(params["encoder"], image)
-        return self.head(head_numbers).logits(params["head"], features)
+        head_params = params["head"]
+        if BANK in params:
+            head_params = {**head_params, **params[BANK]}
+        return self.head(head_numbers).logits(head_params, features)
 
     @property
     def network(self) -> Network:
@@ -114,6 +144,11 @@ class Networks:
     def batch_spec(self, stage: str) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shapes of a batch of two images, as a stage sees it."""
         return batch_spec(self.image_shape, self.needs_index(stage))
+
+    @cached_property
+    def prepared(self) -> bool:
+        """True if the head needs the features of all training images."""
+        return self.head({}).prepare is not None
 
     def attached(self, head_numbers: Numbers) -> Stage:
         """Return stage 2 on images: the encoder with a trained head."""
@@ -144,7 +179,7 @@ def make_networks(
     classes: int,
     labelled: int,
     validation: int,
-    images: int = 0,
+    images: int,
 ) -> Networks:
     """Make the modules and stages of a config, and trace them on abstract values.
 
@@ -154,7 +189,7 @@ def make_networks(
         classes: number of classes K.
         labelled: number of labelled examples of one trial.
         validation: number of validation examples.
-        images: number of images of stage 1.
+        images: number of training images, with and without a label.
 
     Raises:
         UserError: code that cannot be imported, numbers that a function does not take, or shapes
@@ -167,6 +202,9 @@ def make_networks(
         "examples": images,
         **offered_options(config, "pretrain.objective"),
     }
+    augment = make_augment(config, image_shape)
+    if augment is not None:
+        modules["augment"] = augment
     encoder = modules["encoder"]
     decoder = modules["decoder"]
     options = {
@@ -199,7 +237,7 @@ def make_networks(
 
     decode = None
     # Another objective may use its decoder in any way, so its output need not be an image.
-    if config.pretrain.objective in ("autoencoder", "denoising"):
+    if config.pretrain.objective in ("autoencoder", "denoising", "masked"):
         decode = make_decode(encoder, decoder)
     networks = Networks(
         encoder,
@@ -209,6 +247,7 @@ def make_networks(
         numbers(objective),
         numbers(protocol),
         _asked(config, objective, protocol),
+        _head_settings(config, protocol),
         decode,
         image_shape,
         classes,
@@ -221,12 +260,27 @@ def make_networks(
     for values in distinct_numbers(config, "pretrain"):
         with trace_errors(name, image_shape):
             check_stage(name, networks.pretrain(values), networks.batch_spec("pretrain"))
+            check_features(config.pretrain.encoder, encoder, networks.encoder_shapes, image_shape)
     name = f"stage 2 ({config.head.protocol})"
     for values in distinct_numbers(config, "head"):
         with trace_errors(name, image_shape):
-            shapes = head_shapes(networks, labelled, validation, values)
+            sample = sample_shapes(networks, min(images, SAMPLE), values)
+            shapes = head_shapes(networks, labelled, validation, values, sample)
             _check_head(config.head.protocol, networks, values, shapes)
     return networks
+
+
+def _head_settings(config: Config, protocol: Callable[..., Head]) -> dict[str, object]:
+    """Return the options that the head asks for, and its numbers that are not swept."""
+    parameters = inspect.signature(protocol).parameters
+    settings: dict[str, object] = {}
+    for name in HEAD_OPTIONS:
+        if name in parameters:
+            given = getattr(config.head, name)
+            settings[name] = parameters[name].default if given is None else given
+    taken = numbers(protocol) | dict(config.head.set or ())
+    swept_names = {name.partition(".")[2].replace("-", "_") for name in swept(config)}
+    return settings | {name: x for name, x in taken.items() if name not in swept_names}
 
 
 def _make_modules(config: Config, image_shape: tuple[int, ...]) -> dict[str, nn.Module]:
@@ -241,7 +295,9 @@ def _make_modules(config: Config, image_shape: tuple[int, ...]) -> dict[str, nn.
     # Modules are only descriptions: one that nobody asks for costs nothing.
     return {
         "encoder": encoder,
-        "decoder": make_decoder(stage.encoder, stage.widths, image_shape, torch_init),
+        "decoder": make_decoder(
+            stage.encoder, stage.widths, image_shape, torch_init, stage.patch or 0
+        ),
         "projector": Projector(norm=stage.norm or "batch", activate=stage.encoder in PREACTIVATED),
     }
 
@@ -290,6 +346,7 @@ def head_shapes(
     labelled: int,
     validation: int,
     head_numbers: Numbers | None = None,
+    prepared: Mapping[str, jax.ShapeDtypeStruct] | None = None,
 ) -> Params:
     """Return the shapes of the groups of stage 2 of one trial.
 
@@ -299,6 +356,7 @@ def head_shapes(
         validation: number of validation examples.
         head_numbers: numbers of the head; by default as the config sets them. Arrays are traced, as
             those of a sweep are; Python numbers are not.
+        prepared: shapes of what a head with `prepare` gets, see `prepared_shapes`.
     """
     head_numbers = dict(head_numbers or {})
     head = networks.head(head_numbers)
@@ -311,10 +369,32 @@ def head_shapes(
     swept = {name: x for name, x in head_numbers.items() if isinstance(x, np.generic)}
 
     def solve(values: Numbers, key: jax.Array, batch: Batch) -> PyTree:
-        solution = networks.head({**head_numbers, **values}).solve
-        assert solution is not None
-        return solution(key, batch)
+        return solution(networks.head({**head_numbers, **values}), key, batch)
 
-    spec = solve_spec(labelled, validation, *networks.feature_shape)
-    params = jax.eval_shape(solve, swept, new_key(), spec)
-    return {"encoder": networks.encoder_shapes, "head": params}
+    spec = solve_spec(labelled, validation, *networks.feature_shape) | dict(prepared or {})
+    own, shared = jax.eval_shape(solve, swept, new_key(), spec)
+    groups = {"encoder": networks.encoder_shapes, "head": own}
+    return {**groups, BANK: shared} if shared else groups
+
+
+def sample_shapes(
+    networks: Networks, count: int, head_numbers: Numbers
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of what a head with `prepare` gets, from random features of some images.
+
+    It is called to report errors of `prepare` before anything is trained.
+    """
+    prepare = networks.head(head_numbers).prepare
+    if prepare is None:
+        return {}
+    shape = (count, *networks.feature_shape)
+    features = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return prepared_shapes(features, prepare(features))
+
+
+def prepared_shapes(
+    features: np.ndarray, prepared: Mapping[str, np.ndarray]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of the features `[N, D]` of all images and of prepared arrays."""
+    arrays = {FEATURES: features, **{PREPARED + name: x for name, x in prepared.items()}}
+    return shapes_of(arrays)

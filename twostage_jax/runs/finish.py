@@ -28,6 +28,7 @@ from twostage_jax.runs.result import (
     HeadRecord,
     ResultRecord,
 )
+from twostage_jax.runs.transductive import transductive_fields
 from twostage_jax.runs.trials import Trials
 from twostage_jax.runs.watch import pretrain_record
 from twostage_jax.scores.detection import mean_probability
@@ -151,6 +152,7 @@ def finish_run(
         seconds={},
         environment=_environment(),
         sweep=sweep,
+        **transductive_fields(plan, chosen, rows),
     )
     if plan.config.save_predictions:
         for split, values, label in (
@@ -175,7 +177,7 @@ def make_predictor(plan: Plan, programs: RunPrograms, params: Params) -> Predict
         plan.networks.network,
         plan.head_numbers,
         params,
-        head_axes(plan.trials),
+        head_axes(plan.trials, params),
         plan.dataset.image_shape,
         max(len(plan.dataset.validation["label"]), plan.tested),
         programs.logits,
@@ -289,6 +291,7 @@ def _head_record(plan: Plan, trained: Trained, rows: np.ndarray) -> HeadRecord:
         epochs=len(trained.records["head"]),  # a solved head has none
         loss=last_loss(trained.records["head"], rows.tolist()),
         encode="once" if plan.features_once else "loop",
+        settings=plan.networks.head_settings or None,
     )
 
 

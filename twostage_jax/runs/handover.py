@@ -6,7 +6,7 @@ its R trials. In stage 2 a single encoder is shared and has no axis; several are
 only one training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from twostage_jax.engine.members import Axes, TrialData, gather
 from twostage_jax.engine.placement import map_members
 from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import Corrupted
-from twostage_jax.runs.build import Networks, head_shapes
+from twostage_jax.runs.build import BANK, Networks, head_shapes
 from twostage_jax.runs.checkpoints import BEST, best_shapes
 from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
@@ -42,10 +42,10 @@ class Sizes(NamedTuple):
     validation: int
 
 
-def head_axes(trials: Trials) -> dict[str, int | None]:
+def head_axes(trials: Trials, groups: Iterable[str] = (FROZEN, "head")) -> dict[str, int | None]:
     """Return the axes of the groups of stage 2."""
     several = len(trials.encoders) > 1 or trials.tuned
-    return {FROZEN: 0 if several else None, "head": 0}
+    return {name: 0 if several or name == "head" else None for name in groups}
 
 
 def stage_axes(
@@ -121,7 +121,7 @@ def _visible(params: Params, trials: Trials, members: int) -> Params:
     params = jax.device_get(params)
     if members > 1:
         return params
-    return map_members(lambda leaf: leaf[0], {n: head_axes(trials)[n] for n in params}, params)
+    return map_members(lambda leaf: leaf[0], head_axes(trials, params), params)
 
 
 def without_axis(params: Params) -> Params:
@@ -190,19 +190,44 @@ def load_heads(
         Corrupted: if they differ from their checkpoint's table or from the manifest.
     """
     numbers = first_numbers(own_numbers(trials, networks))
-    expected = head_shapes(networks, sizes.labelled, sizes.validation, numbers)
-    params = _load(folder, "head", stacked_shapes(expected, trials))
+    if networks.prepared:
+        # Their shapes depend on the number of images.
+        expected = _recorded_shapes(manifest, networks, trials)
+    else:
+        expected = stacked_shapes(
+            head_shapes(networks, sizes.labelled, sizes.validation, numbers), trials
+        )
+    params = _load(folder, "head", expected)
     _check_groups(folder / "head", head_groups(params, trials), _digests(manifest))
     return params
 
 
 def stacked_shapes(shapes: Params, trials: Trials) -> Params:
     """Return the shapes of the groups of stage 2 of all trials, from those of one trial."""
-    axes = head_axes(trials)
+    axes = head_axes(trials, shapes)
     return {
         name: group if axes[name] is None else _with_axis(group, len(trials.heads))
         for name, group in shapes.items()
     }
+
+
+def _recorded_shapes(manifest: Manifest, networks: Networks, trials: Trials) -> Params:
+    """Return the shapes of the groups of stage 2 of all trials, as the manifest describes them."""
+    expected = stacked_shapes({FROZEN: networks.encoder_shapes}, trials)
+    for name in ("head", BANK):
+        leaves = manifest.groups[name].leaves if name in manifest.groups else {}
+        group: PyTree = {}
+        for path, leaf in leaves.items():
+            *folders, last = path.split("/")
+            inside = group
+            for folder in folders:
+                inside = inside.setdefault(folder, {})
+            inside[last] = jax.ShapeDtypeStruct(tuple(leaf.shape), np.dtype(leaf.dtype))
+        # The manifest describes groups as users see them: a single trial has no axis.
+        single = len(trials.heads) == 1 and head_axes(trials, (name,))[name] == 0
+        if group:
+            expected[name] = _with_axis(group, 1) if single else group
+    return expected
 
 
 def _with_axis(tree: PyTree, count: int) -> PyTree:

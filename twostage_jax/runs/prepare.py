@@ -36,6 +36,7 @@ from twostage_jax.runs.resume import (
     updated_manifest,
 )
 from twostage_jax.runs.trials import Trials, make_trials
+from twostage_jax.runs.views import resolve_augment
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.layout import CONFIG, LOCK, MANIFEST, check_free, check_name
@@ -172,6 +173,8 @@ def prepare(
     check(config)
     trials = make_trials(config)
     examples = make_examples(config, dataset, trials)
+    with terminal.status("choosing an augmentation"), clock.phase("data"):
+        config, augmentation = resolve_augment(config, examples.images)
     with terminal.status("checking shapes"), clock.phase("compile"):
         networks = make_networks(
             config,
@@ -186,7 +189,8 @@ def prepare(
         config = _head_settings(requested, without_unused(config, networks.asked), networks)
         trials = trials._replace(tuned=networks.tunes_encoder)
         copies = len(trials.encoders)
-        shape = (copies, len(examples.used), *networks.feature_shape)
+        encoded = examples.images if networks.prepared else examples.used
+        shape = (copies, len(encoded), *networks.feature_shape)
         config, encoding = _resolve_encoding(config, networks, shape)
     pretrained = None
     if config.encoder_run:
@@ -203,6 +207,7 @@ def prepare(
         stages=tuple(stage_names(pretrained, request.pretrain_only)),
         chunks=chunks,
         encoding=encoding,
+        augmentation=augmentation,
     )
     return plan, lockbox
 
@@ -300,6 +305,7 @@ def make_manifest(plan: Plan, placed: dict[str, Placed]) -> Manifest:
         save_predictions=config.save_predictions,
         test_reads=0,
         switches=numeric_switches(),
+        augmentation=None if config.encoder_run else plan.augmentation,
     )
     if config.encoder_run:
         source = read_manifest(Path(config.encoder_run))

@@ -8,13 +8,15 @@ import numpy as np
 import optax
 
 from twostage_jax.config.fields import parse_mesh
-from twostage_jax.engine.compile import as_function, compile_each
+from twostage_jax.config.schema import StageConfig
+from twostage_jax.engine.compile import as_function, compile_all, compile_each
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
 from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate
 from twostage_jax.engine.passes import Pass, lower_pass
 from twostage_jax.engine.placement import MEMBER, Placement, constrain, make_mesh
 from twostage_jax.engine.predictor import lower_logits, place_passes
 from twostage_jax.engine.solve import SolvePrograms, lower_solve
+from twostage_jax.engine.speed import Speed, measure_speed
 from twostage_jax.engine.state import make_init
 from twostage_jax.engine.watch import FIGURES, lower_watch, make_watch
 from twostage_jax.errors import UserError
@@ -31,18 +33,19 @@ from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import first_numbers
 from twostage_jax.runs.watch import watch_data
 from twostage_jax.stages.freezing import freeze
-from twostage_jax.stages.optimiser import adam
-from twostage_jax.stages.stage import Metrics, Params, new_key
+from twostage_jax.stages.optimiser import adam, make_schedule
+from twostage_jax.stages.stage import Metrics, Params, Scalar, new_key
 from twostage_jax.trees import PyTree, size_of
 
 RATES = ("learning_rate", "weight_decay")
 
 
 class Placed(NamedTuple):
-    """Placement of the members of a stage, and the memory that each needs."""
+    """Placement of the members of a stage, the memory that each needs, and a measured choice."""
 
     placement: Placement
     need: Need
+    speed: Speed | None = None
 
 
 class RunPrograms(NamedTuple):
@@ -54,6 +57,8 @@ class RunPrograms(NamedTuple):
         head: stage 2, trained or solved.
         logits: predictions of all trials.
         reconstruct: mean squared error of each image, from the groups of stage 1.
+        placement: members of stage 2 on devices, for a head with `prepare`; `head` and `logits` are
+            then compiled after it.
     """
 
     pretrain: StagePrograms | None = None
@@ -61,6 +66,7 @@ class RunPrograms(NamedTuple):
     head: StagePrograms | SolvePrograms | None = None
     logits: Pass | None = None
     reconstruct: Pass | None = None
+    placement: Placement | None = None
 
 
 class _StageParts(NamedTuple):
@@ -85,7 +91,7 @@ def _parts(plan: Plan, stage: str) -> _StageParts:
     data = with_index(data, plan.networks.needs_index(stage))
     validation = _abstract_validation(plan, stage)
     batch = few_examples(plan.dataset)
-    recipe = make_recipe(plan, stage)
+    recipe = make_recipe(plan, stage, len(data.shapes["image"]))
     return _StageParts(recipe, numbers, batch, groups, data, batch_size, validation)
 
 
@@ -112,8 +118,14 @@ def _no_features(plan: Plan, count: int) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
 
-def make_recipe(plan: Plan, stage: str) -> Recipe:
-    """Return `numbers -> (stage, optimiser)`; numbers that are not swept come from the config."""
+def make_recipe(plan: Plan, stage: str, examples: int) -> Recipe:
+    """Return `numbers -> (stage, optimiser)`; numbers that are not swept come from the config.
+
+    Args:
+        plan: the run.
+        stage: `pretrain` or `head`.
+        examples: number of training examples of one trial.
+    """
     settings = getattr(plan.config, stage)
     make = plan.networks.pretrain
     if stage == "head":
@@ -122,7 +134,7 @@ def make_recipe(plan: Plan, stage: str) -> Recipe:
     def recipe(numbers: Mapping[str, PyTree]):
         # A swept rate is an array; the others are Python numbers, which XLA can fold.
         rates = {name: numbers.get(name, getattr(settings, name)) for name in RATES}
-        tx: optax.GradientTransformation = adam(**rates)
+        tx = make_optimiser(settings, examples, **rates)
         made = make(numbers)
         if made.optimiser is not None:
             tx = made.optimiser(tx)
@@ -131,6 +143,19 @@ def make_recipe(plan: Plan, stage: str) -> Recipe:
         return made, tx
 
     return recipe
+
+
+def make_optimiser(
+    settings: StageConfig, examples: int, learning_rate: Scalar, weight_decay: Scalar
+) -> optax.GradientTransformation:
+    """Return the optimiser of a stage that trains on so many examples; rates may be traced."""
+    epochs = settings.schedule_epochs or settings.epochs
+    steps = epochs * -(-examples // settings.batch_size)
+    return adam(
+        make_schedule(settings.schedule, learning_rate, steps, settings.warmup),
+        weight_decay=weight_decay,
+        decay_vectors=settings.decay_on == "all",
+    )
 
 
 def place_stages(plan: Plan) -> dict[str, Placed]:
@@ -147,18 +172,48 @@ def place_stages(plan: Plan) -> dict[str, Placed]:
         mesh = make_mesh(count, parse_mesh("--mesh", plan.config.mesh))
         # A resumed run keeps its chunks, so that its bits do not depend on the memory of today.
         requested = plan.config.members_per_chunk or plan.chunks.get(stage)
-        chunk = choose_chunk(need, count, mesh.shape[MEMBER], requested)
-        placed[stage] = Placed(Placement(mesh, count, chunk), need)
+        speeds: list[Speed] = []
+
+        def choose(lanes: int, stage: str = stage, speeds: list[Speed] = speeds) -> int:
+            speeds.append(_measure(plan, stage, lanes))
+            return speeds[0].best
+
+        measured = choose if _is_measured(plan, stage) else None
+        chunk = choose_chunk(need, count, mesh.shape[MEMBER], requested, choose=measured)
+        placed[stage] = Placed(Placement(mesh, count, chunk), need, *speeds)
         if stage == "pretrain" or not plan.networks.solved:
             # Called for its error: the batch must divide before anything is compiled.
             constrain(placed[stage].placement, getattr(plan.config, stage).batch_size)
     return placed
 
 
+def _is_measured(plan: Plan, stage: str) -> bool:
+    """Return True if the members of a stage are placed by measuring their speed.
+
+    The rule for the others, which see dense layers alone, was measured once and for all.
+    """
+    encoder = stage == "pretrain" or not (plan.networks.solved or plan.features_once)
+    return encoder and plan.config.pretrain.encoder != "mlp"
+
+
+def _measure(plan: Plan, stage: str, lanes: int) -> Speed:
+    parts = _parts(plan, stage)
+    training, tx = parts.recipe(parts.numbers)
+    state = jax.eval_shape(make_init(training, tx), new_key(), parts.batch, parts.groups)
+    size = min(parts.batch_size, len(parts.data.shapes["image"]))
+    examples = {
+        name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+        for name, x in parts.data.shapes.items()
+    }
+    return measure_speed(training, tx, state, examples, lanes)
+
+
 def _need(plan: Plan, stage: str, members: int) -> Need:
     """Estimate the memory of one of the members."""
     if stage == "head" and plan.networks.solved:
         data = solve_examples(plan)
+        if plan.networks.prepared:
+            return _need_prepared(plan)
         per_trial = sum(size_of(x) for n, x in data.shapes.items() if n in data.per_trial)
         total = size_of(data.shapes)
         head = plan.head_shapes["head"]
@@ -179,11 +234,21 @@ def _need(plan: Plan, stage: str, members: int) -> Need:
     return estimate(training, state, data, batch_size, axes.state, axes.data)
 
 
+def _need_prepared(plan: Plan) -> Need:
+    """Estimate the memory of a trial whose head works on all training images."""
+    images = len(plan.examples.images)
+    scores = 4 * images * plan.networks.classes
+    shared = 4 * images * int(np.prod(plan.networks.feature_shape))
+    # About eight arrays of scores are in use at once, and the prepared arrays are as large as a
+    # few hundred features.
+    return Need(scores, 8 * scores, 2 * shared + 4 * 200 * images)
+
+
 def solve_examples(plan: Plan) -> TrialData:
     """Return what a solved head gets before there are features; only shapes count."""
     label = plan.dataset.validation["label"]
     validation = _no_features(plan, len(label))
-    return solve_data(abstract_head_data(plan), validation, label, plan.trials)
+    return solve_data(plan.examples, abstract_head_data(plan), validation, label, plan.trials)
 
 
 def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
@@ -196,13 +261,17 @@ def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
 
 def _lowered_programs(
     plan: Plan, placed: Mapping[str, Placed]
-) -> Iterator[dict[str, StagePrograms | SolvePrograms | Pass | None]]:
+) -> Iterator[dict[str, StagePrograms | SolvePrograms | Pass | Placement | None]]:
     """Lower the programs of a run; the longest compilations come first."""
     # Tracing takes Python's lock, so it is done one by one.
     for stage in plan.stages:
         placement = placed[stage].placement
+        if stage == "head" and plan.networks.prepared:
+            # Its programs depend on what is prepared, and that on the features.
+            yield {"placement": placement}
+            continue
         if stage == "head" and plan.networks.solved:
-            yield {stage: _lower_solve(plan, placement)}
+            yield {stage: _lower_solve(plan, placement, solve_examples(plan))}
             continue
         parts = _parts(plan, stage)
         axes = stage_axes(plan.config, plan.trials, stage, parts.data, parts.validation)
@@ -222,14 +291,19 @@ def _lowered_programs(
         yield {stage: lowered}
     if "head" in plan.stages:
         # The evaluation is compiled with the rest: later it would be compiled alone, on one core.
-        yield {"logits": _lower_logits(plan)}
+        if not plan.networks.prepared:
+            yield {"logits": _lower_logits(plan)}
         if plan.features_once:
             yield {"encode": _lower_encode(plan)}
         yield {"reconstruct": _lower_reconstruct(plan)}
 
 
-def _lower_solve(plan: Plan, placement: Placement) -> SolvePrograms:
-    data = solve_examples(plan)
+def compile_solve(plan: Plan, data: TrialData, placement: Placement) -> SolvePrograms:
+    """Compile the solution of a head with `prepare`, from all its examples."""
+    return compile_all(_lower_solve(plan, placement, data))
+
+
+def _lower_solve(plan: Plan, placement: Placement, data: TrialData) -> SolvePrograms:
     numbers = first_numbers(plan.head_numbers)
     return lower_solve(plan.networks.head, numbers, data.shapes, data.axes, placement)
 
@@ -268,12 +342,20 @@ def _lower_watch(
     return as_function(lowered)
 
 
+def encoded_images(plan: Plan) -> np.ndarray:
+    """Return the training images that are encoded before stage 2."""
+    if plan.networks.prepared:
+        return plan.examples.images
+    # Only images with a label in some trial: with ten labels nothing else is encoded.
+    return plan.dataset.train["image"][plan.examples.used]
+
+
 def _lower_encode(plan: Plan) -> Pass:
     return lower_pass(
         plan.networks.features,
         plan.networks.encoder_shapes,
         plan.dataset.image_shape,
-        len(plan.examples.used),
+        len(encoded_images(plan)),
         place_passes(len(plan.trials.encoders)),
         0,
     )

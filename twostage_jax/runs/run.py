@@ -214,7 +214,7 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
         manifest = dataclasses.replace(_with_pretrain(manifest, plan, first), stopped=stopped)
         write_manifest(folder, manifest)
     if "head" not in plan.stages:
-        # Stage 1 alone: no label was used, so there is nothing to score.
+        # Stage 1 alone: there are no predictions to score.
         return _finish_stage_1(context, manifest, pretrained, records["pretrain"])
     encoder = frozen_encoder(pretrained, plan.trials)
     before = encoder_digest(manifest, encoder, plan.trials)
@@ -292,7 +292,11 @@ def _with_pretrain(manifest: Manifest, plan: Plan, first: StageResult) -> Manife
     return dataclasses.replace(
         manifest,
         groups=describe_groups(pretrain_groups(first.params, plan.trials)),
-        pretrain=pretrain_record(plan.config, first.records, kept, plan.feature_count),
+        pretrain=dataclasses.replace(
+            pretrain_record(plan.config, first.records, kept, plan.feature_count),
+            labels=plan.labels_read,
+            augmentation=manifest.augmentation,
+        ),
     )
 
 

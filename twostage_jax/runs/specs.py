@@ -22,6 +22,7 @@ def solve_spec(labelled: int, validation: int, size: int) -> dict[str, jax.Shape
         "image": jax.ShapeDtypeStruct((labelled, size), jnp.float32),
         "label": jax.ShapeDtypeStruct((labelled,), jnp.int32),
         "weight": jax.ShapeDtypeStruct((labelled,), jnp.float32),
+        "index": jax.ShapeDtypeStruct((labelled,), jnp.int32),
         "validation_image": jax.ShapeDtypeStruct((validation, size), jnp.float32),
         "validation_label": jax.ShapeDtypeStruct((validation,), jnp.int32),
     }

@@ -26,7 +26,8 @@ from twostage_jax.runs.examples import (
 )
 from twostage_jax.runs.handover import FROZEN, stacked_shapes
 from twostage_jax.runs.plan import Plan, few_examples
-from twostage_jax.runs.programs import RunPrograms
+from twostage_jax.runs.prepared import prepare_head
+from twostage_jax.runs.programs import RunPrograms, compile_solve, encoded_images
 from twostage_jax.runs.resume import run_identity
 from twostage_jax.runs.solve import solve_stage
 from twostage_jax.runs.track import OnEpoch
@@ -95,9 +96,11 @@ def train_head(
     plan = context.plan
     programs = context.programs.head
     dataset = plan.dataset
-    # Only images with a label in some trial: with ten labels nothing else is encoded.
-    images = dataset.train["image"][plan.examples.used]
-    features = _features(context, pretrained, images)
+    encoded = _features(context, pretrained, encoded_images(plan))
+    features = encoded
+    if plan.networks.prepared:
+        assert encoded is not None, "a solved head needs features"
+        features = encoded[:, plan.examples.used]
     data = head_data(plan.examples, features, plan.trials)
     frozen = {FROZEN: encoder}
     on_validation = _features(context, pretrained, dataset.validation["image"])
@@ -106,9 +109,20 @@ def train_head(
         data = with_index(data, plan.networks.needs_index("head"))
         with context.clock.phase("head"):
             return _train(context, "head", programs, data, validation, frozen, before)
-    assert isinstance(programs, SolvePrograms)
     assert on_validation is not None
-    data = solve_data(data, on_validation, dataset.validation["label"], plan.trials)
+    label = dataset.validation["label"]
+    data = solve_data(plan.examples, data, on_validation, label, plan.trials)
+    expected = None
+    if plan.networks.prepared:
+        assert encoded is not None and context.programs.placement is not None
+        with context.terminal.status("preparing the head"), context.clock.phase("head"):
+            prepared = prepare_head(plan, encoded)
+        data = data | prepared.data
+        with context.terminal.status("compiling"), context.clock.phase("compile"):
+            programs = compile_solve(plan, data, context.programs.placement)
+        frozen |= prepared.frozen
+        expected = prepared.shapes
+    assert isinstance(programs, SolvePrograms)
     keys = plan.trials.keys("head", INITIAL)
     with context.clock.phase("head"), context.terminal.status("solving"):
         return solve_stage(
@@ -117,7 +131,7 @@ def train_head(
             plan.head_numbers,
             keys,
             frozen,
-            stacked_shapes(plan.head_shapes, plan.trials),
+            stacked_shapes(expected or plan.head_shapes, plan.trials),
             _stage_plan(context, "head", before),
         )
 

@@ -46,6 +46,7 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
         show_scarce_classes(getattr(result, split), split, classes, terminal)
     for name in result.ensemble.diverged:
         _field("diverged", f"{name}; it is left out of the ensemble", terminal)
+    _show_transductive(result, terminal)
     if result.validation.count:
         count = counted(result.validation.count, "image")
         _field("validation", f"accuracy {decimal(result.validation.accuracy)} ({count})", terminal)
@@ -57,6 +58,16 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
     terminal.line(f"{'folder':<{LABEL}}{folder}", hang=LABEL, bold=True)
 
 
+def _show_transductive(result: Record, terminal: Terminal) -> None:
+    """Print the accuracy on training images without their labels, or why there is none."""
+    if result.transductive is not None:
+        count = counted(result.transductive.count, "training image")
+        text = f"accuracy {decimal(result.transductive.accuracy)} ({count}, seen without labels)"
+        _field("unlabelled", text, terminal)
+    elif result.transductive_note is not None:
+        _field("unlabelled", f"no score: {result.transductive_note}", terminal)
+
+
 def _show_training(result: Record, terminal: Terminal) -> None:
     data = result.data
     labels = f"{counted(data.labelled, 'labelled image')}, {data.unlabelled:,} unlabelled"
@@ -65,7 +76,9 @@ def _show_training(result: Record, terminal: Terminal) -> None:
     _field("trained on", labels, terminal)
     pretrain = result.pretrain
     loss = "" if pretrain.loss is None else f", loss {pretrain.loss:.4f}"
-    _field("stage 1", f"{pretrain.objective}, {counted(pretrain.epochs, 'epoch')}{loss}", terminal)
+    used = f"; used {counted(pretrain.labels, 'label')}" if pretrain.labels else ""
+    length = counted(pretrain.epochs, "epoch")
+    _field("stage 1", f"{pretrain.objective}, {length}{loss}{used}", terminal)
     show_encoder(pretrain, terminal)
     head = result.head
     length = counted(head.epochs, "epoch") if head.epochs else "solved in one call"

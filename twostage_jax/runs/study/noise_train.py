@@ -243,12 +243,10 @@ def _map(
         key = jax.random.fold_in(new_key(seed), draw)
         return predict(key, label, validation_label, *shared)
 
-    axes = (0, 0, 0, None, None, None)
-    arguments = (labels.draw, labels.train, labels.validation, *images)
-    members = len(labels.draw)
+    rows = (labels.draw, labels.train, labels.validation)
     own = labels.train.shape[1] + len(images.test)
     if not arm.representation:
         # Activations of a step, as a rough guess: images are larger than features.
         own += 20 * batch_size(len(images.train)) * int(np.prod(images.train.shape[1:]))
-    result = parallel.map((arm.name,), member, axes, arguments, members, own)
+    result = parallel.map((arm.name,), member, rows, tuple(images), own)
     return {name: values.astype(np.int32) for name, values in result.items()}

@@ -14,7 +14,11 @@ from twostage_jax.stages.nets.vit import Block, patch_size, sine_positions, toke
 
 
 def make_decoder(
-    name: str, widths: Sequence[int], image_shape: Sequence[int], torch_init: bool = False
+    name: str,
+    widths: Sequence[int],
+    image_shape: Sequence[int],
+    torch_init: bool = False,
+    patch: int = 0,
 ) -> nn.Module:
     """Decoder that mirrors an encoder: features `[B, D]` to images or flat pixels.
 
@@ -23,6 +27,7 @@ def make_decoder(
         widths: layer sizes of the encoder.
         image_shape: `(H, W, C)`.
         torch_init: initial values of the `MLP`.
+        patch: side of a patch of `vit`.
 
     Raises:
         UserError: widths that the encoder does not take.
@@ -39,15 +44,16 @@ def make_decoder(
     if name == "resnet":
         return GridDecoder(resnet_layers(widths, shape), shape)
     if name == "vit":
-        return PatchDecoder(token_width(widths), shape)
+        return PatchDecoder(token_width(widths), patch_size(patch, shape), shape)
     return MLP(mirror(widths, int(np.prod(shape))), torch_init)
 
 
 class GridDecoder(nn.Module):
     """Mirror of the convolutions of an encoder: a dense layer to its last grid, then back.
 
-    A layer of stride n becomes a 3×3 convolution whose channels are blocks of n×n pixels (Shi et
-    al., "Real-Time Single Image and Video Super-Resolution", 2016).
+    A layer of stride n becomes a convolution on the smaller grid whose channels are blocks of n×n
+    pixels (Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient
+    Sub-Pixel Convolutional Neural Network", 2016).
 
     Attributes:
         layers: convolutions of the encoder.
@@ -69,11 +75,13 @@ class GridDecoder(nn.Module):
         x = nn.Dense(int(np.prod(grid)), kernel_init=init, name="dense")(x.reshape(len(x), -1))
         x = x.reshape(len(x), *grid)
         for index in reversed(range(len(self.layers))):
-            stride = self.layers[index].stride
+            _, kernel, stride = self.layers[index]
             channels = self.layers[index - 1].width if index else self.image_shape[-1]
             x = nn.relu(x)
-            x = PatchConv(channels * stride**2, 3, 1, use_bias=True, name=f"conv_{index}")(x)
-            x = _crop(depth_to_space(x, stride), sizes[index])
+            conv = PatchConv(
+                channels * stride**2, kernel // stride, use_bias=True, name=f"conv_{index}"
+            )
+            x = _crop(depth_to_space(conv(x), stride), sizes[index])
         return x
 
 
@@ -82,24 +90,25 @@ class PatchDecoder(nn.Module):
 
     Attributes:
         width: width of the tokens.
+        patch: side of a patch in pixels.
         image_shape: `(H, W, C)`.
     """
 
     width: int
+    patch: int
     image_shape: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Decode features `[B, D]` to `[B, H, W, C]`."""
         height, width, channels = self.image_shape
-        patch = patch_size(0, self.image_shape)
-        rows = -(-height // patch)
-        columns = -(-width // patch)
+        rows = -(-height // self.patch)
+        columns = -(-width // self.patch)
         x = nn.Dense(rows * columns * self.width, name="dense_0")(x.reshape(len(x), -1))
         x = x.reshape(len(x), -1, self.width) + sine_positions(rows, columns, self.width)
         x = nn.LayerNorm(name="norm")(Block(name="block")(x))
-        x = nn.Dense(patch * patch * channels, name="dense_1")(x)
-        x = depth_to_space(x.reshape(len(x), rows, columns, -1), patch)
+        x = nn.Dense(self.patch**2 * channels, name="dense_1")(x)
+        x = depth_to_space(x.reshape(len(x), rows, columns, -1), self.patch)
         return _crop(x, (height, width))
 
 
