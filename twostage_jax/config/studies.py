@@ -5,6 +5,7 @@ A new study is a dataclass here with an entry in `STUDIES`, and a function with 
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -13,11 +14,14 @@ from twostage_jax.config.fields import (
     MAX_INT,
     SWITCH,
     UNSET,
+    as_path,
     check_text,
+    choice,
     declarations,
     declare,
     dotted,
     integer,
+    number,
 )
 from twostage_jax.config.flags import FROM, Loading
 from twostage_jax.config.rules import check
@@ -153,6 +157,64 @@ class LabelStudy(Study):
     validation (the labels of the validation split, which are counted)"""
 
 
+NOISE_KINDS = ("symmetric", "asymmetric")
+STRATEGIES = ("typical", "k-centre", "margin", "random")
+NEXT_COUNTS = (10, 20, 50, 100)
+REPEATS = 20
+# In [0, 1]: all labels can be changed.
+check_rate = number("a share from 0 to 1, such as 0.2", 0, math.nextafter(1, 2))
+
+
+def as_file(value: object) -> object:
+    """Return the absolute path of a file as text; a malformed value stays as it is."""
+    path = as_path(value)
+    return str(path.absolute()) if isinstance(path, Path) else value
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class SuspectStudy(Study):
+    """Rank the training labels by how likely they are wrong."""
+
+    inject: Annotated[float, *declare("P", check_rate, "none")] = UNSET
+    """Share of the labels to change on purpose, to measure precision and recall.
+    The ranking is then that of the changed labels"""
+    inject_kind: Annotated[
+        Literal["symmetric", "asymmetric"] | None,
+        *declare("NAME", choice("kind", NOISE_KINDS), NOISE_KINDS[0]),
+    ] = UNSET
+    """Changed labels: any other class (symmetric), or the next class (asymmetric)"""
+    neighbours: Annotated[int, *declare("INT", integer(1), "10")] = UNSET
+    """Nearest neighbours whose classes are compared with a label"""
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class NextStudy(Study):
+    """List the unlabelled images that are worth labelling next."""
+
+    budget: Annotated[int, *declare("N", integer(1), "none; required")] = UNSET
+    """Number of images to list"""
+    strategy: Annotated[
+        Literal["typical", "k-centre", "margin", "random"] | None,
+        *declare("NAME", choice("strategy", STRATEGIES), STRATEGIES[0]),
+    ] = UNSET
+    """Order of choice: typical (one image of each cluster), k-centre (far from all others), margin
+    (unsure between two classes; needs labels) or random"""
+    labelled: Annotated[str, *declare("FILE", check_text, "none", normal=as_file)] = UNSET
+    """File with the labels so far: a csv with the columns index,label, as the study writes it.
+    An empty label means unlabelled"""
+    compare: Annotated[bool, SWITCH] = False
+    """Compare all strategies with random choice, on the labels of the source"""
+    counts: Annotated[
+        str,
+        *declare("N,...", check_counts, "10,20,50,100 where they fit", normal=as_counts),
+    ] = UNSET
+    """Numbers of labels for --compare, separated by commas"""
+    draws: Annotated[int, *declare("INT", integer(2), str(REPEATS))] = UNSET
+    """Repetitions of each strategy for --compare, with a seed each"""
+
+
 STUDIES: dict[str, type[Study]] = {
     "labels": LabelStudy,
+    "suspects": SuspectStudy,
+    "next": NextStudy,
 }

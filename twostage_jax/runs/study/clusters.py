@@ -63,7 +63,7 @@ def _k_means(
     features: jax.Array, key: Key, clusters: int, steps: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     # Distances do not change, and small numbers lose fewer digits in a product.
-    mean = features.mean(0)
+    mean = features.mean(0, keepdims=True)
     features = features - mean
     centre = _start(features, key, clusters)
     blocks, weight = _in_blocks(features)
@@ -118,7 +118,7 @@ def _in_blocks(features: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _nearest_centre(centre: jax.Array, block: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Index of the nearest centre and the squared distance to it, both `[B]`."""
-    partial_distance = (centre**2).sum(1) - 2 * block @ centre.T
+    partial_distance = (centre**2).sum(1)[None] - 2 * block @ centre.T
     index = partial_distance.argmin(1).astype(jnp.int32)
     distance = partial_distance.min(1) + (block**2).sum(1)
     return index, jnp.maximum(distance, 0)
