@@ -24,7 +24,7 @@ TEST = 24
 STEPS = 3  # per epoch: two batches of 32, and a remainder of 12
 PRETRAIN = {"widths": (8, 4), "epochs": 2, "batch_size": 32, "learning_rate": 0.01}
 HEAD = {"widths": (8,), "epochs": 2, "batch_size": 32, "learning_rate": 0.01}
-SOLVED = ("linear", "ridge", "knn")
+SOLVED = ("linear", "ridge", "knn", "knn-reliable", "prototype", "propagate")
 
 
 def images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

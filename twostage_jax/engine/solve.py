@@ -12,6 +12,9 @@ from twostage_jax.engine.placement import Placement, abstract, map_chunks, sprea
 from twostage_jax.stages.stage import Batch, Head, Key, Params, new_key
 from twostage_jax.trees import PyTree
 
+PREPARED = "prepared."  # before the names of prepared arrays in a batch
+FEATURES = "features"
+
 
 class SolvePrograms(NamedTuple):
     """The program that solves the heads of a chunk.
@@ -25,6 +28,25 @@ class SolvePrograms(NamedTuple):
     placement: Placement
     axes: PyTree
     solve: Callable[..., Params]
+
+
+def solution(head: Head, key: Key, batch: Batch) -> tuple[Params, Params]:
+    """Return the parameters of a solved head: its own, and those that all its trials share.
+
+    Args:
+        head: solved head.
+        key: key of the trial.
+        batch: all examples. Prepared arrays are called `prepared.NAME` in it.
+    """
+    assert head.solve is not None, "a trained head has no solution"
+    arrays = {name: x for name, x in batch.items() if not name.startswith(PREPARED)}
+    if head.prepare is None:
+        return head.solve(key, batch), {}
+    prepared = {name.removeprefix(PREPARED): x for name, x in batch.items() if name not in arrays}
+    params = head.solve(key, {**arrays, "prepared": prepared})
+    # Otherwise each trial would store all features.
+    shared = {name: x for name, x in params.items() if name == FEATURES}
+    return {name: x for name, x in params.items() if name not in shared}, shared
 
 
 def lower_solve(
@@ -46,9 +68,7 @@ def lower_solve(
     key = jax.eval_shape(new_key)
 
     def solve(numbers: Numbers, key: Key, batch: Batch) -> Params:
-        solution = make_head(numbers).solve
-        assert solution is not None, "a trained head has no solution"
-        return solution(key, batch)
+        return solution(make_head(numbers), key, batch)[0]
 
     # Some solutions are loops, so they get the options of a training loop.
     all_axes = (0, 0, axes)

@@ -21,6 +21,7 @@ from twostage_jax.runs.handover import (
     load_heads,
     load_pretrained,
     select_pretrained,
+    source_digest,
 )
 from twostage_jax.runs.opened import Run
 from twostage_jax.runs.prepare import read_config
@@ -78,7 +79,10 @@ def _open_finished(folder: Path, config: Config, manifest: Manifest) -> Run:
     trials = make_trials(config)
     shape = manifest.preprocessing.image_shape
     sizes = Sizes(record.data.labelled, record.data.validation)
-    networks = make_networks(config, shape, len(manifest.classes), sizes.labelled, sizes.validation)
+    images = record.data.labelled + record.data.unlabelled
+    classes = len(manifest.classes)
+    networks = make_networks(config, shape, classes, sizes.labelled, sizes.validation, images)
+    trials = trials._replace(tuned=networks.tunes_encoder)
     params = load_heads(folder, manifest, networks, trials, sizes)
     rows = np.array(record.ensemble.rows)
     if rows[-1] >= len(trials.heads):
@@ -86,7 +90,9 @@ def _open_finished(folder: Path, config: Config, manifest: Manifest) -> Run:
     numbers = own_numbers(trials, networks)
     # The batches of the run itself, so that an evaluation repeats its figures to the bit.
     largest = max(record.data.validation, record.data.test)
-    everybody = Predictor(networks.network, numbers, params, head_axes(trials), shape, largest)
+    everybody = Predictor(
+        networks.network, numbers, params, head_axes(trials, params), shape, largest
+    )
     chosen = everybody.select(rows)
     groups = chosen_groups(chosen.params, trials, config.members)
     stage_1 = _load_stage_1(folder, config, manifest, networks, trials)
@@ -118,7 +124,7 @@ def _open_pretrained(folder: Path, config: Config, manifest: Manifest) -> Run:
     # A head may need its number of examples, which is unknown here, so none of the run's is made.
     sweep = tuple(pair for pair in config.sweep or () if not pair[0].startswith("head."))
     headless = dataclasses.replace(config, head=HeadConfig("mlp", widths=()), sweep=sweep)
-    networks = make_networks(headless, shape, len(manifest.classes), 1, 0)
+    networks = make_networks(headless, shape, len(manifest.classes), 1, 0, 1)
     groups = load_pretrained(folder, manifest, networks, trials)
     firsts = np.unique(trials.encoder_numbers, return_index=True)[1]
     pretrained = _select(groups, networks, trials, firsts, BATCH, len(trials.encoders))
@@ -161,7 +167,7 @@ def _load_stage_1(
     source = Path(config.encoder_run)
     try:
         origin = read_manifest(source)
-        if origin.groups[FROZEN].sha256 != manifest.encoder:
+        if source_digest(origin) != manifest.encoder:
             raise UserError(f"the encoder of {source} is not the encoder of this run")
         return load_pretrained(source, origin, networks, trials)
     # Predictions need nothing of that run.

@@ -22,15 +22,18 @@ from twostage_jax.runs.examples import (
     pretrain_data,
     solve_data,
     validation_data,
+    with_index,
 )
 from twostage_jax.runs.handover import FROZEN, stacked_shapes
 from twostage_jax.runs.plan import Plan, few_examples
+from twostage_jax.runs.prepared import compile_solve, encoded_images, prepare_head
 from twostage_jax.runs.programs import RunPrograms
 from twostage_jax.runs.resume import run_identity
 from twostage_jax.runs.solve import solve_stage
 from twostage_jax.runs.track import OnEpoch
 from twostage_jax.runs.train import Seams, StagePlan, StageResult, train_stage
 from twostage_jax.runs.trials import INITIAL, TRAINING
+from twostage_jax.runs.watch import watch_data
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.atomic import write_bytes
@@ -76,10 +79,11 @@ def pretrain(context: RunContext) -> StageResult:
     programs = context.programs.pretrain
     assert programs is not None
     plan = context.plan
-    data = pretrain_data(plan.examples)
+    data = with_index(pretrain_data(plan.examples), plan.networks.needs_index("pretrain"))
     validation = validation_data(plan.examples, None, plan.trials)
+    watch = watch_data(plan.examples, plan.trials) if programs.watch else None
     with context.clock.phase("pretrain"):
-        return _train(context, "pretrain", programs, data, validation, {}, [])
+        return _train(context, "pretrain", programs, data, validation, {}, [], watch)
 
 
 def train_head(
@@ -92,19 +96,33 @@ def train_head(
     plan = context.plan
     programs = context.programs.head
     dataset = plan.dataset
-    # Only images with a label in some trial: with ten labels nothing else is encoded.
-    images = dataset.train["image"][plan.examples.used]
-    features = _features(context, pretrained, images)
+    encoded = _features(context, pretrained, encoded_images(plan))
+    features = encoded
+    if plan.networks.prepared:
+        assert encoded is not None, "a solved head needs features"
+        features = encoded[:, plan.examples.used]
     data = head_data(plan.examples, features, plan.trials)
     frozen = {FROZEN: encoder}
     on_validation = _features(context, pretrained, dataset.validation["image"])
     if isinstance(programs, StagePrograms):
         validation = validation_data(plan.examples, on_validation, plan.trials)
+        data = with_index(data, plan.networks.needs_index("head"))
         with context.clock.phase("head"):
             return _train(context, "head", programs, data, validation, frozen, before)
-    assert isinstance(programs, SolvePrograms)
     assert on_validation is not None
-    data = solve_data(data, on_validation, dataset.validation["label"], plan.trials)
+    label = dataset.validation["label"]
+    data = solve_data(plan.examples, data, on_validation, label, plan.trials)
+    expected = None
+    if plan.networks.prepared:
+        assert encoded is not None and context.programs.placement is not None
+        with context.terminal.status("preparing the head"), context.clock.phase("head"):
+            prepared = prepare_head(plan, encoded)
+        data = data | prepared.data
+        with context.terminal.status("compiling"), context.clock.phase("compile"):
+            programs = compile_solve(plan, data, context.programs.placement)
+        frozen |= prepared.frozen
+        expected = prepared.shapes
+    assert isinstance(programs, SolvePrograms)
     keys = plan.trials.keys("head", INITIAL)
     with context.clock.phase("head"), context.terminal.status("solving"):
         return solve_stage(
@@ -113,7 +131,7 @@ def train_head(
             plan.head_numbers,
             keys,
             frozen,
-            stacked_shapes(plan.head_shapes, plan.trials),
+            stacked_shapes(expected or plan.head_shapes, plan.trials),
             _stage_plan(context, "head", before),
         )
 
@@ -134,6 +152,7 @@ def _train(
     validation: TrialData | None,
     pretrained: Params,
     before: Sequence[EpochRecord],
+    watch: TrialData | None = None,
 ) -> StageResult:
     """Initialise and train a stage, with the keys that belong to its name."""
     plan = context.plan
@@ -144,7 +163,12 @@ def _train(
     # An encoder that trains for no epoch is evaluated with statistics of the images, too.
     start = start._replace(params=finished_params(programs, numbers, start.params, data))
     keys = plan.trials.keys(stage, TRAINING)
-    stage_plan = _stage_plan(context, stage, before)._replace(validation=validation)
+    stage_plan = _stage_plan(context, stage, before)._replace(
+        validation=validation,
+        watch=watch,
+        features=plan.feature_count,
+        keep_best=stage == "pretrain" and plan.config.pretrain.select == "probe",
+    )
     return train_stage(programs, data, numbers, keys, start, stage_plan)
 
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from twostage_jax.errors import UserError
 from twostage_jax.stages.heads.labels import check_labels, class_labels
+from twostage_jax.stages.heads.search import map_blocks, query_block, top, unit
 from twostage_jax.stages.stage import Batch, Head, Key, Scalar
 from twostage_jax.trees import PyTree
 
 # Largest number of neighbours if `k` is a traced array: shapes must be static.
 SWEPT_NEIGHBOURS = 256
-_BLOCK = 1024  # queries, and stored examples, that are compared at once
 
 
 def knn(classes: int, k: Scalar = 20, temperature: Scalar = 0.07) -> Head:
@@ -69,7 +69,7 @@ def knn(classes: int, k: Scalar = 20, temperature: Scalar = 0.07) -> Head:
         label = class_labels(batch["label"], batch["weight"], classes)
         votes = jnp.where((label < classes).all(), votes, jnp.nan)
         return {
-            "features": _normalised(batch["image"]),
+            "features": unit(batch["image"]),
             "label": batch["label"],
             "weight": batch["weight"],
             "votes": votes,
@@ -79,62 +79,29 @@ def knn(classes: int, k: Scalar = 20, temperature: Scalar = 0.07) -> Head:
     return Head(partial(_vote, classes), solve=solve)
 
 
-def _normalised(features: jax.Array) -> jax.Array:
-    """Features `[N, ...]` as float32 `[N, D]` of length 1; zeros stay zeros."""
-    features = features.reshape(len(features), -1).astype(jnp.float32)
-    # Once here, so that a cosine is one product in the search.
-    length = jnp.linalg.norm(features, axis=-1, keepdims=True)
-    return features / jnp.maximum(length, 1e-30)
-
-
-def _vote(classes: int, params: PyTree, features: jax.Array, block: int = _BLOCK) -> jax.Array:
-    """Logits `[B, K]` of features `[B, ...]`."""
+def _vote(classes: int, params: PyTree, features: jax.Array, block: int | None = None) -> jax.Array:
+    """Logits `[B, K]` of features `[B, ...]`, `block` of them at once."""
     # Parameters from the host are NumPy arrays, which a traced index cannot index.
     params = jax.tree.map(jnp.asarray, params)
     prior = jnp.full(classes, 1 / classes)
+    bank = params["features"]
 
     def logits(query: jax.Array) -> jax.Array:
-        similarity, index = _nearest(query, params, block)
+        # GPUs and TPUs round the factors of a float32 product by default.
+        similarity = jnp.matmul(query, bank.T, precision=jax.lax.Precision.HIGHEST)
+        similarity = jnp.where(params["weight"][None] > 0, similarity, -jnp.inf)
+        similarity, index = top(similarity, len(params["votes"]))
         # Fewer examples may count than neighbours are asked for.
-        votes = params["votes"] * jnp.isfinite(similarity)
+        votes = params["votes"][None] * jnp.isfinite(similarity)
         # The nearest neighbour has the exponent 0, so nothing overflows.
-        exponent = (similarity - similarity[0]) / params["temperature"]
+        exponent = (similarity - similarity[:, :1]) / params["temperature"]
         votes *= jnp.exp(jnp.where(votes > 0, exponent, 0.0))
         votes *= params["weight"][index]
-        share = votes / jnp.maximum(votes.sum(), 1e-30)
+        share = votes / jnp.maximum(votes.sum(-1, keepdims=True), 1e-30)
         k = params["votes"].sum()
-        total = prior + k * share @ jax.nn.one_hot(params["label"][index], classes)
+        counted = jax.nn.one_hot(params["label"][index], classes)
+        total = prior[None] + k * jnp.einsum("bn,bnk->bk", share, counted)
         return jnp.log(total / (k + 1))
 
-    return jax.lax.map(logits, _normalised(features), batch_size=block)
-
-
-def _nearest(query: jax.Array, params: PyTree, block: int) -> tuple[jax.Array, jax.Array]:
-    """Similarities and indices `[k]` of the nearest examples that count, best first.
-
-    Unfilled ranks have the similarity -inf.
-    """
-    bank = params["features"]
-    counts = params["weight"] > 0
-    examples = len(bank)
-    block = min(block, examples)
-    k = len(params["votes"])
-
-    def merge(best: tuple[jax.Array, jax.Array], begin: jax.Array) -> tuple[tuple, None]:
-        # The last block moves back to end with the bank, so part of it has been compared before.
-        start = jnp.minimum(begin, examples - block)
-        position = start + jnp.arange(block)
-        # GPUs and TPUs round the factors of a float32 product by default.
-        similarity = jnp.matmul(
-            jax.lax.dynamic_slice_in_dim(bank, start, block),
-            query,
-            precision=jax.lax.Precision.HIGHEST,
-        )
-        new = counts[position] & (position >= begin)
-        candidates = jnp.concatenate([best[0], jnp.where(new, similarity, -jnp.inf)])
-        index = jnp.concatenate([best[1], position])
-        values, rank = jax.lax.top_k(candidates, k)  # ties go to the earlier candidate
-        return (values, index[rank]), None
-
-    nothing = (jnp.full(k, -jnp.inf), jnp.zeros(k, jnp.int32))
-    return jax.lax.scan(merge, nothing, jnp.arange(0, examples, block))[0]
+    queries = unit(features)
+    return map_blocks(logits, queries, block or query_block(len(bank)))

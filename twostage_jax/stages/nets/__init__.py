@@ -1,4 +1,4 @@
 """Linen modules for encoders, decoders, projectors and heads.
 
-Files: mlp.
+Files: mlp, conv, resnet, vit, decoders, projector; patches, norm.
 """
