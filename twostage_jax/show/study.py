@@ -170,6 +170,8 @@ def _saved(match: Mapping, count: int) -> str:
     needs = match["needs"]
     if isinstance(needs, str):
         largest = int(needs[1:])
+        if largest <= count:
+            return "A larger number of labels was not measured."
         return f"Pretraining saved more than {share_words(1 - count / largest)} of the labels."
     return f"Pretraining saved {share_words(1 - count / needs)} of the labels."
 
