@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from twostage_jax.stages.heads.prototypes import prototype
     from twostage_jax.stages.heads.reliable import knn_reliable
     from twostage_jax.stages.heads.solved import linear, ridge
-    from twostage_jax.stages.heads.trained import attach, classifier, make_logits, mlp
+    from twostage_jax.stages.heads.trained import attach, classifier, finetune, make_logits, mlp
     from twostage_jax.stages.modules import forward, init_on_features, make_finish, module_init
     from twostage_jax.stages.nets.conv import Conv
     from twostage_jax.stages.nets.mlp import MLP, Identity, mirror
@@ -39,10 +39,18 @@ if TYPE_CHECKING:
     from twostage_jax.stages.nets.resnet import ResNet
     from twostage_jax.stages.nets.vit import ViT
     from twostage_jax.stages.optimiser import adam
+    from twostage_jax.stages.pretrain.contrastive import simclr, simclr_iic
+    from twostage_jax.stages.pretrain.jepa import lejepa
+    from twostage_jax.stages.pretrain.masked import masked
     from twostage_jax.stages.pretrain.placeholder import placeholder
     from twostage_jax.stages.pretrain.reconstruction import autoencoder, denoising, make_decode
+    from twostage_jax.stages.pretrain.supervised import supervised
+    from twostage_jax.stages.pretrain.vae import vae
+    from twostage_jax.stages.pretrain.variance import vicreg
     from twostage_jax.stages.stage import Head, Stage, as_batch, as_image
     from twostage_jax.stages.torch_names import from_torch_state_dict, torch_state_dict
+    from twostage_jax.stages.views.augment import augmentation
+    from twostage_jax.stages.views.settings import Views
     from twostage_jax.trees import digest
 
 __version__ = "0.2.0"
@@ -70,7 +78,7 @@ _HOME = {
     "stages.heads.prototypes": ("prototype",),
     "stages.heads.reliable": ("knn_reliable",),
     "stages.heads.solved": ("linear", "ridge"),
-    "stages.heads.trained": ("attach", "classifier", "make_logits", "mlp"),
+    "stages.heads.trained": ("attach", "classifier", "finetune", "make_logits", "mlp"),
     "stages.modules": ("forward", "init_on_features", "make_finish", "module_init"),
     "stages.nets.conv": ("Conv",),
     "stages.nets.mlp": ("MLP", "Identity", "mirror"),
@@ -78,10 +86,18 @@ _HOME = {
     "stages.nets.resnet": ("ResNet",),
     "stages.nets.vit": ("ViT",),
     "stages.optimiser": ("adam",),
+    "stages.pretrain.contrastive": ("simclr", "simclr_iic"),
+    "stages.pretrain.jepa": ("lejepa",),
+    "stages.pretrain.masked": ("masked",),
     "stages.pretrain.placeholder": ("placeholder",),
     "stages.pretrain.reconstruction": ("autoencoder", "denoising", "make_decode"),
+    "stages.pretrain.supervised": ("supervised",),
+    "stages.pretrain.vae": ("vae",),
+    "stages.pretrain.variance": ("vicreg",),
     "stages.stage": ("Head", "Stage", "as_batch", "as_image"),
     "stages.torch_names": ("from_torch_state_dict", "torch_state_dict"),
+    "stages.views.augment": ("augmentation",),
+    "stages.views.settings": ("Views",),
     "trees": ("digest",),
 }
 __all__ = sorted(name for names in _HOME.values() for name in names)  # pyright: ignore

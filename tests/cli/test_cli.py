@@ -197,9 +197,9 @@ def test_every_command_has_help_with_the_default_of_every_preset(name, capsys):
     output = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert ">>>" not in output and "(default: False)" not in output
     if name in ("run", "pretrain"):
-        assert "(default: blog 5, quick 20)" in output
+        assert "(default: blog 5, few-labels 12" in output
         assert all(preset in output for preset in PRESETS)
-        assert "--pretrain.learning-rate FLOAT Step size of Adam (default: 0.001)" in output
+        assert "Step size of Adam (default: blog 0.001, quick 0.001, others 0.002)" in output
 
 
 def test_debug_adds_the_traceback(capsys):

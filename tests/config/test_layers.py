@@ -40,7 +40,8 @@ NAMES = st.sampled_from([*declarations(Config), *declarations(HeadConfig), *GROU
 
 def test_the_blog_preset_is_the_recipe_of_the_blog():
     config = resolve(Config(), (28, 28, 1), 5000)
-    adam = {"batch_size": 32, "learning_rate": 0.001, "weight_decay": 0.0}
+    adam = {"batch_size": 32, "learning_rate": 0.001, "weight_decay": 0.0, "decay_on": "all"}
+    adam |= {"schedule": "constant", "warmup": 0}
     assert config == Config(
         preset="blog",
         init="torch",
@@ -55,6 +56,14 @@ def test_the_blog_preset_is_the_recipe_of_the_blog():
     )
     assert resolve(Config(), (8, 8, 1), 0).preset == "quick"
     assert resolve(Config(preset="blog"), (8, 8, 1), 0).preset == "blog"
+
+
+@pytest.mark.parametrize(
+    ("shape", "preset"),
+    [((28, 28, 3), "photos"), ((64, 32, 1), "photos"), ((20, 28, 1), "quick"), ((9, 9), "quick")],
+)
+def test_the_size_and_the_channels_of_the_images_choose_the_preset(shape, preset):
+    assert resolve(Config(), shape, 0).preset == preset
 
 
 @pytest.mark.parametrize("preset", PRESETS)

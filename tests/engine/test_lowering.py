@@ -40,7 +40,13 @@ def training(stage, tx):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_lowers(name):
-    modules = {"encoder": ENCODER, "decoder": ts.MLP((8, 16)), "projector": ts.MLP((4,))}
+    modules = {
+        "encoder": ENCODER,
+        "decoder": ts.MLP((8, 16)),
+        "projector": ts.MLP((4,)),
+        "augment": lambda key, image: image,
+        "classes": CLASSES,
+    }
     lowers(training(call(OBJECTIVES[name], modules, {}), ts.adam(1e-3)), KEY, DATA)
 
 

@@ -17,6 +17,8 @@ SWEPT = {
     "linear": ("penalty", [1, 2, 4]),
     "ridge": ("strength", [1, 2, 4]),
     "knn": ("k", [1, 3, 5]),
+    "knn-reliable": ("doubt", [0.1, 0.5, 1]),
+    "prototype": ("temperature", [0.1, 0.5, 1]),
 }
 
 

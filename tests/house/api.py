@@ -11,7 +11,9 @@ PAGE = ROOT / "docs" / "api.md"
 GROUPS = {
     "Runs": "Config PretrainConfig HeadConfig run Result open_run Run UserError",
     "Data": "load Dataset with_labels as_image as_batch",
-    "Stages": "Stage autoencoder denoising placeholder classifier attach MLP mirror Identity",
+    "Stages": "Stage autoencoder denoising masked vae simclr simclr_iic vicreg"
+    " lejepa supervised placeholder classifier attach MLP mirror Identity",
+    "Augmentations": "augmentation Views",
     "Heads": "Head mlp linear ridge knn knn_reliable prototype propagate",
     "Training": "adam freeze TrainState init_state make_train ensemble compiler_options"
     " keep_compiled",

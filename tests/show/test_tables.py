@@ -62,7 +62,7 @@ def result(**changes):
         "summary": ASSESSMENT.summary,
         "sweep": sweep({"head.learning-rate": [0.1, 0.2]}),
         "uncertainty": ASSESSMENT.uncertainty,
-        "pretrain": SimpleNamespace(objective="autoencoder", epochs=1, loss=0.25),
+        "pretrain": SimpleNamespace(objective="autoencoder", epochs=1, loss=0.25, rank=None),
         "head": SimpleNamespace(protocol="ridge", epochs=0),
         "frozen": SimpleNamespace(after="sha256:00"),
         "test_reads": 1,

@@ -8,7 +8,7 @@ from flax import linen as nn
 from flax import nnx
 
 import twostage_jax as ts
-from twostage_jax.stages.modules import forward, init_module
+from twostage_jax.stages.modules import check_finish, forward, init_module
 
 IMAGE = jnp.asarray(np.random.RandomState(0).normal(size=(6, 2, 2, 1)), jnp.float32)
 
@@ -110,11 +110,76 @@ def test_groups_are_what_init_returns():
 
 @pytest.mark.parametrize(
     ("module", "collection"),
-    [(Updated, "batch_stats"), (UpdatedInTraining, "batch_stats"), (UpdatedIfMutable, "ema")],
+    [(Updated, "batch_stats"), (UpdatedIfMutable, "ema")],
 )
 def test_a_collection_that_a_forward_pass_updates_is_refused(module, collection):
-    with pytest.raises(ts.UserError, match=f"updates {collection} in .* use LayerNorm or GroupNor"):
+    remedy = r"write nn.BatchNorm\(use_running_average=not train\)"
+    with pytest.raises(ts.UserError, match=f"updates {collection} in the forward .* {remedy}"):
         init(module())
+
+
+def statistics_of(x):
+    """Mean and variance of each value over the batch."""
+    x = np.asarray(x, np.float64).reshape(len(x), -1)
+    return x.mean(0), x.var(0)
+
+
+def test_training_normalises_with_the_batch_and_evaluation_with_fixed_statistics():
+    module = UpdatedInTraining()
+    variables = init(module)
+    x = 3 * IMAGE + 5
+    mean, variance = statistics_of(x)
+    expected = (np.asarray(x).reshape(6, -1) - mean) / np.sqrt(variance + 1e-5)
+    trained = forward(module, variables, x, jax.random.key(0))
+    np.testing.assert_allclose(trained, expected, atol=1e-5)
+    # Before the statistics are fixed, mean 0 and variance 1 are used.
+    start = np.asarray(x).reshape(6, -1) / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(forward(module, variables, x), start, rtol=1e-5)
+    finished = ts.make_finish(module)({"encoder": variables}, x)["encoder"]
+    assert ts.digest(finished["params"]) == ts.digest(variables["params"])
+    np.testing.assert_allclose(forward(module, finished, x), expected, atol=1e-4)
+
+
+class Layers(nn.Module):
+    """Two layers with batch normalisation; the second sees the output of the first."""
+
+    momentum: float = 0.99
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        for width in (8, 3):
+            x = nn.BatchNorm(use_running_average=not train, momentum=self.momentum)(
+                nn.Dense(width)(x.reshape(len(x), -1))
+            )
+        return nn.Dropout(0.5, deterministic=not self.has_rng("never"))(x)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
+def test_finishing_finds_the_statistics_of_all_layers_whatever_the_momentum(momentum):
+    encoder = Layers(momentum)
+    decoder = UpdatedInTraining()
+    variables = jax.jit(encoder.init)(jax.random.key(0), IMAGE)
+    params = {"encoder": variables, "decoder": decoder.init(jax.random.key(1), jnp.ones((1, 3)))}
+    x = 20 * IMAGE + 30
+    finish = jax.jit(ts.make_finish(encoder, decoder=decoder))
+    finished = finish(params, x)
+    features = forward(encoder, finished["encoder"], x)
+    trained = forward(encoder, variables, x, jax.random.key(0))
+    np.testing.assert_allclose(features, trained, atol=1e-4)
+    decoded = forward(decoder, finished["decoder"], features)
+    expected = forward(decoder, params["decoder"], features, jax.random.key(0))
+    np.testing.assert_allclose(decoded, expected, atol=1e-4)
+    # Statistics that were fixed before do not count.
+    again = finish({**finished, "encoder": finished["encoder"]}, x)
+    np.testing.assert_allclose(forward(encoder, again["encoder"], x), features, atol=1e-4)
+
+
+def test_a_stage_with_statistics_must_fix_them():
+    params = {"encoder": init(UpdatedInTraining()), "decoder": {"params": {}}}
+    with pytest.raises(ts.UserError, match=r"mine has batch_stats in encoder and no finish: .*"):
+        check_finish(ts.Stage(None, None), params, "mine")  # type: ignore
+    for finish in (ts.autoencoder, ts.denoising):
+        check_finish(finish(UpdatedInTraining(), ts.MLP((4,))), params, "ours")
 
 
 def test_an_update_is_refused_for_given_variables_too():

@@ -76,13 +76,25 @@ def solver(name):
     return jax.jit(jax.vmap(solve))
 
 
+def with_graph(batch, head):
+    """The batch of a head that also sees the images without a label, or those of any other."""
+    features = np.asarray(batch["image"])
+    prepared = head.prepare(features) if head.prepare else {}
+    return batch | {
+        "features": batch["image"],
+        "index": jnp.arange(len(features)),
+        "prepared": jax.tree.map(jnp.asarray, prepared),
+    }
+
+
 def stacked(batches):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
 
 
 @pytest.mark.parametrize("name", [name for name in HEADS if HEADS[name](3).solve])
 def test_every_solved_head_classifies_easy_features_for_swept_numbers_and_data(name):
-    batches = stacked([make_batch(seed=seed, spread=0.1) for seed in range(4)])
+    head = HEADS[name](3)
+    batches = stacked([with_graph(make_batch(seed=s, spread=0.1), head) for s in range(4)])
     default = next(iter(numbers(HEADS[name]).values()))
     params, logits = solver(name)(default * jnp.array([0.5, 1.0, 1.0, 0.5]), batches)
     assert logits.shape == (4, 20, 3) and np.isfinite(logits).all()

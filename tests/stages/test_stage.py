@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import twostage_jax as ts
+from twostage_jax.config.schema import SUPERVISED
 from twostage_jax.stages.families import HEADS, OBJECTIVES
 from twostage_jax.stages.signature import call, check_head
 
@@ -39,16 +40,46 @@ def check_trainable(stage, batch):
     return params, loss[0]
 
 
+def shifted(key, image):
+    """An augmentation that draws one number for each image."""
+    return image + 0.1 * jax.random.normal(key, (len(image), 1, 1, 1))
+
+
+def make_objective(name, image_size=4):
+    modules = {
+        "encoder": ts.MLP((5,)),
+        "decoder": ts.MLP((image_size,)),
+        "projector": ts.MLP((6, 3)),
+        "augment": shifted,
+        "classes": CLASSES,
+    }
+    return call(OBJECTIVES[name], modules, {"patch": 1} if name == "masked" else {})
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_trains_an_encoder_without_labels(name):
-    modules = {"encoder": ts.MLP((5,)), "decoder": ts.MLP((4,))}
-    stage = call(OBJECTIVES[name], modules, {})
+def test_every_objective_trains_an_encoder_and_only_supervised_reads_labels(name):
+    stage = make_objective(name)
     batch = examples()
     params, loss = check_trainable(stage, batch)
     assert "encoder" in params
     unlabelled = {**batch, "label": jnp.zeros_like(batch["label"])}
     other = jax.jit(stage.loss)(params, new_key(), unlabelled)[0]
-    np.testing.assert_allclose(other, loss, rtol=1e-6)
+    assert (float(other) == pytest.approx(float(loss), rel=1e-6)) == (name not in SUPERVISED)
+
+
+# The others are means of losses of single images.
+@pytest.mark.parametrize("name", ["simclr-iic", "vicreg", "lejepa"])
+def test_a_remainder_of_one_or_two_examples_has_a_finite_gradient(name):
+    stage = make_objective(name)
+    batch = examples()
+    params = jax.jit(stage.init)(new_key(), batch)
+
+    def total(params):
+        few = [{key: values[:count] for key, values in batch.items()} for count in (1, 2)]
+        return sum(stage.loss(params, new_key(), one)[0] for one in few)
+
+    gradient = jax.jit(jax.value_and_grad(total))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize("name", [name for name in HEADS if HEADS[name](CLASSES).stage])
@@ -150,6 +181,9 @@ def test_a_label_out_of_range_is_refused_or_gives_nan_unless_its_weight_is_0(nam
     batch = examples() | {"weight": jnp.array([0.0, 1.0, 1.0, 1.0] * 6)}
     batch["image"] = batch["image"].reshape(24, 4)
     batch |= {"validation_image": batch["image"], "validation_label": batch["label"]}
+    if head.prepare is not None:
+        batch |= {"prepared": head.prepare(np.asarray(batch["image"]))}
+        batch |= {"features": batch["image"], "index": jnp.arange(24)}
 
     def result(batch):
         if head.solve is not None:

@@ -1,7 +1,9 @@
 """Everything that a run can be asked for, without jax.
 
 fields.py    the declaration of a field: default by preset, check, sweepability
-schema.py    the configurations as frozen dataclasses, and the presets
+settings.py  base class of the configurations
+schema.py    the configurations as frozen dataclasses
+presets.py   default values by preset
 sweep.py     swept scalars and the points of the grid
 rules.py     `check`: all values, and the rules between fields
 layers.py    flags, files and presets on top of each other

@@ -23,6 +23,7 @@ UNSET: Any = None
 
 Check: TypeAlias = Callable[[str, object], object]
 
+OTHERS = "others"  # key of a default for all presets without one of their own
 MESH_AXES = ("member", "data")
 MESH_SIZE = re.compile("[1-9][0-9]{0,8}")
 PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
@@ -268,7 +269,8 @@ class Declaration:
 
     Attributes:
         check: Check of a value that is given.
-        default: Default value, or one for each preset; None if the field can stay open.
+        default: Default value, or one by preset, with `others` for those that are not named; None
+            if the field can stay open.
         sweepable: True if the field is a scalar that `--sweep` can vary.
         trained: True if the field only applies to a head that is trained step by step.
         normal: Converts the forms that JSON, Python and the command line use into one form. It

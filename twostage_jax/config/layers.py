@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twostage_jax.config.fields import declarations, dotted, present
+from twostage_jax.config.fields import OTHERS, declarations, dotted, present
+from twostage_jax.config.options import OPTIONS
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import (
     ENCODER_DEFAULTS,
@@ -14,12 +15,14 @@ from twostage_jax.config.schema import (
     SOLVED,
     TRAINED,
     Config,
-    from_mapping,
 )
+from twostage_jax.config.settings import from_mapping
 from twostage_jax.config.sweep import swept
 from twostage_jax.errors import UserError
 
 BLOG_SHAPE = (28, 28)  # images of the blog's data set, MNIST
+# Fields that another protocol does not inherit.
+HEAD_FIELDS = (*TRAINED, *(x.partition(".")[2] for x in OPTIONS if x.startswith("head.")))
 # The field that names the function to which the numbers of `set` belong.
 FUNCTION_FIELDS = {"pretrain": "objective", "head": "protocol"}
 
@@ -49,7 +52,7 @@ def _overlay_group(top: Any, base: object, group: str, varied: Sequence[str]) ->
     # A temperature of one objective means nothing, or something else, to another; nor do the steps
     # of one head to a head that may be solved.
     if inherited.get(function) not in (None, values.get(function)):
-        for name in ("set", *(TRAINED if group == "head" else ())):
+        for name in ("set", *(HEAD_FIELDS if group == "head" else ())):
             inherited.pop(name, None)
         values = {**inherited, **present(top)}
     # Nor do the layer sizes of one encoder fit another.
@@ -77,7 +80,9 @@ def _defaults(kind: type, preset: str) -> dict[str, object]:
     values = {}
     for name, declaration in declarations(kind).items():
         default = declaration.default
-        value = default[preset] if isinstance(default, Mapping) else default
+        value = default
+        if isinstance(default, Mapping):
+            value = default[preset] if preset in default else default.get(OTHERS)
         # The data supply the others, or they stay open.
         if value is not None:
             values[name] = value
@@ -92,20 +97,36 @@ def resolve(config: Config, image_shape: Sequence[int], validation: int) -> Conf
         image_shape: Shape `[H, W, C]` of the images, which selects the default preset.
         validation: Number of examples that were set aside for validation.
     """
-    default = "blog" if tuple(image_shape[:2]) == BLOG_SHAPE else "quick"
-    preset = config.preset or default
+    preset = config.preset or default_preset(image_shape)
     values: dict[str, Any] = preset_values(preset)
     for group, function in FUNCTION_FIELDS.items():
         # A preset's steps are for any trained head, not for its own alone.
         values[group][function] = (
             getattr(getattr(config, group), function) or values[group][function]
         )
+    pretrain = values["pretrain"]
+    if config.pretrain.select == "probe":
+        pretrain["watch"] = "on"
+    elif pretrain["objective"] == "placeholder":
+        pretrain["watch"] = "off"  # it trains nothing
     encoder = config.pretrain.encoder or values["pretrain"]["encoder"]
     # A preset's sizes are for its own encoder.
     if encoder != values["pretrain"]["encoder"] or "widths" not in values["pretrain"]:
         values["pretrain"] |= ENCODER_DEFAULTS.get(encoder, ENCODER_DEFAULTS["mlp"])
         values["pretrain"]["encoder"] = encoder
     return overlay(config, values | {"preset": preset, "validation": validation})
+
+
+def default_preset(image_shape: Sequence[int]) -> str:
+    """Preset for images of a shape `[H, W, C]`: `photos` if they are in colour or large.
+
+    >>> default_preset((28, 28, 1)), default_preset((8, 8, 1)), default_preset((28, 28, 3))
+    ('blog', 'quick', 'photos')
+    """
+    height, width, *channels = image_shape
+    if max(height, width) > max(BLOG_SHAPE) or channels not in ([], [1]):
+        return "photos"
+    return "blog" if (height, width) == BLOG_SHAPE else "quick"
 
 
 def unresolved(config: Config) -> list[str]:
@@ -120,6 +141,9 @@ def unresolved(config: Config) -> list[str]:
         # An imported protocol may be solved; only its import can tell.
         if ":" in (getattr(values, "protocol", None) or ""):
             names = [name for name in names if name not in TRAINED]
+        # An imported encoder may have no layer sizes.
+        if ":" in (getattr(values, "encoder", None) or ""):
+            names = [name for name in names if name not in ENCODER_FIELDS]
         missing += [f"{group}.{name}" for name in names]
     return missing
 
@@ -172,5 +196,6 @@ def from_dict(values: object, where: str, trust_code: bool = False) -> Config:
 
 def imported_names(config: Config) -> list[str]:
     """Names `package.module:name` of the code that a configuration imports."""
-    names = (config.pretrain.encoder, config.pretrain.objective, config.head.protocol)
+    stage = config.pretrain
+    names = (stage.encoder, stage.objective, config.augment, config.head.protocol)
     return [name for name in names if name and ":" in name]

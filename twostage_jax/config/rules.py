@@ -104,6 +104,17 @@ def _check_selection(config: Config) -> None:
         raise UserError(
             "--sweep chooses on the validation split, and --validation is 0: give it examples"
         )
+    if config.pretrain.select == "probe":
+        # A probe is fitted to labels, and its accuracy is measured on validation.
+        if config.validation == 0:
+            raise UserError(
+                "--pretrain.select probe chooses on the validation split, and --validation is 0: "
+                "give it examples"
+            )
+        if config.pretrain.watch == "off":
+            raise UserError(
+                "--pretrain.select probe needs the probe: leave out --pretrain.watch off"
+            )
     # With one encoder for all, the points of stage 1 would be one and the same.
     one_encoder = "encoder" in (config.share or ()) or config.encoder_run is not None
     stage_1 = [name for name in sweep if name.startswith("pretrain.")]

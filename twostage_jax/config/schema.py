@@ -4,17 +4,12 @@ A value of None means "not given": the command line, a `config.json` and a prese
 `layers.overlay` puts on top of each other. The dataclasses are also the flags of the command line,
 and the strings under the fields are their help texts.
 
-Presets are default values for everything that is not given. `blog` is the recipe of the blog's
-program: widths 784-256-128 with a mirrored decoder, a head 128-64-10, Adam at 0.001, batches of
-32, five epochs per stage, PyTorch's initial values. It is the default for 28×28 images. `quick` is
-for small data sets, on which five epochs are only a few hundred steps: 20 epochs per stage,
-LeCun-normal initial values.
+Presets, which supply what is not given, are in `presets`.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated
 
 import tyro
 
@@ -40,15 +35,40 @@ from twostage_jax.config.fields import (
     declare_repeatable,
     integer,
     layer_sizes,
+    number,
     parse_mesh,
-    present,
 )
 from twostage_jax.config.page import documented
-from twostage_jax.errors import UserError, did_you_mean, shown
-from twostage_jax.reprs import html_table
+from twostage_jax.config.presets import (
+    BATCH_SIZES,
+    DECAYED,
+    DECAYS,
+    ENCODER,
+    EPOCHS,
+    INIT,
+    OBJECTIVE,
+    PRESETS,
+    PROTOCOL,
+    RATES,
+    SCHEDULE,
+    WARMUP,
+)
+from twostage_jax.config.settings import Settings, from_mapping
 
 # A test compares these names with the functions in `stages`, which this room must not import.
-OBJECTIVES = ("autoencoder", "placeholder", "denoising")
+OBJECTIVES = (
+    "autoencoder",
+    "placeholder",
+    "denoising",
+    "masked",
+    "vae",
+    "simclr",
+    "simclr-iic",
+    "vicreg",
+    "lejepa",
+    "supervised",
+)
+SUPERVISED = ("supervised",)  # objectives that train on the labelled images alone
 ENCODERS = (
     "mlp",
     "conv",
@@ -56,6 +76,7 @@ ENCODERS = (
     "vit",
 )
 NORMS = ("batch", "group")
+LOSSES = ("cross-entropy", "gce", "elr", "forward")
 # Protocols that are computed in one call: no epochs, no steps.
 SOLVED = (
     "linear",
@@ -65,116 +86,68 @@ SOLVED = (
     "prototype",
     "propagate",
 )
-PROTOCOLS = ("mlp", *SOLVED)
+PROTOCOLS = ("mlp", "finetune", *SOLVED)
 METHODS = ("zhou", "poisson", "poisson-mbo")
 # Fields that belong to one encoder, with their defaults.
 ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
     "mlp": {"widths": (256, 128)},
     "conv": {"widths": (64, 64, 128, 256), "norm": "batch"},
     "resnet": {"widths": (32, 64, 128, 256), "norm": "group"},
-    "vit": {"widths": (96, 96, 96, 192)},
+    "vit": {"widths": (64, 64, 64, 128)},
 }
 ENCODER_FIELDS = ("widths", "norm")
 ENCODE = ("auto", "once", "loop")
+DECAY_ON = ("all", "matrices")
+SCHEDULES = ("constant", "cosine")
+WATCH = ("on", "off")
+SELECT = ("last", "probe")
 INITS = ("torch", "lecun")
 SHARE = ("encoder", "order")
-PRESETS = ("blog", "quick")
+AUGMENTATIONS = (
+    "none",
+    "handwriting",
+    "objects",
+    "photographs",
+)
 NOT_COMPUTED = ("out", "save_predictions")  # fields about files; they change no result
-
-T = TypeVar("T", bound="Settings")
-
-
-class Settings:
-    """Base class of the configurations.
-
-    It brings values into one form and does not check them: tyro would wrap an error in its own
-    words. `rules.check` reports malformed values.
-    """
-
-    def __new__(cls, *values: object, **fields: object) -> Self:
-        """Refuse a field that does not exist, with the nearest name.
-
-        Raises:
-            UserError: An unknown field.
-        """
-        names = vars(cls)["__dataclass_fields__"]
-        for name in fields:
-            if name not in names:
-                raise UserError(_unknown_field(cls.__name__, name, names))
-        return super().__new__(cls)
-
-    def __post_init__(self) -> None:
-        """Bring lists, paths, sweeps and numbers into one form."""
-        for name, declaration in declarations(type(self)).items():
-            # The dataclass is frozen, and it is still being made.
-            object.__setattr__(self, name, declaration.normal(getattr(self, name)))
-
-    def __repr__(self) -> str:
-        """Show only the fields that are given."""
-        parts = []
-        for name, value in present(self).items():
-            empty_group = isinstance(value, Settings) and not present(value)
-            # Switches that are off and stages without values say nothing.
-            if value is not False and not empty_group:
-                # A sweep may have a thousand values.
-                parts.append(f"{name}={value if isinstance(value, Settings) else shown(value)}")
-        return f"{type(self).__name__}({', '.join(parts)})"
-
-    def _repr_html_(self) -> str:
-        rows = []
-        for name, value in present(self).items():
-            inner = present(value) if isinstance(value, Settings) else None
-            for key, content in ({name: value} if inner is None else inner).items():
-                path = name if inner is None else f"{name}.{key}"
-                if content is not False:
-                    rows.append((path, shown(content)))
-        return html_table(type(self).__name__, rows)
-
-
-def _unknown_field(kind: str, name: str, names: Iterable[str]) -> str:
-    """Return the message about a field that does not exist."""
-    owners = [group for group, owner in GROUPS.items() if name in declarations(owner)]
-    if owners and kind not in {owner.__name__ for owner in GROUPS.values()}:
-        places = " or ".join(f"{group}={{{name!r}: ...}}" for group in owners)
-        return f"{kind} has no field {name!r}: it is a field of a stage, give {places}"
-    return f"{kind} has no field {name!r}: {did_you_mean(str(name), names)}"
-
-
-def from_mapping(kind: type[T], values: object, where: str) -> T:
-    """Make a configuration from names and values.
-
-    Raises:
-        UserError: No mapping, or a name that is not a field.
-    """
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where} is {type(values).__name__}: give a mapping of fields to values")
-    names = vars(kind())
-    for name in values:
-        if name not in names:
-            raise UserError(
-                f"{where} has the unknown field {name!r}: {did_you_mean(str(name), names)}"
-            )
-    return kind(**values)
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class StageConfig(Settings):
     """Fields of both stages. Those of the training do not apply to a head solved in one call."""
 
-    epochs: Annotated[
-        int, *declare("INT", integer(0), default={"blog": 5, "quick": 20}, trained=True)
-    ] = UNSET
+    epochs: Annotated[int, *declare("INT", integer(0), default=EPOCHS, trained=True)] = UNSET
     """Passes over the training images; 0 keeps the initial values"""
-    batch_size: Annotated[int, *declare("INT", integer(1), default=32, trained=True)] = UNSET
+    batch_size: Annotated[int, *declare("INT", integer(1), default=BATCH_SIZES, trained=True)] = (
+        UNSET
+    )
     """Examples per step"""
     learning_rate: Annotated[
-        float, *declare("FLOAT", check_above_zero, default=0.001, sweepable=True, trained=True)
+        float,
+        *declare("FLOAT", check_above_zero, default=RATES, sweepable=True, trained=True),
     ] = UNSET
     """Step size of Adam"""
     weight_decay: Annotated[
-        float, *declare("FLOAT", check_from_zero, default=0.0, sweepable=True, trained=True)
+        float,
+        *declare("FLOAT", check_from_zero, default=DECAYS, sweepable=True, trained=True),
     ] = UNSET
     """Decoupled weight decay, as in AdamW"""
+    decay_on: Annotated[
+        str,
+        *declare("NAME", choice("decay_on", DECAY_ON), default=DECAYED, trained=True),
+    ] = UNSET
+    """Arrays with weight decay: all, or matrices (no biases, no scales of a normalisation)"""
+    schedule: Annotated[
+        str,
+        *declare("NAME", choice("schedule", SCHEDULES), default=SCHEDULE, trained=True),
+    ] = UNSET
+    """Learning rate over the epochs: constant, or cosine (falls to 0.005 of itself)"""
+    warmup: Annotated[int, *declare("N", integer(0), default=WARMUP, trained=True)] = UNSET
+    """Steps in which the learning rate rises from 0; at most a tenth of all steps"""
+    schedule_epochs: Annotated[
+        int | None, *declare("INT", integer(1), "the number of epochs", trained=True)
+    ] = UNSET
+    """Epochs after which a cosine schedule has reached its end"""
     set: Annotated[
         tuple[tuple[str, float], ...], *declare_repeatable("NAME=VALUE", check_numbers, as_numbers)
     ] = ()
@@ -190,17 +163,35 @@ class PretrainConfig(StageConfig):
     """
 
     objective: Annotated[
-        str, *declare("NAME", choice("objective", OBJECTIVES, imports=True), default="autoencoder")
+        str,
+        *declare("NAME", choice("objective", OBJECTIVES, imports=True), default=OBJECTIVE),
     ] = UNSET
-    """Loss to minimise: autoencoder, placeholder, denoising, or package.module:function"""
+    """Loss to minimise: autoencoder, placeholder, denoising, masked, vae, simclr, simclr-iic, \
+vicreg, lejepa, supervised (uses labels), or package.module:function"""
     encoder: Annotated[
-        str, *declare("NAME", choice("encoder", ENCODERS, imports=True), default="mlp")
+        str,
+        *declare("NAME", choice("encoder", ENCODERS, imports=True), default=ENCODER),
     ] = UNSET
     """Encoder: mlp, conv, resnet, vit, or package.module:name (Linen module, class or factory)"""
     widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), "by encoder")] = UNSET
     """Layer sizes of the encoder; the last is the number of features. The decoder mirrors them"""
     norm: Annotated[str, *declare("NAME", choice("norm", NORMS), "by encoder")] = UNSET
     """Normalisation of conv and resnet: batch (fixed statistics after training) or group"""
+    watch: Annotated[
+        str,
+        *declare(
+            "on|off",
+            choice("--pretrain.watch", WATCH),
+            "on; off in blog and quick, and for placeholder",
+            # It takes longer than an epoch of theirs.
+            default={"blog": "off", "quick": "off"},
+        ),
+    ] = UNSET
+    """Probe, nearest neighbours and effective rank on validation after each epoch"""
+    select: Annotated[
+        str, *declare("last|probe", choice("--pretrain.select", SELECT), default="last")
+    ] = UNSET
+    """Epoch whose encoder is kept: the last one, or the best by the probe on validation"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -212,10 +203,11 @@ class HeadConfig(StageConfig):
     """
 
     protocol: Annotated[
-        str, *declare("NAME", choice("protocol", PROTOCOLS, imports=True), default="mlp")
+        str,
+        *declare("NAME", choice("protocol", PROTOCOLS, imports=True), default=PROTOCOL),
     ] = UNSET
-    """Classifier on the features: mlp, linear, ridge, knn, knn-reliable, prototype, propagate, or
-    package.module:function"""
+    """Classifier on the features: mlp, linear, ridge, knn, knn-reliable, prototype, propagate,
+    finetune (trains the encoder, too), or package.module:function"""
     method: Annotated[str, *declare("NAME", choice("method", METHODS), "poisson-mbo")] = UNSET
     """Method of propagate: zhou, poisson or poisson-mbo"""
     class_sizes: Annotated[str, *declare("SIZES", check_text, "equal", normal=as_shares)] = UNSET
@@ -228,6 +220,25 @@ class HeadConfig(StageConfig):
         tuple[int, ...], *declare("INT...", layer_sizes(0), default=(64,), trained=True)
     ] = UNSET
     """Sizes of the hidden layers; no size gives a linear layer"""
+    # No default here: a function has its own, and may have no such parameter.
+    loss: Annotated[
+        str, *declare("NAME", choice("loss", LOSSES), "cross-entropy", trained=True)
+    ] = UNSET
+    """Loss: cross-entropy, or against wrong labels gce (generalised cross-entropy), elr \
+(early-learning regularisation) or forward (correction by an estimated transition matrix)"""
+    encoder_learning_rate: Annotated[
+        float,
+        *declare(
+            "FLOAT",
+            check_above_zero,
+            "a tenth of --head.learning-rate",
+            sweepable=True,
+            trained=True,
+        ),
+    ] = UNSET
+    """Step size for the encoder, with --head.protocol finetune"""
+    unfreeze: Annotated[str, *declare("PATTERN", check_text, "all of them", trained=True)] = UNSET
+    """Parameters of the encoder that finetune trains, for instance 'encoder/params/Dense_1/*'"""
 
 
 # The two stages, in the order of their training.
@@ -291,14 +302,31 @@ class RecipeConfig(Settings):
     """Fields that choose the defaults of the others."""
 
     preset: Annotated[
-        str, *declare("NAME", choice("preset", PRESETS), "blog for 28x28 images, else quick")
+        str,
+        *declare(
+            "NAME",
+            choice("preset", PRESETS),
+            "photos for colour or more than 28x28 pixels, blog for 28x28, else quick",
+        ),
     ] = UNSET
-    """Preset with default values for all flags that are not given: blog or quick"""
+    """Preset with default values for all flags that are not given: blog, quick, few-labels, \
+few-labels-gpu, noisy-labels or photos"""
     init: Annotated[
         str,
-        *declare("NAME", choice("init", INITS), default={"blog": "torch", "quick": "lecun"}),
+        *declare("NAME", choice("init", INITS), default=INIT),
     ] = UNSET
     """Initial values: torch (uniform within 1/sqrt(fan_in)) or lecun (LeCun-normal, as Flax)"""
+    # No defaults here: an objective may take no views.
+    augment: Annotated[
+        str,
+        *declare("NAME", choice("augmentation", ("auto", *AUGMENTATIONS), imports=True), "auto"),
+    ] = UNSET
+    """Random views that the objective compares: auto (chosen from the images, and printed), none, \
+handwriting, objects, photographs, or package.module:name of a ts.Views or a function"""
+    augment_strength: Annotated[
+        float, *declare("FLOAT", number("a number from 0 to 2", 0, 2.0001), "1")
+    ] = UNSET
+    """Factor of all strengths of the augmentation, from 0 to 2; chances stay as they are"""
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,19 +14,18 @@ import jax
 import numpy as np
 
 from twostage_jax.engine.epoch import Epoch
+from twostage_jax.engine.measure import Measurement
 from twostage_jax.engine.members import Numbers, StagePrograms, TrialData, finished_params, repeat
 from twostage_jax.engine.placement import (
     Placement,
     axis_map,
-    first_members,
-    join_members,
     padded,
     put,
     put_everywhere,
     take,
 )
 from twostage_jax.engine.state import TrainState
-from twostage_jax.stages.stage import Key, Params
+from twostage_jax.stages.stage import Key
 from twostage_jax.trees import PyTree
 
 
@@ -41,8 +40,8 @@ class Progress(NamedTuple):
         fraction: completed epochs, including the part of the epoch in progress.
         metrics: on the host, for the epoch that has just been completed; None within an epoch.
         seconds: time spent on this epoch so far, in this process, without validation.
-        validation: metrics `[M]` on the validation split after a completed epoch, on the host;
-            empty within an epoch and without a split.
+        validation: metrics `[M]` on the validation split after a completed epoch, on the host, and
+            figures of the encoder if they are watched; empty within an epoch.
     """
 
     state: TrainState | None
@@ -132,6 +131,7 @@ def fit_trials(
     wanted: Callable[[], bool] = lambda: True,
     fit: Callable[..., Iterator[Progress]] = fit,
     validation: TrialData | None = None,
+    watch: TrialData | None = None,
 ) -> Iterator[Progress]:
     """Train all members until `epochs` are complete, a chunk at a time.
 
@@ -146,6 +146,7 @@ def fit_trials(
         wanted: True if the caller wants the state within an epoch; if not, it is None there.
         fit: the loop that trains a chunk.
         validation: validation examples of all members, if the programs have been made for them.
+        watch: examples for the figures of the encoder, under the same condition.
 
     Yields:
         `Progress` on the host, metrics `[M]` each. Its arrays are overwritten later.
@@ -153,7 +154,8 @@ def fit_trials(
     state = _host_copy(state)
     sums = _host_copy(dict(sums))
     chunks = _Chunks(programs, data, numbers, keys, fit)
-    validate = _Validator(programs, validation, numbers, keys)
+    validate = Measurement(programs, programs.validate, validation, numbers, keys)
+    observe = Measurement(programs, programs.watch, watch, numbers, keys)
     steps = programs.epoch.steps
     number = int(state.step.min()) // steps
     while number < epochs:
@@ -181,8 +183,8 @@ def fit_trials(
                     state = state._replace(params=finished)
                     # Of several chunks, parameters come back in turn, so members that were trained
                     # by an earlier process are measured too.
-                    on_device = resident and programs.finish is None
-                    figures = validate(state.params, progress.state if on_device else None)
+                    resident_state = progress.state if resident and not programs.finish else None
+                    figures = validate(finished, resident_state) | observe(finished, resident_state)
                     yield Progress(state, sums, number, number, metrics, seconds, figures)
                 elif not complete:
                     part = (progress.fraction - number) * len(piece) + ahead
@@ -239,7 +241,9 @@ class _Chunks:
         epochs: int,
     ) -> Iterator[Progress]:
         """Train the members of a chunk until `epochs` are complete; yields their progress."""
-        placement, axes, _, epoch, *_ = self._programs
+        placement = self._programs.placement
+        axes = self._programs.axes
+        epoch = self._programs.epoch
         all_axes = (axes.state, 0, 0, 0)
         members = (state, dict(sums), self._keys, self._numbers)
         chunk = put(placement, all_axes, take(padded(placement, piece), all_axes, members))
@@ -261,58 +265,6 @@ class _Chunks:
             members = padded(placement, piece)
             per_trial = {name: rows(members) for name, rows in self._data.per_trial.items()}
             self._placed[name] = {**self._shared, **put(placement, 0, per_trial)}
-        return self._placed[name]
-
-
-class _Validator:
-    """Figures of all members on the validation split; empty without a split."""
-
-    def __init__(
-        self, programs: StagePrograms, data: TrialData | None, numbers: Numbers, keys: Key
-    ) -> None:
-        self._programs = programs
-        self._data = data
-        self._numbers = dict(numbers)
-        self._keys = keys
-        shared = data.shared if data else {}
-        self._shared = {name: put_everywhere(programs.placement, x) for name, x in shared.items()}
-        self._placed: dict[bytes, tuple[PyTree, dict[str, jax.Array], Key]] = {}
-
-    def __call__(self, params: Params, resident: TrainState | None) -> dict[str, np.ndarray]:
-        """Return metrics `[M]` on the host.
-
-        Args:
-            params: parameters of all members, on the host.
-            resident: the same in a state on the devices, if all members are one chunk.
-        """
-        validate = self._programs.validate
-        if validate is None or self._data is None:
-            return {}
-        placement = self._programs.placement
-        axes = self._programs.axes.params
-        parts = []
-        for piece in placement.pieces:
-            if resident is not None:
-                chunk = resident.params
-            else:
-                members = padded(placement, piece)
-                chunk = put(placement, axes, take(members, axes, params))
-            numbers, data, keys = self._arguments(self._data, piece)
-            parts.append(first_members(len(piece), 0, validate(numbers, chunk, data, keys)))
-        return join_members(0, parts)
-
-    def _arguments(
-        self, data: TrialData, piece: np.ndarray
-    ) -> tuple[PyTree, dict[str, jax.Array], Key]:
-        """Return the other arguments of a chunk, on the devices; kept for the next epoch."""
-        name = piece.tobytes()
-        if name not in self._placed:
-            placement = self._programs.placement
-            members = padded(placement, piece)
-            numbers, keys = put(placement, 0, take(members, 0, (self._numbers, self._keys)))
-            per_trial = {name: rows(members) for name, rows in data.per_trial.items()}
-            examples = {**self._shared, **put(placement, 0, per_trial)}
-            self._placed[name] = (numbers, examples, keys)
         return self._placed[name]
 
 

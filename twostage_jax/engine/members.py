@@ -108,6 +108,7 @@ class StagePrograms(NamedTuple):
         epoch: functions of an epoch, with `numbers` before the arguments of `advance` and `finish`
             and the key of member 0 before those of `shuffle`.
         validate: `(numbers, params, validation examples, key) -> metrics`; None without examples.
+        watch: the same for the figures of an encoder; None if it is not watched.
         finish: `(numbers, params, images) -> params` of one member, which fixes statistics; None if
             the stage has none.
     """
@@ -117,6 +118,7 @@ class StagePrograms(NamedTuple):
     init: Callable[..., TrainState]
     epoch: Epoch
     validate: Callable[..., Metrics] | None = None
+    watch: Callable[..., Metrics] | None = None
     finish: Callable[..., Params] | None = None
 
     @property

@@ -171,6 +171,7 @@ def choose_chunk(
     devices: int,
     requested: int | None = None,
     measure: Callable[[], int | None] = free_bytes,
+    choose: Callable[[int], int] | None = None,
 ) -> int:
     """Return the number of members that train together on so many devices along `member`.
 
@@ -180,6 +181,8 @@ def choose_chunk(
         devices: devices along the axis `member`.
         requested: number that the user asks for, instead of all that fit.
         measure: returns the free memory in bytes.
+        choose: returns the number of members that one device trains together, from the number that
+            can (at least 2). By default as many as fit, on the CPU into a core's cache.
 
     Raises:
         UserError: if the members do not fit, with the number that would.
@@ -202,6 +205,9 @@ def choose_chunk(
     if requested is not None:
         return min(requested, members)
     lanes = max(1, CACHE // max(1, need.state)) if jax.default_backend() == "cpu" else fitting
+    largest = min(fitting // devices, -(-members // devices))
+    if choose is not None and largest > 1:
+        lanes = choose(largest)
     most = min(fitting, lanes * devices, members)
     # Chunks of one size, or the last one would compute copies.
     chunks = -(-members // most)

@@ -5,6 +5,7 @@ steps.py     stage 1, features, stage 2
 complete.py  a complete run that is resumed
 prepare.py   from a request to a plan: data, networks, trials
 build.py     from a config to modules, stages and heads
+views.py     augmentation of stage 1, by name or chosen from the images
 own_code.py  a user's own modules and functions
 trials.py    trainings of encoders and heads: seeds × points of a sweep
 examples.py  examples and labels of each trial

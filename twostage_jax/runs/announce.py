@@ -18,12 +18,28 @@ def announce(
     show_data(plan.dataset, _sizes(plan), terminal)
     settings = plan.config
     terminal.line(f"run in {folder}, preset {settings.preset}, seed {settings.seed}", hang=2)
+    if "pretrain" in plan.stages and plan.labels_read:
+        terminal.notice(
+            f"stage 1 ({settings.pretrain.objective}) uses {plan.labels_read:,} labels: its "
+            "encoder is no evidence for pretraining without labels"
+        )
+    augmentation = plan.augmentation
+    # Figures are there if the name was not given.
+    if augmentation is not None and augmentation.figures and "pretrain" in plan.stages:
+        terminal.line(
+            f"augmentation: {augmentation.name}, chosen because {augmentation.reason}; "
+            "--augment NAME overrides",
+            hang=2,
+        )
     rows = []
-    for stage, (placement, need) in placed.items():
+    for stage, (placement, need, _) in placed.items():
         chunks = len(placement.pieces)
         devices = placement.mesh.size
         rows.append(PlanRow(stage, placement.members, chunks, devices, need.member, need.common))
     show_plan(rows, plan.encoding if "head" in plan.stages else None, terminal)
+    for stage, place in placed.items():
+        if place.speed is not None:
+            terminal.line(f"{stage}: {place.speed.words}", hang=2)
 
 
 def show_machine(device: Device, terminal: Terminal) -> None:

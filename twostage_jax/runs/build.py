@@ -1,5 +1,6 @@
 """From a config to modules, stages and heads, checked before anything is compiled."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,29 +10,41 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from twostage_jax.config.options import offered_options
 from twostage_jax.config.schema import Config
-from twostage_jax.config.sweep import DECLARATIONS, SWEEPABLE, grid, swept
+from twostage_jax.config.sweep import swept
 from twostage_jax.engine.predictor import Network
 from twostage_jax.engine.solve import FEATURES, PREPARED, solution
-from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.errors import UserError
+from twostage_jax.runs.checks import (
+    check_loss,
+    check_loss_numbers,
+    check_stage,
+    check_swept,
+    distinct_numbers,
+)
 from twostage_jax.runs.own_code import call_named, find_function, make_module, trace_errors
 from twostage_jax.runs.specs import batch_spec, solve_spec
+from twostage_jax.runs.views import make_augment
 from twostage_jax.stages.families import ENCODERS, HEADS, OBJECTIVES
 from twostage_jax.stages.heads.trained import attach
 from twostage_jax.stages.modules import check_finish, forward
 from twostage_jax.stages.nets.decoders import make_decoder
 from twostage_jax.stages.nets.projector import Projector
 from twostage_jax.stages.pretrain.reconstruction import make_decode
-from twostage_jax.stages.signature import check_head, numbers
+from twostage_jax.stages.signature import check_head, numbers, parameter_names
 from twostage_jax.stages.stage import Batch, Head, Params, Stage, new_key
 from twostage_jax.trees import PyTree, shapes_of
 
 Numbers = Mapping[str, PyTree]
+FUNCTIONS = {"pretrain": "pretrain.objective", "head": "head.protocol"}
 PREACTIVATED = ("mlp", "conv")  # encoders whose features are the values before a ReLU
+# Numbers of the optimiser, not of a function.
+OPTIMISER = ("learning_rate", "weight_decay", "encoder_learning_rate")
+HEAD_OPTIONS = ("method", "class_sizes", "loss")  # options that describe a head in the result
 BANK = "bank"  # group of the features that all trials of a prepared head share
 # Random images that a head with `prepare` is checked with before there are features.
 SAMPLE = 256
-OPTIMISER = ("learning_rate", "weight_decay")  # numbers of the optimiser, not of a function
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +59,8 @@ class Networks:
         head: `numbers -> Head`, the same for stage 2.
         pretrain_numbers: numbers that the objective takes, with their defaults.
         head_numbers: the same for the head.
+        asked: names of the parameters of each function, by the field that names it.
+        head_settings: values of the head's options and of its numbers that are not swept.
         decode: `(params, image) -> image`, or None if the objective has no such decoder.
         image_shape: `(H, W, C)`.
         classes: number of classes.
@@ -57,6 +72,8 @@ class Networks:
     head: Callable[[Numbers], Head]
     pretrain_numbers: dict[str, int | float]
     head_numbers: dict[str, int | float]
+    asked: dict[str, tuple[str, ...]]
+    head_settings: dict[str, object]
     decode: Callable[[Params, jax.Array], jax.Array] | None
     image_shape: tuple[int, ...]
     classes: int
@@ -73,6 +90,22 @@ class Networks:
         """Shape `(D,)` of the features of one image."""
         image = batch_spec(self.image_shape)["image"]
         return jax.eval_shape(self.features, self.encoder_shapes, image).shape[1:]
+
+    @cached_property
+    def reads_labels(self) -> bool:
+        """True if the loss of stage 1 depends on labels; found by tracing it, not by its name."""
+        stage = self.pretrain({})
+
+        def loss(label: jax.Array, key: jax.Array, rest: Batch) -> jax.Array:
+            batch = {**rest, "label": label}
+            init_key, loss_key = jax.random.split(key)
+            return stage.loss(stage.init(init_key, batch), loss_key, batch)[0]
+
+        batch = batch_spec(self.image_shape)
+        label = batch.pop("label")
+        jaxpr = jax.make_jaxpr(loss)(label, jax.eval_shape(new_key), batch).jaxpr
+        used = [variable for equation in jaxpr.eqns for variable in equation.invars]
+        return any(variable is jaxpr.invars[0] for variable in used)
 
     def features(self, params: Params, image: jax.Array) -> jax.Array:
         """Return features `[B, D]` of images `[B, H, W, C]` from the encoder's parameters."""
@@ -99,6 +132,19 @@ class Networks:
         return self.head({}).solve is not None
 
     @cached_property
+    def tunes_encoder(self) -> bool:
+        """True if stage 2 trains the encoder, too."""
+        return self.head({}).tune is not None
+
+    def needs_index(self, stage: str) -> bool:
+        """Return True if the batches of a stage hold the positions of their examples."""
+        return "examples" in self.asked[FUNCTIONS[stage]]
+
+    def batch_spec(self, stage: str) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return the shapes of a batch of two images, as a stage sees it."""
+        return batch_spec(self.image_shape, self.needs_index(stage))
+
+    @cached_property
     def prepared(self) -> bool:
         """True if the head needs the features of all training images."""
         return self.head({}).prepare is not None
@@ -115,7 +161,15 @@ class Networks:
         def loss(params: Params, key: jax.Array, batch: Batch):
             return head_stage.loss(params["head"], key, batch)
 
-        return Stage(self.attached(head_numbers).init, loss)
+        attached = self.attached(head_numbers)
+        head_finish = head_stage.finish
+
+        def finish(params: Params, features: jax.Array) -> Params:
+            assert head_finish is not None
+            return {**params, "head": head_finish(params["head"], features)}
+
+        has_finish = None if head_finish is None else finish
+        return Stage(attached.init, loss, has_finish, attached.optimiser)
 
 
 def make_networks(
@@ -141,17 +195,28 @@ def make_networks(
             that do not fit. Nothing is compiled for these checks.
     """
     torch_init = config.init == "torch"
-    modules = _make_modules(config, image_shape) | {"classes": classes}
+    modules = {
+        **_make_modules(config, image_shape),
+        "classes": classes,
+        "examples": images,
+        **offered_options(config, "pretrain.objective"),
+    }
+    augment = make_augment(config, image_shape)
+    if augment is not None:
+        modules["augment"] = augment
     encoder = modules["encoder"]
     decoder = modules["decoder"]
-    options = {"classes": classes, "widths": config.head.widths, "torch_init": torch_init}
-    given = {"method": config.head.method, "class_sizes": config.head.class_sizes}
-    options |= {name: value for name, value in given.items() if value is not None}
+    options = {
+        "classes": classes,
+        "examples": labelled,
+        "torch_init": torch_init,
+        **offered_options(config, "head.protocol"),
+    }
     objective = find_function(config.pretrain.objective, OBJECTIVES)
     protocol = find_function(config.head.protocol, HEADS)
 
     def pretrain(values: Numbers) -> Stage:
-        settings = dict(config.pretrain.set or ()) | dict(values)
+        settings = dict(config.pretrain.set or ()) | _without_optimiser(values)
         stage = call_named(config.pretrain.objective, objective, modules, settings)
         if not isinstance(stage, Stage):
             raise UserError(
@@ -161,13 +226,17 @@ def make_networks(
         return stage
 
     def head(values: Numbers) -> Head:
-        settings = dict(config.head.set or ()) | dict(values)
-        made = call_named(config.head.protocol, protocol, options, settings)
+        settings = dict(config.head.set or ()) | _without_optimiser(values)
+        # For a second learning rate, relative to the first.
+        rates = {"learning_rate": values.get("learning_rate", config.head.learning_rate)}
+        if "encoder_learning_rate" in values:
+            rates["encoder_learning_rate"] = values["encoder_learning_rate"]
+        made = call_named(config.head.protocol, protocol, {**options, **rates}, settings)
         return check_head(made, config.head.protocol)
 
     decode = None
     # Another objective may use its decoder in any way, so its output need not be an image.
-    if config.pretrain.objective in ("autoencoder", "denoising"):
+    if config.pretrain.objective in ("autoencoder", "denoising", "masked"):
         decode = make_decode(encoder, decoder)
     networks = Networks(
         encoder,
@@ -176,19 +245,22 @@ def make_networks(
         head,
         numbers(objective),
         numbers(protocol),
+        _asked(config, objective, protocol),
+        _head_settings(config, protocol),
         decode,
         image_shape,
         classes,
     )
-    _check_swept(config, networks)
+    check_swept(config, networks.pretrain_numbers, networks.head_numbers)
+    check_loss_numbers(config, networks.asked)
     # A value out of range, such as too many neighbours, only shows with Python numbers: in the
     # program of a sweep they are traced.
     name = f"stage 1 ({config.pretrain.encoder}, {config.pretrain.objective})"
-    for values in _distinct_numbers(config, "pretrain"):
+    for values in distinct_numbers(config, "pretrain"):
         with trace_errors(name, image_shape):
-            _check_stage(name, networks.pretrain(values), image_shape)
+            check_stage(name, networks.pretrain(values), networks.batch_spec("pretrain"))
     name = f"stage 2 ({config.head.protocol})"
-    for values in _distinct_numbers(config, "head"):
+    for values in distinct_numbers(config, "head"):
         with trace_errors(name, image_shape):
             sample = sample_shapes(networks, min(images, SAMPLE), values)
             shapes = head_shapes(networks, labelled, validation, values, sample)
@@ -196,13 +268,24 @@ def make_networks(
     return networks
 
 
+def _head_settings(config: Config, protocol: Callable[..., Head]) -> dict[str, object]:
+    """Return the options that the head asks for, and its numbers that are not swept."""
+    parameters = inspect.signature(protocol).parameters
+    settings: dict[str, object] = {}
+    for name in HEAD_OPTIONS:
+        if name in parameters:
+            given = getattr(config.head, name)
+            settings[name] = parameters[name].default if given is None else given
+    taken = numbers(protocol) | dict(config.head.set or ())
+    swept_names = {name.partition(".")[2].replace("-", "_") for name in swept(config)}
+    return settings | {name: x for name, x in taken.items() if name not in swept_names}
+
+
 def _make_modules(config: Config, image_shape: tuple[int, ...]) -> dict[str, nn.Module]:
     """Make the modules that an objective may ask for: encoder, decoder and projector."""
     stage = config.pretrain
     torch_init = config.init == "torch"
-    offered = {"widths": stage.widths, "torch_init": torch_init}
-    if stage.norm is not None:
-        offered["norm"] = stage.norm
+    offered = {"torch_init": torch_init, **offered_options(config, "pretrain.encoder")}
     if stage.encoder in ENCODERS:
         encoder = call_named(stage.encoder, ENCODERS[stage.encoder], offered, {})
     else:
@@ -215,60 +298,20 @@ def _make_modules(config: Config, image_shape: tuple[int, ...]) -> dict[str, nn.
     }
 
 
-def _check_swept(config: Config, networks: Networks) -> None:
-    """Raise `UserError` for a swept name that neither the config nor a function declares."""
-    functions = {
-        "pretrain": (config.pretrain.objective, networks.pretrain_numbers),
-        "head": (config.head.protocol, networks.head_numbers),
+def _asked(
+    config: Config, objective: Callable[..., object], protocol: Callable[..., object]
+) -> dict[str, tuple[str, ...]]:
+    """Return the parameters of the chosen functions, by the field that names each."""
+    encoder = ENCODERS.get(config.pretrain.encoder)
+    return {
+        "pretrain.encoder": parameter_names(encoder) if encoder else (),
+        "pretrain.objective": parameter_names(objective),
+        "head.protocol": parameter_names(protocol),
     }
-    for name in swept(config):
-        if name in DECLARATIONS:
-            continue
-        stage, _, field = name.partition(".")
-        function, defaults = functions[stage]
-        if field.replace("-", "_") not in defaults:
-            names = [f"{stage}.{number.replace('_', '-')}" for number in defaults]
-            raise UserError(
-                f"cannot sweep {name}: {function} takes no such number; "
-                f"{did_you_mean(name, [*SWEEPABLE, *names])}"
-            )
 
 
-def _distinct_numbers(config: Config, stage: str) -> list[dict[str, float]]:
-    """Return the numbers of the function of a stage at all points of a sweep, each set once."""
-    fields = {
-        name.partition(".")[2].replace("-", "_"): values
-        for name, values in swept(config).items()
-        if name.startswith(f"{stage}.") and name not in DECLARATIONS
-    }
-    return grid(fields)
-
-
-def _check_stage(name: str, stage: Stage, image_shape: tuple[int, ...]) -> None:
-    """Trace a stage; raise `UserError` if its parameters have no encoder."""
-
-    def init_and_loss(key: jax.Array, batch: Batch) -> PyTree:
-        init_key, loss_key = jax.random.split(key)
-        params = stage.init(init_key, batch)
-        if "encoder" not in params:
-            raise UserError(f"{name} has no group called encoder, only {sorted(params)}")
-        check_finish(stage, params, name)
-        return stage.loss(params, loss_key, batch)
-
-    _check_loss(name, jax.eval_shape(init_and_loss, new_key(), batch_spec(image_shape)))
-
-
-def _check_loss(name: str, result: PyTree) -> None:
-    """Raise `UserError` unless a stage's loss returned `(loss, metrics)`, all of them scalars."""
-    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
-        raise UserError(f"the loss of {name} must return (loss, metrics), a scalar and a dict")
-    loss, metrics = result
-    for key, value in {**metrics, "loss": loss}.items():
-        if jnp.shape(value) != ():
-            raise UserError(
-                f"{key} of {name} has shape {list(jnp.shape(value))}: return a scalar, the mean "
-                "over the batch"
-            )
+def _without_optimiser(values: Numbers) -> dict[str, PyTree]:
+    return {name: value for name, value in values.items() if name not in OPTIMISER}
 
 
 def _check_head(
@@ -279,11 +322,12 @@ def _check_head(
 ) -> None:
     """Trace a head; raise `UserError` unless it returns one logit for each class."""
     head = networks.head(head_numbers)
-    batch = batch_spec(networks.image_shape)
+    batch = networks.batch_spec("head")
     if head.stage is not None:
         stage = networks.attached(head_numbers)
+        check_finish(stage, params, protocol)
         result = jax.eval_shape(stage.loss, params, new_key(), batch)
-        _check_loss(protocol, result)
+        check_loss(protocol, result)
     arguments = ((dict(head_numbers), params), batch["image"])
     logits = jax.eval_shape(networks.logits, *arguments)
     if logits.shape != (2, networks.classes):

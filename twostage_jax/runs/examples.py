@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twostage_jax.config.schema import Config
+from twostage_jax.config.schema import SUPERVISED, Config
 from twostage_jax.config.sweep import swept
 from twostage_jax.data.dataset import TrainingData
 from twostage_jax.data.labels import draw_labels, flip_labels
+from twostage_jax.data.split import Split
 from twostage_jax.engine.members import TrialData, gather
+from twostage_jax.errors import UserError
 from twostage_jax.runs.handover import from_encoders
 from twostage_jax.runs.trials import INITIAL, Trials, stage_key
 
@@ -29,6 +31,8 @@ class Examples(NamedTuple):
         drawn: rows of train with a label, int32 `[R, n]` for the trials; None if all have one.
         encoder_drawn: the same for the encoders, `[E, n]`.
         label: labels of stage 2, int32 `[R, n]`, or `[n]` if all trials share them.
+        encoder_label: the same of stage 1, `[E, n]` or `[n]`, for an objective that trains on the
+            labelled images alone; None for one that trains on all images.
     """
 
     dataset: TrainingData
@@ -36,6 +40,7 @@ class Examples(NamedTuple):
     drawn: np.ndarray | None
     encoder_drawn: np.ndarray | None
     label: np.ndarray
+    encoder_label: np.ndarray | None = None
 
     @property
     def labelled(self) -> int:
@@ -71,15 +76,19 @@ def make_examples(config: Config, dataset: TrainingData, trials: Trials) -> Exam
         encoder_drawn = _draws(config, dataset, [encoder.seed for encoder in trials.encoders])
         label = label[drawn]
     shares = [trial.values.get("noise", config.noise) for trial in trials.heads]
+    classes = len(dataset.classes)
     if config.noise or "noise" in swept(config):
-        label = _with_noise(label, shares, trials, len(dataset.classes))
+        label = _with_noise(label, shares, [trial.seed for trial in trials.heads], classes)
+    encoder_label = None
+    if config.pretrain.objective in SUPERVISED:
+        encoder_label = _encoder_labels(config, dataset, trials, encoder_drawn)
     # In the order of the source, whatever is drawn: stage 1 then has the same bits with any
     # number of labels.
     images = dataset.train["image"]
     pool = dataset.unlabelled["image"]
     if len(pool):
         images = np.concatenate([images, pool])
-    return Examples(dataset, images, drawn, encoder_drawn, label)
+    return Examples(dataset, images, drawn, encoder_drawn, label, encoder_label)
 
 
 def _draws(config: Config, dataset: TrainingData, seeds: list[int]) -> np.ndarray:
@@ -87,14 +96,38 @@ def _draws(config: Config, dataset: TrainingData, seeds: list[int]) -> np.ndarra
     return np.stack([draw_labels(label, config.labels, dataset.classes, seed) for seed in seeds])
 
 
-def _with_noise(label: np.ndarray, shares: list[float], trials: Trials, classes: int) -> np.ndarray:
-    """Return labels `[R, n]` with each trial's noise, from `[n]` or `[R, n]`."""
+def _encoder_labels(
+    config: Config, dataset: TrainingData, trials: Trials, drawn: np.ndarray | None
+) -> np.ndarray:
+    """Return labels `[n]` or `[E, n]` of a supervised stage 1, with the noise of its seed.
+
+    Raises:
+        UserError: a sweep of the noise, because its trials share one encoder.
+    """
+    if "noise" in swept(config):
+        raise UserError(
+            f"cannot sweep noise with --pretrain.objective {config.pretrain.objective}: all points "
+            "share an encoder, which is trained on labels; run once per value of --noise"
+        )
+    label = dataset.train["label"]
+    if drawn is not None:
+        label = label[drawn]
+    if not config.noise:
+        return label
+    seeds = [encoder.seed for encoder in trials.encoders]
+    return _with_noise(label, [config.noise] * len(seeds), seeds, len(dataset.classes))
+
+
+def _with_noise(
+    label: np.ndarray, shares: list[float], seeds: list[int], classes: int
+) -> np.ndarray:
+    """Return labels `[R, n]` with the noise of each of R seeds, from `[n]` or `[R, n]`."""
     flip = jax.jit(partial(flip_labels, classes=classes))
     # Trials without a draw share the labels that noise starts from.
-    label = np.broadcast_to(label, (len(trials.heads), label.shape[-1]))
+    label = np.broadcast_to(label, (len(seeds), label.shape[-1]))
     noisy = []
-    for trial, clean, share in zip(trials.heads, label, shares, strict=True):
-        key = stage_key(trial.seed, "noise", INITIAL)
+    for seed, clean, share in zip(seeds, label, shares, strict=True):
+        key = stage_key(seed, "noise", INITIAL)
         noisy.append(jax.device_get(flip(key, jnp.asarray(clean), np.float32(share))))
     return np.stack(noisy)
 
@@ -105,6 +138,8 @@ def pretrain_data(examples: Examples) -> TrialData:
     Objectives that ignore labels see all images. `weight` is 0 for an image without a label.
     """
     train = examples.dataset.train
+    if examples.encoder_label is not None:
+        return _labelled_images(train, examples.encoder_drawn, examples.encoder_label)
     count = len(examples.images)
     pool = np.zeros(count - len(train["label"]), np.int32)
     label = np.concatenate([train["label"], pool])
@@ -127,6 +162,14 @@ def pretrain_data(examples: Examples) -> TrialData:
     return TrialData({"image": examples.images}, {"label": own_label, "weight": weight})
 
 
+def _labelled_images(train: Split, drawn: np.ndarray | None, label: np.ndarray) -> TrialData:
+    """Return the training data of a stage 1 that sees the labelled images alone."""
+    images = TrialData({"image": train["image"]}, {})
+    if drawn is not None:
+        images = TrialData({}, {"image": gather(train["image"], drawn)})
+    return images | _own_labels(label)
+
+
 def head_data(examples: Examples, features: np.ndarray | None, trials: Trials) -> TrialData:
     """Return the training data of stage 2.
 
@@ -136,7 +179,7 @@ def head_data(examples: Examples, features: np.ndarray | None, trials: Trials) -
             encoder runs in every step, on images.
         trials: all trainings.
     """
-    return _head_images(examples, features, trials) | _head_labels(examples)
+    return _head_images(examples, features, trials) | _own_labels(examples.label)
 
 
 def _head_images(examples: Examples, features: np.ndarray | None, trials: Trials) -> TrialData:
@@ -153,11 +196,19 @@ def _head_images(examples: Examples, features: np.ndarray | None, trials: Trials
     return TrialData({}, {"image": gather(features, trials.encoder_numbers[:, None], positions)})
 
 
-def _head_labels(examples: Examples) -> TrialData:
-    label = examples.label
+def _own_labels(label: np.ndarray) -> TrialData:
+    """Return labels `[n]` that all trials share, or `[R, n]`."""
     if label.ndim == 1:
         return TrialData({"label": label}, {})
     return TrialData({}, {"label": gather(label, np.arange(len(label)))})
+
+
+def with_index(data: TrialData, needed: bool) -> TrialData:
+    """Return training data with `index`, the position of each example, if a stage needs it."""
+    if not needed:
+        return data
+    count = data.shapes["image"].shape[0]
+    return data | TrialData({"index": np.arange(count, dtype=np.int32)}, {})
 
 
 def validation_data(

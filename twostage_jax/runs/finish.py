@@ -1,6 +1,5 @@
 """The end of a run: the choice of a point on validation, and its measurement on test."""
 
-import dataclasses
 import platform
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -29,7 +28,9 @@ from twostage_jax.runs.result import (
     HeadRecord,
     ResultRecord,
 )
+from twostage_jax.runs.transductive import transductive_fields
 from twostage_jax.runs.trials import Trials
+from twostage_jax.runs.watch import pretrain_record
 from twostage_jax.scores.detection import mean_probability
 from twostage_jax.scores.figures import (
     MemberScores,
@@ -151,6 +152,7 @@ def finish_run(
         seconds={},
         environment=_environment(),
         sweep=sweep,
+        **transductive_fields(plan, chosen, rows),
     )
     if plan.config.save_predictions:
         for split, values, label in (
@@ -276,8 +278,9 @@ def _pretrain_record(plan: Plan, trained: Trained, rows: np.ndarray) -> Pretrain
     if plan.pretrained is not None:
         return trained.pretrain
     encoders = np.unique(plan.trials.encoder_numbers[rows]).tolist()
-    return dataclasses.replace(
-        trained.pretrain, loss=last_loss(trained.records["pretrain"], encoders)
+    records = trained.records["pretrain"]
+    return pretrain_record(
+        plan.config, records, trained.pretrain.kept, plan.feature_count, encoders
     )
 
 
@@ -288,6 +291,7 @@ def _head_record(plan: Plan, trained: Trained, rows: np.ndarray) -> HeadRecord:
         epochs=len(trained.records["head"]),  # a solved head has none
         loss=last_loss(trained.records["head"], rows.tolist()),
         encode="once" if plan.features_once else "loop",
+        settings=plan.networks.head_settings or None,
     )
 
 

@@ -2,10 +2,11 @@
 
 Inside a run, the groups of stage 1 are `[E, ...]` for its E encoders and the head is `[R, ...]` for
 its R trials. In stage 2 a single encoder is shared and has no axis; several are gathered to
-`[R, ...]`, one for each trial. Users see no axis where there is only one training.
+`[R, ...]`, one for each trial, and so is one that stage 2 trains. Users see no axis where there is
+only one training.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from twostage_jax.engine.placement import map_members
 from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import Corrupted
 from twostage_jax.runs.build import BANK, Networks, head_shapes
+from twostage_jax.runs.checkpoints import BEST, best_shapes
 from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.stage import Params, new_key
@@ -42,7 +44,7 @@ class Sizes(NamedTuple):
 
 def head_axes(trials: Trials, groups: Iterable[str] = (FROZEN, "head")) -> dict[str, int | None]:
     """Return the axes of the groups of stage 2."""
-    several = len(trials.encoders) > 1
+    several = len(trials.encoders) > 1 or trials.tuned
     return {name: 0 if several or name == "head" else None for name in groups}
 
 
@@ -75,7 +77,7 @@ def frozen_encoder(pretrained: Params, trials: Trials) -> PyTree:
     """Return the encoder of stage 2 from the groups `[E, ...]` of stage 1, on the host."""
     encoder = jax.device_get(pretrained[FROZEN])
     # A number as the index drops the axis; an array of numbers keeps it.
-    rows = trials.encoder_numbers if len(trials.encoders) > 1 else 0
+    rows = 0 if head_axes(trials)[FROZEN] is None else trials.encoder_numbers
     return jax.tree.map(lambda leaf: leaf[rows], encoder)
 
 
@@ -136,13 +138,36 @@ def load_pretrained(folder: Path, manifest: Manifest, networks: Networks, trials
     init = networks.pretrain({}).init
     shape = manifest.preprocessing.image_shape
     expected = jax.eval_shape(init, new_key(), batch_spec(shape))
-    params = _load(folder, "pretrain", _with_axis(expected, len(trials.encoders)))
+    members = len(trials.encoders)
+    expected = _with_axis(expected, members)
+    settings = manifest.config.get("pretrain")
+    if isinstance(settings, dict) and settings.get("select") == "probe":
+        best = _load(folder, "pretrain", best_shapes(expected, members), BEST)
+        params = best["params"]
+    else:
+        params = _load(folder, "pretrain", expected)
     groups = pretrain_groups(params, trials)
     # After stage 2, the manifest describes an encoder for each trial.
     if manifest.frozen is not None and len(trials.encoders) > 1:
         groups = groups | {FROZEN: frozen_encoder(params, trials)}
-    _check_groups(folder / "pretrain", manifest, groups)
+    _check_groups(
+        folder / "pretrain", groups, {**_digests(manifest), FROZEN: source_digest(manifest)}
+    )
     return params
+
+
+def source_digest(manifest: Manifest) -> str | None:
+    """Return the digest of the encoder of stage 1; None before that stage has finished.
+
+    After stage 2, the group `encoder` in the manifest may be one that stage 2 has trained.
+    """
+    if manifest.frozen is not None:
+        return manifest.frozen.before
+    return _digests(manifest).get(FROZEN)
+
+
+def _digests(manifest: Manifest) -> dict[str, str | None]:
+    return {name: group.sha256 for name, group in manifest.groups.items()}
 
 
 def select_pretrained(pretrained: Params, trials: Trials, rows: np.ndarray) -> Params:
@@ -173,7 +198,7 @@ def load_heads(
             head_shapes(networks, sizes.labelled, sizes.validation, numbers), trials
         )
     params = _load(folder, "head", expected)
-    _check_groups(folder / "head", manifest, head_groups(params, trials))
+    _check_groups(folder / "head", head_groups(params, trials), _digests(manifest))
     return params
 
 
@@ -209,17 +234,16 @@ def _with_axis(tree: PyTree, count: int) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), tree)
 
 
-def _load(folder: Path, stage: str, expected: Params) -> Params:
+def _load(folder: Path, stage: str, expected: PyTree, tree: str = "params") -> PyTree:
     if not (folder / stage).is_dir():
         raise Corrupted(f"{folder} has no stage {stage}: give a run that has finished it")
-    return Store(folder / stage).load({"params": expected}).trees["params"]
+    return Store(folder / stage).load({tree: expected}).trees[tree]
 
 
-def _check_groups(where: Path, manifest: Manifest, params: Params) -> None:
+def _check_groups(where: Path, params: Params, digests: Mapping[str, str | None]) -> None:
     """Raise `Corrupted` if a group is not the one that the manifest describes."""
     for name, group in describe_groups(params).items():
-        recorded = manifest.groups.get(name)
-        if recorded is None or recorded.sha256 != group.sha256:
+        if digests.get(name) != group.sha256:
             raise Corrupted(
                 f"{where}: group {name} is not the one that manifest.json describes; the run is "
                 "corrupted or unfinished"

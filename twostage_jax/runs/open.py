@@ -21,6 +21,7 @@ from twostage_jax.runs.handover import (
     load_heads,
     load_pretrained,
     select_pretrained,
+    source_digest,
 )
 from twostage_jax.runs.opened import Run
 from twostage_jax.runs.prepare import read_config
@@ -81,6 +82,7 @@ def _open_finished(folder: Path, config: Config, manifest: Manifest) -> Run:
     images = record.data.labelled + record.data.unlabelled
     classes = len(manifest.classes)
     networks = make_networks(config, shape, classes, sizes.labelled, sizes.validation, images)
+    trials = trials._replace(tuned=networks.tunes_encoder)
     params = load_heads(folder, manifest, networks, trials, sizes)
     rows = np.array(record.ensemble.rows)
     if rows[-1] >= len(trials.heads):
@@ -165,7 +167,7 @@ def _load_stage_1(
     source = Path(config.encoder_run)
     try:
         origin = read_manifest(source)
-        if origin.groups[FROZEN].sha256 != manifest.encoder:
+        if source_digest(origin) != manifest.encoder:
             raise UserError(f"the encoder of {source} is not the encoder of this run")
         return load_pretrained(source, origin, networks, trials)
     # Predictions need nothing of that run.

@@ -10,6 +10,7 @@ from twostage_jax.config.schema import Config
 from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import UserError
 from twostage_jax.reprs import Rows, html_table, text_table
+from twostage_jax.runs.handover import FROZEN
 from twostage_jax.runs.images import network_images
 from twostage_jax.runs.result import Result, ResultRecord, record_rows, stage_text
 from twostage_jax.scores.detection import mean_probability
@@ -69,6 +70,11 @@ class Run:
     several: bool  # True if the encoder has a member axis
 
     @property
+    def tuned(self) -> bool:
+        """True if stage 2 has trained the encoder, so that it is not that of stage 1."""
+        return self.finished is not None and FROZEN not in self.finished.frozen.groups
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the K classes, in the order of the labels."""
         return tuple(self.manifest.classes)
@@ -123,6 +129,9 @@ class Run:
         Raises:
             UserError: images of another shape or out of range.
         """
+        if self.tuned:
+            features = self.predictor.features(self._images(images))
+            return features if self.config.members > 1 else features[0]
         predictor = self.pretrained or self.predictor
         return self._without_axis(predictor.features(self._images(images)))
 

@@ -12,6 +12,7 @@ from twostage_jax.runs.build import Networks, head_shapes
 from twostage_jax.runs.examples import Examples
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.stage import Params
+from twostage_jax.store.records import AugmentationRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class Plan:
         stages: names of the stages to train.
         chunks: members that train together, by stage, of the run that is resumed.
         encoding: use of the encoder in stage 2, in words.
+        augmentation: augmentation of stage 1, None if its objective takes no views.
     """
 
     config: Config
@@ -41,11 +43,17 @@ class Plan:
     stages: tuple[str, ...]
     chunks: Mapping[str, int]
     encoding: str
+    augmentation: AugmentationRecord | None = None
 
     @property
     def features_once(self) -> bool:
         """True if the encoder runs once, before stage 2."""
         return self.config.head.encode != "loop"
+
+    @property
+    def feature_count(self) -> int:
+        """Number of features D of one image."""
+        return int(np.prod(self.networks.feature_shape))
 
     def numbers(self, stage: str) -> dict[str, np.ndarray]:
         """Return the swept numbers of a stage, one value for each training."""
@@ -57,6 +65,11 @@ class Plan:
     def head_numbers(self) -> dict[str, np.ndarray]:
         """Return the swept numbers that the head itself takes, without the optimiser's."""
         return own_numbers(self.trials, self.networks)
+
+    @property
+    def labels_read(self) -> int:
+        """Number of labels that stage 1 uses: 0 if its loss does not depend on labels."""
+        return self.examples.labelled if self.networks.reads_labels else 0
 
     @cached_property
     def head_shapes(self) -> Params:

@@ -14,6 +14,7 @@ from twostage_jax.config.layers import (
     to_dict,
     unresolved,
 )
+from twostage_jax.config.options import check_options, without_unused
 from twostage_jax.config.rules import check, check_solved
 from twostage_jax.config.schema import TRAINED, Config
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
@@ -25,7 +26,7 @@ from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.runs.build import Networks, make_networks
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.examples import make_examples
-from twostage_jax.runs.handover import load_pretrained
+from twostage_jax.runs.handover import load_pretrained, source_digest
 from twostage_jax.runs.plan import Plan, stage_names
 from twostage_jax.runs.programs import Placed
 from twostage_jax.runs.resume import (
@@ -35,6 +36,7 @@ from twostage_jax.runs.resume import (
     updated_manifest,
 )
 from twostage_jax.runs.trials import Trials, make_trials
+from twostage_jax.runs.views import resolve_augment
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.layout import CONFIG, LOCK, MANIFEST, check_free, check_name
@@ -171,6 +173,8 @@ def prepare(
     check(config)
     trials = make_trials(config)
     examples = make_examples(config, dataset, trials)
+    with terminal.status("choosing an augmentation"), clock.phase("data"):
+        config, augmentation = resolve_augment(config, examples.images)
     with terminal.status("checking shapes"), clock.phase("compile"):
         networks = make_networks(
             config,
@@ -180,7 +184,10 @@ def prepare(
             len(dataset.validation["label"]),
             len(examples.images),
         )
-        config = _head_settings(requested, config, networks)
+        if not request.resume:
+            check_options(requested, networks.asked)
+        config = _head_settings(requested, without_unused(config, networks.asked), networks)
+        trials = trials._replace(tuned=networks.tunes_encoder)
         copies = len(trials.encoders)
         encoded = examples.images if networks.prepared else examples.used
         shape = (copies, len(encoded), *networks.feature_shape)
@@ -200,6 +207,7 @@ def prepare(
         stages=tuple(stage_names(pretrained, request.pretrain_only)),
         chunks=chunks,
         encoding=encoding,
+        augmentation=augmentation,
     )
     return plan, lockbox
 
@@ -227,6 +235,15 @@ def _resolve_encoding(
     """
     if networks.solved:
         return config, "applied once before stage 2, because the head is solved in one call"
+    if networks.tunes_encoder:
+        if config.head.encode == "once":
+            raise UserError(
+                f"--head.encode once keeps the features of a frozen encoder, but "
+                f"{config.head.protocol} trains it: leave it out"
+            )
+        head = dataclasses.replace(config.head, encode="loop")
+        words = "applied in every step of stage 2, which trains it"
+        return dataclasses.replace(config, head=head), words
     size = 4
     for length in shape:
         size *= length
@@ -288,10 +305,11 @@ def make_manifest(plan: Plan, placed: dict[str, Placed]) -> Manifest:
         save_predictions=config.save_predictions,
         test_reads=0,
         switches=numeric_switches(),
+        augmentation=None if config.encoder_run else plan.augmentation,
     )
     if config.encoder_run:
         source = read_manifest(Path(config.encoder_run))
-        encoder = source.groups["encoder"].sha256
+        encoder = source_digest(source)
         manifest = dataclasses.replace(manifest, pretrain=source.pretrain, encoder=encoder)
     return manifest
 

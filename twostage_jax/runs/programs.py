@@ -1,6 +1,6 @@
 """All programs of a run, compiled together: both stages, the passes between and after them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -8,36 +8,43 @@ import numpy as np
 import optax
 
 from twostage_jax.config.fields import parse_mesh
-from twostage_jax.engine.compile import compile_all, compile_each
+from twostage_jax.config.schema import StageConfig
+from twostage_jax.engine.compile import as_function, compile_each
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
 from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate
 from twostage_jax.engine.passes import Pass, lower_pass
 from twostage_jax.engine.placement import MEMBER, Placement, constrain, make_mesh
 from twostage_jax.engine.predictor import lower_logits, place_passes
 from twostage_jax.engine.solve import SolvePrograms, lower_solve
+from twostage_jax.engine.speed import Speed, measure_speed
 from twostage_jax.engine.state import make_init
-from twostage_jax.runs.build import OPTIMISER
+from twostage_jax.engine.watch import FIGURES, lower_watch, make_watch
+from twostage_jax.errors import UserError
+from twostage_jax.runs.abstract import abstract_head_data, abstract_validation, solve_examples
 from twostage_jax.runs.examples import (
-    head_data,
     pretrain_data,
-    solve_data,
-    validation_data,
+    with_index,
 )
 from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
 from twostage_jax.runs.plan import Plan, few_examples
+from twostage_jax.runs.prepared import encoded_images, need_prepared
 from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import first_numbers
+from twostage_jax.runs.watch import watch_data
 from twostage_jax.stages.freezing import freeze
-from twostage_jax.stages.optimiser import adam
-from twostage_jax.stages.stage import Params, new_key
+from twostage_jax.stages.optimiser import adam, make_schedule
+from twostage_jax.stages.stage import Metrics, Params, Scalar, new_key
 from twostage_jax.trees import PyTree, size_of
+
+RATES = ("learning_rate", "weight_decay")
 
 
 class Placed(NamedTuple):
-    """Placement of the members of a stage, and the memory that each needs."""
+    """Placement of the members of a stage, the memory that each needs, and a measured choice."""
 
     placement: Placement
     need: Need
+    speed: Speed | None = None
 
 
 class RunPrograms(NamedTuple):
@@ -80,50 +87,51 @@ def _parts(plan: Plan, stage: str) -> _StageParts:
     if stage == "head":
         groups = {FROZEN: plan.networks.encoder_shapes}
     data = pretrain_data(plan.examples) if stage == "pretrain" else abstract_head_data(plan)
-    validation = _abstract_validation(plan, stage)
+    data = with_index(data, plan.networks.needs_index(stage))
+    validation = abstract_validation(plan, stage)
     batch = few_examples(plan.dataset)
-    recipe = make_recipe(plan, stage)
+    recipe = make_recipe(plan, stage, len(data.shapes["image"]))
     return _StageParts(recipe, numbers, batch, groups, data, batch_size, validation)
 
 
-def _abstract_validation(plan: Plan, stage: str) -> TrialData | None:
-    """Return the validation examples of a stage before there are features."""
-    features = None
-    if stage == "head" and plan.features_once:
-        features = _no_features(plan, len(plan.dataset.validation["label"]))
-    return validation_data(plan.examples, features, plan.trials)
+def make_recipe(plan: Plan, stage: str, examples: int) -> Recipe:
+    """Return `numbers -> (stage, optimiser)`; numbers that are not swept come from the config.
 
-
-def abstract_head_data(plan: Plan) -> TrialData:
-    """Return the data of stage 2 before there are features; only shapes count."""
-    features = None
-    if plan.features_once:
-        features = _no_features(plan, len(plan.examples.used))
-    return head_data(plan.examples, features, plan.trials)
-
-
-def _no_features(plan: Plan, count: int) -> np.ndarray:
-    """Return features `[E, count, D]` that take no memory."""
-    # All strides are 0: the shapes of 60,000 images cost four bytes.
-    shape = (len(plan.trials.encoders), count, *plan.networks.feature_shape)
-    return np.broadcast_to(np.float32(0), shape)
-
-
-def make_recipe(plan: Plan, stage: str) -> Recipe:
-    """Return `numbers -> (stage, optimiser)`; numbers that are not swept come from the config."""
+    Args:
+        plan: the run.
+        stage: `pretrain` or `head`.
+        examples: number of training examples of one trial.
+    """
     settings = getattr(plan.config, stage)
     make = plan.networks.pretrain
     if stage == "head":
         make = plan.networks.on_features if plan.features_once else plan.networks.attached
 
     def recipe(numbers: Mapping[str, PyTree]):
-        settings_of_stage = {name: x for name, x in numbers.items() if name not in OPTIMISER}
         # A swept rate is an array; the others are Python numbers, which XLA can fold.
-        rates = {name: numbers.get(name, getattr(settings, name)) for name in OPTIMISER}
-        tx: optax.GradientTransformation = adam(**rates)
-        return make(settings_of_stage), (freeze(tx, FROZEN) if stage == "head" else tx)
+        rates = {name: numbers.get(name, getattr(settings, name)) for name in RATES}
+        tx = make_optimiser(settings, examples, **rates)
+        made = make(numbers)
+        if made.optimiser is not None:
+            tx = made.optimiser(tx)
+        if stage == "head" and not plan.networks.tunes_encoder:
+            tx = freeze(tx, FROZEN)
+        return made, tx
 
     return recipe
+
+
+def make_optimiser(
+    settings: StageConfig, examples: int, learning_rate: Scalar, weight_decay: Scalar
+) -> optax.GradientTransformation:
+    """Return the optimiser of a stage that trains on so many examples; rates may be traced."""
+    epochs = settings.schedule_epochs or settings.epochs
+    steps = epochs * -(-examples // settings.batch_size)
+    return adam(
+        make_schedule(settings.schedule, learning_rate, steps, settings.warmup),
+        weight_decay=weight_decay,
+        decay_vectors=settings.decay_on == "all",
+    )
 
 
 def place_stages(plan: Plan) -> dict[str, Placed]:
@@ -140,12 +148,40 @@ def place_stages(plan: Plan) -> dict[str, Placed]:
         mesh = make_mesh(count, parse_mesh("--mesh", plan.config.mesh))
         # A resumed run keeps its chunks, so that its bits do not depend on the memory of today.
         requested = plan.config.members_per_chunk or plan.chunks.get(stage)
-        chunk = choose_chunk(need, count, mesh.shape[MEMBER], requested)
-        placed[stage] = Placed(Placement(mesh, count, chunk), need)
+        speeds: list[Speed] = []
+
+        def choose(lanes: int, stage: str = stage, speeds: list[Speed] = speeds) -> int:
+            speeds.append(_measure(plan, stage, lanes))
+            return speeds[0].best
+
+        measured = choose if _is_measured(plan, stage) else None
+        chunk = choose_chunk(need, count, mesh.shape[MEMBER], requested, choose=measured)
+        placed[stage] = Placed(Placement(mesh, count, chunk), need, *speeds)
         if stage == "pretrain" or not plan.networks.solved:
             # Called for its error: the batch must divide before anything is compiled.
             constrain(placed[stage].placement, getattr(plan.config, stage).batch_size)
     return placed
+
+
+def _is_measured(plan: Plan, stage: str) -> bool:
+    """Return True if the members of a stage are placed by measuring their speed.
+
+    The rule for the others, which see dense layers alone, was measured once and for all.
+    """
+    encoder = stage == "pretrain" or not (plan.networks.solved or plan.features_once)
+    return encoder and plan.config.pretrain.encoder != "mlp"
+
+
+def _measure(plan: Plan, stage: str, lanes: int) -> Speed:
+    parts = _parts(plan, stage)
+    training, tx = parts.recipe(parts.numbers)
+    state = jax.eval_shape(make_init(training, tx), new_key(), parts.batch, parts.groups)
+    size = min(parts.batch_size, len(parts.data.shapes["image"]))
+    examples = {
+        name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+        for name, x in parts.data.shapes.items()
+    }
+    return measure_speed(training, tx, state, examples, lanes)
 
 
 def _need(plan: Plan, stage: str, members: int) -> Need:
@@ -153,7 +189,7 @@ def _need(plan: Plan, stage: str, members: int) -> Need:
     if stage == "head" and plan.networks.solved:
         data = solve_examples(plan)
         if plan.networks.prepared:
-            return _need_prepared(plan)
+            return need_prepared(plan)
         per_trial = sum(size_of(x) for n, x in data.shapes.items() if n in data.per_trial)
         total = size_of(data.shapes)
         head = plan.head_shapes["head"]
@@ -172,23 +208,6 @@ def _need(plan: Plan, stage: str, members: int) -> Need:
     # No step has more examples than there are.
     batch_size = min(parts.batch_size, len(data["image"]))
     return estimate(training, state, data, batch_size, axes.state, axes.data)
-
-
-def _need_prepared(plan: Plan) -> Need:
-    """Estimate the memory of a trial whose head works on all training images."""
-    images = len(plan.examples.images)
-    scores = 4 * images * plan.networks.classes
-    shared = 4 * images * int(np.prod(plan.networks.feature_shape))
-    # About eight arrays of scores are in use at once, and the prepared arrays are as large as a
-    # few hundred features.
-    return Need(scores, 8 * scores, 2 * shared + 4 * 200 * images)
-
-
-def solve_examples(plan: Plan) -> TrialData:
-    """Return what a solved head gets before there are features; only shapes count."""
-    label = plan.dataset.validation["label"]
-    validation = _no_features(plan, len(label))
-    return solve_data(plan.examples, abstract_head_data(plan), validation, label, plan.trials)
 
 
 def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
@@ -211,7 +230,7 @@ def _lowered_programs(
             yield {"placement": placement}
             continue
         if stage == "head" and plan.networks.solved:
-            yield {stage: _lower_solve(plan, placement, solve_examples(plan))}
+            yield {stage: _lower_solve(plan, placement)}
             continue
         parts = _parts(plan, stage)
         axes = stage_axes(plan.config, plan.trials, stage, parts.data, parts.validation)
@@ -226,6 +245,8 @@ def _lowered_programs(
             placement,
             parts.validation.shapes if parts.validation else None,
         )
+        if stage == "pretrain" and plan.config.pretrain.watch == "on":
+            lowered = lowered._replace(watch=_lower_watch(plan, placement, lowered.validate))
         yield {stage: lowered}
     if "head" in plan.stages:
         # The evaluation is compiled with the rest: later it would be compiled alone, on one core.
@@ -236,22 +257,44 @@ def _lowered_programs(
         yield {"reconstruct": _lower_reconstruct(plan)}
 
 
-def compile_solve(plan: Plan, data: TrialData, placement: Placement) -> SolvePrograms:
-    """Compile the solution of a head with `prepare`, from all its examples."""
-    return compile_all(_lower_solve(plan, placement, data))
-
-
-def _lower_solve(plan: Plan, placement: Placement, data: TrialData) -> SolvePrograms:
+def _lower_solve(plan: Plan, placement: Placement) -> SolvePrograms:
+    data = solve_examples(plan)
     numbers = first_numbers(plan.head_numbers)
     return lower_solve(plan.networks.head, numbers, data.shapes, data.axes, placement)
 
 
-def encoded_images(plan: Plan) -> np.ndarray:
-    """Return the training images that are encoded before stage 2."""
-    if plan.networks.prepared:
-        return plan.examples.images
-    # Only images with a label in some trial: with ten labels nothing else is encoded.
-    return plan.dataset.train["image"][plan.examples.used]
+def _lower_watch(
+    plan: Plan, placement: Placement, validate: Callable[..., Metrics] | None
+) -> Callable[..., Metrics]:
+    """Lower the figures of the encoder that stage 1 trains.
+
+    Raises:
+        UserError: if a metric of the stage has the name of such a figure.
+    """
+    taken = set(FIGURES) & set(getattr(validate, "out_info", ()))
+    if taken:
+        raise UserError(
+            f"a metric cannot have the name {min(taken)!r} while the encoder is watched: rename it "
+            "in the stage, or give --pretrain.watch off"
+        )
+    networks = plan.networks
+
+    def encode(params: Params, image: jax.Array) -> jax.Array:
+        return networks.features(params[FROZEN], image)
+
+    watch = make_watch(encode, networks.classes)
+
+    def watch_with(numbers: Mapping[str, PyTree], params: Params, data: Mapping[str, PyTree]):
+        return watch(params, data)
+
+    data = watch_data(plan.examples, plan.trials)
+    shapes = jax.eval_shape(
+        networks.pretrain({}).init, new_key(), batch_spec(plan.dataset.image_shape)
+    )
+    numbers = first_numbers(plan.numbers("pretrain"))
+    axes = (0, data.axes)
+    lowered = lower_watch(watch_with, numbers, shapes, data.shapes, axes, placement)
+    return as_function(lowered)
 
 
 def _lower_encode(plan: Plan) -> Pass:

@@ -47,12 +47,14 @@ class HeadRecord:
         epochs: number of epochs; 0 for a head that is solved.
         loss: mean loss of the last epoch; None without epochs.
         encode: `once` or `loop`, the use of the encoder.
+        settings: values of the head's options and numbers that are not swept, by name.
     """
 
     protocol: str
     epochs: int
     loss: float | None
     encode: str
+    settings: dict[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class ResultRecord:
         data: sizes and identity of the data.
         pretrain: outcome of stage 1.
         head: outcome of stage 2.
-        frozen: proof that the encoder did not change.
+        frozen: proof that the encoder did not change, or its digests if stage 2 trains it.
         validation: scores of the ensemble on validation.
         test: its scores on test.
         member_validation: scores of each member on validation.
@@ -110,6 +112,11 @@ class ResultRecord:
         seconds: seconds of each phase.
         environment: software and hardware.
         sweep: points of the sweep, if there is one.
+        transductive: scores of the ensemble on the training images whose labels no chosen trial
+            used, for a head that labels them (`Head.transduce`). The head has seen these images, so
+            the scores are not those of new images (`test`).
+        member_transductive: the same for each member, on the images that it had no label of.
+        transductive_note: reason why there are no such scores, for such a head.
     """
 
     schema: int
@@ -129,6 +136,9 @@ class ResultRecord:
     seconds: dict[str, float]
     environment: Environment
     sweep: SweepRecord | None = None
+    transductive: Scores | None = None
+    member_transductive: MemberScores | None = None
+    transductive_note: str | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -193,7 +203,7 @@ def record_rows(record: Mapping[str, Any]) -> Rows:
         rows.append(("stage 2", stage_text("protocol", record["head"])))
     if record.get("members", 1) > 1:
         rows.append(("members", f"{len(record['ensemble']['rows'])} of {record['members']}"))
-    for split in ("validation", "test"):
+    for split in ("validation", "transductive", "test"):
         if split in record:
             rows.append((split, _scores_text(record[split])))
     if "seconds" in record:
@@ -205,7 +215,10 @@ def stage_text(kind: str, stage: Mapping[str, Any]) -> str:
     """Return `autoencoder, 20 epochs, loss 0.0018`; `kind` is `objective` or `protocol`."""
     epochs = stage["epochs"]
     text = f"{stage[kind]}, {epochs} epoch{'' if epochs == 1 else 's'}"
-    return text if stage["loss"] is None else f"{text}, loss {stage['loss']:.4f}"
+    if stage["loss"] is not None:
+        text += f", loss {stage['loss']:.4f}"
+    # Only stage 1 has this key: there, labels are the exception.
+    return f"{text}; used {stage['labels']:,} labels" if stage.get("labels") else text
 
 
 def _scores_text(scores: Mapping[str, Any]) -> str:

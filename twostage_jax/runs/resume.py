@@ -102,7 +102,9 @@ def resumed_config(
     begun = [stage for stage in ("pretrain", "head") if Store(folder / stage).steps]
     if manifest.test_reads:
         begun.append("test")
-    check_changes(folder, changes, begun, allow_changed)
+    # The rate of every step depends on the length of a cosine.
+    fixed = [name for name in begun if name != "test" and _length_is_fixed(stored, name)]
+    check_changes(folder, changes, begun, allow_changed, fixed)
     save_predictions = config.save_predictions or manifest.save_predictions
     return dataclasses.replace(merged, save_predictions=save_predictions)
 
@@ -125,7 +127,18 @@ def notice_switches(folder: Path, manifest: Manifest, terminal: Terminal) -> Non
         )
 
 
-def check_changes(folder: Path, changes: Changes, begun: Sequence[str], allow: bool) -> None:
+def _length_is_fixed(config: Config, stage: str) -> bool:
+    settings = getattr(config, stage)
+    return settings.schedule == "cosine" and settings.schedule_epochs is None
+
+
+def check_changes(
+    folder: Path,
+    changes: Changes,
+    begun: Sequence[str],
+    allow: bool,
+    scheduled: Sequence[str] = (),
+) -> None:
     """Refuse changes that would make another run of this one.
 
     Other versions and settings of jax can be allowed, and more epochs of a stage as long as the
@@ -136,13 +149,14 @@ def check_changes(folder: Path, changes: Changes, begun: Sequence[str], allow: b
         changes: differences in config, versions and settings of jax.
         begun: stages that have checkpoints, and `test` if the test split has been read.
         allow: True if the user accepts the changes that can be allowed.
+        scheduled: stages with checkpoints whose learning rate depends on their number of epochs.
 
     Raises:
         UserError: lists the changes.
     """
     if not changes:
         return
-    refusals = {name: _refusal(name, *change, begun) for name, change in changes.items()}
+    refusals = {name: _refusal(name, *change, begun, scheduled) for name, change in changes.items()}
     fixed = [name for name, reason in refusals.items() if reason is not None]
     started = f"{folder} was started with other settings: {describe_changes(changes)}"
     if fixed:
@@ -159,7 +173,9 @@ def check_changes(folder: Path, changes: Changes, begun: Sequence[str], allow: b
         )
 
 
-def _refusal(name: str, old: object, new: object, begun: Sequence[str]) -> str | None:
+def _refusal(
+    name: str, old: object, new: object, begun: Sequence[str], scheduled: Sequence[str]
+) -> str | None:
     """Return the reason why a change cannot be allowed, possibly empty; None if it can."""
     # Settings of jax and packages; only fields of the config can be given as flags.
     if name in PACKAGES or name.isupper():
@@ -168,6 +184,8 @@ def _refusal(name: str, old: object, new: object, begun: Sequence[str]) -> str |
         return ""
     if new < old:
         return "trained epochs cannot be removed"
+    if name.partition(".")[0] in scheduled:
+        return "the cosine schedule of the learning rate ends with the last epoch"
     if name == "pretrain.epochs":
         return "stage 2 has begun" if "head" in begun else None
     return "the test split has been read" if "test" in begun else None

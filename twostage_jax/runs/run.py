@@ -46,6 +46,7 @@ from twostage_jax.runs.resume import resumed_folder
 from twostage_jax.runs.steps import RunContext, pretrain, train_head
 from twostage_jax.runs.track import OnEpoch, call_both, load_writer, open_board
 from twostage_jax.runs.train import SEAMS, Seams, StageResult
+from twostage_jax.runs.watch import pretrain_record
 from twostage_jax.show.result import show_result
 from twostage_jax.show.start import show_stage_1
 from twostage_jax.show.terminal import Terminal
@@ -72,7 +73,6 @@ from twostage_jax.store.records import (
     describe_groups,
     epochs_bytes,
     json_bytes,
-    last_loss,
     manifest_bytes,
     read_manifest,
     repeatable_config,
@@ -214,15 +214,16 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
         manifest = dataclasses.replace(_with_pretrain(manifest, plan, first), stopped=stopped)
         write_manifest(folder, manifest)
     if "head" not in plan.stages:
-        # Stage 1 alone: no label was used, so there is nothing to score.
+        # Stage 1 alone: there are no predictions to score.
         return _finish_stage_1(context, manifest, pretrained, records["pretrain"])
     encoder = frozen_encoder(pretrained, plan.trials)
     before = encoder_digest(manifest, encoder, plan.trials)
     second = train_head(context, pretrained, encoder, records["pretrain"])
     records["head"] = second.records
     after = describe_groups(head_groups(second.params, plan.trials))
-    frozen = FrozenRecord([FROZEN], before, after[FROZEN].sha256, before == after[FROZEN].sha256)
-    if not frozen.unchanged:
+    names = [] if plan.networks.tunes_encoder else [FROZEN]
+    frozen = FrozenRecord(names, before, after[FROZEN].sha256, before == after[FROZEN].sha256)
+    if names and not frozen.unchanged:
         # Not an error of the user: the optimiser must have moved a frozen group.
         raise RuntimeError(f"the frozen encoder changed in stage 2: {frozen}")
     trained = Trained(
@@ -272,7 +273,9 @@ def _finish_stage_1(
     pictures = draw_stage_1(plan, pretrained, 0, records, *_images_to_show(plan))
     for name, content in pictures.items():
         write_bytes(context.folder / name, content)
-    show_stage_1(context.folder, manifest.groups[FROZEN].sha256, context.terminal)
+    show_stage_1(
+        context.folder, manifest.groups[FROZEN].sha256, _pretrain_record(manifest), context.terminal
+    )
     return Result(context.folder, {}, pretrain_groups(pretrained, plan.trials))
 
 
@@ -285,12 +288,15 @@ def _images_to_show(plan: Plan) -> tuple[str, Split]:
 
 def _with_pretrain(manifest: Manifest, plan: Plan, first: StageResult) -> Manifest:
     """Return the manifest with the groups and the outcome of stage 1."""
-    settings = plan.config.pretrain
-    loss = last_loss(first.records)
+    kept = None if first.kept is None else first.kept.tolist()
     return dataclasses.replace(
         manifest,
         groups=describe_groups(pretrain_groups(first.params, plan.trials)),
-        pretrain=PretrainRecord(settings.objective, len(first.records), loss),
+        pretrain=dataclasses.replace(
+            pretrain_record(plan.config, first.records, kept, plan.feature_count),
+            labels=plan.labels_read,
+            augmentation=manifest.augmentation,
+        ),
     )
 
 

@@ -8,7 +8,8 @@ from twostage_jax.engine.members import Numbers, TrialData
 from twostage_jax.engine.solve import SolvePrograms, solve_heads
 from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import UserError
-from twostage_jax.runs.train import StagePlan, StageResult, check_identity, is_equal
+from twostage_jax.runs.checkpoints import check_identity, is_equal
+from twostage_jax.runs.train import StagePlan, StageResult
 from twostage_jax.stages.stage import Key, Params
 from twostage_jax.store.checkpoint import open_store
 from twostage_jax.store.records import write_epochs

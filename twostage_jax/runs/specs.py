@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 
 
-def batch_spec(image_shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes of a batch of two images `[H, W, C]`."""
-    return {
+def batch_spec(
+    image_shape: tuple[int, ...], index: bool = False
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes of a batch of two images `[H, W, C]`, with `index` if asked for."""
+    positions = {"index": jax.ShapeDtypeStruct((2,), jnp.int32)} if index else {}
+    return positions | {
         "image": jax.ShapeDtypeStruct((2, *image_shape), jnp.float32),
         "label": jax.ShapeDtypeStruct((2,), jnp.int32),
         "weight": jax.ShapeDtypeStruct((2,), jnp.float32),

@@ -22,16 +22,18 @@ from twostage_jax.runs.examples import (
     pretrain_data,
     solve_data,
     validation_data,
+    with_index,
 )
 from twostage_jax.runs.handover import FROZEN, stacked_shapes
 from twostage_jax.runs.plan import Plan, few_examples
-from twostage_jax.runs.prepared import prepare_head
-from twostage_jax.runs.programs import RunPrograms, compile_solve, encoded_images
+from twostage_jax.runs.prepared import compile_solve, encoded_images, prepare_head
+from twostage_jax.runs.programs import RunPrograms
 from twostage_jax.runs.resume import run_identity
 from twostage_jax.runs.solve import solve_stage
 from twostage_jax.runs.track import OnEpoch
 from twostage_jax.runs.train import Seams, StagePlan, StageResult, train_stage
 from twostage_jax.runs.trials import INITIAL, TRAINING
+from twostage_jax.runs.watch import watch_data
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.atomic import write_bytes
@@ -77,10 +79,11 @@ def pretrain(context: RunContext) -> StageResult:
     programs = context.programs.pretrain
     assert programs is not None
     plan = context.plan
-    data = pretrain_data(plan.examples)
+    data = with_index(pretrain_data(plan.examples), plan.networks.needs_index("pretrain"))
     validation = validation_data(plan.examples, None, plan.trials)
+    watch = watch_data(plan.examples, plan.trials) if programs.watch else None
     with context.clock.phase("pretrain"):
-        return _train(context, "pretrain", programs, data, validation, {}, [])
+        return _train(context, "pretrain", programs, data, validation, {}, [], watch)
 
 
 def train_head(
@@ -103,6 +106,7 @@ def train_head(
     on_validation = _features(context, pretrained, dataset.validation["image"])
     if isinstance(programs, StagePrograms):
         validation = validation_data(plan.examples, on_validation, plan.trials)
+        data = with_index(data, plan.networks.needs_index("head"))
         with context.clock.phase("head"):
             return _train(context, "head", programs, data, validation, frozen, before)
     assert on_validation is not None
@@ -148,6 +152,7 @@ def _train(
     validation: TrialData | None,
     pretrained: Params,
     before: Sequence[EpochRecord],
+    watch: TrialData | None = None,
 ) -> StageResult:
     """Initialise and train a stage, with the keys that belong to its name."""
     plan = context.plan
@@ -158,7 +163,12 @@ def _train(
     # An encoder that trains for no epoch is evaluated with statistics of the images, too.
     start = start._replace(params=finished_params(programs, numbers, start.params, data))
     keys = plan.trials.keys(stage, TRAINING)
-    stage_plan = _stage_plan(context, stage, before)._replace(validation=validation)
+    stage_plan = _stage_plan(context, stage, before)._replace(
+        validation=validation,
+        watch=watch,
+        features=plan.feature_count,
+        keep_best=stage == "pretrain" and plan.config.pretrain.select == "probe",
+    )
     return train_stage(programs, data, numbers, keys, start, stage_plan)
 
 

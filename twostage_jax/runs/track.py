@@ -25,7 +25,13 @@ def make_record(stage: str, progress: Progress) -> EpochRecord:
     assert progress.metrics is not None
     means, members = _summary(progress.metrics)
     validation, on_validation = _summary(progress.validation)
-    members |= {f"{VALIDATION_PREFIX}{name}": values for name, values in on_validation.items()}
+    if "loss" in validation:
+        members |= {f"{VALIDATION_PREFIX}{name}": values for name, values in on_validation.items()}
+    else:
+        # Without a validation split, an encoder is watched on images of the training.
+        means |= validation
+        members |= on_validation
+        validation = {}
     loss = means.pop("loss")
     seconds = round(progress.seconds, 3)
     return EpochRecord(stage, progress.epoch, loss, seconds, means, members, validation)

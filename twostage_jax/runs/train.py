@@ -1,7 +1,7 @@
 """One stage of a run to its end, with progress, metrics, checkpoints and signals."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,14 +16,22 @@ from twostage_jax.engine.loop import Progress, fit, fit_trials
 from twostage_jax.engine.members import Numbers, StagePrograms, TrialData
 from twostage_jax.engine.state import TrainState, group_sizes
 from twostage_jax.errors import UserError
+from twostage_jax.runs.checkpoints import (
+    BEST,
+    checkpoint_trees,
+    keep_better,
+    load_or_start,
+    start_best,
+)
 from twostage_jax.runs.clock import Alarm
 from twostage_jax.runs.track import OnEpoch, make_record
+from twostage_jax.runs.watch import describe_collapse, find_collapsed
 from twostage_jax.show.start import show_groups
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import deferred
 from twostage_jax.stages.freezing import frozen_groups
 from twostage_jax.stages.stage import Key, Params
-from twostage_jax.store.checkpoint import Loaded, Store, open_store
+from twostage_jax.store.checkpoint import Store, open_store
 from twostage_jax.store.records import (
     VALIDATION_PREFIX,
     CheckpointFacts,
@@ -71,6 +79,9 @@ class StagePlan(NamedTuple):
         validation: validation examples of all members, if there are any.
         on_epoch: receives the record of each epoch; True ends the stage with that epoch.
         stop: notes in the manifest that the stage ends with this number of epochs.
+        watch: examples for the figures of an encoder, if it is watched.
+        features: number of features D of that encoder.
+        keep_best: keep the parameters of the best epoch by the probe.
     """
 
     name: str
@@ -85,6 +96,9 @@ class StagePlan(NamedTuple):
     validation: TrialData | None = None
     on_epoch: OnEpoch | None = None
     stop: Callable[[int], None] | None = None
+    watch: TrialData | None = None
+    features: int = 0
+    keep_best: bool = False
 
     def facts(self, records: Sequence[EpochRecord]) -> CheckpointFacts:
         """Return the facts that are saved with a checkpoint."""
@@ -103,11 +117,13 @@ class StageResult(NamedTuple):
         params: parameter groups of all members, on the host.
         records: a record for each epoch.
         finite: bool `[M]`, True for members that have not diverged.
+        kept: epoch of each member's parameters, int32 `[M]`; None for the last one.
     """
 
     params: Params
     records: list[EpochRecord]
     finite: np.ndarray
+    kept: np.ndarray | None = None
 
 
 def train_stage(
@@ -145,10 +161,13 @@ def train_stage(
     key_data = np.asarray(jax.random.key_data(jax.random.clone(keys)))
     with plan.seams.interruptible() as interrupted, open_store(plan.folder / plan.name) as store:
         frozen = frozen_groups(start.opt_state)
-        loaded = _resume(store, _trees(start, programs.zeros, key_data), plan, frozen)
+        best = start_best(start.params, len(plan.names)) if plan.keep_best else None
+        trees = checkpoint_trees(start, programs.zeros, key_data, best)
+        loaded = load_or_start(store, trees, plan.facts([]), frozen, plan.terminal.notice)
         training = loaded.trees["training"]
         state = TrainState(loaded.trees["params"], training["opt_state"], training["step"])
-        session = _Session(plan, store, key_data, list(loaded.facts.records), state)
+        best = loaded.trees.get(BEST)
+        session = _Session(plan, store, key_data, list(loaded.facts.records), state, best)
         # A killed process may have added lines without their checkpoint.
         write_epochs(plan.folder, [*plan.before, *session.records])
         if int(state.step.min()) >= plan.epochs * programs.epoch.steps:
@@ -171,6 +190,7 @@ def train_stage(
                 wanted,
                 plan.seams.fit,
                 plan.validation,
+                plan.watch,
             ):
                 bar.advance(progress.fraction)
                 # Asked once: a signal after the state was saved waits for the next call.
@@ -197,8 +217,11 @@ class _Session:
         key_data: np.ndarray,
         records: list[EpochRecord],
         state: TrainState,
+        best: PyTree | None,
     ) -> None:
         self.records = records
+        # Arrays of a checkpoint may be read-only.
+        self._best = jax.tree.map(np.array, best)
         self.within = Alarm(plan.every)
         self._between = Alarm(min(plan.every, BETWEEN_EPOCHS))
         self._plan = plan
@@ -213,8 +236,13 @@ class _Session:
                     self._diverged |= np.array([value is None for value in values])
 
     def result(self, state: TrainState) -> StageResult:
-        """Return the result of the stage in this state."""
-        return StageResult(state.params, self.records, ~self._diverged)
+        """Return the result of the stage in this state, or with the parameters that it kept."""
+        params = state.params
+        kept = None
+        if self._best is not None:
+            params = self._best["params"]
+            kept = self._best["epoch"]
+        return StageResult(params, self.records, ~self._diverged, kept)
 
     def add(self, progress: Progress) -> EpochRecord | None:
         """Check a position; returns the record of an epoch that is complete."""
@@ -222,9 +250,20 @@ class _Session:
         if progress.metrics is None:
             return None
         record = make_record(self._plan.name, progress)
+        if self._best is not None:
+            assert progress.state is not None
+            keep_better(self._best, progress.state.params, progress.validation, progress.epoch)
+        self._notice_collapse(record)
         self.records.append(record)
         append_epoch(self._plan.folder, record)
         return record
+
+    def _notice_collapse(self, record: EpochRecord) -> None:
+        """Print that features have collapsed, once in a stage."""
+        features = self._plan.features
+        text = describe_collapse(record, features, self._plan.names)
+        if text and not any(find_collapsed(before, features) for before in self.records):
+            self._plan.terminal.notice(text)
 
     def handle(self, progress: Progress, record: EpochRecord | None, interrupted: bool) -> bool:
         """Save a position if it is time to, and pass on the record of a completed epoch.
@@ -253,7 +292,7 @@ class _Session:
 
     def _save(self, progress: Progress) -> None:
         assert progress.state is not None
-        trees = _trees(progress.state, progress.sums, self._key_data)
+        trees = checkpoint_trees(progress.state, progress.sums, self._key_data, self._best)
         # Steps of all members add up to a number that only grows.
         step = int(progress.state.step.sum())
         self._store.save(step, trees, self._plan.facts(self.records))
@@ -286,65 +325,3 @@ class _Session:
                 f"{self._plan.names[int(member)]} diverged in epoch {epoch} of stage {stage}: "
                 f"{describe_diverged(reasons)}"
             )
-
-
-def _resume(
-    store: Store, start: dict[str, PyTree], plan: StagePlan, frozen: Sequence[str]
-) -> Loaded:
-    """Return the newest intact checkpoint; without one, `start`, saved as checkpoint 0.
-
-    Raises:
-        UserError: if the checkpoint belongs to another run.
-    """
-    existing = bool(store.steps)
-    loaded = store.load_newest(start, plan.terminal.notice)
-    facts = plan.facts([])
-    if loaded is None:
-        if existing:
-            plan.terminal.notice(f"stage {plan.name} restarts: no checkpoint is intact")
-        store.save(0, start, facts)
-        return Loaded(0, start, facts)
-    check_identity(store.path(loaded.step), loaded.facts, facts)
-    if not np.array_equal(loaded.trees["training"]["key"], start["training"]["key"]):
-        raise UserError(_other_run(store.path(loaded.step), "another key"))
-    params = loaded.trees["params"]
-    if not all(is_equal(params[name], start["params"][name]) for name in frozen):
-        # Stage 1 was trained again where its bits differ, after its checkpoint was lost.
-        plan.terminal.notice(f"stage {plan.name} restarts: its encoder has changed since")
-        for step in store.steps:
-            store.retire(step)
-        store.save(0, start, facts)
-        return Loaded(0, start, facts)
-    return loaded
-
-
-def is_equal(tree: PyTree, other: PyTree) -> bool:
-    """Return True if two trees of arrays are equal."""
-    return all(map(np.array_equal, jax.tree.leaves(tree), jax.tree.leaves(other)))
-
-
-def check_identity(path: Path, stored: CheckpointFacts, expected: CheckpointFacts) -> None:
-    """Raise `UserError` if a checkpoint belongs to a run with another config or other data."""
-    names = ("config", "data", "stage", "member_count")
-    other = [
-        name.replace("_", " ") for name in names if getattr(stored, name) != getattr(expected, name)
-    ]
-    if other:
-        raise UserError(_other_run(path, f"another {' and '.join(other)}"))
-
-
-def _other_run(path: Path, difference: str) -> str:
-    return f"the checkpoint {path} has {difference}: start a new run in a new --out"
-
-
-def _trees(
-    state: TrainState, sums: Mapping[str, np.ndarray], key_data: np.ndarray
-) -> dict[str, PyTree]:
-    """Return the trees of a checkpoint."""
-    training = {
-        "opt_state": state.opt_state,
-        "step": state.step,
-        "sums": dict(sums),
-        "key": key_data,
-    }
-    return {"params": state.params, "training": training}

@@ -68,10 +68,12 @@ class Trials(NamedTuple):
     Attributes:
         heads: trainings of heads, R of them.
         encoders: trainings of encoders, E of them.
+        tuned: True if stage 2 trains the encoder, so that each trial has its own there.
     """
 
     heads: tuple[Trial, ...]
     encoders: tuple[Pretraining, ...]
+    tuned: bool = False
 
     def trainings(self, stage: str) -> tuple[Trial, ...] | tuple[Pretraining, ...]:
         """Return the trainings of a stage."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from twostage_jax.errors import shortened
-from twostage_jax.show.epochs import Record
+from twostage_jax.show.epochs import Record, describe_encoder
 from twostage_jax.show.tables import (
     counted,
     decimal,
@@ -46,6 +46,7 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
         show_scarce_classes(getattr(result, split), split, classes, terminal)
     for name in result.ensemble.diverged:
         _field("diverged", f"{name}; it is left out of the ensemble", terminal)
+    _show_transductive(result, terminal)
     if result.validation.count:
         count = counted(result.validation.count, "image")
         _field("validation", f"accuracy {decimal(result.validation.accuracy)} ({count})", terminal)
@@ -57,6 +58,16 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
     terminal.line(f"{'folder':<{LABEL}}{folder}", hang=LABEL, bold=True)
 
 
+def _show_transductive(result: Record, terminal: Terminal) -> None:
+    """Print the accuracy on training images without their labels, or why there is none."""
+    if result.transductive is not None:
+        count = counted(result.transductive.count, "training image")
+        text = f"accuracy {decimal(result.transductive.accuracy)} ({count}, seen without labels)"
+        _field("unlabelled", text, terminal)
+    elif result.transductive_note is not None:
+        _field("unlabelled", f"no score: {result.transductive_note}", terminal)
+
+
 def _show_training(result: Record, terminal: Terminal) -> None:
     data = result.data
     labels = f"{counted(data.labelled, 'labelled image')}, {data.unlabelled:,} unlabelled"
@@ -65,15 +76,32 @@ def _show_training(result: Record, terminal: Terminal) -> None:
     _field("trained on", labels, terminal)
     pretrain = result.pretrain
     loss = "" if pretrain.loss is None else f", loss {pretrain.loss:.4f}"
-    _field("stage 1", f"{pretrain.objective}, {counted(pretrain.epochs, 'epoch')}{loss}", terminal)
+    used = f"; used {counted(pretrain.labels, 'label')}" if pretrain.labels else ""
+    length = counted(pretrain.epochs, "epoch")
+    _field("stage 1", f"{pretrain.objective}, {length}{loss}{used}", terminal)
+    show_encoder(pretrain, terminal)
     head = result.head
     length = counted(head.epochs, "epoch") if head.epochs else "solved in one call"
-    _field("stage 2", f"{head.protocol} head, encoder unchanged (SHA-256), {length}", terminal)
+    encoder = "encoder unchanged (SHA-256)" if result.frozen.groups else "encoder trained, too"
+    _field("stage 2", f"{head.protocol} head, {encoder}, {length}", terminal)
     if result.sweep is not None:
         values = result.sweep.points[result.sweep.chosen].values
         chosen = ", ".join(f"{name} {value:g}" for name, value in values.items())
         _field("sweep", f"{chosen}, chosen on validation", terminal)
     _field("time", f"{result.seconds['total']:.1f} s", terminal)
+
+
+def show_encoder(pretrain: Record, terminal: Terminal) -> None:
+    """Print the figures of the encoder from `store.PretrainRecord`, if it was watched."""
+    if pretrain.rank is None:
+        return
+    text = f"{describe_encoder(vars(pretrain))} of {pretrain.features:,}"
+    if pretrain.kept is not None:
+        epochs = sorted(set(pretrain.kept))
+        text += f"; kept epoch {', '.join(map(str, epochs))}, best by the probe"
+    _field("encoder", text, terminal)
+    if pretrain.collapsed is not None:
+        _field("collapsed", pretrain.collapsed, terminal)
 
 
 def _show_details(result: Record, terminal: Terminal) -> None:
@@ -82,7 +110,8 @@ def _show_details(result: Record, terminal: Terminal) -> None:
     show_scores("results", {"validation": result.validation, "test": result.test}, terminal)
     show_members(result.summary, len(result.ensemble.rows), "test", terminal)
     show_uncertainty(result.test, result.uncertainty, "test", terminal)
-    _field("encoder", f"not changed by stage 2, {result.frozen.after}", terminal)
+    encoder = "not changed by stage 2" if result.frozen.groups else "trained by stage 2"
+    _field("encoder", f"{encoder}, {result.frozen.after}", terminal)
     phases = (f"{name} {s:.1f}" for name, s in result.seconds.items() if s and name != "total")
     _field("seconds", ", ".join(phases), terminal)
 

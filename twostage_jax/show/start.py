@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from twostage_jax.show.epochs import Record
+from twostage_jax.show.result import show_encoder
 from twostage_jax.show.tables import counted, size
 from twostage_jax.show.terminal import Terminal
 
@@ -84,9 +85,17 @@ def show_groups(
         terminal.table(f"{stage}: parameter groups", columns, groups)
 
 
-def show_stage_1(folder: Path, digest: str, terminal: Terminal) -> None:
-    """Print the end of a run of stage 1 alone: digest of its encoder, next step, folder."""
+def show_stage_1(folder: Path, digest: str, pretrain: Record, terminal: Terminal) -> None:
+    """Print the end of a run of stage 1 alone: its encoder, next step, folder.
+
+    Args:
+        folder: folder of the run.
+        digest: SHA-256 of the encoder.
+        pretrain: `store.PretrainRecord`.
+        terminal: where to print.
+    """
     terminal.line()
+    show_encoder(pretrain, terminal)
     if terminal.verbose:
         terminal.line(f"encoder       {digest}", hang=14)
     terminal.line(f"next step     twostage head --from {folder}", hang=14)

@@ -1,6 +1,7 @@
 """Arrays that an optimiser does not change: frozen groups, and constants in a group."""
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 import flax.struct
 import jax
@@ -71,6 +72,82 @@ def freeze(tx: optax.GradientTransformation, *groups: str) -> optax.GradientTran
 
     # The type of Optax knows no state of our own.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def by_group(
+    transforms: Mapping[str, optax.GradientTransformation],
+) -> optax.GradientTransformationExtraArgs:
+    """Optimise each parameter group with its own optimiser, which sees that group alone.
+
+    >>> import jax.numpy as jnp
+    >>> tx = by_group({"encoder": optax.sgd(0.1), "head": optax.sgd(1.0)})
+    >>> params = {"encoder": jnp.ones(1), "head": jnp.ones(1)}
+    >>> updates, _ = tx.update(params, tx.init(params), params)
+    >>> [round(float(updates[name][0]), 2) for name in ("encoder", "head")]
+    [-0.1, -1.0]
+    """
+    inner = {name: optax.with_extra_args_support(tx) for name, tx in transforms.items()}
+
+    def init(params: PyTree) -> PyTree:
+        return {name: tx.init(params[name]) for name, tx in inner.items()}
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, *, value: PyTree = None, **_: object
+    ) -> tuple[PyTree, PyTree]:
+        # A line search needs the loss as a function of one group, so none can run inside.
+        results = {
+            name: tx.update(
+                updates[name], state[name], None if params is None else params[name], value=value
+            )
+            for name, tx in inner.items()
+        }
+        return (
+            {name: result[0] for name, result in results.items()},
+            {name: result[1] for name, result in results.items()},
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def only_matching(
+    tx: optax.GradientTransformation, pattern: str, group: str
+) -> optax.GradientTransformation:
+    """Optimise the parameters of a group whose path matches a pattern; the others do not change.
+
+    Args:
+        tx: optimiser of the matching parameters.
+        pattern: pattern of `fnmatch` over paths such as `encoder/params/Dense_1/kernel`.
+        group: name of the group, the first part of each path.
+
+    Raises:
+        UserError: from `init`, a pattern that matches no parameter; it lists the paths.
+    """
+
+    def label(params: PyTree) -> PyTree:
+        labels = jax.tree_util.tree_map_with_path(
+            lambda path, _: "trained" if fnmatchcase(_path(group, path), pattern) else "kept",
+            params,
+        )
+        if "trained" not in jax.tree.leaves(labels):
+            paths = [_path(group, path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+            raise UserError(
+                f"the pattern {pattern!r} matches no parameter of {group}: there are "
+                f"{', '.join(paths)}"
+            )
+        return labels
+
+    return optax.multi_transform(
+        {"trained": tx, "kept": optax.stateless(_keep)}, label, mask_compatible_extra_args=True
+    )
+
+
+def _keep(updates: PyTree, params: PyTree) -> PyTree:
+    # Adding -0.0 changes no bit; adding 0.0 turns -0.0 into 0.0.
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, -0.0), updates)
+
+
+def _path(group: str, path: tuple) -> str:
+    return f"{group}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
 
 
 def frozen_groups(opt_state: optax.OptState) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Adam and AdamW with a bias correction that is exact in float32."""
+"""Adam and AdamW with a bias correction that is exact in float32, and schedules of their rate."""
 
 import math
 
@@ -9,6 +9,8 @@ from jax.typing import ArrayLike
 
 from twostage_jax.stages.stage import Scalar
 
+LAST_RATE = 0.005  # learning rate at the end of a cosine, as a share of the largest
+
 
 def adam(
     learning_rate: Scalar | optax.Schedule,
@@ -16,6 +18,7 @@ def adam(
     b2: float = 0.999,
     eps: float = 1e-8,
     weight_decay: Scalar | optax.Schedule = 0.0,
+    decay_vectors: bool = True,
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015), as in PyTorch.
 
@@ -33,6 +36,8 @@ def adam(
         weight_decay: decoupled decay, multiplied by the learning rate (AdamW: Loshchilov and
             Hutter, "Decoupled Weight Decay Regularization", 2019); may be a traced array or a
             schedule, too.
+        decay_vectors: False to decay only arrays of at least two dimensions: matrices and kernels,
+            not biases and the scales of a normalisation.
 
     Raises:
         ValueError: a decay outside (0, 1).
@@ -73,10 +78,49 @@ def adam(
         # A Python 0 adds nothing to the program; an array is swept and may have any value.
         if not isinstance(decay, float | int) or decay:
             shrink = rate * decay
-            changes = jax.tree.map(lambda u, p: u - shrink * p, changes, params)
+
+            def decayed(change: jax.Array, value: jax.Array) -> jax.Array:
+                return change - shrink * value if decay_vectors or value.ndim > 1 else change
+
+            changes = jax.tree.map(decayed, changes, params)
         return changes, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
+
+
+def make_schedule(
+    kind: str, learning_rate: Scalar, steps: int, warmup: int
+) -> Scalar | optax.Schedule:
+    """Return the learning rate of a stage: a number, or a function of the number of steps taken.
+
+    Args:
+        kind: `constant`, or `cosine`: half a period of a cosine from `learning_rate` down to 0.005
+            times that (Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm
+            Restarts", 2017).
+        learning_rate: largest rate; may be a traced array.
+        steps: number of steps of the stage, over which the cosine falls.
+        warmup: number of steps in which the rate first rises linearly from 0; at most a tenth of
+            `steps`.
+
+    >>> schedule = make_schedule("cosine", 1.0, steps=100, warmup=10)
+    >>> [round(float(schedule(count)), 3) for count in (0, 5, 10, 55, 100)]
+    [0.0, 0.5, 1.0, 0.502, 0.005]
+    """
+    warmup = min(warmup, steps // 10)
+    if kind == "constant" and not warmup:
+        return learning_rate  # a number: the program is that of a training without a schedule
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        count = jnp.asarray(count)
+        share = jnp.ones(())
+        if kind == "cosine":
+            progress = jnp.clip((count - warmup) / max(steps - warmup, 1), 0, 1)
+            share = LAST_RATE + (1 - LAST_RATE) * (1 + jnp.cos(jnp.pi * progress)) / 2
+        if warmup:
+            share = jnp.where(count < warmup, count / warmup, share)
+        return jnp.asarray(learning_rate * share)
+
+    return schedule
 
 
 def _at(setting: Scalar | optax.Schedule, count: ArrayLike) -> Scalar:

@@ -23,6 +23,15 @@ def numbers(function: Callable[..., object]) -> dict[str, float]:
     }
 
 
+def parameter_names(function: Callable[..., object]) -> tuple[str, ...]:
+    """Names of everything that a function asks for.
+
+    Raises:
+        UserError: a function whose parameters cannot be passed by name.
+    """
+    return tuple(_parameters(function))
+
+
 def call(
     function: Callable[..., Result],
     offered: Mapping[str, object],
@@ -76,6 +85,8 @@ def check_head(head: object, name: str = "the head function") -> Head:
             f"{name} returned {type(head).__name__}: return ts.Head(logits, stage=…) or "
             "ts.Head(logits, solve=…)"
         )
+    if head.solve is not None and head.tune is not None:
+        raise UserError(f"{name} returned a Head with solve and tune: only a stage can be tuned")
     if (head.stage is None) == (head.solve is None):
         count = "neither stage nor solve" if head.stage is None else "both stage and solve"
         raise UserError(f"{name} returned a Head with {count}: give exactly one of them")

@@ -82,6 +82,9 @@ class Head(NamedTuple):
             holds `prepared` (that dict), `features` float32 `[N, D]` and `index` int32 `[n]`, the
             rows of its labelled examples among the N.
         transduce: `params -> logits [N, K]` of exactly the images that `prepare` has seen.
+        tune: `tx -> tx` or None: the optimiser of the encoder, made from the run's. By default the
+            encoder is frozen. With `tune`, stage 2 trains it as well, and applies it in every step
+            as in evaluation: without dropout, with the statistics that stage 1 has fixed.
 
     >>> import jax.numpy as jnp
     >>> def logits(params, features):
@@ -101,6 +104,7 @@ class Head(NamedTuple):
     module: nn.Module | None = None
     prepare: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None
     transduce: Callable[[PyTree], jax.Array] | None = None
+    tune: Callable[[optax.GradientTransformation], optax.GradientTransformation] | None = None
 
 
 def new_key(seed: int = 0) -> Key:
@@ -141,10 +145,11 @@ def as_batch(examples: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
 
     Args:
         examples: `image` `[B, H, W, C]` as `as_image` takes it, `label` integers `[B]` and, if some
-            labels do not count, `weight` `[B]`.
+            labels do not count, `weight` `[B]`. A stage that keeps something for each training
+            example also needs `index` `[B]`, the positions of the examples.
 
     Returns:
-        `image` float32, `label` int32, `weight` float32 (1 by default).
+        `image` float32, `label` int32, `weight` float32 (1 by default); `index` int32 if given.
 
     Raises:
         UserError: images of another type, or labels and weights of another type or length.
@@ -154,7 +159,10 @@ def as_batch(examples: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
     >>> batch["weight"].tolist()
     [1.0, 1.0]
     """
-    return {"image": as_image(examples["image"]), **as_labels(examples)}
+    batch = {"image": as_image(examples["image"]), **as_labels(examples)}
+    if "index" in examples:
+        batch["index"] = jnp.asarray(examples["index"], jnp.int32)
+    return batch
 
 
 def as_labels(examples: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:

@@ -79,17 +79,36 @@ class MachineRecord:
 
 
 @dataclass(frozen=True)
+class AugmentationRecord:
+    """Augmentation of stage 1 and the reason for it."""
+
+    name: str
+    reason: str  # `given`, or the figures of the images in words
+    figures: dict[str, float]  # that decided; empty if the name was given
+
+
+@dataclass(frozen=True)
 class PretrainRecord:
     """Outcome of stage 1."""
 
     objective: str
     epochs: int
     loss: float | None  # mean loss of the last epoch; None without epochs
+    labels: int = 0  # number of labels that the objective used; 0 if it reads no label
+    augmentation: AugmentationRecord | None = None  # None if the objective takes no views
+    # Figures of the encoder that is kept, means over encoders; None if it was not watched.
+    probe: float | None = None  # accuracy of a linear probe on validation
+    knn: float | None = None  # accuracy of nearest neighbours on validation
+    rank: float | None = None  # effective rank of its features
+    spread: float | None = None  # their standard deviation as a share of their length
+    features: int | None = None  # number of features
+    kept: list[int] | None = None  # epoch of each encoder's parameters if they are the best
+    collapsed: str | None = None  # sentence, if the features had collapsed at the end
 
 
 @dataclass(frozen=True)
 class FrozenRecord:
-    """Proof that stage 2 did not change the frozen groups: their digests before and after."""
+    """Digests of the encoder before and after stage 2; `groups` names what was frozen."""
 
     groups: list[str]
     before: str
@@ -123,6 +142,7 @@ class Manifest:
     frozen: FrozenRecord | None = None
     # Number of epochs of each stage that `on_epoch` has ended.
     stopped: dict[str, int] = field(default_factory=dict)
+    augmentation: AugmentationRecord | None = None  # of stage 1, if its objective takes views
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -297,7 +317,11 @@ def repeatable_config(manifest: Manifest) -> dict[str, object]:
     for stage, epochs in manifest.stopped.items():
         settings = config.get(stage)
         if isinstance(settings, Mapping):
-            config[stage] = {**settings, "epochs": epochs}
+            changed = {**settings, "epochs": epochs}
+            # A cosine keeps its length, or the repeated run would have other learning rates.
+            if settings.get("schedule") == "cosine" and not settings.get("schedule_epochs"):
+                changed["schedule_epochs"] = settings["epochs"]
+            config[stage] = changed
     return config
 
 

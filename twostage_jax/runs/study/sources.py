@@ -15,6 +15,7 @@ from twostage_jax.config.studies import Study
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
 from twostage_jax.data.sources import load
 from twostage_jax.data.split import Split
+from twostage_jax.engine.finish import finish_rows
 from twostage_jax.engine.passes import encode
 from twostage_jax.errors import UserError
 from twostage_jax.runs.build import Networks, make_networks
@@ -30,7 +31,6 @@ from twostage_jax.store.layout import MANIFEST, RESULT
 
 FEATURES = "features"  # folder of the cached features
 PRETRAIN = "pretrain"  # folder of the encoder that a study trains first
-CALIBRATION = 6000  # images from which a stage may fix statistics at the hand-over
 
 
 def load_source(study: Study) -> tuple[Dataset, Run | None]:
@@ -184,14 +184,9 @@ class Source:
         batch = as_batch({name: values[:2] for name, values in self.dataset.train.items()})
         params = jax.jit(stage.init)(new_key(seed), batch)
         if stage.finish is not None:
-            params = stage.finish(params, as_image(self.calibration_images()))
+            rows = finish_rows(len(self.images), self.images.shape[1:])
+            params = jax.jit(stage.finish)(params, as_image(self.images[rows]))
         return params["encoder"]
-
-    def calibration_images(self) -> np.ndarray:
-        """Return at most 6,000 training images, evenly spaced; no label is read."""
-        count = len(self.images)
-        rows = np.unique(np.linspace(0, count - 1, min(CALIBRATION, count)).astype(int))
-        return self.images[rows]
 
     def cached(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """Return a float32 array that is computed once and kept in the folder of the study."""

@@ -32,11 +32,11 @@ def propagate(
     classes: int,
     method: str = "poisson-mbo",
     class_sizes: ClassSizes = "equal",
+    time: Scalar = 10.0,
+    alpha: Scalar = 0.99,
     neighbours: int = 12,
     vectors: int = 60,
     votes: int = 10,
-    alpha: Scalar = 0.99,
-    time: Scalar = 10.0,
 ) -> Head:
     """Label propagation on the nearest-neighbour graph of all training images.
 
@@ -54,11 +54,11 @@ def propagate(
             or `poisson-mbo` (Calder et al., "Poisson Learning", ICML 2020).
         class_sizes: assumed shares of the classes among all images: `equal`, `labels` (the shares
             of the labelled examples), `free` (no assumption), or K shares that add up to 1.
+        time: length of a diffusion of `poisson-mbo`, above 0; may be a traced array.
+        alpha: share of the neighbours in `zhou`, in (0, 1); may be a traced array.
         neighbours: neighbours of each image in the graph, from 1 to 100.
         vectors: leading vectors of the graph that the methods use, from 2 to 200.
         votes: number of neighbours that classify a new image.
-        alpha: share of the neighbours in `zhou`, in (0, 1); may be a traced array.
-        time: length of a diffusion of `poisson-mbo`, above 0; may be a traced array.
 
     Raises:
         UserError: an argument out of range; in `prepare`, too few images; in `solve`, a batch

@@ -9,26 +9,28 @@ from twostage_jax.errors import UserError
 from twostage_jax.stages.heads.counts import check_count
 from twostage_jax.stages.heads.labels import check_labels, class_labels
 from twostage_jax.stages.heads.search import map_blocks, query_block, top, unit
-from twostage_jax.stages.stage import Batch, Head, Key
+from twostage_jax.stages.stage import Batch, Head, Key, Scalar
 from twostage_jax.trees import PyTree
 
 _PRIOR = 1e-3  # vote for all classes together that keeps logits finite
 
 
-def knn_reliable(classes: int, least: int = 11, most: int = 51) -> Head:
+def knn_reliable(classes: int, doubt: Scalar = 0.1, least: int = 11, most: int = 51) -> Head:
     """Vote of the nearest examples, weighted by the reliability of their labels.
 
     After Di Salvo et al., "An Embedding is Worth a Thousand Noisy Labels" (WANN, arXiv 2408.14358,
     2024). The adaptive number `k` of an example is the smallest one from `least` to `most` with
     which a plurality of its `k` nearest others has its label (`most` if there is none), and its
-    reliability is `1/k`, or 0.1 of `1/most` if there is none. A new example takes as many
+    reliability is `1/k`, or `doubt / most` if there is none. A new example takes as many
     neighbours as its `least` nearest examples have on average, and each votes with its reliability.
-    Our own choices are that average and the factor 0.1. Similarity is the cosine.
+    Our own choices are that average and `doubt`. Similarity is the cosine.
 
     Parameters: `features` `[N, D]` of length 1, `label`, `reliability` and `number` `[N]`.
 
     Args:
         classes: number of classes K.
+        doubt: reliability of an example that no vote agrees with, as a share of the lowest one of
+            the others, at least 0; may be a traced array.
         least: smallest number of neighbours, at least 1. It is reduced to N - 1 if there are fewer
             examples.
         most: largest number of neighbours, at least `least`; reduced likewise.
@@ -46,6 +48,8 @@ def knn_reliable(classes: int, least: int = 11, most: int = 51) -> Head:
     >>> head.logits(params, jnp.array([[1.0, 0.21]])).argmax(-1).tolist()
     [0]
     """
+    if isinstance(doubt, float | int) and not 0 <= doubt < float("inf"):
+        raise UserError(f"doubt is {doubt}: give a number of at least 0")
     check_count("least", least, 1, 1000)
     check_count("most", most, least, 1000)
 
@@ -58,7 +62,7 @@ def knn_reliable(classes: int, least: int = 11, most: int = 51) -> Head:
         features = unit(batch["image"])
         bounds = (min(least, count - 1), min(most, count - 1))
         number, agrees = _adapt(features, label, batch["weight"], classes, bounds)
-        reliability = jnp.where(agrees, 1.0, 0.1) / number
+        reliability = jnp.where(agrees, 1.0, doubt) / number
         reliability *= batch["weight"]
         # A label out of range must not vote for any class.
         reliability = jnp.where((label < classes).all(), reliability, jnp.nan)
@@ -84,7 +88,7 @@ def _adapt(
 
     def adapt(rows: jax.Array) -> jax.Array:
         own = rows[:, -1].astype(jnp.int32)
-        similarity = _similarity(rows[:, :-1], features, weight)
+        similarity = _similarity(rows[:, :-1], features, weight > 0)
         similarity = similarity.at[jnp.arange(len(rows)), own].set(-jnp.inf)
         found, index = top(similarity, most)
         votes = jax.nn.one_hot(label[index], classes) * jnp.isfinite(found)[..., None]
@@ -102,11 +106,11 @@ def _adapt(
     return result[:, 0], result[:, 1] > 0
 
 
-def _similarity(queries: jax.Array, bank: jax.Array, weight: jax.Array) -> jax.Array:
+def _similarity(queries: jax.Array, bank: jax.Array, counts: jax.Array) -> jax.Array:
     """Cosines `[B, N]` of unit vectors; -inf for examples that do not count."""
     # GPUs and TPUs round the factors of a float32 product by default.
     similarity = jnp.matmul(queries, bank.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.where(weight[None] > 0, similarity, -jnp.inf)
+    return jnp.where(counts[None], similarity, -jnp.inf)
 
 
 def _vote(classes: int, least: int, most: int, params: PyTree, features: jax.Array) -> jax.Array:
@@ -118,7 +122,7 @@ def _vote(classes: int, least: int, most: int, params: PyTree, features: jax.Arr
 
     def logits(query: jax.Array) -> jax.Array:
         # Examples of weight 0 have no reliability.
-        found, index = top(_similarity(query, bank, jnp.abs(params["reliability"])), most)
+        found, index = top(_similarity(query, bank, params["reliability"] != 0), most)
         counts = jnp.isfinite(found)
         near = counts[:, :least]
         total = jnp.maximum(near.sum(1), 1)

@@ -26,7 +26,7 @@ ROUNDS = 20
 FREE_ROUNDS = 8
 # The diffusion time falls from so many times `time`. Long times see large clusters only. Without
 # them one draw in twenty of ten labels ended with a class on two clusters.
-_LONGEST = 10.0
+_LONGEST = 4.0
 # Steps of the class weights in the first round and in the others, their size, how it shrinks, and
 # the largest weight.
 _STEPS = (40, 12)
@@ -92,7 +92,7 @@ def poisson_mbo(
     labelled ones, and diffuses the result: `D^-1/2 V exp(-t (1 - λ)) V' D^1/2`. Three things differ
     from the paper: the diffusion is in closed form, the class weights are soft (they take a few
     shrinking steps towards the sizes and stay within 1/1.3 and 1.3), and `t` falls over the 20
-    rounds from 10 times `time` to `time`, as in deterministic annealing. Eight rounds without
+    rounds from 4 times `time` to `time`, as in deterministic annealing. Eight rounds without
     weights follow. `alpha` is not used.
     """
     classes = counted.shape[1]

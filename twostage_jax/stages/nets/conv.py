@@ -26,7 +26,7 @@ class Conv(nn.Module):
     """Plain convolutional network: images `[B, H, W, C]` of any size to `[B, widths[-1]]`.
 
     A stem reduces the image to a grid of at most 8×8: an 8×8 convolution of stride 4 (28×28 becomes
-    7×7), a smaller one for images up to 16×16, and further ones of stride 2 for images above 32×32.
+    7×7), a smaller one for images below 16×16, and further ones of stride 2 for images above 32×32.
     The second width is a 3×3 convolution, each width after it a 4×4 convolution of stride 2, and
     the last one a dense layer on the flattened grid. Each layer is a product, a normalisation and a
     ReLU; the features are the last layer's values before its ReLU. Weights are He-normal.
@@ -85,10 +85,15 @@ def conv_layers(widths: Sequence[int], image_shape: Sequence[int]) -> tuple[Laye
 
 
 def stem(size: int, largest: int, width: int) -> list[Layer]:
-    """Layers that reduce a side of `size` pixels to at most `largest` positions."""
-    if size <= largest:
+    """Layers that reduce a side of `size` pixels to at most `largest` positions, or fewer.
+
+    >>> [layer.stride for layer in stem(8, 8, 64)], [layer.stride for layer in stem(64, 8, 64)]
+    ([2], [4, 2])
+    """
+    if size < largest:
         return [Layer(width, 3, 1)]
-    if size <= 2 * largest:
+    # Sides of 8 to 15 become 4 to 8: small images need fewer steps, not wider grids.
+    if size < 2 * largest:
         return [Layer(width, 4, 2)]
     layers = [Layer(width, 8, 4)]
     size = -(-size // 4)

@@ -46,8 +46,9 @@ def make_decoder(
 class GridDecoder(nn.Module):
     """Mirror of the convolutions of an encoder: a dense layer to its last grid, then back.
 
-    A layer of stride n becomes a 3×3 convolution whose channels are blocks of n×n pixels (Shi et
-    al., "Real-Time Single Image and Video Super-Resolution", 2016).
+    A layer of stride n becomes a convolution on the smaller grid whose channels are blocks of n×n
+    pixels (Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient
+    Sub-Pixel Convolutional Neural Network", 2016).
 
     Attributes:
         layers: convolutions of the encoder.
@@ -69,11 +70,13 @@ class GridDecoder(nn.Module):
         x = nn.Dense(int(np.prod(grid)), kernel_init=init, name="dense")(x.reshape(len(x), -1))
         x = x.reshape(len(x), *grid)
         for index in reversed(range(len(self.layers))):
-            stride = self.layers[index].stride
+            _, kernel, stride = self.layers[index]
             channels = self.layers[index - 1].width if index else self.image_shape[-1]
             x = nn.relu(x)
-            x = PatchConv(channels * stride**2, 3, 1, use_bias=True, name=f"conv_{index}")(x)
-            x = _crop(depth_to_space(x, stride), sizes[index])
+            conv = PatchConv(
+                channels * stride**2, kernel // stride, use_bias=True, name=f"conv_{index}"
+            )
+            x = _crop(depth_to_space(conv(x), stride), sizes[index])
         return x
 
 

@@ -18,9 +18,10 @@ class ResNet(nn.Module):
 
     He et al., "Deep Residual Learning for Image Recognition", 2016, in the form of nine layers that
     is known from fast training on CIFAR-10: a stem, three 4×4 convolutions of stride 2, and two
-    3×3 convolutions with a skip connection after the first and the third. The features are the
-    means over the last grid and are not negative. Each layer is a product, a normalisation and a
-    ReLU. The stem reduces images above 16×16 to a grid of at most 16×16. Weights are He-normal.
+    3×3 convolutions with a skip connection after each of the first two; the head's layer is the
+    ninth. The features are the means over the last grid and are not negative. Each layer is a
+    product, a normalisation and a ReLU. The stem reduces images above 16×16 to a grid of at most
+    16×16. Weights are He-normal.
 
     Attributes:
         widths: channels of the stem and of the stages after it, each of which halves the grid.
@@ -45,7 +46,7 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Apply all layers; `train` matters only for batch norm."""
         layers = resnet_layers(self.widths, x.shape[1:])
-        stages = len(layers) - len(self.widths[1:])
+        first = len(layers) - len(self.widths[1:])
 
         def block(x: jax.Array, layer: Layer, name: str) -> jax.Array:
             x = PatchConv(*layer, name=f"conv_{name}")(x)
@@ -53,8 +54,9 @@ class ResNet(nn.Module):
 
         for index, layer in enumerate(layers):
             x = block(x, layer, str(index))
-            # Skip connections around two layers: after the first, third, … stage.
-            if index >= stages and (index - stages) % 2 == 0:
+            # Two layers with a skip connection, except on the last and smallest grid, where they
+            # would have most of all parameters.
+            if first <= index < len(layers) - 1:
                 same = Layer(layer.width, 3, 1)
                 x = x + block(block(x, same, f"{index}_a"), same, f"{index}_b")
         return x.mean((1, 2))

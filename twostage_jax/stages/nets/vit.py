@@ -40,7 +40,7 @@ class ViT(nn.Module):
     (2, 16)
     """
 
-    widths: Sequence[int] = (96, 96, 96, 192)
+    widths: Sequence[int] = (64, 64, 64, 128)
     patch: int = 0
 
     @nn.compact
@@ -93,7 +93,7 @@ def token_width(widths: Sequence[int]) -> int:
     if len(inner) != 1 or min(inner) % 4:
         raise UserError(
             f"vit has the widths {list(widths)}: give one width of the tokens, a multiple of 4, "
-            "once for each block, and then the number of features, for instance 96 96 96 192"
+            "once for each block, and then the number of features, for instance 64 64 64 128"
         )
     return inner.pop()
 

@@ -1,4 +1,4 @@
-"""Stage-1 objectives: functions that return a `Stage` and read no label.
+"""Stage-1 objectives: functions that return a `Stage`. Only `supervised` reads labels.
 
-Files: reconstruction, placeholder.
+Files: reconstruction, masked, vae, two_views, contrastive, variance, jepa, supervised, placeholder.
 """

@@ -1,0 +1,38 @@
+"""Presets: default values for everything that is not given.
+
+- `blog` is the recipe of the blog's program: widths 784-256-128 with a mirrored decoder, a head
+  128-64-10, Adam at 0.001, batches of 32, five epochs per stage, PyTorch's initial values. It is
+  the default for 28×28 images.
+- `quick` is for small data sets, on which five epochs are only a few hundred steps: 20 epochs per
+  stage, LeCun-normal initial values.
+- `few-labels` pretrains a small convolutional network on two random views of each image (SimCLR
+  with clusters), with AdamW and a cosine, and spreads the labels over a graph of neighbours.
+- `few-labels-gpu` does the same in larger batches and for longer.
+- `noisy-labels` has the stage 1 of `few-labels`, and a head that wrong labels change little.
+- `photos` is for images in colour or larger than 28×28, and their default.
+
+Each table is the default of one field, by preset; `others` stands for all presets that are not
+named.
+"""
+
+PRESETS = (
+    "blog",
+    "quick",
+    "few-labels",
+    "few-labels-gpu",
+    "noisy-labels",
+    "photos",
+)
+
+INIT = {"blog": "torch", "others": "lecun"}
+OBJECTIVE = {"blog": "autoencoder", "quick": "autoencoder", "others": "simclr-iic"}
+ENCODER = {"blog": "mlp", "quick": "mlp", "others": "conv"}
+PROTOCOL = {"blog": "mlp", "quick": "mlp", "others": "linear"}
+
+EPOCHS = {"blog": 5, "few-labels": 12, "few-labels-gpu": 100, "noisy-labels": 12, "others": 20}
+BATCH_SIZES = {"blog": 32, "quick": 32, "few-labels-gpu": 1024, "photos": 64, "others": 256}
+RATES = {"blog": 0.001, "quick": 0.001, "others": 0.002}
+DECAYS = {"blog": 0.0, "quick": 0.0, "others": 0.0001}
+DECAYED = {"blog": "all", "quick": "all", "others": "matrices"}
+SCHEDULE = {"blog": "constant", "quick": "constant", "others": "cosine"}
+WARMUP = {"blog": 0, "quick": 0, "others": 200}
