@@ -17,6 +17,7 @@ from twostage_jax import cli
 from twostage_jax.config.commands import COMMANDS
 from twostage_jax.config.layers import resolve
 from twostage_jax.runs.build import make_networks
+from twostage_jax.runs.views import resolve_augment
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [ROOT / "README.md", *PAGES]
@@ -139,6 +140,7 @@ def test_the_recipes_run_and_their_commands_fit(code, commands, tmp_path, monkey
         assert words[:2] == ["PYTHONPATH=.", "twostage"]
         config = cli.requested_config(cli.parse(words[2:]))
         config = resolve(config, (8, 8, 1), 20)
+        config, _ = resolve_augment(config, ts.load("digits").train["image"])
         with jax.numpy_rank_promotion("allow"):
             # Imports the parts and traces them on the shapes of the digits.
             make_networks(config, (8, 8, 1), 10, 100, 20, 1295)
