@@ -194,10 +194,7 @@ def _study(command: Study) -> None:
     check_study(command)
     terminal = _make_terminal(command)
     with terminal.status("importing jax"), import_errors():
-        from twostage_jax.engine.compile import cores, use_cores
         from twostage_jax.runs.study.start import run_study
-    # Draws are computed side by side, one per core.
-    use_cores(cores())
     _keep_compiled(command.compile_cache, terminal)
     run_study(command, terminal)
 

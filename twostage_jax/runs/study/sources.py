@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from twostage_jax.config.studies import Study
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
 from twostage_jax.data.sources import load
 from twostage_jax.data.split import Split
+from twostage_jax.engine.finish import finish_rows
 from twostage_jax.engine.passes import encode
 from twostage_jax.errors import UserError
 from twostage_jax.runs.build import Networks, make_networks
@@ -30,7 +31,6 @@ from twostage_jax.store.layout import MANIFEST, RESULT
 
 FEATURES = "features"  # folder of the cached features
 PRETRAIN = "pretrain"  # folder of the encoder that a study trains first
-CALIBRATION = 6000  # images from which a stage may fix statistics at the hand-over
 
 
 def load_source(study: Study) -> tuple[Dataset, Run | None]:
@@ -141,7 +141,7 @@ class Source:
     @cached_property
     def networks(self) -> Networks:
         """Modules and stage 1 of the run."""
-        return headless_networks(self.run)
+        return headless_networks(self.run, len(self.images))
 
     def unlock(self) -> Split:
         """Return the test split; all choices have been made before."""
@@ -184,26 +184,31 @@ class Source:
         batch = as_batch({name: values[:2] for name, values in self.dataset.train.items()})
         params = jax.jit(stage.init)(new_key(seed), batch)
         if stage.finish is not None:
-            params = stage.finish(params, as_image(self.calibration_images()))
+            rows = finish_rows(len(self.images), self.images.shape[1:])
+            params = jax.jit(stage.finish)(params, as_image(self.images[rows]))
         return params["encoder"]
-
-    def calibration_images(self) -> np.ndarray:
-        """Return at most 6,000 training images, evenly spaced; no label is read."""
-        count = len(self.images)
-        rows = np.unique(np.linspace(0, count - 1, min(CALIBRATION, count)).astype(int))
-        return self.images[rows]
 
     def cached(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """Return a float32 array that is computed once and kept in the folder of the study."""
+
+        def make_arrays() -> dict[str, np.ndarray]:
+            return {"features": np.asarray(make(), np.float32)}
+
+        return self.cached_arrays(name, make_arrays)["features"]
+
+    def cached_arrays(
+        self, name: str, make: Callable[[], Mapping[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Return arrays that are computed once and kept in the folder of the study."""
         cells = Cells(self.folder, self.notice, kind=FEATURES)
-        return cells.compute(name, lambda: {"features": np.asarray(make(), np.float32)})["features"]
+        return cells.compute(name, lambda: dict(make()))
 
 
-def headless_networks(opened: Run) -> Networks:
-    """Make the modules and stage 1 of a run, whatever its head is."""
+def headless_networks(opened: Run, images: int) -> Networks:
+    """Make the modules and stage 1 of a run, whatever its head is, for so many images."""
     config = opened.config
     sweep = tuple(pair for pair in config.sweep or () if not pair[0].startswith("head."))
     # A head may need its number of examples, which a study varies.
     headless = dataclasses.replace(config, head=HeadConfig("mlp", widths=()), sweep=sweep)
     shape = opened.manifest.preprocessing.image_shape
-    return make_networks(headless, shape, len(opened.classes), 1, 0)
+    return make_networks(headless, shape, len(opened.classes), 1, 0, images)
