@@ -103,6 +103,17 @@ def test_given_values_win_zero_included_and_numbers_merge_by_name():
     assert merged.pretrain.set == (("a", 1.0), ("b", 2.0))
 
 
+def test_an_encoder_has_its_own_sizes_and_inherits_none_of_another():
+    conv = resolve(Config(pretrain={"encoder": "conv"}), (28, 28, 1), 3)
+    assert conv.pretrain.widths == (64, 64, 128, 256)
+    assert conv.pretrain.norm == "batch"
+    changed = overlay(Config(pretrain={"encoder": "vit"}), to_dict(conv))
+    assert (changed.pretrain.widths, changed.pretrain.norm) == (None, None)
+    assert resolve(changed, (28, 28, 1), 3).pretrain.widths == (64, 64, 64, 128)
+    kept = overlay(Config(pretrain={"norm": "group"}), to_dict(conv))
+    assert (kept.pretrain.widths, kept.pretrain.norm) == ((64, 64, 128, 256), "group")
+
+
 def test_another_head_inherits_no_numbers_and_a_solved_head_no_epochs():
     base = to_dict(resolve(Config(head={"set": "label-smoothing=0.1"}), (8, 8, 1), 0))
     assert overlay(Config(), base).head.set == (("label_smoothing", 0.1),)

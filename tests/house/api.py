@@ -12,7 +12,8 @@ GROUPS = {
     "Runs": "Config PretrainConfig HeadConfig run Result open_run Run UserError",
     "Data": "load Dataset with_labels as_image as_batch",
     "Stages": "Stage autoencoder denoising masked vae simclr simclr_iic vicreg"
-    " lejepa supervised placeholder classifier attach MLP mirror Identity",
+    " lejepa supervised placeholder classifier attach",
+    "Encoders": "MLP Conv ResNet ViT Projector mirror Identity",
     "Augmentations": "augmentation Views",
     "Heads": "Head mlp linear ridge knn knn_reliable prototype propagate",
     "Training": "adam freeze TrainState init_state make_train ensemble compiler_options"
