@@ -1,5 +1,6 @@
 """The end of a run: the choice of a point on validation, and its measurement on test."""
 
+import dataclasses
 import platform
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
