@@ -1,5 +1,6 @@
 """The end of a run: the choice of a point on validation, and its measurement on test."""
 
+import dataclasses
 import platform
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -279,8 +280,12 @@ def _pretrain_record(plan: Plan, trained: Trained, rows: np.ndarray) -> Pretrain
         return trained.pretrain
     encoders = np.unique(plan.trials.encoder_numbers[rows]).tolist()
     records = trained.records["pretrain"]
-    return pretrain_record(
+    record = pretrain_record(
         plan.config, records, trained.pretrain.kept, plan.feature_count, encoders
+    )
+    # The same for all encoders.
+    return dataclasses.replace(
+        record, labels=trained.pretrain.labels, augmentation=trained.pretrain.augmentation
     )
 
 

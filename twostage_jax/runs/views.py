@@ -11,7 +11,7 @@ seconds of CPU time, and has one meaning that a person can check in a picture:
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
@@ -206,4 +206,4 @@ def _check_own(
         raise UserError(
             f"{name} returned {views} for images {image}: return float32 of the same shape"
         )
-    return function
+    return cast(Augment, function)
