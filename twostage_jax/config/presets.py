@@ -27,7 +27,13 @@ PRESETS = (
 INIT = {"blog": "torch", "others": "lecun"}
 OBJECTIVE = {"blog": "autoencoder", "quick": "autoencoder", "others": "simclr-iic"}
 ENCODER = {"blog": "mlp", "quick": "mlp", "others": "conv"}
-PROTOCOL = {"blog": "mlp", "quick": "mlp", "others": "linear"}
+PROTOCOL = {
+    "blog": "mlp",
+    "quick": "mlp",
+    "few-labels": "propagate",
+    "few-labels-gpu": "propagate",
+    "others": "linear",
+}
 
 EPOCHS = {"blog": 5, "few-labels": 12, "few-labels-gpu": 100, "noisy-labels": 12, "others": 20}
 BATCH_SIZES = {"blog": 32, "quick": 32, "few-labels-gpu": 1024, "photos": 64, "others": 256}
