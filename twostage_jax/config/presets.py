@@ -41,4 +41,5 @@ RATES = {"blog": 0.001, "quick": 0.001, "others": 0.002}
 DECAYS = {"blog": 0.0, "quick": 0.0, "others": 0.0001}
 DECAYED = {"blog": "all", "quick": "all", "others": "matrices"}
 SCHEDULE = {"blog": "constant", "quick": "constant", "others": "cosine"}
+WATCHED = {"blog": "off", "quick": "off", "others": "on"}
 WARMUP = {"blog": 0, "quick": 0, "others": 200}
