@@ -51,8 +51,10 @@ def test_the_blog_preset_is_the_recipe_of_the_blog():
         noise=0.0,
         members=1,
         share=(),
-        pretrain=PretrainConfig("autoencoder", "mlp", (256, 128), epochs=5, **adam),
-        head=HeadConfig("mlp", "auto", (64,), epochs=5, **adam),
+        pretrain=PretrainConfig(
+            "autoencoder", "mlp", (256, 128), watch="off", select="last", epochs=5, **adam
+        ),
+        head=HeadConfig(protocol="mlp", encode="auto", widths=(64,), epochs=5, **adam),
     )
     assert resolve(Config(), (8, 8, 1), 0).preset == "quick"
     assert resolve(Config(preset="blog"), (8, 8, 1), 0).preset == "blog"

@@ -27,7 +27,13 @@ PRESETS = (
 INIT = {"blog": "torch", "others": "lecun"}
 OBJECTIVE = {"blog": "autoencoder", "quick": "autoencoder", "others": "simclr-iic"}
 ENCODER = {"blog": "mlp", "quick": "mlp", "others": "conv"}
-PROTOCOL = {"blog": "mlp", "quick": "mlp", "others": "linear"}
+PROTOCOL = {
+    "blog": "mlp",
+    "quick": "mlp",
+    "few-labels": "propagate",
+    "few-labels-gpu": "propagate",
+    "others": "linear",
+}
 
 EPOCHS = {"blog": 5, "few-labels": 12, "few-labels-gpu": 100, "noisy-labels": 12, "others": 20}
 BATCH_SIZES = {"blog": 32, "quick": 32, "few-labels-gpu": 1024, "photos": 64, "others": 256}
@@ -35,4 +41,5 @@ RATES = {"blog": 0.001, "quick": 0.001, "others": 0.002}
 DECAYS = {"blog": 0.0, "quick": 0.0, "others": 0.0001}
 DECAYED = {"blog": "all", "quick": "all", "others": "matrices"}
 SCHEDULE = {"blog": "constant", "quick": "constant", "others": "cosine"}
+WATCHED = {"blog": "off", "quick": "off", "others": "on"}
 WARMUP = {"blog": 0, "quick": 0, "others": 200}

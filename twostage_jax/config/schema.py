@@ -52,6 +52,7 @@ from twostage_jax.config.presets import (
     RATES,
     SCHEDULE,
     WARMUP,
+    WATCHED,
 )
 from twostage_jax.config.settings import Settings, from_mapping
 
@@ -184,7 +185,7 @@ vicreg, lejepa, supervised (uses labels), or package.module:function"""
             choice("--pretrain.watch", WATCH),
             "on; off in blog and quick, and for placeholder",
             # It takes longer than an epoch of theirs.
-            default={"blog": "off", "quick": "off"},
+            default=WATCHED,
         ),
     ] = UNSET
     """Probe, nearest neighbours and effective rank on validation after each epoch"""
