@@ -98,7 +98,7 @@ REFUSED = [
     ({"rates": "0,1"}, "a value of --rates is 1.0: give a number of at least 0 and less than 1"),
     ({"rates": "0.2,0.2"}, "give each rate once"),
     ({"rates": "none", "asymmetric": "none"}, "leave no noise"),
-    ({"validation": 0}, "advises from validation examples: give --validation N"),
+    ({"validation": 0}, "needs validation examples: give --validation N"),
     ({"arms": "frozen:knn-77"}, "asks for 77 neighbours of 76 examples"),
     ({"arms": "frozen:mlp-gcee"}, "unknown arm 'frozen:mlp-gcee'"),
     ({"arms": "supervised-cce"}, "unknown arm"),
