@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from twostage_jax.runs.result import Result
     from twostage_jax.runs.run import run
     from twostage_jax.runs.study.agreement import find_suspects
+    from twostage_jax.runs.study.api import StudyResult, study_labels
     from twostage_jax.runs.study.selection import choose_next
     from twostage_jax.stages.freezing import freeze
     from twostage_jax.stages.heads.neighbours import knn
@@ -70,6 +71,7 @@ _HOME = {
     "runs.opened": ("Run",),
     "runs.result": ("Result",),
     "runs.run": ("run",),
+    "runs.study.api": ("StudyResult", "study_labels"),
     "runs.study.agreement": ("find_suspects",),
     "runs.study.selection": ("choose_next",),
     "stages.freezing": ("freeze",),

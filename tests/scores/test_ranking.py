@@ -21,7 +21,7 @@ def noisy(flips, count=4000, classes=4, seed=0):
 def test_the_number_of_wrong_labels_is_estimated_with_an_interval(flips):
     estimate = count_wrong_labels(*noisy(flips))
     assert estimate.low <= flips <= estimate.high
-    assert abs(estimate.count - flips) <= 0.05 * flips
+    assert abs(estimate.count - flips) <= 0.02 * flips + 10
 
 
 def test_the_joint_counts_say_which_class_is_taken_for_which():
@@ -35,7 +35,7 @@ def test_the_joint_counts_say_which_class_is_taken_for_which():
 def test_a_class_without_examples_takes_no_part():
     probability, label = noisy(40)
     wider = np.concatenate([probability, np.zeros((len(label), 1))], axis=1)
-    assert count_wrong_labels(wider, label)[:3] == count_wrong_labels(probability, label)[:3]
+    assert count_wrong_labels(wider, label).count == count_wrong_labels(probability, label).count
 
 
 def test_precision_without_a_wrong_label_is_refused():

@@ -1,7 +1,5 @@
 """Encoders and decoders: convolutions as products, shapes for any image, batches and members."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,31 +15,36 @@ TINY = {
     "vit": ts.ViT((8, 8, 5)),
 }
 SHAPES = [(8, 8, 1), (28, 28, 1), (64, 64, 3), (33, 17, 3), (1, 5, 1)]
-KEY = jax.random.key(0)
+
+
+def new_key() -> jax.Array:
+    return jax.random.key(0)
 
 
 def random(*shape: int) -> jax.Array:
     return jnp.asarray(np.random.RandomState(0).normal(size=shape), jnp.float32)
 
 
-@pytest.mark.parametrize("shape", [(12, 12, 1), (7, 9, 3), (1, 5, 2)])
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (8, 4), (4, 2), (3, 2), (2, 2)])
-def test_patches_times_matrix_equals_the_convolution_of_xla(kernel, stride, shape):
-    image = random(2, *shape)
+def convolution(image: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The convolution of XLA, as a reference."""
+    axes = ("NHWC", "HWIO", "NHWC")
+    strides = (stride, stride)
+    return jax.lax.conv_general_dilated(image, kernel, strides, "SAME", dimension_numbers=axes)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (8, 4), (4, 2), (3, 2)])
+def test_patches_times_matrix_equals_the_convolution_of_xla(kernel, stride):
     layer = PatchConv(5, kernel, stride, use_bias=True)
-    params = layer.init(KEY, image)
-    params["params"]["bias"] = random(5)
 
-    def expected(params, image):
-        axes = ("NHWC", "HWIO", "NHWC")
-        strides = (stride, stride)
-        weights = params["params"]
-        y = jax.lax.conv_general_dilated(
-            image, weights["kernel"], strides, "SAME", dimension_numbers=axes
-        )
-        return y + weights["bias"]
+    @jax.jit
+    def difference(image, weights, bias):
+        weights = {"kernel": weights, "bias": bias}
+        expected = convolution(image, weights["kernel"], stride) + bias[None, None, None]
+        return jnp.abs(layer.apply({"params": weights}, image) - expected).max()
 
-    np.testing.assert_allclose(layer.apply(params, image), expected(params, image), atol=1e-5)
+    image = random(2, 7, 9, 3)  # odd, and not square
+    weights = random(kernel, kernel, 3, 5)
+    assert difference(image, weights, random(5)) < 1e-4
 
 
 def test_depth_to_space_inverts_space_to_depth():
@@ -54,93 +57,130 @@ def test_depth_to_space_inverts_space_to_depth():
 def test_an_image_of_any_shape_becomes_features_and_an_image_again(name, shape):
     encoder = TINY[name]
     image = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    params = jax.eval_shape(encoder.init, KEY, image)
+    params = jax.eval_shape(encoder.init, new_key(), image)
     features = jax.eval_shape(encoder.apply, params, image)
     assert (features.shape, features.dtype) == ((2, encoder.widths[-1]), jnp.float32)
     decoder = make_decoder(name, encoder.widths, shape)
-    decoded = jax.eval_shape(lambda x: decoder.init_with_output(KEY, x)[0], features)
+    decoded = jax.eval_shape(lambda x: decoder.init_with_output(new_key(), x)[0], features)
     assert decoded.shape == image.shape
 
 
-def compute(name: str, params, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Features in training and the decoded images."""
-    encoder = TINY[name]
-    train = {} if name == "vit" else {"train": True}
-    features, _ = encoder.apply(params["encoder"], image, mutable=["batch_stats"], **train)
-    decoder = make_decoder(name, encoder.widths, image.shape[1:])
-    return features, decoder.apply(params["decoder"], features)
+def drawn(encoder, image: jax.Array, *lead: int):
+    """Variables of an encoder, without compiling its `init`."""
+    shapes = jax.eval_shape(encoder.init, new_key(), image)
+    draw = np.random.RandomState(0)
+    return jax.tree.map(
+        lambda x: jnp.asarray(draw.normal(0, 0.3, (*lead, *x.shape)), jnp.float32), shapes
+    )
+
+
+def features(encoder, variables, image: jax.Array) -> jax.Array:
+    """Features in training."""
+    train = {} if isinstance(encoder, ts.ViT) else {"train": True}
+    return encoder.apply(variables, image, mutable=["batch_stats"], **train)[0]
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_members_under_vmap_equal_members_in_turn_without_a_convolution(name):
-    image = random(2, 9, 9, 1)
+def test_members_under_vmap_equal_members_in_turn(name):
     encoder = TINY[name]
+    image = random(2, 6, 9, 1)
 
-    def init(key):
-        decoder = make_decoder(name, encoder.widths, image.shape[1:])
-        features = jnp.zeros((2, encoder.widths[-1]))
-        return {"encoder": encoder.init(key, image), "decoder": decoder.init(key, features)}
+    @jax.jit
+    def both(members):
+        def compute(variables):
+            return features(encoder, variables, image)
 
-    members = jax.jit(jax.vmap(init))(jax.random.split(KEY, 3))
+        return jax.vmap(compute)(members), jax.lax.map(compute, members)
 
-    def loss(params, image):
-        features, decoded = compute(name, params, image)
-        return jnp.sum(decoded**2), features
+    together, in_turn = both(drawn(encoder, image, 3))
+    np.testing.assert_allclose(together, in_turn, rtol=1e-4, atol=1e-5)
 
-    step = jax.value_and_grad(loss, has_aux=True)
-    together = jax.jit(jax.vmap(step, (0, None))).lower(members, image)
-    # XLA's slow path in loops, and a grouped convolution under `vmap`.
-    assert "convolution" not in together.as_text()
-    (_, features), _ = together.compile()(members, image)
-    in_turn = jax.jit(lambda p: jax.lax.map(lambda q: compute(name, q, image)[0], p))(members)
-    np.testing.assert_allclose(features, in_turn, rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize("name", TINY)
+def test_no_gradient_of_members_has_a_convolution(name):
+    """A convolution is XLA's slow path in loops, and a grouped one under `vmap`."""
+    encoder = TINY[name]
+    image = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32)
+    decoder = make_decoder(name, encoder.widths, image.shape[1:])
+
+    def loss(key, image):
+        variables = encoder.init(key, image)
+
+        def error(variables):
+            return jnp.sum(decoder.init_with_output(key, features(encoder, variables, image))[0])
+
+        return jax.grad(error)(variables)
+
+    keys = jax.eval_shape(lambda: jax.random.split(new_key(), 3))
+    lowered = jax.jit(jax.vmap(loss, (0, None))).lower(keys, image)
+    assert "convolution" not in lowered.as_text()
 
 
 def test_conv_is_products_normalised_by_the_batch_and_features_before_the_last_relu():
-    image = random(6, 28, 28, 1)
     conv = ts.Conv((3, 4, 5, 2))
-    variables = conv.init(KEY, image)
-    weights = variables["params"]
-    axes = ("NHWC", "HWIO", "NHWC")
-    x = image
-    for index, stride in enumerate((4, 1, 2)):
-        kernel = weights[f"conv_{index}"]["kernel"]
-        x = jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), "SAME", dimension_numbers=axes
-        )
-        x = jax.nn.relu((x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5))
-    x = x.reshape(6, -1) @ weights["dense"]["kernel"]
-    expected = (x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-5)
-    features, _ = conv.apply(variables, image, train=True, mutable=["batch_stats"])
-    np.testing.assert_allclose(features, expected, atol=1e-4)
-    assert (features < 0).any()
+
+    def normalise(x):
+        axes = tuple(range(x.ndim - 1))
+        variance = x.var(axes, keepdims=True)
+        return (x - x.mean(axes, keepdims=True)) / jnp.sqrt(variance + 1e-5)
+
+    @jax.jit
+    def both(variables, image):
+        weights = variables["params"]
+        x = image
+        for index, stride in enumerate((4, 1, 2)):
+            x = convolution(x, weights[f"conv_{index}"]["kernel"], stride)
+            norm = weights[f"norm_{index}"]["batch"]
+            x = jax.nn.relu(normalise(x) * norm["scale"] + norm["bias"])
+        norm = weights["norm"]["batch"]
+        expected = normalise(x.reshape(len(x), -1) @ weights["dense"]["kernel"])
+        return features(conv, variables, image), expected * norm["scale"] + norm["bias"]
+
+    image = random(6, 28, 28, 1)
+    with jax.numpy_rank_promotion("allow"):
+        computed, expected = both(drawn(conv, image), image)
+    np.testing.assert_allclose(computed, expected, atol=1e-4)
+    assert (computed < 0).any()
 
 
 def test_kernels_are_he_normal():
-    params = PatchConv(64, 4, 2).init(KEY, random(1, 8, 8, 32))
+    params = jax.jit(PatchConv(64, 4, 2).init)(new_key(), random(1, 8, 8, 32))
     np.testing.assert_allclose(params["params"]["kernel"].std(), (2 / 512) ** 0.5, rtol=0.02)
 
 
 def test_a_vit_does_not_see_the_patches_that_are_not_kept():
     vit = ts.ViT((8, 8, 5), patch=4)
     image = random(2, 8, 8, 1)
-    params = vit.init(KEY, image)
-    whole = vit.apply(params, image)
-    in_another_order = jnp.tile(jnp.array([[2, 0, 3, 1]]), (2, 1))
-    np.testing.assert_allclose(vit.apply(params, image, in_another_order), whole, atol=1e-5)
-    keep = jnp.array([[0, 3], [0, 3]])
-    seen = vit.apply(params, image, keep)
+    params = drawn(vit, image)
     changed = image.at[:, :4, 4:].add(5.0)  # patch 1
-    assert (vit.apply(params, changed, keep) == seen).all()
-    assert not np.allclose(vit.apply(params, changed), whole, atol=1e-2)
+    orders = [[0, 1, 2, 3], [2, 0, 3, 1], [0, 3, 0, 3], [0, 3, 0, 3]]
+    inputs = jnp.stack([image, image, image, changed])
+
+    @jax.jit
+    def outputs(inputs, orders):
+        return jax.vmap(lambda x, keep: vit.apply(params, x, keep))(inputs, orders)
+
+    keep = jnp.asarray(orders)[:, None].repeat(2, axis=1)
+    whole, reordered, seen, unchanged = outputs(inputs, keep)
+    np.testing.assert_allclose(reordered, whole, atol=1e-5)
+    np.testing.assert_array_equal(seen, unchanged)
+    assert not np.allclose(seen, whole, atol=1e-2)
 
 
 def test_a_projector_can_begin_with_a_relu():
-    features = random(4, 6)
-    params = ts.Projector((5, 3), activate=True).init(KEY, features)
-    apply = partial(ts.Projector((5, 3), activate=True).apply, params)
-    np.testing.assert_allclose(apply(features), apply(jnp.maximum(features, 0)), atol=1e-6)
-    assert not np.allclose(ts.Projector((5, 3)).apply(params, features), apply(features))
+    @jax.jit
+    def outputs(features):
+        projector = ts.Projector((5, 3), activate=True)
+        params = projector.init(new_key(), features)
+        plain = ts.Projector((5, 3)).apply(params, features)
+        return projector.apply(params, features), plain, projector.apply(params, relu(features))
+
+    def relu(x):
+        return jnp.maximum(x, 0)
+
+    activated, plain, positive = outputs(random(4, 6))
+    np.testing.assert_allclose(activated, positive, atol=1e-6)
+    assert not np.allclose(activated, plain)
 
 
 @pytest.mark.parametrize(
@@ -157,4 +197,4 @@ def test_a_projector_can_begin_with_a_relu():
 )
 def test_what_an_encoder_cannot_be_made_of_is_refused(encoder, message):
     with pytest.raises(ts.UserError, match=message):
-        jax.eval_shape(encoder.init, KEY, jnp.zeros((2, 8, 8, 1)))
+        jax.eval_shape(encoder.init, new_key(), jnp.zeros((2, 8, 8, 1)))

@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from twostage_jax.engine.compile import compile_all
 from twostage_jax.engine.members import TrialData
-from twostage_jax.engine.solve import FEATURES, PREPARED
+from twostage_jax.engine.memory import Need
+from twostage_jax.engine.placement import Placement
+from twostage_jax.engine.solve import FEATURES, PREPARED, SolvePrograms, lower_solve
 from twostage_jax.runs.build import BANK, head_shapes, prepared_shapes
 from twostage_jax.runs.handover import from_encoders
 from twostage_jax.runs.plan import Plan
@@ -63,3 +66,28 @@ def _stacked(prepared: list[Mapping[str, np.ndarray]], plan: Plan) -> TrialData:
         arrays = np.stack([arrays[name] for arrays in prepared])
         data = data | from_encoders(PREPARED + name, arrays, plan.trials)
     return data
+
+
+def encoded_images(plan: Plan) -> np.ndarray:
+    """Return the training images that are encoded before stage 2."""
+    if plan.networks.prepared:
+        return plan.examples.images
+    # Only images with a label in some trial: with ten labels nothing else is encoded.
+    return plan.dataset.train["image"][plan.examples.used]
+
+
+def need_prepared(plan: Plan) -> Need:
+    """Estimate the memory of a trial whose head works on all training images."""
+    images = len(plan.examples.images)
+    scores = 4 * images * plan.networks.classes
+    shared = 4 * images * int(np.prod(plan.networks.feature_shape))
+    # About eight arrays of scores are in use at once, and the prepared arrays are as large as a
+    # few hundred features.
+    return Need(scores, 8 * scores, 2 * shared + 4 * 200 * images)
+
+
+def compile_solve(plan: Plan, data: TrialData, placement: Placement) -> SolvePrograms:
+    """Compile the solution of a head with `prepare`, from all its examples."""
+    numbers = first_numbers(plan.head_numbers)
+    make_head = plan.networks.head
+    return compile_all(lower_solve(make_head, numbers, data.shapes, data.axes, placement))

@@ -9,7 +9,7 @@ import optax
 
 from twostage_jax.config.fields import parse_mesh
 from twostage_jax.config.schema import StageConfig
-from twostage_jax.engine.compile import as_function, compile_all, compile_each
+from twostage_jax.engine.compile import as_function, compile_each
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
 from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate
 from twostage_jax.engine.passes import Pass, lower_pass
@@ -20,15 +20,14 @@ from twostage_jax.engine.speed import Speed, measure_speed
 from twostage_jax.engine.state import make_init
 from twostage_jax.engine.watch import FIGURES, lower_watch, make_watch
 from twostage_jax.errors import UserError
+from twostage_jax.runs.abstract import abstract_head_data, abstract_validation, solve_examples
 from twostage_jax.runs.examples import (
-    head_data,
     pretrain_data,
-    solve_data,
-    validation_data,
     with_index,
 )
 from twostage_jax.runs.handover import FROZEN, head_axes, stage_axes
 from twostage_jax.runs.plan import Plan, few_examples
+from twostage_jax.runs.prepared import encoded_images, need_prepared
 from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import first_numbers
 from twostage_jax.runs.watch import watch_data
@@ -89,33 +88,10 @@ def _parts(plan: Plan, stage: str) -> _StageParts:
         groups = {FROZEN: plan.networks.encoder_shapes}
     data = pretrain_data(plan.examples) if stage == "pretrain" else abstract_head_data(plan)
     data = with_index(data, plan.networks.needs_index(stage))
-    validation = _abstract_validation(plan, stage)
+    validation = abstract_validation(plan, stage)
     batch = few_examples(plan.dataset)
     recipe = make_recipe(plan, stage, len(data.shapes["image"]))
     return _StageParts(recipe, numbers, batch, groups, data, batch_size, validation)
-
-
-def _abstract_validation(plan: Plan, stage: str) -> TrialData | None:
-    """Return the validation examples of a stage before there are features."""
-    features = None
-    if stage == "head" and plan.features_once:
-        features = _no_features(plan, len(plan.dataset.validation["label"]))
-    return validation_data(plan.examples, features, plan.trials)
-
-
-def abstract_head_data(plan: Plan) -> TrialData:
-    """Return the data of stage 2 before there are features; only shapes count."""
-    features = None
-    if plan.features_once:
-        features = _no_features(plan, len(plan.examples.used))
-    return head_data(plan.examples, features, plan.trials)
-
-
-def _no_features(plan: Plan, count: int) -> np.ndarray:
-    """Return features `[E, count, D]` that take no memory."""
-    # All strides are 0: the shapes of 60,000 images cost four bytes.
-    shape = (len(plan.trials.encoders), count, *plan.networks.feature_shape)
-    return np.broadcast_to(np.float32(0), shape)
 
 
 def make_recipe(plan: Plan, stage: str, examples: int) -> Recipe:
@@ -213,7 +189,7 @@ def _need(plan: Plan, stage: str, members: int) -> Need:
     if stage == "head" and plan.networks.solved:
         data = solve_examples(plan)
         if plan.networks.prepared:
-            return _need_prepared(plan)
+            return need_prepared(plan)
         per_trial = sum(size_of(x) for n, x in data.shapes.items() if n in data.per_trial)
         total = size_of(data.shapes)
         head = plan.head_shapes["head"]
@@ -232,23 +208,6 @@ def _need(plan: Plan, stage: str, members: int) -> Need:
     # No step has more examples than there are.
     batch_size = min(parts.batch_size, len(data["image"]))
     return estimate(training, state, data, batch_size, axes.state, axes.data)
-
-
-def _need_prepared(plan: Plan) -> Need:
-    """Estimate the memory of a trial whose head works on all training images."""
-    images = len(plan.examples.images)
-    scores = 4 * images * plan.networks.classes
-    shared = 4 * images * int(np.prod(plan.networks.feature_shape))
-    # About eight arrays of scores are in use at once, and the prepared arrays are as large as a
-    # few hundred features.
-    return Need(scores, 8 * scores, 2 * shared + 4 * 200 * images)
-
-
-def solve_examples(plan: Plan) -> TrialData:
-    """Return what a solved head gets before there are features; only shapes count."""
-    label = plan.dataset.validation["label"]
-    validation = _no_features(plan, len(label))
-    return solve_data(plan.examples, abstract_head_data(plan), validation, label, plan.trials)
 
 
 def compile_run(plan: Plan, placed: Mapping[str, Placed]) -> RunPrograms:
@@ -271,7 +230,7 @@ def _lowered_programs(
             yield {"placement": placement}
             continue
         if stage == "head" and plan.networks.solved:
-            yield {stage: _lower_solve(plan, placement, solve_examples(plan))}
+            yield {stage: _lower_solve(plan, placement)}
             continue
         parts = _parts(plan, stage)
         axes = stage_axes(plan.config, plan.trials, stage, parts.data, parts.validation)
@@ -298,12 +257,8 @@ def _lowered_programs(
         yield {"reconstruct": _lower_reconstruct(plan)}
 
 
-def compile_solve(plan: Plan, data: TrialData, placement: Placement) -> SolvePrograms:
-    """Compile the solution of a head with `prepare`, from all its examples."""
-    return compile_all(_lower_solve(plan, placement, data))
-
-
-def _lower_solve(plan: Plan, placement: Placement, data: TrialData) -> SolvePrograms:
+def _lower_solve(plan: Plan, placement: Placement) -> SolvePrograms:
+    data = solve_examples(plan)
     numbers = first_numbers(plan.head_numbers)
     return lower_solve(plan.networks.head, numbers, data.shapes, data.axes, placement)
 
@@ -340,14 +295,6 @@ def _lower_watch(
     axes = (0, data.axes)
     lowered = lower_watch(watch_with, numbers, shapes, data.shapes, axes, placement)
     return as_function(lowered)
-
-
-def encoded_images(plan: Plan) -> np.ndarray:
-    """Return the training images that are encoded before stage 2."""
-    if plan.networks.prepared:
-        return plan.examples.images
-    # Only images with a label in some trial: with ten labels nothing else is encoded.
-    return plan.dataset.train["image"][plan.examples.used]
 
 
 def _lower_encode(plan: Plan) -> Pass:

@@ -26,8 +26,8 @@ from twostage_jax.runs.examples import (
 )
 from twostage_jax.runs.handover import FROZEN, stacked_shapes
 from twostage_jax.runs.plan import Plan, few_examples
-from twostage_jax.runs.prepared import prepare_head
-from twostage_jax.runs.programs import RunPrograms, compile_solve, encoded_images
+from twostage_jax.runs.prepared import compile_solve, encoded_images, prepare_head
+from twostage_jax.runs.programs import RunPrograms
 from twostage_jax.runs.resume import run_identity
 from twostage_jax.runs.solve import solve_stage
 from twostage_jax.runs.track import OnEpoch

@@ -62,10 +62,10 @@ def _label_axes(axes: "Axes", counts: Sequence[int]) -> None:
 
     axes.set_xlabel("labelled training images")
     axes.set_ylabel("test error in %")
-    # Numbers closer than a factor of 1.5 would overlap.
+    # Numbers closer than a factor of 2 would overlap.
     kept: list[int] = []
     for count in reversed(counts):
-        if not kept or kept[-1] >= 1.5 * count:
+        if not kept or kept[-1] >= 2 * count:
             kept.append(count)
     axes.set_xticks(kept, [short_count(count) for count in kept])
     axes.xaxis.set_minor_locator(NullLocator())

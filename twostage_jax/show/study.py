@@ -27,28 +27,31 @@ def show_label_study(results: Record, terminal: Terminal) -> None:
     terminal.line(f"choice: {results['selection']}", hang=2)
 
 
+def _columns(results: Record) -> list[str]:
+    return [short_count(count) for count in results["counts"]]
+
+
 def _show_errors(results: Record, terminal: Terminal) -> None:
-    """Print the mean test error of every arm, with half of the width of its interval."""
+    """Print the mean test error of every arm, and half of the width of its interval below."""
     cells = {(x["arm"], x["labels"]): x for x in results["table"]}
-    rows = [
-        (name, *(_error_cell(cells[name, count]) for count in results["counts"]))
-        for name in results["arms"]
-    ]
-    title = "test error in %, mean and half of the 95 % interval (number of draws)"
-    terminal.table(title, ("arm", *(short_count(n) for n in results["counts"])), rows)
-    inside = [
-        (name, *(_inside_cell(cells[name, count]) for count in results["counts"]))
-        for name in results["arms"]
-        if any(cells[name, count]["transductive"] is not None for count in results["counts"])
-    ]
+    rows = []
+    inside = []
+    fewer = []
+    most = max(x["draws"] for x in results["table"])
+    for name in results["arms"]:
+        entries = [cells[name, count] for count in results["counts"]]
+        rows.append((name, *(decimals(100 * x["mean"]) for x in entries)))
+        rows.append(("  ±", *(decimals(50 * (x["high"] - x["low"])) for x in entries)))
+        if any(x["transductive"] is not None for x in entries):
+            inside.append((name, *map(_inside_cell, entries)))
+        fewer += [f"{name} {x['draws']} at {x['labels']:,}" for x in entries if x["draws"] < most]
+    title = f"test error in %, mean of {most} draws and half of its 95 % interval"
+    terminal.table(title, ("arm", *_columns(results)), rows)
+    if fewer:
+        terminal.line(f"fewer draws: {', '.join(fewer)}", hang=2)
     if inside:
         title = "transductive error in %: the training images without a label"
-        terminal.table(title, ("arm", *(short_count(n) for n in results["counts"])), inside)
-
-
-def _error_cell(entry: Mapping) -> str:
-    half = 50 * (entry["high"] - entry["low"])
-    return f"{decimals(100 * entry['mean'])}\n±{decimals(half)}\n({entry['draws']})"
+        terminal.table(title, ("arm", *_columns(results)), inside)
 
 
 def _inside_cell(entry: Mapping) -> str:
@@ -57,40 +60,31 @@ def _inside_cell(entry: Mapping) -> str:
 
 
 def _show_differences(results: Record, terminal: Terminal) -> None:
-    """Print paired differences to every control, marked where the interval excludes 0."""
-    cells = {(x["arm"], x["labels"]): x["minus"] for x in results["table"]}
+    """Print paired differences of the first arm to its controls, with their intervals."""
+    name = main_arm(results)
+    cells = {x["labels"]: x["minus"] for x in results["table"] if x["arm"] == name}
     rows = []
-    for name in results["arms"]:
-        for control in results["controls"][name]:
-            differences = [cells[name, count][control] for count in results["counts"]]
-            rows.append((f"{name} − {control}", *map(_difference_cell, differences)))
+    for control in results["controls"][name]:
+        intervals = [cells[count][control] for count in results["counts"]]
+        for number, words in enumerate((f"− {control}", "  from", "  to")):
+            rows.append((words, *(decimals(100 * x[number]) for x in intervals)))
     if rows:
-        title = "paired difference in %, with its 95 % interval"
-        terminal.table(title, ("arms", *(short_count(n) for n in results["counts"])), rows)
-
-
-def _difference_cell(interval: Sequence[float]) -> str:
-    value, low, high = (decimals(100 * x) for x in interval)
-    return f"{value}\n{low}\n{high}"
+        title = f"paired difference of {name} in %, with its 95 % interval"
+        terminal.table(title, ("control", *_columns(results)), rows)
 
 
 def _show_matches(results: Record, terminal: Terminal) -> None:
     """Print the labels that each control needs for the error of the first arm."""
     name = main_arm(results)
-    found = {(x["control"], x["labels"]): x for x in results["labels_to_match"] if x["arm"] == name}
-    rows = [
-        (control, *(_match_cell(found[control, count]) for count in results["counts"]))
-        for control in results["controls"][name]
-    ]
+    cells = {(x["control"], x["labels"]): x for x in results["labels_to_match"] if x["arm"] == name}
+    rows = []
+    for control in results["controls"][name]:
+        matches = [cells[control, count] for count in results["counts"]]
+        for words, part in ((control, "needs"), ("  from", "low"), ("  to", "high")):
+            rows.append((words, *(short_needed(x[part]) for x in matches)))
     if rows:
         title = f"labels that a control needs for the error of {name}, with a 95 % interval"
-        terminal.table(title, ("control", *(short_count(n) for n in results["counts"])), rows)
-
-
-def _match_cell(match: Mapping) -> str:
-    if match["low"] is None or match["low"] == match["high"]:
-        return short_needed(match["needs"])
-    return "\n".join(short_needed(match[name]) for name in ("needs", "low", "high"))
+        terminal.table(title, ("control", *_columns(results)), rows)
 
 
 def _show_extrapolations(results: Record, terminal: Terminal) -> None:
@@ -176,10 +170,20 @@ def _saved(match: Mapping, count: int) -> str:
     needs = match["needs"]
     if isinstance(needs, str):
         largest = int(needs[1:])
-        share = 1 - count / largest
-        return f"Pretraining saved more than {share:.0%} of the labels."
-    share = 1 - count / needs
-    return f"Pretraining saved {share:.0%} of the labels."
+        if largest <= count:
+            return "A larger number of labels was not measured."
+        return f"Pretraining saved more than {share_words(1 - count / largest)} of the labels."
+    return f"Pretraining saved {share_words(1 - count / needs)} of the labels."
+
+
+def share_words(share: float) -> str:
+    """Return a share in whole percent; one decimal from 99 on, and never 100.
+
+    >>> share_words(0.931), share_words(0.99812)
+    ('93 %', '99.8 %')
+    """
+    value = 100 * share
+    return f"{value:.0f} %" if value < 99 else f"{min(value, 99.9):.1f} %"
 
 
 def _needs(match: Mapping) -> str:

@@ -16,6 +16,7 @@ ARMS = (*REPRESENTATIONS, *END_TO_END)
 # The first protocol is the one that the headline is about.
 DEFAULT_PROTOCOLS = ("propagate", "linear", "mlp", "knn")
 PLAIN = "linear"  # protocol of pixels and pca, whose arms have no other by default
+TUNED = "finetune"  # the protocol that is no head on frozen features
 FILE = "features:"
 
 
@@ -44,7 +45,7 @@ def make_arms(study: LabelStudy) -> list[Arm]:
     """
     protocols = study.protocols or tuple(p for p in DEFAULT_PROTOCOLS if p in PROTOCOLS)
     for protocol in protocols:
-        choice("--protocols", PROTOCOLS, imports=True)("", protocol)
+        _check_protocol("--protocols", protocol)
     arms = []
     for text in study.arms or ARMS:
         arms += _parse(text, protocols)
@@ -53,6 +54,12 @@ def make_arms(study: LabelStudy) -> list[Arm]:
         if names.count(name) > 1:
             raise UserError(f"--arms has {name} twice: give each arm once")
     return arms
+
+
+def _check_protocol(flag: str, protocol: str) -> None:
+    choice("protocol", PROTOCOLS, imports=True)(flag, protocol)
+    if protocol == TUNED:
+        raise UserError(f"{flag} has {TUNED}, which trains the encoder: use the arm finetuned")
 
 
 def _parse(text: str, protocols: Sequence[str]) -> list[Arm]:
@@ -69,7 +76,7 @@ def _parse(text: str, protocols: Sequence[str]) -> list[Arm]:
             "may follow, as in frozen:knn"
         )
     if colon:
-        choice("protocol", PROTOCOLS, imports=True)("--arms", protocol)
+        _check_protocol("--arms", protocol)
         return [Arm(text, name, protocol)]
     if name in ("pixels", "pca"):
         return [Arm(name, name, PLAIN)]

@@ -28,17 +28,21 @@ class Clusters(NamedTuple):
     inertia: float
 
 
-def k_means(features: np.ndarray, clusters: int, key: Key, steps: int = STEPS) -> Clusters:
+def k_means(
+    features: np.ndarray, clusters: int, key: Key, steps: int = STEPS, starts: int = 1
+) -> Clusters:
     """Split examples into clusters around their means.
 
-    Lloyd's algorithm ("Least Squares Quantization in PCM", 1982) from the random start of
-    k-means++ (Arthur and Vassilvitskii, 2007). The same key gives the same bits.
+    Lloyd's algorithm ("Least Squares Quantization in PCM", 1982) from random starts of k-means++
+    (Arthur and Vassilvitskii, 2007), the best of which is returned. The same key gives the same
+    bits.
 
     Args:
         features: float32 `[N, D]`.
         clusters: number of clusters C, from 1 to N.
         key: key for the start.
         steps: number of steps of Lloyd's algorithm.
+        starts: number of starts; the result has the smallest inertia of all.
 
     Raises:
         UserError: a number of clusters that does not fit the examples.
@@ -54,8 +58,16 @@ def k_means(features: np.ndarray, clusters: int, key: Key, steps: int = STEPS) -
             f"{clusters} clusters do not fit {len(features)} examples: give a number from 1 to "
             f"{len(features)}"
         )
-    centre, index, inertia = _k_means(jnp.asarray(features, jnp.float32), key, clusters, steps)
-    return Clusters(np.asarray(centre), np.asarray(index), float(inertia))
+    on_device = jnp.asarray(features, jnp.float32)
+    keys = jax.random.split(key, starts)
+    # One after the other: a start of many examples fills the device.
+    results = [Clusters(*_k_means(on_device, start, clusters, steps)) for start in keys]
+    best = min(results, key=_inertia)
+    return Clusters(np.asarray(best.centre), np.asarray(best.index), float(best.inertia))
+
+
+def _inertia(result: Clusters) -> float:
+    return float(result.inertia)
 
 
 @partial(jax.jit, static_argnames=("clusters", "steps"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,15 +12,18 @@ import optax
 from twostage_jax.runs.own_code import call_named, find_function
 from twostage_jax.runs.study import representations
 from twostage_jax.runs.study.arms import Arm
+from twostage_jax.runs.study.cells import cell_name
 from twostage_jax.runs.study.draws import Draws
 from twostage_jax.runs.study.parallel import Parallel
 from twostage_jax.runs.study.representations import Representation, load_features, scaled
 from twostage_jax.runs.study.solved import (
     GRIDS,
+    Graph,
     Held,
     Numbers,
     choose_values,
     predict_draws,
+    predict_on_graph,
 )
 from twostage_jax.runs.study.sources import Source
 from twostage_jax.runs.study.trained import (
@@ -29,10 +33,12 @@ from twostage_jax.runs.study.trained import (
     epochs_of,
     train_draws,
 )
+from twostage_jax.runs.views import make_augment
 from twostage_jax.stages.families import HEADS
 from twostage_jax.stages.heads.trained import attach, mlp
 from twostage_jax.stages.modules import forward
 from twostage_jax.stages.optimiser import adam
+from twostage_jax.stages.pretrain.two_views import Augment
 from twostage_jax.stages.signature import check_head
 from twostage_jax.stages.stage import Batch, Head, Params, Stage
 
@@ -106,10 +112,14 @@ def make_groups(work: Work, arms: Sequence[Arm]) -> list[Group]:
         width = features[arm.representation].features("train").shape[1]
         by_shape.setdefault((arm.protocol, width), []).append(arm)
     for (protocol, width), same in by_shape.items():
+        head = make_head_function(protocol, work)({})
         banks = [features[arm.representation] for arm in same]
-        name = f"{protocol}-{width}"
-        make = _solved if make_head_function(protocol, work)({}).solve else _trained
-        groups.append(make(work, name, same, banks))
+        if head.prepare is not None:
+            # Each graph is as large as its features, so they are not stacked.
+            groups += map(partial(_prepared, work, head), same, banks)
+            continue
+        make = _trained if head.solve is None else _solved
+        groups.append(make(work, f"{protocol}-{width}", same, banks))
     return groups
 
 
@@ -192,6 +202,30 @@ def _solved(work: Work, name: str, arms: Sequence[Arm], banks: Sequence[Represen
     return Group(name, tuple(arms), choose, predict)
 
 
+def _prepared(work: Work, head: Head, arm: Arm, bank: Representation) -> Group:
+    """Group of a head on a graph of all training images, labelled or not."""
+    source = work.source
+
+    def choose(draws: Draws) -> Choice:
+        shape = (1, len(work.drawn(draws).index))
+        return Choice(np.zeros(shape, np.float32), "default")
+
+    def predict(draws: Draws, choice: Choice) -> dict[str, np.ndarray]:
+        features = bank.features("train")
+        assert head.prepare is not None
+        prepare = partial(head.prepare, features)
+        prepared = source.cached_arrays(f"graph-{cell_name(arm.name)}", prepare)
+        return predict_on_graph(
+            work.parallel,
+            arm.name,
+            head,
+            work.drawn(draws),
+            Graph(features, prepared, bank.features("test"), source.dataset.train["label"]),
+        )
+
+    return Group(cell_name(arm.name), (arm,), choose, predict)
+
+
 def _trained(work: Work, name: str, arms: Sequence[Arm], banks: Sequence[Representation]) -> Group:
     """Group of a head that is trained on features."""
     head = make_head_function(arms[0].protocol, work)({})
@@ -243,6 +277,9 @@ def _end_to_end(work: Work, arm: Arm) -> Group:
     networks = work.source.networks
     head = mlp(len(work.source.classes), widths=())
     stage = attach(networks.encoder, head)
+    augment = make_augment(work.source.run.config, networks.image_shape)
+    if augment is not None:
+        stage = _augmented(stage, augment)
     tx = adam(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     pretrained = {}
     if arm.name == "finetuned":
@@ -271,6 +308,17 @@ def _end_to_end(work: Work, arm: Arm) -> Group:
         return Data(train, test)
 
     return _training_group(work, recipe, [arm], data, IMAGES)
+
+
+def _augmented(stage: Stage, augment: Augment) -> Stage:
+    """Stage that sees a random view of each image, as the pretraining did."""
+
+    def loss(params: Params, key: jax.Array, batch: Batch):
+        view_key, loss_key = jax.random.split(key)
+        image = augment(view_key, batch["image"])
+        return stage.loss(params, loss_key, {**batch, "image": image})
+
+    return stage._replace(loss=loss)
 
 
 def _training_group(

@@ -194,6 +194,68 @@ def predict_draws(
     return predicted.reshape(arms, repeats, -1)
 
 
+class Graph(NamedTuple):
+    """Input of a head with `prepare`.
+
+    Attributes:
+        features: of all training images `[N, D]`, those with a label in the source first.
+        prepared: result of `prepare` for them.
+        test: features of the test images `[T, D]`.
+        label: labels in the source int32 `[L]`, only to measure the transductive error.
+    """
+
+    features: np.ndarray
+    prepared: Mapping[str, np.ndarray]
+    test: np.ndarray
+    label: np.ndarray
+
+
+def predict_on_graph(
+    parallel: Parallel, name: str, head: Head, draws: Draws, graph: Graph
+) -> dict[str, np.ndarray]:
+    """Solve a head on a graph for all draws.
+
+    Returns:
+        `predicted` int32 `[1, R, T]`, classes of the test images, which are not in the graph; and
+        `transductive` float64 `[1, R]`, the share of errors among the training images in the graph
+        that have a label in the source but not in the draw.
+    """
+    names = sorted(graph.prepared)
+
+    def predict(index, label, features, test, truth, *prepared):
+        batch = {
+            "image": features[index],
+            "label": label,
+            "weight": jnp.ones(len(label)),
+            "index": index,
+            "features": features,
+            "prepared": dict(zip(names, prepared, strict=True)),
+            "validation_image": jnp.zeros((0, features.shape[1])),
+            "validation_label": jnp.zeros(0, jnp.int32),
+        }
+        assert head.solve is not None
+        params = head.solve(new_key(), batch)
+        # Under `vmap`, the neighbours of the test images are searched once for all draws.
+        predicted = head.logits(params, test).argmax(-1)
+        if head.transduce is None:
+            return predicted, jnp.float32(jnp.nan)
+        inside = head.transduce(params)[: len(truth)].argmax(-1) != truth
+        return predicted, inside.at[index].set(False).sum()
+
+    predicted, wrong = parallel.map(
+        ("graph", name),
+        predict,
+        (draws.index, draws.label),
+        (graph.features, graph.test, graph.label, *(graph.prepared[name] for name in names)),
+        len(graph.features) * 4,
+    )
+    result = {"predicted": predicted[None]}
+    without = len(graph.label) - draws.count
+    if head.transduce is not None and without:
+        result["transductive"] = wrong[None] / without
+    return result
+
+
 def blockwise(function: Callable[[jax.Array], jax.Array], image: jax.Array) -> jax.Array:
     """Apply a function of a batch to all rows, in blocks; the last one overlaps the one before."""
     count = len(image)

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -141,7 +141,7 @@ class Source:
     @cached_property
     def networks(self) -> Networks:
         """Modules and stage 1 of the run."""
-        return headless_networks(self.run)
+        return headless_networks(self.run, len(self.images))
 
     def unlock(self) -> Split:
         """Return the test split; all choices have been made before."""
@@ -190,15 +190,25 @@ class Source:
 
     def cached(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """Return a float32 array that is computed once and kept in the folder of the study."""
+
+        def make_arrays() -> dict[str, np.ndarray]:
+            return {"features": np.asarray(make(), np.float32)}
+
+        return self.cached_arrays(name, make_arrays)["features"]
+
+    def cached_arrays(
+        self, name: str, make: Callable[[], Mapping[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Return arrays that are computed once and kept in the folder of the study."""
         cells = Cells(self.folder, self.notice, kind=FEATURES)
-        return cells.compute(name, lambda: {"features": np.asarray(make(), np.float32)})["features"]
+        return cells.compute(name, lambda: dict(make()))
 
 
-def headless_networks(opened: Run) -> Networks:
-    """Make the modules and stage 1 of a run, whatever its head is."""
+def headless_networks(opened: Run, images: int) -> Networks:
+    """Make the modules and stage 1 of a run, whatever its head is, for so many images."""
     config = opened.config
     sweep = tuple(pair for pair in config.sweep or () if not pair[0].startswith("head."))
     # A head may need its number of examples, which a study varies.
     headless = dataclasses.replace(config, head=HeadConfig("mlp", widths=()), sweep=sweep)
     shape = opened.manifest.preprocessing.image_shape
-    return make_networks(headless, shape, len(opened.classes), 1, 0)
+    return make_networks(headless, shape, len(opened.classes), 1, 0, images)

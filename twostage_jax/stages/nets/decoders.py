@@ -105,7 +105,8 @@ class PatchDecoder(nn.Module):
         rows = -(-height // self.patch)
         columns = -(-width // self.patch)
         x = nn.Dense(rows * columns * self.width, name="dense_0")(x.reshape(len(x), -1))
-        x = x.reshape(len(x), -1, self.width) + sine_positions(rows, columns, self.width)
+        positions = sine_positions(rows, columns, self.width)
+        x = x.reshape(len(x), -1, self.width) + positions[None]
         x = nn.LayerNorm(name="norm")(Block(name="block")(x))
         x = nn.Dense(self.patch**2 * channels, name="dense_1")(x)
         x = depth_to_space(x.reshape(len(x), rows, columns, -1), self.patch)
