@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from twostage_jax.runs.run import run
     from twostage_jax.runs.study.agreement import find_suspects
     from twostage_jax.runs.study.api import StudyResult, study_labels
+    from twostage_jax.runs.study.noise_api import study_noise
     from twostage_jax.runs.study.selection import choose_next
     from twostage_jax.stages.freezing import freeze
     from twostage_jax.stages.heads.neighbours import knn
@@ -73,6 +74,7 @@ _HOME = {
     "runs.run": ("run",),
     "runs.study.api": ("StudyResult", "study_labels"),
     "runs.study.agreement": ("find_suspects",),
+    "runs.study.noise_api": ("study_noise",),
     "runs.study.selection": ("choose_next",),
     "stages.freezing": ("freeze",),
     "stages.heads.neighbours": ("knn",),

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from tests.data.builders import split
 from twostage_jax.data.dataset import Source, make_dataset
-from twostage_jax.data.labels import draw_labels, flip_labels, with_labels
+from twostage_jax.data.labels import (
+    draw_labels,
+    flip_by_matrix,
+    flip_labels,
+    flip_to_next,
+    with_labels,
+)
 from twostage_jax.errors import UserError
 
 fixed = settings(max_examples=15, derandomize=True, deadline=None, database=None)
@@ -90,3 +96,22 @@ def test_label_noise_flips_an_exact_and_nested_share():
 def test_label_noise_keeps_its_bits():
     noisy = flip_labels(jax.random.key(0), jnp.arange(12) % 3, 0.5, 3)
     assert np.asarray(noisy).tolist() == [0, 2, 2, 2, 1, 1, 1, 1, 2, 1, 2, 2]
+
+
+def test_labels_flip_to_the_next_class_where_symmetric_noise_changes_them():
+    label = jnp.arange(50, dtype=jnp.int32) % 5
+    flipped = np.asarray(flip_to_next(jax.random.key(3), label, 0.4, 5))
+    changed = flipped != label
+    assert changed.sum() == 20
+    np.testing.assert_array_equal(flipped[changed], (np.asarray(label)[changed] + 1) % 5)
+    symmetric = np.asarray(flip_labels(jax.random.key(3), label, 0.4, 5))
+    np.testing.assert_array_equal(changed, symmetric != label)
+
+
+def test_a_transition_matrix_gives_the_shares_of_its_rows():
+    label = jnp.arange(3000, dtype=jnp.int32) % 3
+    matrix = np.array([[0.7, 0.3, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    drawn = np.asarray(flip_by_matrix(jax.random.key(0), label, matrix))
+    rows = [np.bincount(drawn[k::3], minlength=3) / 1000 for k in range(3)]
+    np.testing.assert_allclose(rows, matrix, atol=0.04)
+    assert rows[0][2] == 0 and rows[1].tolist() == [0, 1, 0] and rows[2].tolist() == [1, 0, 0]

@@ -1,5 +1,6 @@
 """Choice between arms by noisy validation labels, and how good that choice was on test."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,8 +11,8 @@ class Advice(NamedTuple):
     """Advice for one kind of noise.
 
     Attributes:
-        chosen: arm with the best mean accuracy on the noisy validation labels.
-        validation: that accuracy.
+        chosen: arm that the validation labels advise.
+        validation: its mean accuracy on the noisy validation labels.
         accuracy: its mean accuracy on test.
         best: arm with the best mean accuracy on test, in hindsight.
         gap: accuracy of `best` minus accuracy of `chosen`, at least 0.
@@ -24,29 +25,45 @@ class Advice(NamedTuple):
     gap: float
 
 
-def advise(validation: Mapping[str, float], test: Mapping[str, float]) -> Advice:
-    """Choose the arm with the best validation accuracy, and compare it with the best on test.
+def advise(
+    validation: Mapping[str, float],
+    test: Mapping[str, float],
+    examples: Mapping[str, int],
+    order: Sequence[str],
+) -> Advice:
+    """Choose an arm by its accuracy on noisy validation labels, and compare it with the best.
 
-    The first of equal arms is taken.
+    Arms that are within one standard error of the best one are tied, and the first in `order` is
+    taken: noisy labels hardly tell them apart.
 
-    >>> advise({"a": 0.5, "b": 0.6}, {"a": 0.91, "b": 0.9})
-    Advice(chosen='b', validation=0.6, accuracy=0.9, best='a', gap=0.01)
+    Args:
+        validation: accuracy of each arm on validation, in [0, 1].
+        test: its accuracy on test.
+        examples: number of validation labels that each accuracy is the mean of.
+        order: arms in the order in which ties are resolved.
+
+    >>> few = {"a": 50, "b": 50}
+    >>> advise({"a": 0.5, "b": 0.6}, {"a": 0.91, "b": 0.9}, few, ["a", "b"]).chosen
+    'b'
+    >>> advise({"a": 0.55, "b": 0.6}, {"a": 0.91, "b": 0.9}, few, ["a", "b"]).chosen
+    'a'
     """
-    chosen = max(validation, key=lambda name: validation[name])
+    top = max(validation, key=lambda name: validation[name])
+    error = math.sqrt(validation[top] * (1 - validation[top]) / examples[top])
+    chosen = next(name for name in order if validation[name] >= validation[top] - error)
     best = max(test, key=lambda name: test[name])
     gap = round(test[best] - test[chosen], 6)
     return Advice(chosen, validation[chosen], test[chosen], best, gap)
 
 
-def overall_choice(validation: Sequence[Mapping[str, float]]) -> str:
-    """Return the arm with the smallest mean distance from the best one of each kind of noise.
+def rank(accuracies: Sequence[Mapping[str, float]]) -> list[str]:
+    """Sort arms by their mean distance from the best one of each kind of noise, smallest first.
 
-    >>> overall_choice([{"a": 0.9, "b": 0.8}, {"a": 0.2, "b": 0.7}])
-    'b'
+    >>> rank([{"a": 0.9, "b": 0.8}, {"a": 0.2, "b": 0.7}])
+    ['b', 'a']
     """
-    names = list(validation[0])
     behind = {
-        name: float(np.mean([max(cell.values()) - cell[name] for cell in validation]))
-        for name in names
+        name: float(np.mean([max(cell.values()) - cell[name] for cell in accuracies]))
+        for name in accuracies[0]
     }
-    return min(behind, key=lambda name: behind[name])
+    return sorted(behind, key=lambda name: behind[name])

@@ -28,7 +28,7 @@ from twostage_jax.runs.study.noise_train import (
     predict_network,
 )
 from twostage_jax.runs.study.parallel import Parallel
-from twostage_jax.scores.advice import advise, overall_choice
+from twostage_jax.scores.advice import advise, rank
 from twostage_jax.scores.figures import compute_scores
 from twostage_jax.show.noise import plot_noise, show_noise
 from twostage_jax.store.atomic import write_bytes
@@ -91,7 +91,8 @@ def study_noise(context: Any) -> dict[str, Any]:
         shaped = {name: values.reshape(len(noises), repeats, -1) for name, values in arrays.items()}
         rows += _score(arm, shaped, noises, seeds, labels, test["label"], len(source.classes))
         _write_predictions(context, arm, shaped, labels, test["label"], noises)
-    results = _summarise(rows, arms, noises, draws, source.classes)
+    held_out = len(source.dataset.validation["label"])
+    results = _summarise(rows, arms, noises, draws, source.classes, held_out)
     write_bytes(context.folder / SCORES, _csv(rows))
     for kind in ("png", "svg"):
         write_bytes(context.folder / f"noise.{kind}", plot_noise(results, kind))
@@ -197,8 +198,9 @@ def _summarise(
     noises: Sequence[Noise],
     draws: int,
     classes: Sequence[str],
+    held_out: int,
 ) -> dict[str, Any]:
-    """Return means over draws, and the advice."""
+    """Return means over draws, and the advice; `held_out` counts the validation examples."""
     table = []
     for arm in arms:
         for noise in noises:
@@ -212,14 +214,16 @@ def _summarise(
                     "highest": max(values),
                 }
             table.append(entry)
+    examples = {x["arm"]: x["draws"] * held_out for x in table}
     validation = [_column(table, noise.name, "noisy_validation_accuracy") for noise in noises]
     test = [_column(table, noise.name, "accuracy") for noise in noises]
+    order = rank(validation)
     advice = [
-        {"noise": noise.name, **advise(*cells)._asdict()}
-        for noise, *cells in zip(noises, validation, test, strict=True)
+        {"noise": noise.name, **advise(seen, measured, examples, order)._asdict()}
+        for noise, seen, measured in zip(noises, validation, test, strict=True)
     ]
-    chosen = overall_choice(validation)
-    hindsight = overall_choice(test)
+    chosen = order[0]
+    hindsight = rank(test)[0]
     return {
         "arms": [arm.name for arm in arms],
         "noises": [noise.name for noise in noises],

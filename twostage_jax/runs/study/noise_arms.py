@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from twostage_jax.config.schema import SOLVED
+from twostage_jax.config.schema import METHODS, SOLVED
 from twostage_jax.errors import UserError
 
 REPRESENTATIONS = ("frozen", "random")
@@ -21,6 +21,9 @@ HIDDEN = 64  # units of the hidden layer of `mlp`
 KNN = "knn"
 NEIGHBOURS = (20, 100, 500)
 RELIABLE = "knn-reliable"
+PROPAGATE = "propagate"
+# Heads that are solved and have no other number in their name.
+PLAIN = tuple(head for head in SOLVED if head not in (KNN, "linear"))
 
 
 class NoiseArm(NamedTuple):
@@ -32,6 +35,7 @@ class NoiseArm(NamedTuple):
         head: `mlp`, `linear` or a head that is solved; `linear` end to end.
         loss: key of `LOSSES`, for a trained head.
         k: number of neighbours of `knn`; 0 for other heads.
+        method: method of `propagate`; empty for its default.
     """
 
     name: str
@@ -39,6 +43,7 @@ class NoiseArm(NamedTuple):
     head: str
     loss: str = ""
     k: int = 0
+    method: str = ""
 
     @property
     def trained(self) -> bool:
@@ -50,8 +55,7 @@ def default_arms(examples: int) -> list[str]:
     """Return the names of the arms that a study compares if none are given."""
     trained = [f"{head}-{loss}".rstrip("-") for head in TRAINED for loss in LOSSES]
     neighbours = [f"{KNN}-{k}" for k in NEIGHBOURS if k <= examples] or [f"{KNN}-{examples}"]
-    more = [RELIABLE] if RELIABLE in SOLVED else []
-    frozen = [*trained, "ridge", *neighbours, *more]
+    frozen = [*trained, "ridge", *neighbours, RELIABLE]
     random = ["mlp", "mlp-gce", "ridge", neighbours[min(1, len(neighbours) - 1)]]
     return [
         *(f"frozen:{name}" for name in frozen),
@@ -83,9 +87,11 @@ def _parse(name: str, examples: int) -> NoiseArm:
         return NoiseArm(name, "", "linear", loss)
     if representation not in REPRESENTATIONS:
         raise _unknown(name)
-    if head in SOLVED and head not in (KNN, "linear"):
+    if head in PLAIN:
         return NoiseArm(name, representation, head)
     family, _, rest = head.partition("-")
+    if family == PROPAGATE and rest in METHODS:
+        return NoiseArm(name, representation, family, method=rest)
     if family in TRAINED and rest in LOSSES:
         return NoiseArm(name, representation, family, rest)
     if family == KNN and (not rest or rest.isdecimal()):
@@ -101,9 +107,8 @@ def _parse(name: str, examples: int) -> NoiseArm:
 
 def _unknown(name: str) -> UserError:
     losses = ", ".join(loss for loss in LOSSES if loss)
-    solved = ", ".join(head for head in SOLVED if head not in (KNN, "linear"))
     return UserError(
         f"unknown arm {name!r}: write frozen:HEAD, random:HEAD or {END_TO_END}, with mlp, linear, "
-        f"knn-K, {solved} as HEAD; after mlp, linear and {END_TO_END} may follow -LOSS, one of "
-        f"{losses}"
+        f"knn-K, {', '.join(PLAIN)} as HEAD; after mlp, linear and {END_TO_END} may follow -LOSS, "
+        f"one of {losses}; after propagate -METHOD, one of {', '.join(METHODS)}"
     )

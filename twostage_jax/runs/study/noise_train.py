@@ -1,6 +1,6 @@
 """Predictions of one arm of a noise study, for all noises and draws in one `vmap`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -110,7 +110,9 @@ def predict_head(
     """
     head = make_head(arm, classes, len(images.train))
     if not arm.trained:
-        return _map(parallel, arm, _solve(head), images, labels, seed)
+        # A graph of neighbours depends on no label.
+        prepared = {} if head.prepare is None else dict(head.prepare(images.train))
+        return _map(parallel, arm, _solve(head, prepared), images, labels, seed)
     stage_fit = _make_fit(attach_to_features(head), len(images.train), epochs)
 
     def logits(params: Params, features: jax.Array) -> jax.Array:
@@ -163,8 +165,11 @@ def make_head(arm: NoiseArm, classes: int, examples: int) -> Head:
         if options.get("loss") == "elr":
             options["examples"] = examples
         return mlp(classes, widths, **options)  # pyright: ignore[reportArgumentType] by name
+    offered: dict[str, object] = {"classes": classes}
+    if arm.method:
+        offered["method"] = arm.method
     settings = {"k": float(arm.k)} if arm.head == KNN else {}
-    return call(HEADS[arm.head], {"classes": classes}, settings)
+    return call(HEADS[arm.head], offered, settings)
 
 
 Fit = Callable[[jax.Array, jax.Array, jax.Array], Params]
@@ -203,7 +208,7 @@ def _train(fit: Fit, logits: Callable, blocks: bool) -> Predict:
     return predict
 
 
-def _solve(head: Head) -> Predict:
+def _solve(head: Head, prepared: Mapping[str, np.ndarray]) -> Predict:
     """Make the function of one member that solves a head and predicts.
 
     Features have no member axis, so that neighbours and decompositions are computed once.
@@ -218,6 +223,9 @@ def _solve(head: Head) -> Predict:
             "weight": jnp.ones(len(label)),
             "validation_image": validation,
             "validation_label": validation_label,
+            "features": train,
+            "index": jnp.arange(len(label), dtype=jnp.int32),
+            "prepared": {name: jnp.asarray(values) for name, values in prepared.items()},
         }
         params = solution(key, batch)
         return {
