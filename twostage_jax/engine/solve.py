@@ -43,7 +43,8 @@ def solution(head: Head, key: Key, batch: Batch) -> tuple[Params, Params]:
     if head.prepare is None:
         return head.solve(key, batch), {}
     prepared = {name.removeprefix(PREPARED): x for name, x in batch.items() if name not in arrays}
-    params = head.solve(key, {**arrays, "prepared": prepared})
+    everything: PyTree = {**arrays, "prepared": prepared}
+    params = head.solve(key, everything)
     # Otherwise each trial would store all features.
     shared = {name: x for name, x in params.items() if name == FEATURES}
     return {name: x for name, x in params.items() if name not in shared}, shared

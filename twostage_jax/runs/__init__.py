@@ -5,6 +5,7 @@ steps.py     stage 1, features, stage 2
 complete.py  a complete run that is resumed
 prepare.py   from a request to a plan: data, networks, trials
 build.py     from a config to modules, stages and heads
+networks.py  modules, stages and heads of a run, and the shapes of their parameters
 views.py     augmentation of stage 1, by name or chosen from the images
 own_code.py  a user's own modules and functions
 trials.py    trainings of encoders and heads: seeds × points of a sweep
@@ -14,10 +15,13 @@ plan.py      a request with everything resolved
 announce.py  lines at the start of a run
 programs.py  everything that is compiled
 specs.py     shapes of the examples that stages are traced with
+abstract.py  examples of stage 2 before there are features
+prepared.py  heads that see all training images
 solve.py     a solved head to its end
 train.py     one stage to its end, with checkpoints, records and signals
 track.py     `on_epoch` and the files of TensorBoard
 finish.py    choice on validation, measurement on test
+transductive.py  scores on training images that a head has seen without their labels
 result.py    `ts.Result`, and `result.json` as dataclasses
 resume.py    a stopped run: its config, allowed and refused changes
 open.py      `ts.open_run`: a run, verified

@@ -18,8 +18,8 @@ from twostage_jax.engine.members import Axes, TrialData, gather
 from twostage_jax.engine.placement import map_members
 from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import Corrupted
-from twostage_jax.runs.build import BANK, Networks, head_shapes
 from twostage_jax.runs.checkpoints import BEST, best_shapes
+from twostage_jax.runs.networks import BANK, Networks, head_shapes
 from twostage_jax.runs.specs import batch_spec
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.stage import Params, new_key

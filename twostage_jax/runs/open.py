@@ -11,7 +11,7 @@ from twostage_jax.config.schema import Config, HeadConfig
 from twostage_jax.engine.passes import BATCH
 from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import Corrupted, UserError, shown
-from twostage_jax.runs.build import Networks, make_networks
+from twostage_jax.runs.build import make_networks
 from twostage_jax.runs.handover import (
     FROZEN,
     Sizes,
@@ -23,6 +23,7 @@ from twostage_jax.runs.handover import (
     select_pretrained,
     source_digest,
 )
+from twostage_jax.runs.networks import Networks
 from twostage_jax.runs.opened import Run
 from twostage_jax.runs.prepare import read_config
 from twostage_jax.runs.result import ResultRecord

@@ -8,8 +8,8 @@ import numpy as np
 
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import TrainingData
-from twostage_jax.runs.build import Networks, head_shapes
 from twostage_jax.runs.examples import Examples
+from twostage_jax.runs.networks import Networks, head_shapes
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.records import AugmentationRecord

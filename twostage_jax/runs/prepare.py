@@ -23,10 +23,11 @@ from twostage_jax.engine.compile import cores
 from twostage_jax.engine.passes import choose_encoding
 from twostage_jax.engine.switches import numeric_switches
 from twostage_jax.errors import Corrupted, UserError
-from twostage_jax.runs.build import Networks, make_networks
+from twostage_jax.runs.build import make_networks
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.examples import make_examples
 from twostage_jax.runs.handover import load_pretrained, source_digest
+from twostage_jax.runs.networks import Networks
 from twostage_jax.runs.plan import Plan, stage_names
 from twostage_jax.runs.programs import Placed
 from twostage_jax.runs.resume import (

@@ -10,8 +10,8 @@ from twostage_jax.engine.members import TrialData
 from twostage_jax.engine.memory import Need
 from twostage_jax.engine.placement import Placement
 from twostage_jax.engine.solve import FEATURES, PREPARED, SolvePrograms, lower_solve
-from twostage_jax.runs.build import BANK, head_shapes, prepared_shapes
 from twostage_jax.runs.handover import from_encoders
+from twostage_jax.runs.networks import BANK, head_shapes, prepared_shapes
 from twostage_jax.runs.plan import Plan
 from twostage_jax.runs.trials import first_numbers
 from twostage_jax.stages.stage import Params

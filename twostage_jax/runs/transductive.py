@@ -7,8 +7,8 @@ import numpy as np
 
 from twostage_jax.engine.placement import map_members
 from twostage_jax.engine.predictor import Predictor
-from twostage_jax.runs.build import BANK
 from twostage_jax.runs.handover import head_axes
+from twostage_jax.runs.networks import BANK
 from twostage_jax.runs.plan import Plan
 from twostage_jax.scores.detection import mean_probability
 from twostage_jax.scores.figures import MemberScores, Scores, compute_scores, probabilities

@@ -13,7 +13,8 @@ import numpy as np
 
 from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import grid, point_name, swept
-from twostage_jax.runs.build import OPTIMISER, Networks
+from twostage_jax.runs.build import OPTIMISER
+from twostage_jax.runs.networks import Networks
 from twostage_jax.stages.stage import Key, new_key
 
 # Folded into the key of the seed: each purpose has random numbers of its own, and adding a purpose

@@ -18,7 +18,8 @@ from twostage_jax.data.split import Split
 from twostage_jax.engine.finish import finish_rows
 from twostage_jax.engine.passes import encode
 from twostage_jax.errors import UserError
-from twostage_jax.runs.build import Networks, make_networks
+from twostage_jax.runs.build import make_networks
+from twostage_jax.runs.networks import Networks
 from twostage_jax.runs.open import open_run
 from twostage_jax.runs.opened import Run
 from twostage_jax.runs.run import run

@@ -113,7 +113,7 @@ def leading_vectors(matrix: sparse.csr_matrix, count: int) -> tuple[np.ndarray, 
         matrix: symmetric `[N, N]`.
         count: number of vectors m, from 1 to N.
     """
-    size = matrix.shape[0]
+    size = len(matrix.indptr) - 1
     if size <= _DENSE or count >= size // 2:
         values, vectors = np.linalg.eigh(matrix.toarray())
     else:
@@ -138,7 +138,7 @@ def as_rows(matrix: sparse.csr_matrix, most: int) -> Rows:
         matrix: sparse matrix.
         most: bound for the number of entries; the number of rows depends on it and on N alone.
     """
-    size = matrix.shape[0]
+    size = len(matrix.indptr) - 1
     lengths = np.diff(matrix.indptr)
     pieces = -(-lengths // WIDTH)
     total = size + most // WIDTH

@@ -100,9 +100,10 @@ def propagate(
         wrong = (batch["weight"] != 0) & ((batch["label"] < 0) | (batch["label"] >= classes))
         sizes = size_shares(shares, counted)
         numbers = {"alpha": alpha, "time": time}
+        graph: PyTree = batch["prepared"]
         # GPUs and TPUs round the factors of a float32 product by default.
         with jax.default_matmul_precision("highest"):
-            share = METHODS[method](batch["prepared"], batch["index"], counted, sizes, **numbers)
+            share = METHODS[method](graph, batch["index"], counted, sizes, **numbers)
         share = jnp.where(wrong.any(), jnp.nan, share)
         return {"share": share, "features": batch["features"]}
 
