@@ -13,7 +13,8 @@ from twostage_jax.engine.passes import sum_over
 from twostage_jax.engine.placement import Placement, make_mesh, spread
 from twostage_jax.engine.state import make_init
 from twostage_jax.scores.metrics import score_sums
-from twostage_jax.stages.families import HEADS, OBJECTIVES
+from twostage_jax.stages.families import ENCODERS, HEADS, OBJECTIVES
+from twostage_jax.stages.nets.decoders import make_decoder
 from twostage_jax.stages.signature import call
 from twostage_jax.trees import shapes_of
 
@@ -48,6 +49,14 @@ def test_every_objective_lowers(name):
         "classes": CLASSES,
     }
     lowers(training(call(OBJECTIVES[name], modules, {}), ts.adam(1e-3)), KEY, DATA)
+
+
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name != "mlp"])
+def test_every_encoder_lowers(name):
+    widths = (8, 8, 5)
+    encoder = call(ENCODERS[name], {"widths": widths}, {})
+    stage = ts.autoencoder(encoder, make_decoder(name, widths, (4, 4, 1)))
+    lowers(training(stage, ts.adam(1e-3)), KEY, DATA)
 
 
 def test_a_classifier_on_a_frozen_encoder_lowers_for_members():

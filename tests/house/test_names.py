@@ -32,6 +32,7 @@ def test_every_public_name_exists_and_an_unknown_one_is_an_attribute_error():
 def test_the_command_line_offers_the_objectives_and_heads_that_exist():
     assert tuple(schema.OBJECTIVES) == tuple(families.OBJECTIVES)
     assert tuple(schema.PROTOCOLS) == tuple(families.HEADS)
+    assert tuple(schema.AUGMENTATIONS) == tuple(families.AUGMENTATIONS)
 
 
 # One process in three steps: each import stays for the next one.

@@ -55,10 +55,12 @@ def test_forward_correction_predicts_the_label_through_the_noise():
     assert (start.argmax(-1) == np.arange(3)).all() and start[0, 1] > 0.05
 
 
-def test_the_matrix_is_estimated_from_noisy_labels_of_separable_classes():
+def test_the_matrix_is_estimated_from_the_noisy_labels_of_separable_classes():
     label = np.repeat(np.arange(3), 300)
     noisy = np.array([RANDOM.choice(3, p=NOISE[x]) for x in label], np.int32)
-    split = {"image": 4 * np.eye(3, dtype=np.float32)[label], "label": noisy}
+    # A few examples at the border between classes make the head unsure, as in real data.
+    image = 4 * np.eye(3)[label] + RANDOM.normal(size=(900, 3))
+    split = {"image": image.astype(np.float32), "label": noisy}
     stage = ts.attach(ts.Identity(), ts.mlp(3, widths=(), loss="forward"))
     assert stage.optimiser is not None
     tx = stage.optimiser(ts.adam(1e-2))

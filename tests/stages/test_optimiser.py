@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import twostage_jax as ts
+from twostage_jax.stages.optimiser import make_schedule
 
 
 def updates_for(tx, gradients):
@@ -67,3 +68,25 @@ def test_schedules_count_steps_from_zero_as_in_optax():
     for expected in (-1.0, -1.2):
         update, state = decay.update(jnp.ones(1), state, params)
         np.testing.assert_allclose(update, [expected], rtol=1e-5)
+
+
+def test_a_cosine_rises_in_the_warm_up_and_ends_at_its_last_step():
+    schedule = make_schedule("cosine", 2.0, steps=100, warmup=50)  # at most a tenth: 10 steps
+    counts = np.array([0, 4, 10, 40, 100, 200])
+    falling = 2 * (0.005 + 0.995 * (1 + np.cos(np.pi * np.array([0, 1 / 3, 1, 1]))) / 2)
+    rates = [schedule(count) for count in counts]
+    np.testing.assert_allclose(rates, [0, 0.8, *falling], rtol=1e-5)
+    swept = jax.vmap(lambda rate: make_schedule("cosine", rate, 100, 50)(40))(jnp.array([2.0, 4.0]))
+    np.testing.assert_allclose(swept, [rates[3], 2 * rates[3]], rtol=1e-6)
+    assert make_schedule("constant", 0.1, 100, 0) == 0.1  # the program has no schedule
+    assert float(make_schedule("constant", 0.1, 100, 10)(5)) == pytest.approx(0.05)
+
+
+def test_decay_can_leave_out_vectors():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for vectors in (True, False):
+        tx = ts.adam(0.5, weight_decay=0.1, decay_vectors=vectors)
+        updates, _ = tx.update(zeros, tx.init(params), params)
+        np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
+        np.testing.assert_allclose(updates["bias"], -0.05 if vectors else 0, rtol=1e-6)

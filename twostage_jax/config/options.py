@@ -16,6 +16,7 @@ from twostage_jax.errors import UserError
 OPTIONS: dict[str, dict[str, str]] = {
     "pretrain.widths": {"pretrain.encoder": "widths", "pretrain.objective": "decoder"},
     "pretrain.norm": {"pretrain.encoder": "norm", "pretrain.objective": "projector"},
+    "pretrain.patch": {"pretrain.encoder": "patch", "pretrain.objective": "patch"},
     "augment": {"pretrain.objective": "augment"},
     "augment_strength": {"pretrain.objective": "augment"},
     "head.widths": {"head.protocol": "widths"},

@@ -95,7 +95,7 @@ ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
     "resnet": {"widths": (32, 64, 128, 256), "norm": "group"},
     "vit": {"widths": (64, 64, 64, 128)},
 }
-ENCODER_FIELDS = ("widths", "norm")
+ENCODER_FIELDS = ("widths", "norm", "patch")
 ENCODE = ("auto", "once", "loop")
 DECAY_ON = ("all", "matrices")
 SCHEDULES = ("constant", "cosine")
@@ -192,6 +192,8 @@ vicreg, lejepa, supervised (uses labels), or package.module:function"""
         str, *declare("last|probe", choice("--pretrain.select", SELECT), default="last")
     ] = UNSET
     """Epoch whose encoder is kept: the last one, or the best by the probe on validation"""
+    patch: Annotated[int, *declare("INT", integer(1), "chosen for vit, 4 for masked")] = UNSET
+    """Side of a square patch in pixels, for the encoder vit and the objective masked"""
 
 
 @dataclass(frozen=True, repr=False)

@@ -5,6 +5,7 @@ A new study is a dataclass here with an entry in `STUDIES`, and a function with 
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -13,11 +14,16 @@ from twostage_jax.config.fields import (
     MAX_INT,
     SWITCH,
     UNSET,
+    as_path,
+    check_path,
+    check_share,
     check_text,
+    choice,
     declarations,
     declare,
     dotted,
     integer,
+    number,
 )
 from twostage_jax.config.flags import FROM, Loading
 from twostage_jax.config.rules import check
@@ -27,6 +33,7 @@ from twostage_jax.errors import UserError, shown
 ALL = 0  # the count `all`, as a number
 COUNTS = (10, 20, 50, 100, 600, 1000, 3000, ALL)
 DRAWS = 20
+NOISE_DRAWS = 3
 
 
 def as_names(value: object) -> object:
@@ -153,6 +160,112 @@ class LabelStudy(Study):
     validation (the labels of the validation split, which are counted)"""
 
 
+def as_shares(value: object) -> object:
+    """Convert a text `0,0.2`, a number or a list into a tuple of numbers, empty for `none`."""
+    items = as_names((value,) if isinstance(value, int | float) else value)
+    if items == ("none",):
+        return ()
+    return tuple(map(_as_share, items)) if isinstance(items, tuple) else items
+
+
+def _as_share(item: object) -> object:
+    try:
+        return float(item) if isinstance(item, str | int | float) else item
+    except ValueError:
+        return item  # for the check to report
+
+
+def check_shares(flag: str, value: object) -> None:
+    """Accept a tuple of distinct shares in [0, 1)."""
+    items = value if isinstance(value, tuple) else (value,)
+    for item in items:
+        check_share(f"a value of {flag}", item)
+    if len(set(items)) < len(items):
+        raise UserError(f"{flag} is {shown(value)}: give each rate once")
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class NoiseStudy(Study):
+    """Measure accuracy under wrong labels, for losses and heads, and advise which to use."""
+
+    rates: Annotated[
+        str, *declare("P,...", check_shares, "0,0.2,0.4,0.6,0.8", normal=as_shares)
+    ] = UNSET
+    """Shares of labels flipped to any other class, separated by commas; or none"""
+    asymmetric: Annotated[str, *declare("P,...", check_shares, "0.2,0.4", normal=as_shares)] = UNSET
+    """Shares of labels flipped to the next class, separated by commas; or none"""
+    transition: Annotated[Path | None, *declare("FILE", check_path, "none", normal=as_path)] = None
+    """Matrix of probabilities, a row for each true class, as one more kind of noise: csv or npy"""
+    draws: Annotated[int, *declare("INT", integer(1), str(NOISE_DRAWS))] = UNSET
+    """Random draws of the noise for each rate; networks trained end to end get one"""
+    arms: Annotated[str, *declare("NAME,...", check_names, "all", normal=as_names)] = UNSET
+    """Arms to compare: frozen or random, a head and a loss, as in frozen:mlp-gce or random:knn-50;
+    supervised or supervised-gce is trained end to end from scratch"""
+    epochs: Annotated[int, *declare("INT", integer(1), "10, at least 500 steps")] = UNSET
+    """Epochs of the trained heads"""
+    end_to_end_epochs: Annotated[int, *declare("INT", integer(1), "5")] = UNSET
+    """Epochs of the networks that are trained end to end"""
+
+
+NOISE_KINDS = ("symmetric", "asymmetric")
+STRATEGIES = ("typical", "k-centre", "margin", "random")
+NEXT_COUNTS = (10, 20, 50, 100)
+REPEATS = 20
+# In [0, 1]: all labels can be changed.
+check_rate = number("a share from 0 to 1, such as 0.2", 0, math.nextafter(1, 2))
+
+
+def as_file(value: object) -> object:
+    """Return the absolute path of a file as text; a malformed value stays as it is."""
+    path = as_path(value)
+    return str(path.absolute()) if isinstance(path, Path) else value
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class SuspectStudy(Study):
+    """Rank the training labels by how likely they are wrong."""
+
+    inject: Annotated[float, *declare("P", check_rate, "none")] = UNSET
+    """Share of the labels to change on purpose, to measure precision and recall.
+    The ranking is then that of the changed labels"""
+    inject_kind: Annotated[
+        Literal["symmetric", "asymmetric"] | None,
+        *declare("NAME", choice("kind", NOISE_KINDS), NOISE_KINDS[0]),
+    ] = UNSET
+    """Changed labels: any other class (symmetric), or the next class (asymmetric)"""
+    neighbours: Annotated[int, *declare("INT", integer(1), "10")] = UNSET
+    """Nearest neighbours whose classes are compared with a label"""
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class NextStudy(Study):
+    """List the unlabelled images that are worth labelling next."""
+
+    budget: Annotated[int, *declare("N", integer(1), "none; required")] = UNSET
+    """Number of images to list"""
+    strategy: Annotated[
+        Literal["typical", "k-centre", "margin", "random"] | None,
+        *declare("NAME", choice("strategy", STRATEGIES), STRATEGIES[0]),
+    ] = UNSET
+    """Order of choice: typical (one image of each cluster), k-centre (far from all others), margin
+    (unsure between two classes; needs labels) or random"""
+    labelled: Annotated[str, *declare("FILE", check_text, "none", normal=as_file)] = UNSET
+    """File with the labels so far: a csv with the columns index,label, as the study writes it.
+    An empty label means unlabelled"""
+    compare: Annotated[bool, SWITCH] = False
+    """Compare all strategies with random choice, on the labels of the source"""
+    counts: Annotated[
+        str,
+        *declare("N,...", check_counts, "10,20,50,100 where they fit", normal=as_counts),
+    ] = UNSET
+    """Numbers of labels for --compare, separated by commas"""
+    draws: Annotated[int, *declare("INT", integer(2), str(REPEATS))] = UNSET
+    """Repetitions of each strategy for --compare, with a seed each"""
+
+
 STUDIES: dict[str, type[Study]] = {
     "labels": LabelStudy,
+    "noise": NoiseStudy,
+    "suspects": SuspectStudy,
+    "next": NextStudy,
 }

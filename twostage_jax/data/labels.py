@@ -104,11 +104,46 @@ def flip_labels(
     """
     # Only runs with label noise need jax here; reading data does without.
     import jax
-    import jax.numpy as jnp
 
     rank_key, other_key = jax.random.split(key)
-    # Ranks and new labels do not depend on the share, so larger shares contain smaller ones.
-    rank = jax.random.permutation(rank_key, len(label))
     other = (label + jax.random.randint(other_key, label.shape, 1, classes)) % classes
+    return _flip(rank_key, label, other, share)
+
+
+def flip_to_next(
+    key: "jax.Array", label: "jax.Array", share: "float | jax.Array", classes: int
+) -> "jax.Array":
+    """Flip a share of the labels int32 `[N]` to the next class, and the last class to the first.
+
+    With the same key, the labels that change are those of `flip_labels`.
+    """
+    import jax
+
+    rank_key, _ = jax.random.split(key)
+    return _flip(rank_key, label, (label + 1) % classes, share)
+
+
+def _flip(
+    key: "jax.Array", label: "jax.Array", other: "jax.Array", share: "float | jax.Array"
+) -> "jax.Array":
+    """Replace `round(share * N)` labels by those of `other`."""
+    import jax
+    import jax.numpy as jnp
+
+    # Ranks do not depend on the share, so larger shares contain smaller ones.
+    rank = jax.random.permutation(key, len(label))
     flipped = rank < jnp.round(share * len(label))
     return jnp.where(flipped, other, label).astype(jnp.int32)
+
+
+def flip_by_matrix(key: "jax.Array", label: "jax.Array", transition: np.ndarray) -> "jax.Array":
+    """Draw a label for each label int32 `[N]` from its row of a transition matrix `[K, K]`."""
+    import jax
+    import jax.numpy as jnp
+
+    limits = jnp.cumsum(jnp.asarray(transition, jnp.float32), 1)
+    value = jax.random.uniform(key, label.shape)
+    drawn = (value[:, None] >= limits[label]).sum(1)
+    # Rounding may leave the last limit below 1, where a class of probability 0 must not follow.
+    last = (jnp.asarray(transition) > 0).shape[1] - 1 - jnp.argmax(transition[:, ::-1] > 0, 1)
+    return jnp.minimum(drawn, last[label]).astype(jnp.int32)

@@ -36,7 +36,7 @@ def make_watch(
         labelled = len(image)
         if "validation_image" in data:
             image = jnp.concatenate([image, data["validation_image"]])
-        encoded = _encode(features, params, image)
+        encoded = encode_blocks(features, params, image)
         held_out = encoded[labelled:] if "validation_image" in data else encoded
         figures = {
             "rank": spectrum.effective_rank(held_out),
@@ -57,7 +57,7 @@ def make_watch(
     return watch
 
 
-def _encode(
+def encode_blocks(
     features: Callable[[Params, jax.Array], jax.Array], params: Params, image: jax.Array
 ) -> jax.Array:
     """Features `[N, D]` of images `[N, H, W, C]`, a block at a time."""

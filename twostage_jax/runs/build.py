@@ -17,6 +17,7 @@ from twostage_jax.engine.predictor import Network
 from twostage_jax.engine.solve import FEATURES, PREPARED, solution
 from twostage_jax.errors import UserError
 from twostage_jax.runs.checks import (
+    check_features,
     check_loss,
     check_loss_numbers,
     check_stage,
@@ -259,6 +260,7 @@ def make_networks(
     for values in distinct_numbers(config, "pretrain"):
         with trace_errors(name, image_shape):
             check_stage(name, networks.pretrain(values), networks.batch_spec("pretrain"))
+            check_features(config.pretrain.encoder, encoder, networks.encoder_shapes, image_shape)
     name = f"stage 2 ({config.head.protocol})"
     for values in distinct_numbers(config, "head"):
         with trace_errors(name, image_shape):
@@ -293,7 +295,9 @@ def _make_modules(config: Config, image_shape: tuple[int, ...]) -> dict[str, nn.
     # Modules are only descriptions: one that nobody asks for costs nothing.
     return {
         "encoder": encoder,
-        "decoder": make_decoder(stage.encoder, stage.widths, image_shape, torch_init),
+        "decoder": make_decoder(
+            stage.encoder, stage.widths, image_shape, torch_init, stage.patch or 0
+        ),
         "projector": Projector(norm=stage.norm or "batch", activate=stage.encoder in PREACTIVATED),
     }
 

@@ -1,15 +1,18 @@
 """Checks of stages, swept numbers and losses, on abstract values: nothing is compiled."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import DECLARATIONS, SWEEPABLE, grid, swept
 from twostage_jax.errors import UserError, did_you_mean
+from twostage_jax.runs.specs import batch_spec
 from twostage_jax.stages.heads.losses import LOSS_NUMBERS
-from twostage_jax.stages.modules import check_finish
+from twostage_jax.stages.modules import check_finish, forward
 from twostage_jax.stages.stage import Batch, Stage, new_key
 from twostage_jax.trees import PyTree
 
@@ -73,6 +76,19 @@ def check_stage(name: str, stage: Stage, batch: Mapping[str, jax.ShapeDtypeStruc
         return stage.loss(params, loss_key, batch)
 
     check_loss(name, jax.eval_shape(init_and_loss, new_key(), batch))
+
+
+def check_features(
+    name: str, encoder: nn.Module, params: PyTree, image_shape: tuple[int, ...]
+) -> None:
+    """Trace an encoder; raise `UserError` unless its features are `[B, D]`."""
+    image = batch_spec(image_shape)["image"]
+    shape = jax.eval_shape(partial(forward, encoder), params, image).shape
+    if len(shape) != 2:
+        raise UserError(
+            f"the encoder {name} returns {list(shape)} for {shape[0]} images: return features "
+            "[B, D], for instance x.reshape(len(x), -1)"
+        )
 
 
 def check_loss(name: str, result: PyTree) -> None:

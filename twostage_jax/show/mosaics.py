@@ -84,24 +84,42 @@ def draw_mistakes(mistakes: Mistakes, classes: Sequence[str], split: str) -> byt
         Content of a PNG file.
     """
     number = len(mistakes.images)
-    with style():
-        if not number:
+    if not number:
+        with style():
             figure = new_figure(1.2)
             text = f"no mistakes: all {mistakes.count:,} {split} images are classified correctly"
             figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=BLUE)
             return as_png(figure)
-        captions = [_caption(mistakes, index, classes) for index in range(number)]
-        below = 0.25 + LINE * max(map(len, captions))
-        rows = -(-number // COLUMNS)
-        cell = WIDTH / COLUMNS
-        height, width = mistakes.images.shape[1:3]
-        wide = min(cell - 0.15, (TALLEST / rows - below) * width / height)
-        tall = wide * height / width
-        total = rows * (tall + below) + 0.35
+    captions = [_caption(mistakes, index, classes) for index in range(number)]
+    return draw_sheet(mistakes.images, captions, _title(mistakes, split))
+
+
+def draw_sheet(
+    images: np.ndarray, captions: Sequence[Sequence[str]], title: str, columns: int = COLUMNS
+) -> bytes:
+    """Draw images in rows, each above its caption.
+
+    Args:
+        images: uint8 `[n, H, W, C]`, n at least 1.
+        captions: lines below each image; the first is blue, the others are orange.
+        title: one line above all images.
+        columns: number of images in a row.
+
+    Returns:
+        Content of a PNG file.
+    """
+    below = 0.25 + LINE * max(map(len, captions))
+    rows = -(-len(images) // columns)
+    cell = WIDTH / columns
+    height, width = images.shape[1:3]
+    wide = min(cell - 0.15, (TALLEST / rows - below) * width / height)
+    tall = wide * height / width
+    total = rows * (tall + below) + 0.35
+    with style():
         figure = new_figure(total)
-        _write_title(figure, _title(mistakes, split))
-        for index, image in enumerate(mistakes.images):
-            row, column = divmod(index, COLUMNS)
+        _write_title(figure, title)
+        for index, image in enumerate(images):
+            row, column = divmod(index, columns)
             left = column * cell + (cell - wide) / 2
             bottom = total - 0.4 - row * (tall + below) - tall
             axes = place_axes(figure, left, WIDTH - left - wide, bottom, total - bottom - tall)

@@ -194,7 +194,7 @@ def _predict_folds(
     phase = jax.random.uniform(phase_key, (_WAVES,), maxval=2 * jnp.pi)
 
     def lift(fold: jax.Array) -> jax.Array:
-        waves = jnp.cos(fold @ wave + phase)
+        waves = jnp.cos(fold @ wave + phase[None])
         return jnp.concatenate([waves, jnp.ones((len(fold), 1))], axis=1)
 
     def products(fold: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
@@ -205,13 +205,13 @@ def _predict_folds(
     gram, target = jax.lax.map(products, (features, label, weight))
     # All folds except one are the total minus that one, so each example is multiplied once.
     solve = jax.vmap(_kernels)
-    kernel = solve(gram.sum(0) - gram, target.sum(0) - target)  # [F, strengths, waves, K]
+    kernel = solve(gram.sum(0, keepdims=True) - gram, target.sum(0, keepdims=True) - target)  # [F, strengths, waves, K]
 
     def outputs(fold: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         image, label, weight, kernel = fold
         output = jnp.einsum("sw,pwk->psk", lift(image), kernel)
-        error = ((output - jax.nn.one_hot(label, classes)) ** 2).sum(-1)
-        return output, (error * weight).sum(-1)
+        error = ((output - jax.nn.one_hot(label, classes)[None]) ** 2).sum(-1)
+        return output, (error * weight[None]).sum(-1)
 
     output, error = jax.lax.map(outputs, (features, label, weight, kernel))
     best = jnp.nanargmin(error.sum(0))

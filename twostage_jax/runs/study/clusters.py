@@ -28,17 +28,21 @@ class Clusters(NamedTuple):
     inertia: float
 
 
-def k_means(features: np.ndarray, clusters: int, key: Key, steps: int = STEPS) -> Clusters:
+def k_means(
+    features: np.ndarray, clusters: int, key: Key, steps: int = STEPS, starts: int = 1
+) -> Clusters:
     """Split examples into clusters around their means.
 
-    Lloyd's algorithm ("Least Squares Quantization in PCM", 1982) from the random start of
-    k-means++ (Arthur and Vassilvitskii, 2007). The same key gives the same bits.
+    Lloyd's algorithm ("Least Squares Quantization in PCM", 1982) from random starts of k-means++
+    (Arthur and Vassilvitskii, 2007), the best of which is returned. The same key gives the same
+    bits.
 
     Args:
         features: float32 `[N, D]`.
         clusters: number of clusters C, from 1 to N.
         key: key for the start.
         steps: number of steps of Lloyd's algorithm.
+        starts: number of starts; the result has the smallest inertia of all.
 
     Raises:
         UserError: a number of clusters that does not fit the examples.
@@ -54,8 +58,16 @@ def k_means(features: np.ndarray, clusters: int, key: Key, steps: int = STEPS) -
             f"{clusters} clusters do not fit {len(features)} examples: give a number from 1 to "
             f"{len(features)}"
         )
-    centre, index, inertia = _k_means(jnp.asarray(features, jnp.float32), key, clusters, steps)
-    return Clusters(np.asarray(centre), np.asarray(index), float(inertia))
+    on_device = jnp.asarray(features, jnp.float32)
+    keys = jax.random.split(key, starts)
+    # One after the other: a start of many examples fills the device.
+    results = [Clusters(*_k_means(on_device, start, clusters, steps)) for start in keys]
+    best = min(results, key=_inertia)
+    return Clusters(np.asarray(best.centre), np.asarray(best.index), float(best.inertia))
+
+
+def _inertia(result: Clusters) -> float:
+    return float(result.inertia)
 
 
 @partial(jax.jit, static_argnames=("clusters", "steps"))
@@ -63,7 +75,7 @@ def _k_means(
     features: jax.Array, key: Key, clusters: int, steps: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     # Distances do not change, and small numbers lose fewer digits in a product.
-    mean = features.mean(0)
+    mean = features.mean(0, keepdims=True)
     features = features - mean
     centre = _start(features, key, clusters)
     blocks, weight = _in_blocks(features)
@@ -118,7 +130,7 @@ def _in_blocks(features: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _nearest_centre(centre: jax.Array, block: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Index of the nearest centre and the squared distance to it, both `[B]`."""
-    partial_distance = (centre**2).sum(1) - 2 * block @ centre.T
+    partial_distance = (centre**2).sum(1)[None] - 2 * block @ centre.T
     index = partial_distance.argmin(1).astype(jnp.int32)
     distance = partial_distance.min(1) + (block**2).sum(1)
     return index, jnp.maximum(distance, 0)

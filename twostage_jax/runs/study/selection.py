@@ -16,6 +16,7 @@ from twostage_jax.stages.stage import Key, new_key
 TYPICAL_NEIGHBOURS = 20
 # More clusters would be smaller than the neighbourhood that makes an example typical.
 CLUSTER_LIMIT = 500
+STARTS = 1
 SMALL_CLUSTER = 5  # smaller clusters are outliers, and come last
 
 
@@ -148,7 +149,7 @@ def _typical(pool: Pool, free: np.ndarray, choice: Choice) -> list[int]:
     """Most typical examples of the largest clusters without a label."""
     labelled = np.flatnonzero(~free)
     clusters = min(len(labelled) + choice.budget, CLUSTER_LIMIT, len(free))
-    cluster = k_means(pool.units, clusters, choice.key).index
+    cluster = k_means(pool.units, clusters, choice.key, starts=STARTS).index
     sizes = np.bincount(cluster, minlength=clusters)
     taken = np.bincount(cluster[labelled], minlength=clusters)
     # Unlabelled examples of each cluster, the most typical first.

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from twostage_jax.config.studies import LabelStudy, Study, check_study
+from twostage_jax.config.studies import (
+    LabelStudy,
+    NextStudy,
+    NoiseStudy,
+    Study,
+    SuspectStudy,
+    check_study,
+)
 from twostage_jax.data.dataset import Dataset
 from twostage_jax.engine.device import find_device
 from twostage_jax.errors import UserError
@@ -26,7 +33,10 @@ from twostage_jax.runs.study.folder import (
     write_study,
 )
 from twostage_jax.runs.study.labels import check_labels, study_label_counts
+from twostage_jax.runs.study.next import check_next, study_next
+from twostage_jax.runs.study.noise import check_noise, study_noise
 from twostage_jax.runs.study.sources import Source, load_source, train_encoder
+from twostage_jax.runs.study.suspects import check_suspects, study_suspects
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import resumable
 from twostage_jax.store.layout import check_name, create_folder
@@ -70,6 +80,9 @@ class Kind(NamedTuple):
 
 STUDIES: dict[type[Study], Kind] = {
     LabelStudy: Kind("labels", check_labels, study_label_counts),
+    SuspectStudy: Kind("suspects", check_suspects, study_suspects),
+    NextStudy: Kind("next", check_next, study_next),
+    NoiseStudy: Kind("noise", check_noise, study_noise),
 }
 
 

@@ -25,8 +25,10 @@ Adapt = Callable[[optax.GradientTransformation], optax.GradientTransformation]
 MEMORY = "elr_memory"
 TRANSITION = "transition_logits"
 _LEAST = 1e-7  # smallest probability in a logarithm
-# Weight of the volume of the transition matrix, as in Li et al. (2021).
-_VOLUME = 1e-4
+# Weight of the volume of the transition matrix. With the 1e-4 of Li et al. (2021), a head that is
+# trained for long explains the noise itself: on the digits with 40 % flipped labels, rows of the
+# estimate were off by 0.32 in sum, with 0.01 by 0.24, with 0.03 by 0.63.
+_VOLUME = 0.01
 # The transition matrix has few numbers and must be found while the head trains.
 _TRANSITION_RATE = 10.0
 
@@ -113,7 +115,7 @@ def generalised_cross_entropy(q: Scalar = 0.7) -> Loss:
 
     def value(arrays: Arrays, logits: jax.Array, batch: Batch, key: Key | None) -> Value:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return -jnp.expm1(-q * losses) / q, jnp.zeros(())
+        return -jnp.expm1(-q * losses) * (1 / q), jnp.zeros(())
 
     return Loss(value)
 
@@ -125,8 +127,9 @@ def early_learning(examples: int | None, weight: Scalar = 3.0, momentum: Scalar 
     memory `[N, K]` holds an average of the earlier predictions t of each example, and the term
     `weight · log(1 - <p, t>)` keeps the prediction p close to it.
 
-    The memory is a parameter. The gradient of `(1 - momentum)/2 · |t - p|²` with plain SGD of rate
-    1 is exactly the average `t ← momentum · t + (1 - momentum) · p`.
+    The memory is a parameter with the gradient `t - (momentum · t + (1 - momentum) · p)`. Plain SGD
+    of rate 1 makes it the moving average. XLA rounds it differently with a member axis, so members
+    equal single runs up to rounding, not to the bit.
     """
     _check("elr_weight", weight, "a number of at least 0", lambda x: x >= 0)
     _check("elr_momentum", momentum, "a number in [0, 1)", lambda x: 0 <= x < 1)
@@ -139,14 +142,14 @@ def early_learning(examples: int | None, weight: Scalar = 3.0, momentum: Scalar 
             if training_key(key) is not None:
                 raise UserError("the loss elr needs index int32 [N] in its data: np.arange(N)")
             return losses, jnp.zeros(())  # of examples that have no memory
-        share = jnp.clip(jax.nn.softmax(logits), 1e-4, 1 - 1e-4)
-        fixed = jax.lax.stop_gradient(share / share.sum(-1, keepdims=True))
+        share = jnp.minimum(_softmax(logits), 1 - 1e-4)
+        fixed = jax.lax.stop_gradient(share)
         memory = arrays[MEMORY][batch["index"]]
         target = jax.lax.stop_gradient(momentum * memory + (1 - momentum) * fixed)
-        # A sum and not a mean: each example moves its own row by the whole step.
-        square = 0.5 * (1 - momentum) * ((memory - fixed) ** 2).sum()
-        # Its value is subtracted again, only its gradient counts.
-        step = square - jax.lax.stop_gradient(square)
+        # A sum and not a mean: each example moves its own row by the whole step. Its value is
+        # subtracted again, only its gradient counts.
+        move = (memory * jax.lax.stop_gradient(memory - target)).sum()
+        step = move - jax.lax.stop_gradient(move)
         return losses + weight * jnp.log1p(-(target * share).sum(-1)), step
 
     def arrays(classes: int) -> Arrays:
@@ -170,7 +173,7 @@ def forward_correction(transition: np.ndarray | None = None) -> Loss:
 
     def value(arrays: Arrays, logits: jax.Array, batch: Batch, key: Key | None) -> Value:
         matrix = transition if transition is not None else transition_matrix(arrays[TRANSITION])
-        probability = jax.nn.softmax(logits) @ matrix
+        probability = _softmax(logits) @ matrix
         log_probability = jnp.log(jnp.maximum(probability, _LEAST))
         # As in Optax, a label out of range has the loss NaN.
         losses = -jnp.take_along_axis(
@@ -196,7 +199,12 @@ def transition_matrix(logits: jax.Array) -> jax.Array:
     """
     identity = jnp.eye(len(logits))
     matrix = identity + (1 - identity) * jax.nn.sigmoid(logits)
-    return matrix / matrix.sum(-1, keepdims=True)
+    return matrix * (1 / matrix.sum(-1, keepdims=True))
+
+
+def _softmax(logits: jax.Array) -> jax.Array:
+    # Without a division, which XLA rounds differently for a single array and for a batched one.
+    return jnp.exp(jax.nn.log_softmax(logits))
 
 
 def check_transition(transition: ArrayLike, classes: int) -> np.ndarray:

@@ -32,7 +32,7 @@ def propagate(
     classes: int,
     method: str = "poisson-mbo",
     class_sizes: ClassSizes = "equal",
-    time: Scalar = 10.0,
+    time: Scalar = 20.0,
     alpha: Scalar = 0.99,
     neighbours: int = 12,
     vectors: int = 60,

@@ -24,9 +24,6 @@ _FLOOR = 1e-4
 # Rounds of MBO with class sizes, and free ones after them.
 ROUNDS = 20
 FREE_ROUNDS = 8
-# The diffusion time falls from so many times `time`. Long times see large clusters only. Without
-# them one draw in twenty of ten labels ended with a class on two clusters.
-_LONGEST = 4.0
 # Steps of the class weights in the first round and in the others, their size, how it shrinks, and
 # the largest weight.
 _STEPS = (40, 12)
@@ -89,21 +86,19 @@ def poisson_mbo(
     """Threshold dynamics on the leading vectors, from Poisson scores (PoissonMBO, 2020).
 
     A round multiplies the shares by class weights, gives each image its best class, resets the
-    labelled ones, and diffuses the result: `D^-1/2 V exp(-t (1 - λ)) V' D^1/2`. Three things differ
-    from the paper: the diffusion is in closed form, the class weights are soft (they take a few
-    shrinking steps towards the sizes and stay within 1/1.3 and 1.3), and `t` falls over the 20
-    rounds from 4 times `time` to `time`, as in deterministic annealing. Eight rounds without
-    weights follow. `alpha` is not used.
+    labelled ones, and diffuses the result: `D^-1/2 V exp(-t (1 - λ)) V' D^1/2` with `t = time`. Two
+    things differ from the paper: the diffusion is in closed form, and the class weights are soft
+    (they take a few shrinking steps towards the sizes and stay within 1/1.3 and 1.3). After 20
+    rounds, eight without weights follow. `alpha` is not used.
     """
     classes = counted.shape[1]
-    longest = jnp.log(_LONGEST)
-    length = jnp.exp(jnp.linspace(1.0, 0.0, ROUNDS) * longest) * time
     score = _poisson_scores(graph, index, counted, exact=False)
     # The smallest score of a class becomes 0.
     score = score - score.min(1, keepdims=True)
 
-    def diffuse(hard: jax.Array, t: Scalar) -> jax.Array:
-        decay = jnp.exp(-t * (1 - graph["values"]))
+    decay = jnp.exp(-time * (1 - graph["values"]))
+
+    def diffuse(hard: jax.Array) -> jax.Array:
         coefficient = (hard * graph["root"][None]) @ graph["vectors"]
         spread = (coefficient * decay[None]) @ graph["vectors"].T / graph["root"][None]
         return spread.at[:, index].add(counted.T)
@@ -112,18 +107,18 @@ def poisson_mbo(
         best = (share.argmax(0)[None] == jnp.arange(classes)[:, None]).astype(jnp.float32)
         return _reset(best, index, counted)
 
-    def constrained(carry: tuple, t: jax.Array, kind: int) -> tuple:
+    def constrained(carry: tuple, kind: int) -> tuple:
         score, weight = carry
         share = _shares(score)
         if sizes is not None:
             weight = _balance(share, weight, sizes, _STEPS[kind], _SHRINK[kind])
-        return diffuse(assign(share * weight[:, None]), t), weight
+        return diffuse(assign(share * weight[:, None])), weight
 
-    carry = constrained((score, jnp.ones(classes)), length[0], 0)
-    carry, _ = jax.lax.scan(lambda c, t: (constrained(c, t, 1), None), carry, length[1:])
+    carry = constrained((score, jnp.ones(classes)), 0)
+    carry = jax.lax.fori_loop(1, ROUNDS, lambda _, carry: constrained(carry, 1), carry)
 
     def free(_: int, score: jax.Array) -> jax.Array:
-        return diffuse(assign(_shares(score)), time)
+        return diffuse(assign(_shares(score)))
 
     score = jax.lax.fori_loop(0, FREE_ROUNDS - 1, free, carry[0])
     return assign(_shares(score)).T

@@ -14,7 +14,11 @@ from twostage_jax.stages.nets.vit import Block, patch_size, sine_positions, toke
 
 
 def make_decoder(
-    name: str, widths: Sequence[int], image_shape: Sequence[int], torch_init: bool = False
+    name: str,
+    widths: Sequence[int],
+    image_shape: Sequence[int],
+    torch_init: bool = False,
+    patch: int = 0,
 ) -> nn.Module:
     """Decoder that mirrors an encoder: features `[B, D]` to images or flat pixels.
 
@@ -23,6 +27,7 @@ def make_decoder(
         widths: layer sizes of the encoder.
         image_shape: `(H, W, C)`.
         torch_init: initial values of the `MLP`.
+        patch: side of a patch of `vit`.
 
     Raises:
         UserError: widths that the encoder does not take.
@@ -39,7 +44,7 @@ def make_decoder(
     if name == "resnet":
         return GridDecoder(resnet_layers(widths, shape), shape)
     if name == "vit":
-        return PatchDecoder(token_width(widths), shape)
+        return PatchDecoder(token_width(widths), patch_size(patch, shape), shape)
     return MLP(mirror(widths, int(np.prod(shape))), torch_init)
 
 
@@ -85,24 +90,26 @@ class PatchDecoder(nn.Module):
 
     Attributes:
         width: width of the tokens.
+        patch: side of a patch in pixels.
         image_shape: `(H, W, C)`.
     """
 
     width: int
+    patch: int
     image_shape: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Decode features `[B, D]` to `[B, H, W, C]`."""
         height, width, channels = self.image_shape
-        patch = patch_size(0, self.image_shape)
-        rows = -(-height // patch)
-        columns = -(-width // patch)
+        rows = -(-height // self.patch)
+        columns = -(-width // self.patch)
         x = nn.Dense(rows * columns * self.width, name="dense_0")(x.reshape(len(x), -1))
-        x = x.reshape(len(x), -1, self.width) + sine_positions(rows, columns, self.width)
+        positions = sine_positions(rows, columns, self.width)
+        x = x.reshape(len(x), -1, self.width) + positions[None]
         x = nn.LayerNorm(name="norm")(Block(name="block")(x))
-        x = nn.Dense(patch * patch * channels, name="dense_1")(x)
-        x = depth_to_space(x.reshape(len(x), rows, columns, -1), patch)
+        x = nn.Dense(self.patch**2 * channels, name="dense_1")(x)
+        x = depth_to_space(x.reshape(len(x), rows, columns, -1), self.patch)
         return _crop(x, (height, width))
 
 

@@ -55,7 +55,8 @@ class PatchConv(nn.Module):
             patches = extract_patches(x, self.kernel, self.stride)
         y = patches @ kernel.reshape(-1, self.features)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias[None, None, None]
         return y
 
 

@@ -56,7 +56,7 @@ class ViT(nn.Module):
         patch = patch_size(self.patch, x.shape[1:])
         x = PatchConv(width, patch, patch, use_bias=True, name="embed")(x)
         positions = sine_positions(x.shape[1], x.shape[2], width)
-        x = x.reshape(len(x), -1, width) + positions
+        x = x.reshape(len(x), -1, width) + positions[None]
         if keep is not None:
             x = jnp.take_along_axis(x, keep[:, :, None], 1)
         for index in range(len(self.widths) - 1):

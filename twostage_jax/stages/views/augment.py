@@ -71,6 +71,9 @@ def make_views(views: Views, key: Key, image: jax.Array) -> jax.Array:
         image = geometry.move(views, keys[0], image, ground)
     if views.stroke:
         image = pixels.change_stroke(views.stroke, keys[1], image, ground)
+    if views.erase:
+        # Before light and colour change, which change the background, too.
+        image = pixels.erase(views, keys[7], image, ground)
     if views.blur:
         image = pixels.blur(views.blur, keys[2], image)
     if views.brightness or views.contrast:
@@ -81,6 +84,4 @@ def make_views(views: Views, key: Key, image: jax.Array) -> jax.Array:
         image = pixels.swap_pixels(views.swap, keys[5], image)
     if views.noise:
         image = pixels.add_noise(views.noise, keys[6], image)
-    if views.erase:
-        image = pixels.erase(views, keys[7], image, ground)
     return image

@@ -1,0 +1,158 @@
+"""Comparison of the strategies that choose what to label next, on one propagation head."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twostage_jax.runs.study.selection import STRATEGIES, Choice, Pool, choose_from
+from twostage_jax.stages.heads.propagation import prepare_graph, propagate
+from twostage_jax.stages.heads.solved import linear
+from twostage_jax.stages.stage import new_key
+
+NEIGHBOURS = 12  # of the graph, as in the head
+VECTORS = 60
+PENALTY = 0.01  # of the logistic regression whose probabilities give the margins
+
+
+def compare_strategy(
+    pool: Pool,
+    graph: Mapping[str, np.ndarray],
+    label: np.ndarray,
+    classes: int,
+    strategy: str,
+    counts: Sequence[int],
+    seed: int,
+) -> np.ndarray:
+    """Label what a strategy chooses, and return the error on all other examples.
+
+    The strategy continues from its own labels: its first `counts[0]` examples, then more until
+    there are `counts[1]`, and so on. `margin` cannot begin without labels and takes its first
+    examples from `typical`.
+
+    Args:
+        pool: features `[N, D]`.
+        graph: from `make_graph`.
+        label: true labels int `[N]`.
+        classes: number of classes K.
+        strategy: a name of `STRATEGIES`.
+        counts: rising numbers of labels.
+        seed: seed of this repetition.
+
+    Returns:
+        Error in [0, 1] for each count, float64 `[len(counts)]`.
+    """
+    chosen = np.empty(0, np.int32)
+    errors = []
+    for count in counts:
+        key = jax.random.fold_in(new_key(seed), count)
+        begins = strategy == "margin" and not len(chosen)
+        name = "typical" if begins else strategy
+        probability = None
+        if name == "margin":
+            probability = label_probability(pool.units, chosen, label[chosen], classes)
+        choice = Choice(count - len(chosen), key, probability)
+        chosen = np.concatenate([chosen, choose_from(pool, name, choice, chosen)])
+        errors.append(propagation_error(graph, chosen, label))
+    return np.array(errors)
+
+
+def compare_strategies(
+    pool: Pool,
+    graph: Mapping[str, np.ndarray],
+    label: np.ndarray,
+    classes: int,
+    counts: Sequence[int],
+    repeats: int,
+    seed: int,
+    cell: Callable[[str, Callable[[], dict[str, np.ndarray]]], dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """Return the errors of every strategy, `[repeats, len(counts)]`.
+
+    Repetition r has the seed `seed + r` for every strategy, so differences are paired.
+
+    Args:
+        pool: features `[N, D]`.
+        graph: from `make_graph`.
+        label: true labels int `[N]`.
+        classes: number of classes K.
+        counts: rising numbers of labels.
+        repeats: number of repetitions.
+        seed: seed of the first repetition.
+        cell: `(name, make) -> arrays`, as `Cells.compute`.
+    """
+    errors = {}
+    for strategy in STRATEGIES:
+        rows = []
+        for repeat in range(repeats):
+            arguments = (pool, graph, label, classes, strategy, counts, seed + repeat)
+            make = partial(_errors, *arguments)
+            rows.append(cell(f"{strategy}-{repeat}", make)["error"])
+        errors[strategy] = np.stack(rows)
+    return errors
+
+
+def _errors(*arguments) -> dict[str, np.ndarray]:
+    return {"error": compare_strategy(*arguments)}
+
+
+def make_graph(features: np.ndarray) -> dict[str, np.ndarray]:
+    """Leading vectors of the neighbour graph of features `[N, D]`, as `propagate` makes it."""
+    neighbours = min(NEIGHBOURS, len(features) - 1)
+    return prepare_graph(features, neighbours, VECTORS, with_edges=False)
+
+
+def propagation_error(
+    graph: Mapping[str, np.ndarray], rows: np.ndarray, label: np.ndarray
+) -> float:
+    """Error of `propagate` on the examples that are not labelled, in [0, 1].
+
+    Classes without a label are left out of the head, so their examples count as errors.
+
+    Args:
+        graph: from `make_graph`.
+        rows: indices of the labelled examples, `[L]`.
+        label: true labels int `[N]`.
+    """
+    present, position = np.unique(label[rows], return_inverse=True)
+    if len(present) == 1:
+        predicted = np.full(len(label), present[0])
+    else:
+        on_device = {name: jnp.asarray(values) for name, values in graph.items()}
+        best = _propagated(on_device, jnp.asarray(rows), jnp.asarray(position), len(present))
+        predicted = present[np.asarray(best)]
+    wrong = predicted != label
+    wrong[rows] = False
+    return float(wrong.sum() / (len(label) - len(rows)))
+
+
+@partial(jax.jit, static_argnames="classes")
+def _propagated(
+    graph: Mapping[str, jax.Array], rows: jax.Array, label: jax.Array, classes: int
+) -> jax.Array:
+    """Class of each example `[N]`, from the labels `[L]` of some."""
+    head = propagate(classes)
+    assert head.solve is not None
+    assert head.transduce is not None
+    nothing = jnp.zeros((len(label), 1))
+    batch = {"image": nothing, "label": label, "weight": jnp.ones(len(label)), "index": rows}
+    batch |= {"prepared": graph, "features": nothing}
+    return head.transduce(head.solve(new_key(), batch)).argmax(-1)
+
+
+def label_probability(
+    units: np.ndarray, rows: np.ndarray, label: np.ndarray, classes: int
+) -> np.ndarray:
+    """Probabilities `[N, K]` of a logistic regression on the labels `[L]` of some examples."""
+    image = jnp.asarray(units)
+    return np.asarray(_logistic(image, jnp.asarray(rows), jnp.asarray(label), classes))
+
+
+@partial(jax.jit, static_argnames="classes")
+def _logistic(image: jax.Array, rows: jax.Array, label: jax.Array, classes: int) -> jax.Array:
+    head = linear(classes, PENALTY)
+    assert head.solve is not None
+    batch = {"image": image[rows], "label": label, "weight": jnp.ones(len(rows))}
+    return jax.nn.softmax(head.logits(head.solve(new_key(), batch), image))
