@@ -57,8 +57,8 @@ class StudyResult:
         """
         results = self.record["results"]
         if arm not in results["arms"] or count not in results["counts"]:
-            known = [f"{name} with {n}" for name in results["arms"] for n in results["counts"]]
-            raise UserError(f"no {arm} with {count} labels: {did_you_mean(arm, known)}")
+            choices = [f"{name} with {n}" for name in results["arms"] for n in results["counts"]]
+            raise UserError(f"no {arm} with {count} labels: {did_you_mean(arm, choices)}")
         name = f"{cell_name(arm)}-{count}.npz"
         return dict(read_archive(self.folder / PREDICTIONS / name))
 

@@ -61,4 +61,4 @@ def fold_weights(draws: Draws) -> np.ndarray:
         return np.zeros((0, draws.count), np.float32)
     dealt = np.arange(draws.count) % folds
     used = 1 if draws.count > ONE_FOLD_ABOVE else folds
-    return np.float32(dealt[None] != np.arange(used)[:, None])
+    return np.asarray(dealt[None] != np.arange(used)[:, None], np.float32)

@@ -19,7 +19,7 @@ from twostage_jax.runs.study.representations import Representation, load_feature
 from twostage_jax.runs.study.solved import (
     GRIDS,
     Graph,
-    Held,
+    Heldout,
     Numbers,
     choose_values,
     predict_draws,
@@ -179,12 +179,12 @@ def _solved(work: Work, name: str, arms: Sequence[Arm], banks: Sequence[Represen
         drawn = work.drawn(draws)
         if grid is None:
             return Choice(np.zeros((len(arms), len(drawn.index)), np.float32), "default")
-        held = None
+        heldout = None
         if work.select_on_validation:
             label = work.source.dataset.validation["label"]
-            held = Held(_stacked(banks, "validation"), label)
+            heldout = Heldout(_stacked(banks, "validation"), label)
         train = _stacked(banks, "train", labelled)
-        return Choice(*choose_values(work.parallel, name, make_head, grid, drawn, train, held))
+        return Choice(*choose_values(work.parallel, name, make_head, grid, drawn, train, heldout))
 
     def predict(draws: Draws, choice: Choice) -> dict[str, np.ndarray]:
         predicted = predict_draws(

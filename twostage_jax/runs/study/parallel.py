@@ -22,7 +22,7 @@ class Parallel:
         self,
         name: tuple,
         function: Callable[..., PyTree],
-        own: tuple[np.ndarray, ...],
+        rows: tuple[np.ndarray, ...],
         shared: tuple[np.ndarray, ...],
         floats: int,
         together: bool = True,
@@ -31,15 +31,15 @@ class Parallel:
 
         Args:
             name: identifies `function`, whose closures may be made anew for each call.
-            function: pure function of one member: `(*own, *shared)`.
-            own: arrays `[M, ...]`, a row for each member.
+            function: pure function of one member: `(*rows, *shared)`.
+            rows: arrays `[M, ...]`, a row for each member.
             shared: arrays that all members share.
             floats: values that one member holds at least, to choose the chunk.
             together: True for `vmap` over a chunk. False computes its members one after the other
                 in one program: for searches that end after as many steps as each needs, and for
                 decompositions, whose batched form has come to a standstill on two cores.
         """
-        members = len(own[0])
+        members = len(rows[0])
         chunk = max(1, min(MOST, FLOATS // max(floats, 1), members))
         # `jax.jit` tells shapes apart, but not closures that were made anew.
         key = (name, together)
@@ -50,8 +50,8 @@ class Parallel:
         parts = []
         for start in range(0, members, chunk):
             # The last member fills up the last chunk, so that one program serves all of them.
-            rows = np.minimum(np.arange(start, start + chunk), members - 1)
-            results = jax.device_get(program(tuple(part[rows] for part in own), shared))
+            numbers = np.minimum(np.arange(start, start + chunk), members - 1)
+            results = jax.device_get(program(tuple(part[numbers] for part in rows), shared))
             size = min(chunk, members - start)
             parts.append(jax.tree.map(lambda leaf, size=size: leaf[:size], results))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -43,7 +43,7 @@ class Banks(NamedTuple):
         return self.image.shape[2]
 
 
-class Held(NamedTuple):
+class Heldout(NamedTuple):
     """Examples on which a head is chosen: features `[A, V, D]` and labels `[V]`."""
 
     image: np.ndarray
@@ -67,7 +67,7 @@ def choose_values(
     grid: Grid,
     draws: Draws,
     train: np.ndarray,
-    held: Held | None,
+    heldout: Heldout | None,
 ) -> tuple[np.ndarray, str]:
     """Choose a value of the grid for each representation and draw.
 
@@ -78,7 +78,7 @@ def choose_values(
         grid: values to choose from.
         draws: labels.
         train: features of the training images `[A, N, D]`.
-        held: labelled validation examples; None for cross-validation on the draw's own labels.
+        heldout: labelled validation examples; None for cross-validation on the draw's own labels.
 
     Returns:
         Values float32 `[A, R]`, and how they were chosen: `cross-validation`, `validation`, or
@@ -87,24 +87,24 @@ def choose_values(
     values = usable_values(grid, draws)
     arms = len(train)
     repeats = len(draws.index)
-    weight = fold_weights(draws) if held is None else np.ones((1, draws.count), np.float32)
+    weight = fold_weights(draws) if heldout is None else np.ones((1, draws.count), np.float32)
     if not len(weight) or len(values) == 1:
         return np.full((arms, repeats), grid.default, np.float32), "default"
     shape = (arms, repeats, len(values), len(weight))
     arm, draw, value, fold = (part.ravel() for part in np.indices(shape))
-    own = (
+    rows = (
         np.array(values, np.float32)[value],
         arm.astype(np.int32),
         draws.index[draw],
         draws.label[draw],
         weight[fold],
     )
-    shared = (train, *(() if held is None else held))
-    score = make_score(make_head, grid.number, held is None)
+    shared = (train, *(() if heldout is None else heldout))
+    score = make_score(make_head, grid.number, heldout is None)
     scores = parallel.map(
-        ("choose", name, held is None),
+        ("choose", name, heldout is None),
         score,
-        own,
+        rows,
         shared,
         draws.count * train.shape[2],
         together=False,
@@ -112,7 +112,7 @@ def choose_values(
     correct, loss = (part.reshape(shape).sum(-1) for part in scores)
     # Few labels give many ties, which go to the smaller loss.
     tied = np.where(correct == correct.max(-1, keepdims=True), loss, np.inf)
-    words = "validation" if held is not None else "cross-validation"
+    words = "validation" if heldout is not None else "cross-validation"
     return np.array(values, np.float32)[tied.argmin(-1)], words
 
 
@@ -124,10 +124,13 @@ def make_score(make_head: MakeHead, number: str, own_labels: bool) -> Callable[.
         head = make_head({number: value})
         params = solve(head, features, label, weight)
         if own_labels:
-            logits, target, counted = head.logits(params, features), label, 1 - weight
+            logits = head.logits(params, features)
+            target = label
+            counted = 1 - weight
         else:
             assert image is not None and labels is not None
-            logits, target = head.logits(params, image[arm]), labels
+            logits = head.logits(params, image[arm])
+            target = labels
             counted = jnp.ones(len(target))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, target)
         correct = (counted * (logits.argmax(-1) == target)).sum()

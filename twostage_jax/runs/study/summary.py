@@ -58,7 +58,7 @@ def summarise(
         "table": table,
         "labels_to_match": matches,
         "extrapolation": [
-            found for name, curve in curves.items() if (found := _extrapolation(name, curve))
+            entry for name, curve in curves.items() if (entry := _extrapolation(name, curve))
         ],
     }
     return {"headline": headline(results), **results}

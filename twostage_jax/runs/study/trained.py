@@ -74,9 +74,9 @@ def make_fit(recipe: Recipe, count: int, epochs: int) -> Callable[..., Params]:
 
     def fit(key: jax.Array, image: jax.Array, label: jax.Array) -> Params:
         data = {"image": image, "label": label}
-        few = {name: values[:2] for name, values in data.items()}
+        start_data = {name: values[:2] for name, values in data.items()}
         init_key, train_key = jax.random.split(key)
-        state = start(init_key, few, recipe.pretrained)
+        state = start(init_key, start_data, recipe.pretrained)
 
         def quarter(state: PyTree, nothing: None) -> tuple[PyTree, Params]:
             state, _ = train(state, data, train_key)
