@@ -205,7 +205,9 @@ def _predict_folds(
     gram, target = jax.lax.map(products, (features, label, weight))
     # All folds except one are the total minus that one, so each example is multiplied once.
     solve = jax.vmap(_kernels)
-    kernel = solve(gram.sum(0, keepdims=True) - gram, target.sum(0, keepdims=True) - target)  # [F, strengths, waves, K]
+    kernel = solve(
+        gram.sum(0, keepdims=True) - gram, target.sum(0, keepdims=True) - target
+    )  # [F, strengths, waves, K]
 
     def outputs(fold: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         image, label, weight, kernel = fold
