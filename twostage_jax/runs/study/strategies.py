@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +139,9 @@ def _propagated(
     assert head.solve is not None
     assert head.transduce is not None
     nothing = jnp.zeros((len(label), 1))
-    batch = {"image": nothing, "label": label, "weight": jnp.ones(len(label)), "index": rows}
+    counted = jnp.ones(len(label))
+    # Features are only for new images, and there are none.
+    batch: dict[str, Any] = {"image": nothing, "label": label, "weight": counted, "index": rows}
     batch |= {"prepared": graph, "features": nothing}
     return head.transduce(head.solve(new_key(), batch)).argmax(-1)
 
