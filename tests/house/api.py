@@ -19,7 +19,7 @@ GROUPS = {
     "Training": "adam freeze TrainState init_state make_train ensemble compiler_options"
     " keep_compiled",
     "Evaluation": "make_logits evaluate encode make_decode reconstruction digest",
-    "Studies": "study_labels StudyResult",
+    "Studies": "study_labels StudyResult find_suspects choose_next",
     "PyTorch": "torch_state_dict from_torch_state_dict",
 }
 INTRODUCTION = """# API

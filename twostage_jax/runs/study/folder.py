@@ -76,7 +76,9 @@ def resumed_study(study: Study, name: str) -> Study:
     requested = {**fresh["config"], **fresh["options"], "from": fresh["from"]}
     recorded = {**old["config"], **options, "from": old.get("from")}
     for key, value in requested.items():
-        empty = value is None or (isinstance(value, dict) and not any(value.values()))
+        # A switch that is not given is False.
+        empty = value is None or value is False
+        empty = empty or (isinstance(value, dict) and not any(value.values()))
         if not empty and value != recorded.get(key):
             raise UserError(
                 f"{study.out} was started with another --{dotted(key)}: resume it without "

@@ -94,6 +94,8 @@ def check_next(study: NextStudy, dataset: TrainingData) -> None:
         raise UserError("--counts and --draws are for comparing strategies: add --compare")
     if study.compare:
         comparison_counts(study, dataset)
+        if not len(dataset.validation["label"]):
+            raise UserError("--compare measures errors on validation images: give --validation N")
 
 
 def comparison_counts(study: NextStudy, dataset: TrainingData) -> list[int]:
@@ -104,11 +106,11 @@ def comparison_counts(study: NextStudy, dataset: TrainingData) -> list[int]:
     """
     available = len(dataset.train["label"])
     asked = study.counts or NEXT_COUNTS
-    fitting = sorted(count for count in asked if 1 <= count < available)  # pyright: ignore
+    fitting = sorted(count for count in asked if 1 <= count <= available)  # pyright: ignore
     if not fitting or (study.counts and len(fitting) < len(asked)):
         raise UserError(
-            f"--counts does not fit {available:,} labelled training examples, of which some are "
-            f"left to measure the error: give numbers from 1 to {available - 1:,}"
+            f"--counts does not fit {available:,} labelled training examples: give numbers from 1 "
+            f"to {available:,}"
         )
     return fitting
 
@@ -172,14 +174,17 @@ def _compare(context: Any, features: np.ndarray) -> dict[str, Any]:
     label = context.source.dataset.train["label"]
     counts = comparison_counts(study, context.source.dataset)
     features = features[: len(label)]
+    # In the graph, but never labelled.
+    held_out = context.source.dataset.validation["label"]
+    together = np.concatenate([features, context.source.features("validation")])
     repeats = study.draws or REPEATS
     cells: Cells = context.cells
     with context.terminal.status("comparing strategies"):
-        graph = cells.compute("graph", lambda: make_graph(features))
+        graph = cells.compute("graph", lambda: make_graph(together))
         errors = compare_strategies(
             Pool(features),
             graph,
-            label,
+            np.concatenate([label, held_out]),
             len(context.source.classes),
             counts,
             repeats,
@@ -205,10 +210,12 @@ def _compare(context: Any, features: np.ndarray) -> dict[str, Any]:
         for record in records
     ]
     columns = ("strategy", "labels", "error in % [95 %]", "median", "minus random [95 %]")
-    context.terminal.table(f"Error on the other images, {repeats} seeds", columns, rows)
+    context.terminal.table(
+        f"Error on {len(held_out):,} validation images, {repeats} seeds", columns, rows
+    )
     context.terminal.line(
-        "the head is propagate (poisson-mbo, equal classes); random draws are not class-balanced, "
-        "and a class without a label counts as wrong",
+        "head: propagate (poisson-mbo, equal classes), with the validation images in the graph; "
+        "random draws are not class-balanced, and a class without a label counts as wrong",
         hang=2,
     )
     return {"counts": counts, "repeats": repeats, "table": records}

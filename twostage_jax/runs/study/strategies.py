@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,11 @@ def compare_strategy(
     counts: Sequence[int],
     seed: int,
 ) -> np.ndarray:
-    """Label what a strategy chooses, and return the error on all other examples.
+    """Label what a strategy chooses, and return the error on the held-out examples.
+
+    The graph and `label` have the examples of the pool first, then held-out examples, which cannot
+    be chosen: an example that is labelled is no longer an error, so errors on what is left of the
+    pool would favour strategies that label the difficult ones.
 
     The strategy continues from its own labels: its first `counts[0]` examples, then more until
     there are `counts[1]`, and so on. `margin` cannot begin without labels and takes its first
@@ -34,8 +39,8 @@ def compare_strategy(
 
     Args:
         pool: features `[N, D]`.
-        graph: from `make_graph`.
-        label: true labels int `[N]`.
+        graph: from `make_graph`, of all examples.
+        label: true labels int `[N + V]`.
         classes: number of classes K.
         strategy: a name of `STRATEGIES`.
         counts: rising numbers of labels.
@@ -55,7 +60,8 @@ def compare_strategy(
             probability = label_probability(pool.units, chosen, label[chosen], classes)
         choice = Choice(count - len(chosen), key, probability)
         chosen = np.concatenate([chosen, choose_from(pool, name, choice, chosen)])
-        errors.append(propagation_error(graph, chosen, label))
+        wrong = propagate_labels(graph, chosen, label[chosen]) != label
+        errors.append(wrong[len(pool.features) :].mean())
     return np.array(errors)
 
 
@@ -75,8 +81,8 @@ def compare_strategies(
 
     Args:
         pool: features `[N, D]`.
-        graph: from `make_graph`.
-        label: true labels int `[N]`.
+        graph: from `make_graph`, of all examples.
+        label: true labels int `[N + V]`.
         classes: number of classes K.
         counts: rising numbers of labels.
         repeats: number of repetitions.
@@ -104,28 +110,24 @@ def make_graph(features: np.ndarray) -> dict[str, np.ndarray]:
     return prepare_graph(features, neighbours, VECTORS, with_edges=False)
 
 
-def propagation_error(
+def propagate_labels(
     graph: Mapping[str, np.ndarray], rows: np.ndarray, label: np.ndarray
-) -> float:
-    """Error of `propagate` on the examples that are not labelled, in [0, 1].
+) -> np.ndarray:
+    """Return the class that `propagate` gives to each example of a graph, int `[N]`.
 
-    Classes without a label are left out of the head, so their examples count as errors.
+    Classes without a label are left out of the head, so none of their examples is right.
 
     Args:
         graph: from `make_graph`.
         rows: indices of the labelled examples, `[L]`.
-        label: true labels int `[N]`.
+        label: their labels int `[L]`.
     """
-    present, position = np.unique(label[rows], return_inverse=True)
+    present, position = np.unique(label, return_inverse=True)
     if len(present) == 1:
-        predicted = np.full(len(label), present[0])
-    else:
-        on_device = {name: jnp.asarray(values) for name, values in graph.items()}
-        best = _propagated(on_device, jnp.asarray(rows), jnp.asarray(position), len(present))
-        predicted = present[np.asarray(best)]
-    wrong = predicted != label
-    wrong[rows] = False
-    return float(wrong.sum() / (len(label) - len(rows)))
+        return np.full(len(graph["root"]), present[0])
+    on_device = {name: jnp.asarray(values) for name, values in graph.items()}
+    best = _propagated(on_device, jnp.asarray(rows), jnp.asarray(position), len(present))
+    return present[np.asarray(best)]
 
 
 @partial(jax.jit, static_argnames="classes")
@@ -137,7 +139,9 @@ def _propagated(
     assert head.solve is not None
     assert head.transduce is not None
     nothing = jnp.zeros((len(label), 1))
-    batch = {"image": nothing, "label": label, "weight": jnp.ones(len(label)), "index": rows}
+    counted = jnp.ones(len(label))
+    # Features are only for new images, and there are none.
+    batch: dict[str, Any] = {"image": nothing, "label": label, "weight": counted, "index": rows}
     batch |= {"prepared": graph, "features": nothing}
     return head.transduce(head.solve(new_key(), batch)).argmax(-1)
 

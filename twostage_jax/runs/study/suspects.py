@@ -137,7 +137,7 @@ def draw_suspects(
             f"given {short_name(classes[given[row]], 8)}",
             f"likely {short_name(classes[suspects.suggested[row]], 8)}",
         ]
-        for row in shown
+        for row in shown.tolist()
     ]
     title = f"The {len(shown)} most suspicious of {len(given):,} labels"
     return draw_sheet(images[shown], captions, title, COLUMNS)

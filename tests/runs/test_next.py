@@ -1,0 +1,110 @@
+"""The studies `suspects` and `next`, from the command to their files."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from twostage_jax import cli
+from twostage_jax.config.parse import parse
+from twostage_jax.runs.study.start import run_study
+from twostage_jax.show.terminal import Terminal
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """Folder of a tiny run, and the file of its data."""
+    folder = tmp_path_factory.mktemp("encoder")
+    data = tiny.write(folder / "data.npz")
+    config = tiny.config(data, folder / "run", head={"protocol": "ridge"})
+    tiny.run(config)
+    return folder / "run", folder / "data.npz"
+
+
+def study(*words):
+    folder, content = run_study(parse(["study", *map(str, words)]), Terminal(quiet=True))
+    return folder, content["results"]
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_suspects_are_written_with_the_rows_of_the_source(encoder, tmp_path):
+    run, data = encoder
+    folder, results = study(
+        "suspects", "--from", run, "--inject", "0.1", "--neighbours", "5", "--out", tmp_path / "a"
+    )
+    lines = rows(folder / "suspects.csv")
+    label = np.load(data)["y_train"]
+    assert len(lines) == tiny.TRAIN == results["labels"]
+    assert [int(line["source"]) for line in lines] == [label[int(x["index"])] for x in lines]
+    changed = [line["given"] != line["source"] for line in lines]
+    assert sum(changed) == results["injected"] == round(0.1 * tiny.TRAIN)
+    assert results["at_true_number"] == pytest.approx(np.mean(changed[: sum(changed)]))
+    assert (folder / "suspects.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "study.json").read_text())["complete"]
+
+
+def test_what_to_label_next_comes_back_as_labels(encoder, tmp_path):
+    run, data = encoder
+    folder, _ = study("next", "--from", run, "--budget", "4", "--out", tmp_path / "a")
+    lines = rows(folder / "next.csv")
+    assert len(lines) == 4 and {line["label"] for line in lines} == {""}
+    assert (folder / "next.png").read_bytes().startswith(b"\x89PNG")
+    # A person fills the column in; the next list has other images.
+    label = np.load(data)["y_train"]
+    filled = "".join(f"{x['index']},{label[int(x['index'])]}\n" for x in lines)
+    path = tmp_path / "filled.csv"
+    path.write_text(f"index,label\n{filled}")
+    for strategy in ("typical", "margin"):
+        options = ("--budget", "72", "--labelled", path, "--strategy", strategy)
+        folder, results = study("next", "--from", run, *options, "--out", tmp_path / strategy)
+        assert results["labelled"] == 4 and results["unlabelled"] == 72
+        chosen = [line["index"] for line in rows(folder / "next.csv")]
+        assert len(set(chosen)) == 72
+        assert not set(chosen) & {line["index"] for line in lines}
+
+
+def test_strategies_are_compared_on_the_same_seeds(encoder, tmp_path):
+    run, _ = encoder
+    options = ("--compare", "--counts", "3,9", "--draws", "2", "--budget", "1")
+    folder, results = study("next", "--from", run, *options, "--out", tmp_path / "a")
+    table = results["comparison"]["table"]
+    assert [(x["strategy"], x["labels"]) for x in table[:2]] == [("typical", 3), ("typical", 9)]
+    random = {x["labels"]: x["error"] for x in table if x["strategy"] == "random"}
+    for line in table:
+        assert line["difference"] == pytest.approx(line["error"] - random[line["labels"]])
+    # Resumed, it takes the errors from its cells.
+    content = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps(content | {"complete": False}))
+    for cell in (folder / "cells").glob("random-*.npz"):
+        cell.unlink()
+    assert study("next", "--resume", "--out", folder)[1] == results
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("suspects --inject 1.5", "--inject is 1.5: give a share from 0 to 1"),
+        ("suspects --inject -0.1", "--inject is -0.1"),
+        ("suspects --inject-kind symmetric", "--inject-kind needs a share"),
+        ("suspects --neighbours 76", "--neighbours 76 does not fit 76 training examples"),
+        ("next", "give --budget N"),
+        ("next --budget 77", "a budget of 77 does not fit 76 unlabelled images"),
+        ("next --budget 3 --strategy margin", "margin needs the probabilities"),
+        ("next --budget 3 --labelled missing.csv", "cannot read"),
+        ("next --budget 3 --counts 3", "add --compare"),
+        ("next --budget 3 --compare --counts 77", "--counts does not fit 76"),
+    ],
+)
+def test_a_study_that_does_not_fit_ends_with_one_line(encoder, tmp_path, capsys, words, message):
+    kind, *options = words.split()
+    out = tmp_path / "out"
+    status = cli.main(["study", kind, "--from", str(encoder[0]), "--out", str(out), *options])
+    error = capsys.readouterr().err
+    assert status == 2 and error.count("\n") == 1 and message in error
+    assert not out.exists()
