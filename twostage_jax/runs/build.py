@@ -146,8 +146,8 @@ def _head_settings(config: Config, protocol: Callable[..., Head]) -> dict[str, o
     settings: dict[str, object] = {}
     for name in HEAD_OPTIONS:
         if name in parameters:
-            given = getattr(config.head, name)
-            settings[name] = parameters[name].default if given is None else given
+            value = getattr(config.head, name)
+            settings[name] = parameters[name].default if value is None else value
     taken = numbers(protocol) | dict(config.head.set or ())
     swept_names = {name.partition(".")[2].replace("-", "_") for name in swept(config)}
     return settings | {name: x for name, x in taken.items() if name not in swept_names}

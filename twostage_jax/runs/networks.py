@@ -178,8 +178,8 @@ def head_shapes(
         return solution(networks.head({**head_numbers, **values}), key, batch)
 
     spec = solve_spec(labelled, validation, *networks.feature_shape) | dict(prepared or {})
-    own, shared = jax.eval_shape(solve, swept, new_key(), spec)
-    groups = {"encoder": networks.encoder_shapes, "head": own}
+    params, shared = jax.eval_shape(solve, swept, new_key(), spec)
+    groups = {"encoder": networks.encoder_shapes, "head": params}
     return {**groups, BANK: shared} if shared else groups
 
 

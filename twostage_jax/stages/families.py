@@ -47,10 +47,10 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
 }
 HEADS: dict[str, Callable[..., Head]] = {
     "mlp": mlp,
+    "finetune": finetune,
     "linear": linear,
     "ridge": ridge,
     "knn": knn,
-    "finetune": finetune,
     "knn-reliable": knn_reliable,
     "prototype": prototype,
     "propagate": propagate,

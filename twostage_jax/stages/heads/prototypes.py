@@ -74,8 +74,8 @@ def _refine(mean: jax.Array, counted: jax.Array, batch: Batch, steps: int) -> ja
 
     def step(_: int, mean: jax.Array) -> jax.Array:
         share = jax.nn.softmax(_SHARPNESS * features @ mean.T)
-        own = jnp.where(is_labelled, counted, share[batch["index"]])
-        share = share.at[batch["index"]].set(own)
+        labelled = jnp.where(is_labelled, counted, share[batch["index"]])
+        share = share.at[batch["index"]].set(labelled)
         return unit(share.T @ features)
 
     return jax.lax.fori_loop(0, steps, step, mean)

@@ -87,13 +87,13 @@ def _adapt(
     least, most = bounds
 
     def adapt(rows: jax.Array) -> jax.Array:
-        own = rows[:, -1].astype(jnp.int32)
+        row = rows[:, -1].astype(jnp.int32)
         similarity = _similarity(rows[:, :-1], features, weight > 0)
-        similarity = similarity.at[jnp.arange(len(rows)), own].set(-jnp.inf)
-        found, index = top(similarity, most)
-        votes = jax.nn.one_hot(label[index], classes) * jnp.isfinite(found)[..., None]
+        similarity = similarity.at[jnp.arange(len(rows)), row].set(-jnp.inf)
+        similarity, index = top(similarity, most)
+        votes = jax.nn.one_hot(label[index], classes) * jnp.isfinite(similarity)[..., None]
         votes = votes.cumsum(1)
-        mine = jnp.take_along_axis(votes, label[own][:, None, None], axis=2)[..., 0]
+        mine = jnp.take_along_axis(votes, label[row][:, None, None], axis=2)[..., 0]
         wins = (mine >= votes.max(-1)) & (mine > 0)
         wins = wins[:, least - 1 :]
         number = jnp.where(wins.any(1), wins.argmax(1) + least, most)
@@ -122,8 +122,8 @@ def _vote(classes: int, least: int, most: int, params: PyTree, features: jax.Arr
 
     def logits(query: jax.Array) -> jax.Array:
         # Examples of weight 0 have no reliability.
-        found, index = top(_similarity(query, bank, params["reliability"] != 0), most)
-        counts = jnp.isfinite(found)
+        similarity, index = top(_similarity(query, bank, params["reliability"] != 0), most)
+        counts = jnp.isfinite(similarity)
         near = counts[:, :least]
         total = jnp.maximum(near.sum(1), 1)
         number = jnp.where(near, params["number"][index[:, :least]], 0).sum(1) / total

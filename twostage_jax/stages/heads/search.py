@@ -63,9 +63,9 @@ def nearest(
         # The last block moves back, so that one program serves all blocks.
         start = max(min(begin, len(queries) - block), 0)
         rows = slice(start, start + block)
-        found = _search_block(_host_unit(queries[rows]), on_device, start, k, exclude_self)
-        similarity[rows] = found[0]
-        index[rows] = found[1]
+        result = _search_block(_host_unit(queries[rows]), on_device, start, k, exclude_self)
+        similarity[rows] = result[0]
+        index[rows] = result[1]
     return similarity, index
 
 
