@@ -103,7 +103,7 @@ def _check_command(argv: Sequence[str]) -> None:
     first = argv[0]
     if first in COMMANDS or first in ("-h", "--help"):
         return
-    if first.split()[0] == STUDY:
+    if first.split()[:1] == [STUDY]:
         names = [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{STUDY} ")]
         raise UserError(
             f"{shown(first)} is no study: choose from {', '.join(names)}; start with twostage "
