@@ -106,7 +106,7 @@ def comparison_counts(study: NextStudy, dataset: TrainingData) -> list[int]:
     """
     available = len(dataset.train["label"])
     asked = study.counts or NEXT_COUNTS
-    fitting = sorted(count for count in asked if 1 <= count <= available)  # pyright: ignore
+    fitting = sorted(int(count) for count in asked if 1 <= int(count) <= available)
     if not fitting or (study.counts and len(fitting) < len(asked)):
         raise UserError(
             f"--counts does not fit {available:,} labelled training examples: give numbers from 1 "

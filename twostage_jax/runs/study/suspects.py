@@ -134,8 +134,8 @@ def draw_suspects(
     shown = suspects.order[:SHOWN]
     captions = [
         [
-            f"given {short_name(classes[given[row]], 8)}",
-            f"likely {short_name(classes[suspects.suggested[row]], 8)}",
+            f"given {short_name(classes[int(given[row])], 8)}",
+            f"likely {short_name(classes[int(suspects.suggested[row])], 8)}",
         ]
         for row in shown.tolist()
     ]
