@@ -9,6 +9,7 @@ loop.py       the host loop around compiled epochs
 members.py    many trainings in one program
 solve.py      heads that are computed in one call
 placement.py  devices, and which arrays have a member axis
+speed.py      members together or one after the other, as measured
 memory.py     memory that members need, and how many fit
 vmap.py       `ensemble`: `vmap` in chunks that fit
 passes.py     a network applied to many images

@@ -76,15 +76,15 @@ def measure_speed(
 
     keys = jax.random.split(new_key(), lanes)
     batch = _values(dict(examples))
-    one = (_values(state), keys[0], batch)
+    single = (_values(state), keys[0], batch)
     all_lanes = (_values(_repeated(state, lanes)), keys, batch)
     options = compiler_options()
     lowered = (
-        jax.jit(train, compiler_options=options).lower(*one),
+        jax.jit(train, compiler_options=options).lower(*single),
         jax.jit(many, compiler_options=options).lower(*all_lanes),
     )
     programs = compile_all(lowered)
-    alone = _seconds(programs[0], one) / STEPS
+    alone = _seconds(programs[0], single) / STEPS
     together = _seconds(programs[1], all_lanes) / (STEPS * lanes)
     return Speed(alone, together, lanes)
 
