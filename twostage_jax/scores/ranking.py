@@ -45,9 +45,9 @@ def count_wrong_labels(probability: np.ndarray, label: np.ndarray) -> WrongLabel
     (1, [[2.0, 0.0], [1.0, 1.0]])
     """
     count, classes = probability.shape
-    given = np.arange(classes) == label[:, None]
-    sizes = given.sum(0)
-    threshold = (probability * given).sum(0) / np.maximum(sizes, 1)
+    is_label = np.arange(classes) == label[:, None]
+    sizes = is_label.sum(0)
+    threshold = (probability * is_label).sum(0) / np.maximum(sizes, 1)
     # A class without examples has no threshold, so no example can belong to it.
     threshold[sizes == 0] = np.inf
     confident = np.where(probability >= threshold, probability, -1.0)

@@ -154,9 +154,9 @@ def _disagreement(
     """Score and suggested class of each example, both `[N]`."""
     evidence = np.log(head + _FLOOR) + _VOTE * np.log(vote + _FLOOR)
     rows = np.arange(len(label))
-    own = evidence[rows, label]
+    agreed = evidence[rows, label]
     evidence[rows, label] = -np.inf
-    score = (evidence.max(1) - own).astype(np.float32)
+    score = (evidence.max(1) - agreed).astype(np.float32)
     return score, evidence.argmax(1).astype(np.int32)
 
 

@@ -127,8 +127,8 @@ def study_next(context: Any) -> dict[str, Any]:
         probability = None
         if strategy == "margin":
             classes = len(source.classes)
-            known = (candidates.labelled, candidates.label)
-            probability = label_probability(pool.units, *known, classes)
+            labels = (candidates.labelled, candidates.label)
+            probability = label_probability(pool.units, *labels, classes)
         key = jax.random.fold_in(new_key(study.seed or 0), 0)
         choice = Choice(study.budget, key, probability)
         chosen = choose_from(pool, strategy, choice, candidates.labelled)

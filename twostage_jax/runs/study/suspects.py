@@ -53,24 +53,24 @@ def study_suspects(context: Any) -> dict[str, Any]:
     label = dataset.train["label"]
     classes = context.source.classes
     key = new_key(study.seed or 0)
-    given = label
+    ranked = label
     if study.inject:
         kind = study.inject_kind or NOISE_KINDS[0]
-        given = change_labels(label, study.inject, kind, len(classes), jax.random.fold_in(key, 1))
+        ranked = change_labels(label, study.inject, kind, len(classes), jax.random.fold_in(key, 1))
     features = context.source.features("train")[: len(label)]
     with context.terminal.status("comparing labels"):
         suspects = find_suspects(
             features,
-            given,
+            ranked,
             len(classes),
             jax.random.fold_in(key, 0),
             NEIGHBOURS if study.neighbours is None else study.neighbours,
         )
     rows = dataset.rows["train"]
-    changed = given != label
-    table = suspects_csv(suspects, given, rows, classes, label if study.inject else None)
+    changed = ranked != label
+    table = suspects_csv(suspects, ranked, rows, classes, label if study.inject else None)
     write_bytes(context.folder / TABLE, table)
-    sheet = draw_suspects(suspects, dataset.train["image"], given, classes)
+    sheet = draw_suspects(suspects, dataset.train["image"], ranked, classes)
     write_bytes(context.folder / SHEET, sheet)
     results = _results(suspects, changed)
     _show(context, results, classes)
@@ -98,7 +98,7 @@ def change_labels(
 
 def suspects_csv(
     suspects: Suspects,
-    given: np.ndarray,
+    ranked: np.ndarray,
     rows: np.ndarray,
     classes: Sequence[str],
     label: np.ndarray | None = None,
@@ -107,7 +107,7 @@ def suspects_csv(
 
     Args:
         suspects: from `find_suspects`.
-        given: labels that were ranked, int `[N]`.
+        ranked: labels that were ranked, int `[N]`.
         rows: row of each example in the source, `[N]`.
         classes: names of the K classes.
         label: labels before some were changed, or None.
@@ -117,7 +117,7 @@ def suspects_csv(
     columns += [] if label is None else ["source"]
     lines = []
     for rank, row in enumerate(suspects.order.tolist(), start=1):
-        pair = (int(given[row]), int(suspects.suggested[row]))
+        pair = (int(ranked[row]), int(suspects.suggested[row]))
         shares = (
             f"{part[row, k]:.4f}" for part in (suspects.head, suspects.neighbours) for k in pair
         )
@@ -128,18 +128,18 @@ def suspects_csv(
 
 
 def draw_suspects(
-    suspects: Suspects, images: np.ndarray, given: np.ndarray, classes: Sequence[str]
+    suspects: Suspects, images: np.ndarray, ranked: np.ndarray, classes: Sequence[str]
 ) -> bytes:
     """Contact sheet of the most suspicious labels, a PNG file."""
     shown = suspects.order[:SHOWN]
     captions = [
         [
-            f"given {short_name(classes[int(given[row])], 8)}",
+            f"given {short_name(classes[int(ranked[row])], 8)}",
             f"likely {short_name(classes[int(suspects.suggested[row])], 8)}",
         ]
         for row in shown.tolist()
     ]
-    title = f"The {len(shown)} most suspicious of {len(given):,} labels"
+    title = f"The {len(shown)} most suspicious of {len(ranked):,} labels"
     return draw_sheet(images[shown], captions, title, COLUMNS)
 
 
