@@ -38,7 +38,7 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
-        # The first is the command that the user has started; it may start a run of its own.
+        # The first one is the command that the user started. It can start a run of its own.
         self.resume = _resume_commands[0] if _resume_commands else None
 
 

@@ -34,7 +34,7 @@ def test_files_of_spreadsheets_are_read(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("index,label\n21,dog\n", "line 2 .* index '21', which no image has"),
+        ("index,label\n21,dog\n", "line 2 .* index '21', but no image has it"),
         ("index,label\n-1,dog\n", "index '-1'"),
         ("index,label\n20,bird\n", "label 'bird': give one of cat, dog"),
         ("index,label\n20,cat\n20,dog\n", "line 3 .* second label"),

@@ -50,6 +50,6 @@ def test_without_validation_examples_only_labels_are_missing():
 
 
 def test_features_that_are_not_finite_have_no_accuracy():
-    """The largest of NaN would be class 0, which is a third of the labels."""
+    """Without a check, NaN would count as class 0, which is a third of the labels."""
     figures = jax.jit(watch.make_watch(encode, 3))(jnp.full_like(PARAMS, jnp.nan), DATA)
     assert np.isnan(list(figures.values())).all()

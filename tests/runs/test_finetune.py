@@ -121,7 +121,7 @@ def test_an_option_that_no_function_asks_for_is_refused(done, module, tmp_path, 
         ),
         (
             ("--head.set", "q=0.5"),
-            "q is a number of the loss gce, and --head.loss is cross-entropy",
+            "q belongs to the loss gce, and --head.loss is cross-entropy",
         ),
     ):
         assert cli.main([*command, *flags]) == 2

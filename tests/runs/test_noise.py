@@ -59,7 +59,7 @@ def test_figures_can_be_computed_from_the_saved_predictions(finished):
     assert {path.name for path in folder.glob("noise.*")} == {"noise.png", "noise.svg"}
 
 
-def test_advice_is_measured_against_the_best_arm_in_hindsight(finished):
+def test_advice_is_compared_with_the_best_arm_on_test(finished):
     _, content = finished
     results = content["results"]
     for entry in results["advice"]:

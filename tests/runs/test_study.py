@@ -132,7 +132,7 @@ def test_features_of_ones_own_are_read_in_the_order_of_the_source(done, data, tm
         ("--draws 0", "--draws is 0"),
         ("--arms frozn", "unknown arm 'frozn'"),
         ("--protocols lin", "unknown protocol 'lin'"),
-        ("--protocols finetune", "use the arm finetuned"),
+        ("--protocols finetune", "give --arms finetuned"),
         ("--arms features:/nowhere.npz", "cannot read /nowhere.npz"),
         ("--preset quick", "--from gives one"),
         ("--pretrain.epochs 1", "leave the --pretrain flags out"),

@@ -107,7 +107,7 @@ def test_early_learning_without_a_memory_is_the_cross_entropy_and_training_needs
         ({"loss": "mae"}, "unknown loss 'mae'"),
         ({"loss": "gce", "q": 0.0}, r"q is 0.0: give a number above 0, at most 1"),
         ({"loss": "gce", "q": 1.5}, r"q is 1.5: give a number above 0"),
-        ({"loss": "elr"}, "give examples, their number"),
+        ({"loss": "elr"}, "give examples, the number"),
         ({"loss": "elr", "examples": 5, "elr_momentum": 1.0}, r"elr_momentum is 1.0: .* \[0, 1\)"),
         ({"loss": "elr", "examples": 5, "elr_weight": -1.0}, r"elr_weight is -1.0"),
         ({"loss": "gce", "label_smoothing": 0.1}, "label_smoothing goes with cross-entropy"),

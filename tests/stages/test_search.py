@@ -56,9 +56,9 @@ def test_blocks_of_rows_give_what_all_rows_give_under_vmap_too():
         ((np.ones((2, 3)), np.ones((4, 3)), 5), "k is 5 for 4 candidates: give a whole number"),
         ((np.ones((4, 3)), np.ones((4, 3)), 4, True), "k is 4 for 3 candidates"),
         ((np.ones((2, 3)), np.ones((4, 3)), 1, True), "2 queries for a bank of 4"),
-        ((np.ones((2, 2)), np.ones((4, 3)), 1), "queries have 2 features and the bank 3"),
+        ((np.ones((2, 2)), np.ones((4, 3)), 1), "queries have 2 features and the bank has 3"),
         ((np.ones(2), np.ones((4, 3)), 1), "queries have shape"),
-        ((np.ones((2, 3)), np.full((4, 3), np.nan), 1), "bank have values that are not finite"),
+        ((np.ones((2, 3)), np.full((4, 3), np.nan), 1), "bank contain values that are not finite"),
     ],
 )
 def test_a_wrong_search_gets_one_sentence(arguments, message):

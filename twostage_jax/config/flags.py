@@ -19,10 +19,10 @@ class Debug:
     """Show the full traceback on an error"""
 
     def __post_init__(self) -> None:
-        """Expand `~` in every path, then bring the fields of a configuration into one form."""
+        """Expand `~` in every path, then convert the fields of a configuration into one form."""
         for name, value in vars(self).items():
             if isinstance(value, Path):
-                # The dataclass is frozen, and it is still being made.
+                # The dataclass is frozen, and this is its initialisation.
                 object.__setattr__(self, name, as_path(value))
         settings = getattr(super(), "__post_init__", None)
         if settings is not None:

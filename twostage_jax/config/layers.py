@@ -55,7 +55,7 @@ def _overlay_group(top: Any, base: object, group: str, varied: Sequence[str]) ->
         for name in ("set", *(HEAD_FIELDS if group == "head" else ())):
             inherited.pop(name, None)
         values = {**inherited, **present(top)}
-    # Nor do the layer sizes of one encoder fit another.
+    # The layer sizes of one encoder do not fit another.
     if inherited.get("encoder") not in (None, values.get("encoder")):
         inherited = {name: x for name, x in inherited.items() if name not in ENCODER_FIELDS}
         values = {**inherited, **present(top)}
@@ -100,7 +100,7 @@ def resolve(config: Config, image_shape: Sequence[int], validation: int) -> Conf
     preset = config.preset or default_preset(image_shape)
     values: dict[str, Any] = preset_values(preset)
     for group, function in FUNCTION_FIELDS.items():
-        # A preset's steps are for any trained head, not for its own alone.
+        # The training settings of a preset apply to any trained head.
         values[group][function] = (
             getattr(getattr(config, group), function) or values[group][function]
         )
@@ -110,7 +110,7 @@ def resolve(config: Config, image_shape: Sequence[int], validation: int) -> Conf
     elif pretrain["objective"] == "placeholder":
         pretrain["watch"] = "off"  # it trains nothing
     encoder = config.pretrain.encoder or values["pretrain"]["encoder"]
-    # A preset's sizes are for its own encoder.
+    # The layer sizes of a preset belong to its own encoder.
     if encoder != values["pretrain"]["encoder"] or "widths" not in values["pretrain"]:
         values["pretrain"] |= ENCODER_DEFAULTS.get(encoder, ENCODER_DEFAULTS["mlp"])
         values["pretrain"]["encoder"] = encoder

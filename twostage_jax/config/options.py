@@ -1,7 +1,7 @@
-"""Options: fields of the configuration that a function must ask for by name.
+"""Options: fields of the configuration that a function requests by a parameter name.
 
-A head that has a parameter `loss` gets `--head.loss`. For any other head, the flag is refused. A
-new option is a field in `schema` and a line in `OPTIONS`.
+A head with a parameter `loss` gets `--head.loss`. For any other head, the flag is rejected. A new
+option is a field in `schema` and a line in `OPTIONS`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from twostage_jax.config.schema import GROUPS, Config
 from twostage_jax.config.sweep import swept
 from twostage_jax.errors import UserError
 
-# By option: fields that name functions, and the parameter by which each of them asks for it.
+# For each option: the fields that name functions, and the parameter that requests the option.
 OPTIONS: dict[str, dict[str, str]] = {
     "pretrain.widths": {"pretrain.encoder": "widths", "pretrain.objective": "decoder"},
     "pretrain.norm": {"pretrain.encoder": "norm", "pretrain.objective": "projector"},
@@ -35,7 +35,7 @@ def read_option(config: Config, path: str) -> object:
 
 
 def offered_options(config: Config, function: str) -> dict[str, object]:
-    """Return the options that are given, by the parameter of the function of a field.
+    """Return the given options of a function, by parameter name.
 
     >>> offered_options(Config(head={"loss": "gce"}), "head.protocol")
     {'loss': 'gce'}
@@ -43,21 +43,21 @@ def offered_options(config: Config, function: str) -> dict[str, object]:
     values = {
         askers[function]: read_option(config, path)
         for path, askers in OPTIONS.items()
-        # A decoder is no value of the configuration.
+        # The module `decoder` is not a value of the configuration.
         if path.rpartition(".")[2] == askers.get(function)
     }
     return {name: value for name, value in values.items() if value is not None}
 
 
 def check_options(config: Config, asked: Mapping[str, Collection[str]]) -> None:
-    """Check that some function asks for each option that is given or swept.
+    """Check that a function requests each option that is given or swept.
 
     Args:
-        config: configuration as the user gave it, with the values of an earlier run.
-        asked: names of the parameters of each function, by its field, such as `head.protocol`.
+        config: configuration that the user gave, completed with the values of an earlier run.
+        asked: parameter names of each function, by its field, such as `head.protocol`.
 
     Raises:
-        UserError: An option that no function asks for.
+        UserError: An option that no function requests.
     """
     for path in _unused(asked):
         flag = dotted(path.rpartition(".")[2], path.rpartition(".")[0])
@@ -70,7 +70,7 @@ def check_options(config: Config, asked: Mapping[str, Collection[str]]) -> None:
 
 
 def without_unused(config: Config, asked: Mapping[str, Collection[str]]) -> Config:
-    """Return a resolved configuration without the options that no function asks for."""
+    """Return a resolved configuration without the options that no function requests."""
     for path in _unused(asked):
         group, _, name = path.rpartition(".")
         if group in GROUPS:

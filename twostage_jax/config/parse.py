@@ -106,7 +106,7 @@ def _check_command(argv: Sequence[str]) -> None:
     if first.split()[:1] == [STUDY]:
         names = [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{STUDY} ")]
         raise UserError(
-            f"{shown(first)} is no study: choose from {', '.join(names)}; start with twostage "
+            f"{shown(first)} is not a study: choose from {', '.join(names)}; start with twostage "
             f"{STUDY} {names[0]}, or see twostage {STUDY} {names[0]} --help"
         )
     if first.startswith("-"):

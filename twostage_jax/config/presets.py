@@ -5,13 +5,15 @@
   the default for 28×28 images.
 - `quick` is for small data sets, on which five epochs are only a few hundred steps: 20 epochs per
   stage, LeCun-normal initial values.
-- `few-labels` pretrains a small convolutional network on two random views of each image (SimCLR
-  with clusters), with AdamW and a cosine, and spreads the labels over a graph of neighbours.
+- `few-labels` pretrains a small convolutional network on two random views of each image
+  (`simclr-iic`), with AdamW and a cosine schedule. Its head spreads the labels over a graph of
+  neighbours.
 - `few-labels-gpu` does the same in larger batches and for longer.
-- `noisy-labels` has the stage 1 of `few-labels`, and a head that wrong labels change little.
-- `photos` is for images in colour or larger than 28×28, and their default.
+- `noisy-labels` has the stage 1 of `few-labels` and a linear head, which wrong labels affect
+  little.
+- `photos` is the default for images in colour or larger than 28×28.
 
-Each table is the default of one field, by preset; `others` stands for all presets that are not
+Each table has the default of one field by preset. `others` stands for all presets that are not
 named.
 """
 

@@ -109,11 +109,12 @@ def _check_selection(config: Config) -> None:
         if config.validation == 0:
             raise UserError(
                 "--pretrain.select probe chooses on the validation split, and --validation is 0: "
-                "give it examples"
+                "give --validation N"
             )
         if config.pretrain.watch == "off":
             raise UserError(
-                "--pretrain.select probe needs the probe: leave out --pretrain.watch off"
+                "--pretrain.select probe needs the figures of --pretrain.watch on: leave out "
+                "--pretrain.watch off"
             )
     # With one encoder for all, the points of stage 1 would be one and the same.
     one_encoder = "encoder" in (config.share or ()) or config.encoder_run is not None

@@ -137,18 +137,18 @@ class StageConfig(Settings):
         str,
         *declare("NAME", choice("decay_on", DECAY_ON), default=DECAYED, trained=True),
     ] = UNSET
-    """Arrays with weight decay: all, or matrices (no biases, no scales of a normalisation)"""
+    """Arrays with weight decay: all, or matrices (without biases and scales of normalisations)"""
     schedule: Annotated[
         str,
         *declare("NAME", choice("schedule", SCHEDULES), default=SCHEDULE, trained=True),
     ] = UNSET
-    """Learning rate over the epochs: constant, or cosine (falls to 0.005 of itself)"""
+    """Learning rate over the epochs: constant, or cosine (falls to 0.005 of its largest value)"""
     warmup: Annotated[int, *declare("N", integer(0), default=WARMUP, trained=True)] = UNSET
-    """Steps in which the learning rate rises from 0; at most a tenth of all steps"""
+    """Number of steps in which the learning rate rises from 0; at most a tenth of all steps"""
     schedule_epochs: Annotated[
         int | None, *declare("INT", integer(1), "the number of epochs", trained=True)
     ] = UNSET
-    """Epochs after which a cosine schedule has reached its end"""
+    """Number of epochs after which a cosine schedule ends"""
     set: Annotated[
         tuple[tuple[str, float], ...], *declare_repeatable("NAME=VALUE", check_numbers, as_numbers)
     ] = ()
@@ -167,8 +167,8 @@ class PretrainConfig(StageConfig):
         str,
         *declare("NAME", choice("objective", OBJECTIVES, imports=True), default=OBJECTIVE),
     ] = UNSET
-    """Loss to minimise: autoencoder, placeholder, denoising, masked, vae, simclr, simclr-iic, \
-vicreg, lejepa, supervised (uses labels), or package.module:function"""
+    """Objective: autoencoder, placeholder, denoising, masked, vae, simclr, simclr-iic, vicreg, \
+lejepa, supervised (uses labels), or package.module:function"""
     encoder: Annotated[
         str,
         *declare("NAME", choice("encoder", ENCODERS, imports=True), default=ENCODER),
@@ -177,22 +177,23 @@ vicreg, lejepa, supervised (uses labels), or package.module:function"""
     widths: Annotated[tuple[int, ...], *declare("INT...", layer_sizes(1), "by encoder")] = UNSET
     """Layer sizes of the encoder; the last is the number of features. The decoder mirrors them"""
     norm: Annotated[str, *declare("NAME", choice("norm", NORMS), "by encoder")] = UNSET
-    """Normalisation of conv and resnet: batch (fixed statistics after training) or group"""
+    """Normalisation in conv, resnet and the projector: batch (its statistics are fixed after \
+training) or group"""
     watch: Annotated[
         str,
         *declare(
             "on|off",
             choice("--pretrain.watch", WATCH),
             "on; off in blog and quick, and for placeholder",
-            # It takes longer than an epoch of theirs.
+            # With these presets it takes longer than an epoch.
             default=WATCHED,
         ),
     ] = UNSET
-    """Probe, nearest neighbours and effective rank on validation after each epoch"""
+    """Measure the encoder on validation after each epoch: probe, nearest neighbours and rank"""
     select: Annotated[
         str, *declare("last|probe", choice("--pretrain.select", SELECT), default="last")
     ] = UNSET
-    """Epoch whose encoder is kept: the last one, or the best by the probe on validation"""
+    """Epoch whose encoder is kept: the last, or the one with the best probe on validation"""
     patch: Annotated[int, *declare("INT", integer(1), "chosen for vit, 4 for masked")] = UNSET
     """Side of a square patch in pixels, for the encoder vit and the objective masked"""
 
@@ -209,12 +210,13 @@ class HeadConfig(StageConfig):
         str,
         *declare("NAME", choice("protocol", PROTOCOLS, imports=True), default=PROTOCOL),
     ] = UNSET
-    """Classifier on the features: mlp, linear, ridge, knn, knn-reliable, prototype, propagate,
-    finetune (trains the encoder, too), or package.module:function"""
+    """Classifier on the features: mlp, linear, ridge, knn, knn-reliable, prototype, propagate, \
+finetune (also trains the encoder), or package.module:function"""
     method: Annotated[str, *declare("NAME", choice("method", METHODS), "poisson-mbo")] = UNSET
-    """Method of propagate: zhou, poisson or poisson-mbo"""
+    """Method of the protocol propagate: zhou, poisson or poisson-mbo"""
     class_sizes: Annotated[str, *declare("SIZES", check_text, "equal", normal=as_shares)] = UNSET
-    """Class sizes that propagate assumes: equal, labels, free, or shares such as 0.2,0.8"""
+    """Class sizes that propagate assumes: equal, labels (shares of the labelled images), free (no \
+assumption), or shares such as 0.2,0.8"""
     encode: Annotated[
         str, *declare("NAME", choice("--head.encode", ENCODE), default="auto", trained=True)
     ] = UNSET
@@ -223,12 +225,12 @@ class HeadConfig(StageConfig):
         tuple[int, ...], *declare("INT...", layer_sizes(0), default=(64,), trained=True)
     ] = UNSET
     """Sizes of the hidden layers; no size gives a linear layer"""
-    # No default here: a function has its own, and may have no such parameter.
+    # No default here: a function has its own default, or no such parameter.
     loss: Annotated[
         str, *declare("NAME", choice("loss", LOSSES), "cross-entropy", trained=True)
     ] = UNSET
-    """Loss: cross-entropy, or against wrong labels gce (generalised cross-entropy), elr \
-(early-learning regularisation) or forward (correction by an estimated transition matrix)"""
+    """Loss: cross-entropy, or one that tolerates wrong labels: gce (generalised cross-entropy), \
+elr (early-learning regularisation) or forward (correction by an estimated transition matrix)"""
     encoder_learning_rate: Annotated[
         float,
         *declare(
@@ -239,9 +241,10 @@ class HeadConfig(StageConfig):
             trained=True,
         ),
     ] = UNSET
-    """Step size for the encoder, with --head.protocol finetune"""
+    """Step size for the encoder with --head.protocol finetune"""
     unfreeze: Annotated[str, *declare("PATTERN", check_text, "all of them", trained=True)] = UNSET
-    """Parameters of the encoder that finetune trains, for instance 'encoder/params/Dense_1/*'"""
+    """Pattern of the encoder parameters that finetune trains, for instance \
+'encoder/params/dense_1/*'"""
 
 
 # The two stages, in the order of their training.
@@ -262,7 +265,7 @@ class CommonConfig(Settings):
     out: Annotated[Path | None, *declare("DIR", check_path, "runs/DATA-TIME", normal=as_path)] = (
         None
     )
-    """Folder of the run; it must be new or empty"""
+    """Folder of the run or study; it must be new or empty"""
     seed: Annotated[int, *declare("INT", integer(0), default=0)] = UNSET
     """Seed for initial values and shuffling"""
     validation: Annotated[int, *declare("INT", integer(0), "a tenth, at most 5000")] = UNSET
@@ -324,12 +327,13 @@ few-labels-gpu, noisy-labels or photos"""
         str,
         *declare("NAME", choice("augmentation", ("auto", *AUGMENTATIONS), imports=True), "auto"),
     ] = UNSET
-    """Random views that the objective compares: auto (chosen from the images, and printed), none, \
-handwriting, objects, photographs, or package.module:name of a ts.Views or a function"""
+    """Augmentation that makes random views for the objective: auto (the choice is made from the \
+images and printed), none, handwriting, objects, photographs, or package.module:name of a ts.Views \
+or a function"""
     augment_strength: Annotated[
         float, *declare("FLOAT", number("a number from 0 to 2", 0, 2.0001), "1")
     ] = UNSET
-    """Factor of all strengths of the augmentation, from 0 to 2; chances stay as they are"""
+    """Factor for all strengths of the augmentation, from 0 to 2; probabilities do not change"""
 
 
 @dataclass(frozen=True, repr=False)

@@ -19,7 +19,7 @@ class Settings:
     """
 
     def __new__(cls, *values: object, **fields: object) -> Self:
-        """Refuse a field that does not exist, with the nearest name.
+        """Reject a field that does not exist, and suggest the nearest name.
 
         Raises:
             UserError: An unknown field.
@@ -33,7 +33,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Bring lists, paths, sweeps and numbers into one form."""
         for name, declaration in declarations(type(self)).items():
-            # The dataclass is frozen, and it is still being made.
+            # The dataclass is frozen, and this is its initialisation.
             object.__setattr__(self, name, declaration.normal(getattr(self, name)))
 
     def __repr__(self) -> str:
@@ -76,7 +76,7 @@ def from_mapping(kind: type[T], values: object, where: str) -> T:
     """Make a configuration from names and values.
 
     Raises:
-        UserError: No mapping, or a name that is not a field.
+        UserError: Not a mapping, or a name that is not a field.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{where} is {type(values).__name__}: give a mapping of fields to values")

@@ -81,14 +81,14 @@ def check_names(flag: str, value: object) -> None:
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Study(Loading, RecipeConfig, CommonConfig):
-    """Flags of every study: an encoder, from a run or trained first, and a folder."""
+    """Flags of every study: an encoder (of a run, or trained first) and a folder."""
 
     from_: Annotated[Path | None, FROM] = None
-    """Folder of the run that has the encoder; without it, an encoder is trained first"""
+    """Folder of the run whose encoder is used; without it, the study trains an encoder first"""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    """Stage 1, if no run is given: an encoder trained on images without labels"""
+    """Stage 1 if no run is given: an encoder trained on images without labels"""
     resume: Annotated[bool, SWITCH] = False
-    """Resume the study in --out; only its missing parts are computed"""
+    """Resume the study in --out and compute only its missing parts"""
     verbose: Annotated[bool, SWITCH] = False
     """Print every part of the study as it is computed"""
 
@@ -105,7 +105,7 @@ class Study(Loading, RecipeConfig, CommonConfig):
 
 
 def own_options(study: Study) -> dict[str, object]:
-    """Options of a study that are no flags of every study, by name."""
+    """Options of one study without the flags that all studies share, by name."""
     common = {item.name for item in dataclasses.fields(Study)}
     return {name: value for name, value in vars(study).items() if name not in common}
 
@@ -114,7 +114,7 @@ def check_study(study: Study) -> None:
     """Check the values of a study, before jax is imported.
 
     Raises:
-        UserError: the first value that is malformed or contradicts another.
+        UserError: a value that is malformed or contradicts another; the first one is reported.
     """
     for name, declaration in declarations(type(study)).items():
         value = getattr(study, name)
@@ -127,7 +127,9 @@ def check_study(study: Study) -> None:
         return
     for name in ("preset", "init"):
         if getattr(study, name) is not None:
-            raise UserError(f"--{name} is for training an encoder, and --from gives one: leave it")
+            raise UserError(
+                f"--{name} is only for training an encoder, and --from gives one: leave it out"
+            )
     if any(value is not None and value != () for value in vars(study.pretrain).values()):
         raise UserError("stage 1 comes from --from: leave the --pretrain flags out")
 
@@ -145,23 +147,27 @@ class LabelStudy(Study):
             normal=as_counts,
         ),
     ] = UNSET
-    """Numbers of labelled examples, class-balanced, separated by commas"""
+    """Numbers of labels, class-balanced, separated by commas; all is the whole train split"""
     draws: Annotated[int, *declare("INT", integer(1), str(DRAWS))] = UNSET
-    """Random draws of labels for each number, nested, the same for every arm"""
-    arms: Annotated[str, *declare("NAME,...", check_names, "all", normal=as_names)] = UNSET
-    """Arms to compare: frozen, random, pixels, pca, supervised, finetuned, features:FILE;
-    a protocol may follow, as in frozen:knn"""
-    protocols: Annotated[str, *declare("NAME,...", check_names, "all", normal=as_names)] = UNSET
-    """Heads on the features of the arms frozen, random and features:FILE"""
+    """Number of random draws of labels for each number of labels; all arms have the same draws"""
+    arms: Annotated[
+        str, *declare("NAME,...", check_names, "all but features:FILE", normal=as_names)
+    ] = UNSET
+    """Arms to compare: frozen, random, pixels, pca, supervised, finetuned, features:FILE; a \
+protocol can follow, as in frozen:knn"""
+    protocols: Annotated[
+        str, *declare("NAME,...", check_names, "propagate,linear,mlp,knn", normal=as_names)
+    ] = UNSET
+    """Heads of the arms frozen, random and features:FILE"""
     select: Annotated[
         Literal["draw", "validation"] | None, *declare("NAME", check_text, "draw")
     ] = UNSET
-    """Labels that choose a head's strength: draw (cross-validation on the draw's own labels) or
-    validation (the labels of the validation split, which are counted)"""
+    """Labels that choose the strength of a head: draw (cross-validation on the labels of the \
+draw) or validation (the labels of the validation split, which then count as used)"""
 
 
 def as_shares(value: object) -> object:
-    """Convert a text `0,0.2`, a number or a list into a tuple of numbers, empty for `none`."""
+    """Convert a text `0,0.2`, a number or a list into a tuple of numbers; `none` is empty."""
     items = as_names((value,) if isinstance(value, int | float) else value)
     if items == ("none",):
         return ()
@@ -186,25 +192,27 @@ def check_shares(flag: str, value: object) -> None:
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class NoiseStudy(Study):
-    """Measure accuracy under wrong labels, for losses and heads, and advise which to use."""
+    """Measure the accuracy of heads and losses under wrong labels, and advise which to use."""
 
     rates: Annotated[
         str, *declare("P,...", check_shares, "0,0.2,0.4,0.6,0.8", normal=as_shares)
     ] = UNSET
-    """Shares of labels flipped to any other class, separated by commas; or none"""
+    """Shares of labels that are flipped to any other class, separated by commas; or none"""
     asymmetric: Annotated[str, *declare("P,...", check_shares, "0.2,0.4", normal=as_shares)] = UNSET
-    """Shares of labels flipped to the next class, separated by commas; or none"""
+    """Shares of labels that are flipped to the next class, separated by commas; or none"""
     transition: Annotated[Path | None, *declare("FILE", check_path, "none", normal=as_path)] = None
-    """Matrix of probabilities, a row for each true class, as one more kind of noise: csv or npy"""
+    """File (csv or npy) with a transition matrix as one more noise; one row for each true class"""
     draws: Annotated[int, *declare("INT", integer(1), str(NOISE_DRAWS))] = UNSET
-    """Random draws of the noise for each rate; networks trained end to end get one"""
-    arms: Annotated[str, *declare("NAME,...", check_names, "all", normal=as_names)] = UNSET
-    """Arms to compare: frozen or random, a head and a loss, as in frozen:mlp-gce or random:knn-50;
-    supervised or supervised-gce is trained end to end from scratch"""
+    """Number of random draws of the noise for each rate; networks trained end to end get one"""
+    arms: Annotated[
+        str, *declare("NAME,...", check_names, "15 frozen, 4 random, 2 supervised", normal=as_names)
+    ] = UNSET
+    """Arms to compare: frozen or random with a head and a loss, as in frozen:mlp-gce or \
+random:knn-50; supervised or supervised-gce for a network trained end to end from scratch"""
     epochs: Annotated[int, *declare("INT", integer(1), "10, at least 500 steps")] = UNSET
-    """Epochs of the trained heads"""
+    """Number of epochs of the trained heads"""
     end_to_end_epochs: Annotated[int, *declare("INT", integer(1), "5")] = UNSET
-    """Epochs of the networks that are trained end to end"""
+    """Number of epochs of the networks that are trained end to end"""
 
 
 NOISE_KINDS = ("symmetric", "asymmetric")
@@ -216,7 +224,7 @@ check_rate = number("a share from 0 to 1, such as 0.2", 0, math.nextafter(1, 2))
 
 
 def as_file(value: object) -> object:
-    """Return the absolute path of a file as text; a malformed value stays as it is."""
+    """Return the absolute path of a file as text; a malformed value does not change."""
     path = as_path(value)
     return str(path.absolute()) if isinstance(path, Path) else value
 
@@ -226,20 +234,19 @@ class SuspectStudy(Study):
     """Rank the training labels by how likely they are wrong."""
 
     inject: Annotated[float, *declare("P", check_rate, "none")] = UNSET
-    """Share of the labels to change on purpose, to measure precision and recall.
-    The ranking is then that of the changed labels"""
+    """Share of labels to change on purpose before the ranking, to measure precision and recall"""
     inject_kind: Annotated[
         Literal["symmetric", "asymmetric"] | None,
         *declare("NAME", choice("kind", NOISE_KINDS), NOISE_KINDS[0]),
     ] = UNSET
-    """Changed labels: any other class (symmetric), or the next class (asymmetric)"""
+    """Class of a changed label: any other (symmetric) or the next one (asymmetric)"""
     neighbours: Annotated[int, *declare("INT", integer(1), "10")] = UNSET
-    """Nearest neighbours whose classes are compared with a label"""
+    """Number of nearest neighbours whose classes are compared with a label"""
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class NextStudy(Study):
-    """List the unlabelled images that are worth labelling next."""
+    """List the unlabelled images that are most useful to label next."""
 
     budget: Annotated[int, *declare("N", integer(1), "none; required")] = UNSET
     """Number of images to list"""
@@ -247,20 +254,20 @@ class NextStudy(Study):
         Literal["typical", "k-centre", "margin", "random"] | None,
         *declare("NAME", choice("strategy", STRATEGIES), STRATEGIES[0]),
     ] = UNSET
-    """Order of choice: typical (one image of each cluster), k-centre (far from all others), margin
-    (unsure between two classes; needs labels) or random"""
+    """Order of the images: typical (one of each cluster), k-centre (far from all others), margin \
+(two classes nearly equally probable; needs labels) or random"""
     labelled: Annotated[str, *declare("FILE", check_text, "none", normal=as_file)] = UNSET
-    """File with the labels so far: a csv with the columns index,label, as the study writes it.
-    An empty label means unlabelled"""
+    """File with all labels so far: a csv with the columns index and label, as the study writes \
+it; an empty label means unlabelled"""
     compare: Annotated[bool, SWITCH] = False
-    """Compare all strategies with random choice, on the labels of the source"""
+    """Compare all strategies with a random choice, using the labels of the source"""
     counts: Annotated[
         str,
         *declare("N,...", check_counts, "10,20,50,100 where they fit", normal=as_counts),
     ] = UNSET
     """Numbers of labels for --compare, separated by commas"""
     draws: Annotated[int, *declare("INT", integer(2), str(REPEATS))] = UNSET
-    """Repetitions of each strategy for --compare, with a seed each"""
+    """Number of repetitions of each strategy for --compare, each with its own seed"""
 
 
 STUDIES: dict[str, type[Study]] = {

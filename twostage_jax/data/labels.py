@@ -144,6 +144,6 @@ def flip_by_matrix(key: "jax.Array", label: "jax.Array", transition: np.ndarray)
     limits = jnp.cumsum(jnp.asarray(transition, jnp.float32), 1)
     value = jax.random.uniform(key, label.shape)
     drawn = (value[:, None] >= limits[label]).sum(1)
-    # Rounding may leave the last limit below 1, where a class of probability 0 must not follow.
+    # Rounding can leave the last limit below 1. A class of probability 0 must not get the rest.
     last = (jnp.asarray(transition) > 0).shape[1] - 1 - jnp.argmax(transition[:, ::-1] > 0, 1)
     return jnp.minimum(drawn, last[label]).astype(jnp.int32)

@@ -12,7 +12,7 @@ from twostage_jax.errors import UserError, shown
 from twostage_jax.files import MIB, read_text
 
 LIMIT = 64 * MIB
-DELIMITERS = ",;\t"  # spreadsheets write semicolons where the comma is the decimal mark
+DELIMITERS = ",;\t"  # spreadsheets write semicolons if the comma is the decimal mark
 
 
 def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
@@ -37,7 +37,7 @@ def read_labels(
 
     Args:
         path: file in UTF-8; columns are separated by commas, semicolons or tabs.
-        rows: the `index` that stands for each image, int `[N]`.
+        rows: `index` of each image, int `[N]`.
         classes: names of the K classes; a label is one of them.
 
     Returns:
@@ -57,8 +57,8 @@ def read_labels(
         place = position.get(int(index)) if index.isdecimal() else None
         if place is None:
             raise UserError(
-                f"line {line} of {path} has the index {shown(index)}, which no image has: keep the "
-                "indices that twostage study next wrote for the same data"
+                f"line {line} of {path} has the index {shown(index)}, but no image has it: keep "
+                "the indices that twostage study next wrote for the same data"
             )
         if name not in number:
             raise UserError(
@@ -91,7 +91,7 @@ def _cells(lines: list[list[str]], path: Path | str) -> Iterable[tuple[int, tupl
         )
     columns = (header.index("index"), header.index("label"))
     for line, cells in enumerate(lines[1:], start=2):
-        # The empty lines that editors leave.
+        # Editors leave empty lines.
         if any(cells):
             cells = cells + [""] * len(header)
             index, name = (cells[column].strip() for column in columns)

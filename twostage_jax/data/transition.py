@@ -17,7 +17,7 @@ def read_transition(path: Path) -> np.ndarray:
     """Read a matrix of numbers from a `.npy` file, or from lines of comma-separated values.
 
     Raises:
-        UserError: a file that cannot be read, or that is no matrix of numbers.
+        UserError: a file that cannot be read, or is not a matrix of numbers.
     """
     try:
         if path.suffix == ".npy":
@@ -45,7 +45,7 @@ def _read_array(path: Path) -> np.ndarray:
         raise ValueError("an unknown version of NumPy's format")
     shape, fortran, dtype = header(file)
     values = content[file.tell() :]
-    # The header of a hostile file announces memory of any size, or objects to unpickle.
+    # The header of a hostile file can announce any size, or objects to unpickle.
     if dtype.kind not in "fiu" or len(values) != dtype.itemsize * math.prod(shape):
-        raise ValueError("no plain array of numbers")
+        raise ValueError("not a plain array of numbers")
     return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")

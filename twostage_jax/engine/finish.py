@@ -1,8 +1,8 @@
-"""Statistics that are fixed from images: `Stage.finish` for all members of a stage.
+"""Statistics that are computed from images: `Stage.finish` for all members of a stage.
 
-Everything outside of training sees finished parameters. The host loop finishes the parameters of
+Everything outside of training uses finished parameters. The host loop finishes the parameters of
 all members before the first epoch and after each epoch, so validation, checkpoints, the hand-over
-and a caller's own code get them. Training itself does not read the statistics, so a resumed or
+and the code of the caller get them. Training itself does not read the statistics, so a resumed or
 extended training has the same bits.
 """
 
@@ -18,7 +18,7 @@ from twostage_jax.stages.stage import Params, Stage, as_image
 from twostage_jax.trees import PyTree
 
 LARGEST = 6000  # images
-# Values of an image of 28×28 in `LARGEST` images: larger images are fewer, for the memory.
+# Values of `LARGEST` images of 28×28. Of larger images, fewer are used, to limit the memory.
 VALUES = LARGEST * 28 * 28
 SMALLEST = 256
 
@@ -26,7 +26,7 @@ SMALLEST = 256
 def finish_rows(count: int, image_shape: Sequence[int]) -> np.ndarray:
     """Return the rows of the images that statistics are computed from, evenly spaced.
 
-    At most 6,000; fewer if images are larger than 28×28, but at least 256 if there are so many. A
+    At most 6,000 rows; fewer for images larger than 28×28, but at least 256 if there are so many. A
     source may be sorted by class, so the rows are spread over all of it.
 
     >>> finish_rows(10, (28, 28, 1)).tolist()
@@ -46,7 +46,7 @@ def changes_params(stage: Stage, params: Params, image: jax.ShapeDtypeStruct | j
         return False
     changed = False
 
-    # Traced, because a changed array is then another tracer than the one that went in.
+    # Under tracing, a changed array is another tracer than the input.
     def run(params: Params, images: jax.Array) -> None:
         nonlocal changed
         before = jax.tree.leaves(params)
@@ -65,7 +65,7 @@ def lower_finish(
 ) -> jax.stages.Lowered | None:
     """Lower `(numbers, params, images) -> params` of one member; None if it changes nothing.
 
-    Members are finished one after the other by one program: that needs the memory of one, and a
+    One program finishes the members one after the other. It needs the memory of one member, and a
     member has the bits of the single run.
 
     Args:
@@ -116,7 +116,7 @@ def finish_members(
         result = jax.device_get(program(own_numbers, own_params, batch[rows]))
         finished.append(axis_map(_with_axis, axes, result))
     joined = join_members(axes, finished)
-    # The result of one member must not replace a group that all share.
+    # The result of one member must not replace a group that all members share.
     return axis_map(lambda axis, old, new: old if axis is None else new, axes, params, joined)
 
 

@@ -181,7 +181,7 @@ def fit_trials(
                     # Training does not read statistics: those on the devices stay as they are.
                     finished = finished_params(programs, numbers, state.params, data)
                     state = state._replace(params=finished)
-                    # Of several chunks, parameters come back in turn, so members that were trained
+                    # With several chunks, parameters return in turn, so members that were trained
                     # by an earlier process are measured too.
                     resident_state = progress.state if resident and not programs.finish else None
                     figures = validate(finished, resident_state) | observe(finished, resident_state)

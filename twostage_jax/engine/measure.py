@@ -20,7 +20,7 @@ from twostage_jax.trees import PyTree
 
 
 class Measurement:
-    """A program that measures the parameters of all members after an epoch; empty without one.
+    """Program that measures the parameters of all members after an epoch; empty without one.
 
     Args:
         programs: programs of the stage.

@@ -12,7 +12,7 @@ from twostage_jax.engine.placement import Placement, abstract, map_chunks, sprea
 from twostage_jax.stages.stage import Batch, Head, Key, Params, new_key
 from twostage_jax.trees import PyTree
 
-PREPARED = "prepared."  # before the names of prepared arrays in a batch
+PREPARED = "prepared."  # prefix of the names of prepared arrays in a batch
 FEATURES = "features"
 
 
@@ -31,7 +31,7 @@ class SolvePrograms(NamedTuple):
 
 
 def solution(head: Head, key: Key, batch: Batch) -> tuple[Params, Params]:
-    """Return the parameters of a solved head: its own, and those that all its trials share.
+    """Return the parameters of a solved head: those of the trial, and those that all trials share.
 
     Args:
         head: solved head.

@@ -15,7 +15,7 @@ from twostage_jax.engine.state import TrainState
 from twostage_jax.stages.stage import Batch, Key, Stage, new_key
 from twostage_jax.trees import PyTree
 
-STEPS = 2  # in one loop, because XLA compiles loops differently
+STEPS = 2  # steps in one loop, because XLA compiles loops differently
 REPEATS = 3
 
 
@@ -90,7 +90,7 @@ def measure_speed(
 
 
 def _seconds(program: PyTree, arguments: tuple[PyTree, ...]) -> float:
-    """Return the shortest time of a few calls; the first one only warms up."""
+    """Return the shortest time of a few calls; the first call is not timed."""
     placed = jax.device_put(arguments)
     times = []
     for _ in range(1 + REPEATS):
@@ -105,7 +105,7 @@ def _repeated(tree: PyTree, count: int) -> PyTree:
 
 
 def _values(tree: PyTree) -> PyTree:
-    """Return arrays of these shapes: small positive numbers, which no operation makes slow."""
+    """Return arrays of these shapes: small positive numbers, which slow no operation down."""
     random = np.random.default_rng(0)
 
     def values(leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -12,7 +12,7 @@ from twostage_jax.stages.heads.probes import neighbour_accuracy, probe_accuracy
 from twostage_jax.stages.stage import Key, Metrics, Params, as_image, new_key
 from twostage_jax.trees import PyTree
 
-# Names of the figures; a stage's metrics must have others.
+# Names of the figures; the metrics of a stage must have other names.
 FIGURES = ("probe", "knn", "rank", "spread")
 _BLOCK = 500  # images that are encoded at a time
 
@@ -23,8 +23,8 @@ def make_watch(
     """Return `(params, data) -> figures`, scalars.
 
     `probe` and `knn` are validation accuracies of heads on the labelled examples; `rank` and
-    `spread` describe the features of the validation images. Without validation examples there are
-    only these two, of the images that there are.
+    `spread` describe the features of the validation images. Without validation examples only these
+    two are returned, for the other images.
 
     Args:
         features: `(params, image float32 [B, H, W, C]) -> features [B, D]`.
@@ -63,7 +63,7 @@ def encode_blocks(
     """Features `[N, D]` of images `[N, H, W, C]`, a block at a time."""
     count = len(image)
     block = min(_BLOCK, count)
-    # The last block is filled up, so that the encoder is traced once.
+    # The last block is padded, so that the encoder is traced once.
     missing = -count % block
     image = jnp.concatenate([image, image[:1].repeat(missing, 0)])
     blocks = image.reshape(-1, block, *image.shape[1:])

@@ -24,7 +24,7 @@ def announce(
             "encoder is no evidence for pretraining without labels"
         )
     augmentation = plan.augmentation
-    # Figures are there if the name was not given.
+    # There are figures only if the name was not given.
     if augmentation is not None and augmentation.figures and "pretrain" in plan.stages:
         terminal.line(
             f"augmentation: {augmentation.name}, chosen because {augmentation.reason}; "

@@ -39,7 +39,7 @@ PREACTIVATED = ("mlp", "conv")  # encoders whose features are the values before 
 # Numbers of the optimiser, not of a function.
 OPTIMISER = ("learning_rate", "weight_decay", "encoder_learning_rate")
 HEAD_OPTIONS = ("method", "class_sizes", "loss")  # options that describe a head in the result
-# Random images that a head with `prepare` is checked with before there are features.
+# Number of random images with which a head with `prepare` is checked before training.
 SAMPLE = 256
 
 
@@ -98,7 +98,7 @@ def make_networks(
 
     def head(values: Numbers) -> Head:
         settings = dict(config.head.set or ()) | _without_optimiser(values)
-        # For a second learning rate, relative to the first.
+        # A second learning rate is relative to the first.
         rates = {"learning_rate": values.get("learning_rate", config.head.learning_rate)}
         if "encoder_learning_rate" in values:
             rates["encoder_learning_rate"] = values["encoder_learning_rate"]

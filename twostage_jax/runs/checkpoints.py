@@ -47,7 +47,7 @@ def load_or_start(
         raise UserError(_other_run(store.path(loaded.step), "another key"))
     params = loaded.trees["params"]
     if not all(is_equal(params[name], start["params"][name]) for name in frozen):
-        # Stage 1 was trained again where its bits differ, after its checkpoint was lost.
+        # Stage 1 was trained again after its checkpoint was lost, and its bits differ.
         notice(f"stage {facts.stage} restarts: its encoder has changed since")
         for step in store.steps:
             store.retire(step)
@@ -79,7 +79,7 @@ def keep_better(
         figures: of the epoch, `[M]` each.
         epoch: its number, from 1.
     """
-    better = np.flatnonzero(figures["probe"] > best["probe"])  # never for NaN
+    better = np.flatnonzero(figures["probe"] > best["probe"])  # False for NaN
     for target, values in zip(
         jax.tree.leaves(best["params"]), jax.tree.leaves(params), strict=True
     ):

@@ -49,7 +49,7 @@ def check_loss_numbers(config: Config, asked: Mapping[str, Collection[str]]) -> 
         for name in names:
             if loss != chosen and name in given:
                 raise UserError(
-                    f"{name} is a number of the loss {loss}, and --head.loss is {chosen}: leave it "
+                    f"{name} belongs to the loss {loss}, and --head.loss is {chosen}: leave it "
                     f"out, or give --head.loss {loss}"
                 )
 

@@ -31,8 +31,8 @@ class Examples(NamedTuple):
         drawn: rows of train with a label, int32 `[R, n]` for the trials; None if all have one.
         encoder_drawn: the same for the encoders, `[E, n]`.
         label: labels of stage 2, int32 `[R, n]`, or `[n]` if all trials share them.
-        encoder_label: the same of stage 1, `[E, n]` or `[n]`, for an objective that trains on the
-            labelled images alone; None for one that trains on all images.
+        encoder_label: the same for stage 1, `[E, n]` or `[n]`, if the objective trains only on the
+            labelled images; None if it trains on all images.
     """
 
     dataset: TrainingData
@@ -163,7 +163,7 @@ def pretrain_data(examples: Examples) -> TrialData:
 
 
 def _labelled_images(train: Split, drawn: np.ndarray | None, label: np.ndarray) -> TrialData:
-    """Return the training data of a stage 1 that sees the labelled images alone."""
+    """Return the training data of a stage 1 that uses only the labelled images."""
     images = TrialData({"image": train["image"]}, {})
     if drawn is not None:
         images = TrialData({}, {"image": gather(train["image"], drawn)})

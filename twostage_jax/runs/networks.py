@@ -29,14 +29,14 @@ class Networks:
     Attributes:
         encoder: module of the encoder.
         decoder: module of the decoder, for objectives that ask for one.
-        pretrain: `numbers -> Stage`, stage 1; numbers may be traced, and those that are missing are
-            as the config sets them.
+        pretrain: `numbers -> Stage`, stage 1. Numbers can be traced. Missing numbers have the
+            values of the config.
         head: `numbers -> Head`, the same for stage 2.
         pretrain_numbers: numbers that the objective takes, with their defaults.
         head_numbers: the same for the head.
         asked: names of the parameters of each function, by the field that names it.
         head_settings: values of the head's options and of its numbers that are not swept.
-        decode: `(params, image) -> image`, or None if the objective has no such decoder.
+        decode: `(params, image) -> image`, or None if the objective has no decoder.
         image_shape: `(H, W, C)`.
         classes: number of classes.
     """
@@ -108,7 +108,7 @@ class Networks:
 
     @cached_property
     def tunes_encoder(self) -> bool:
-        """True if stage 2 trains the encoder, too."""
+        """True if stage 2 also trains the encoder."""
         return self.head({}).tune is not None
 
     def needs_index(self, stage: str) -> bool:
@@ -160,9 +160,9 @@ def head_shapes(
         networks: modules and stages.
         labelled: number of labelled examples, which a solved head may depend on.
         validation: number of validation examples.
-        head_numbers: numbers of the head; by default as the config sets them. Arrays are traced, as
-            those of a sweep are; Python numbers are not.
-        prepared: shapes of what a head with `prepare` gets, see `prepared_shapes`.
+        head_numbers: numbers of the head, by default those of the config. Arrays are traced, as in
+            a sweep; Python numbers are not.
+        prepared: shapes of the additional input of a head with `prepare`, see `prepared_shapes`.
     """
     head_numbers = dict(head_numbers or {})
     head = networks.head(head_numbers)
@@ -186,9 +186,9 @@ def head_shapes(
 def sample_shapes(
     networks: Networks, count: int, head_numbers: Numbers
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes of what a head with `prepare` gets, from random features of some images.
+    """Return the shapes of the input of a head with `prepare`, from random features of some images.
 
-    It is called to report errors of `prepare` before anything is trained.
+    A run calls it to report errors of `prepare` before it trains.
     """
     prepare = networks.head(head_numbers).prepare
     if prepare is None:

@@ -71,7 +71,7 @@ class Run:
 
     @property
     def tuned(self) -> bool:
-        """True if stage 2 has trained the encoder, so that it is not that of stage 1."""
+        """True if stage 2 has trained the encoder, so it differs from that of stage 1."""
         return self.finished is not None and FROZEN not in self.finished.frozen.groups
 
     @property

@@ -240,10 +240,10 @@ def _resolve_encoding(
         if config.head.encode == "once":
             raise UserError(
                 f"--head.encode once keeps the features of a frozen encoder, but "
-                f"{config.head.protocol} trains it: leave it out"
+                f"{config.head.protocol} trains the encoder: leave --head.encode out"
             )
         head = dataclasses.replace(config.head, encode="loop")
-        words = "applied in every step of stage 2, which trains it"
+        words = "applied in every step of stage 2, which also trains it"
         return dataclasses.replace(config, head=head), words
     size = 4
     for length in shape:

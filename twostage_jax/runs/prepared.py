@@ -1,4 +1,4 @@
-"""Heads that see all training images: what they prepare, and what all their trials share."""
+"""Heads that use all training images: prepared arrays, and features that all trials share."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from twostage_jax.stages.stage import Params
 
 
 class Prepared(NamedTuple):
-    """Input of a head that sees all training images.
+    """Input of a head that uses all training images.
 
     Attributes:
         data: features of all images and prepared arrays, as examples of the trials.
@@ -72,12 +72,12 @@ def encoded_images(plan: Plan) -> np.ndarray:
     """Return the training images that are encoded before stage 2."""
     if plan.networks.prepared:
         return plan.examples.images
-    # Only images with a label in some trial: with ten labels nothing else is encoded.
+    # Only images with a label in some trial: with ten labels, ten images are encoded.
     return plan.dataset.train["image"][plan.examples.used]
 
 
 def need_prepared(plan: Plan) -> Need:
-    """Estimate the memory of a trial whose head works on all training images."""
+    """Estimate the memory of a trial whose head uses all training images."""
     images = len(plan.examples.images)
     scores = 4 * images * plan.networks.classes
     shared = 4 * images * int(np.prod(plan.networks.feature_shape))

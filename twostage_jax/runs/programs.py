@@ -166,7 +166,7 @@ def place_stages(plan: Plan) -> dict[str, Placed]:
 def _is_measured(plan: Plan, stage: str) -> bool:
     """Return True if the members of a stage are placed by measuring their speed.
 
-    The rule for the others, which see dense layers alone, was measured once and for all.
+    All other members only have dense layers. Their rule was measured once.
     """
     encoder = stage == "pretrain" or not (plan.networks.solved or plan.features_once)
     return encoder and plan.config.pretrain.encoder != "mlp"
@@ -226,7 +226,7 @@ def _lowered_programs(
     for stage in plan.stages:
         placement = placed[stage].placement
         if stage == "head" and plan.networks.prepared:
-            # Its programs depend on what is prepared, and that on the features.
+            # Its programs depend on the prepared arrays, and these depend on the features.
             yield {"placement": placement}
             continue
         if stage == "head" and plan.networks.solved:
@@ -274,7 +274,7 @@ def _lower_watch(
     taken = set(FIGURES) & set(getattr(validate, "out_info", ()))
     if taken:
         raise UserError(
-            f"a metric cannot have the name {min(taken)!r} while the encoder is watched: rename it "
+            f"a metric cannot have the name {min(taken)!r} if the encoder is watched: rename it "
             "in the stage, or give --pretrain.watch off"
         )
     networks = plan.networks

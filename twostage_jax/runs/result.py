@@ -115,8 +115,8 @@ class ResultRecord:
         transductive: scores of the ensemble on the training images whose labels no chosen trial
             used, for a head that labels them (`Head.transduce`). The head has seen these images, so
             the scores are not those of new images (`test`).
-        member_transductive: the same for each member, on the images that it had no label of.
-        transductive_note: reason why there are no such scores, for such a head.
+        member_transductive: the same for each member, on the images without a label in that member.
+        transductive_note: reason for missing transductive scores of such a head.
     """
 
     schema: int
@@ -217,7 +217,7 @@ def stage_text(kind: str, stage: Mapping[str, Any]) -> str:
     text = f"{stage[kind]}, {epochs} epoch{'' if epochs == 1 else 's'}"
     if stage["loss"] is not None:
         text += f", loss {stage['loss']:.4f}"
-    # Only stage 1 has this key: there, labels are the exception.
+    # Only stage 1 has this key. Labels are an exception there.
     return f"{text}; used {stage['labels']:,} labels" if stage.get("labels") else text
 
 

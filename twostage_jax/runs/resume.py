@@ -102,7 +102,7 @@ def resumed_config(
     begun = [stage for stage in ("pretrain", "head") if Store(folder / stage).steps]
     if manifest.test_reads:
         begun.append("test")
-    # The rate of every step depends on the length of a cosine.
+    # The learning rate of every step depends on the length of a cosine.
     fixed = [name for name in begun if name != "test" and _length_is_fixed(stored, name)]
     check_changes(folder, changes, begun, allow_changed, fixed)
     save_predictions = config.save_predictions or manifest.save_predictions

@@ -160,7 +160,7 @@ def _train(
     batch = few_examples(plan.dataset)
     # Always computed, even if a checkpoint replaces it: the checkpoint is checked against it.
     start = start_states(programs, numbers, plan.trials.keys(stage, INITIAL), batch, pretrained)
-    # An encoder that trains for no epoch is evaluated with statistics of the images, too.
+    # An encoder without an epoch of training is also evaluated with statistics of the images.
     start = start._replace(params=finished_params(programs, numbers, start.params, data))
     keys = plan.trials.keys(stage, TRAINING)
     stage_plan = _stage_plan(context, stage, before)._replace(

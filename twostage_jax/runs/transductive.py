@@ -1,4 +1,4 @@
-"""Scores of a head on the training images that it has seen without their labels."""
+"""Transductive scores: a head on training images that it used without their labels."""
 
 from typing import TypedDict
 
@@ -15,7 +15,7 @@ from twostage_jax.scores.figures import MemberScores, Scores, compute_scores, pr
 
 
 class TransductiveFields(TypedDict):
-    """Fields of `ResultRecord`, see there."""
+    """Transductive fields of `ResultRecord`."""
 
     transductive: Scores | None
     member_transductive: MemberScores | None
@@ -25,8 +25,8 @@ class TransductiveFields(TypedDict):
 def transductive_fields(plan: Plan, chosen: Predictor, rows: np.ndarray) -> TransductiveFields:
     """Score the chosen trials on the images of the train split whose labels they did not use.
 
-    Images of the unlabelled pool have no label to compare with. Noise is in the labels that a head
-    gets, not in these.
+    Images of the unlabelled pool have no label to compare with. The comparison uses the labels of
+    the source, without noise.
 
     Args:
         plan: the run.
@@ -44,7 +44,7 @@ def transductive_fields(plan: Plan, chosen: Predictor, rows: np.ndarray) -> Tran
     everywhere = unused.all(0)
     if not everywhere.any():
         note = (
-            "each training image has its label in some trial, so there is nothing to compare with: "
+            "each training image has its label in some trial, so no image is left to score: "
             "give fewer --labels"
         )
         return TransductiveFields(

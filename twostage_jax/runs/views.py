@@ -1,12 +1,12 @@
 """Choice of an augmentation: by name, or from the images themselves, without a label.
 
-Three figures of the images decide. Each is a median or mean over a sample, takes less than two
-seconds of CPU time, and has one meaning that a person can check in a picture:
+Three figures of the images decide. Each is a median or mean over a sample, and a person can check
+its meaning in a picture:
 
 - similarity: of neighbouring pixels, 1 if they are equal, 0 if they are unrelated;
 - ground: share of pixels with the background's value;
-- filled: share of the ink that is left after the border of each shape is removed, two pixels of a
-  28×28 image wide. Strokes leave nothing.
+- filled: share of the ink that is left after the border of each shape is removed. The border is two
+  pixels wide in a 28×28 image. Of strokes, nothing is left.
 """
 
 import dataclasses
@@ -30,10 +30,10 @@ from twostage_jax.store.records import AugmentationRecord
 
 SAMPLE = 2000
 MOST_VALUES = 2**25  # values of a sample
-SIMILAR = 0.2  # less: the pixels have no neighbourhood
-GROUND = 0.4  # more: something stands on a plain ground
-FILLED = 0.15  # less: strokes
-TOLERANCE = 0.25  # relative distance to a limit below which evidence is weak
+SIMILAR = 0.2  # below it, neighbouring pixels are unrelated
+GROUND = 0.4  # above it, the ground is plain
+FILLED = 0.15  # below it, shapes are strokes
+TOLERANCE = 0.25  # evidence is weak within this relative distance to a limit
 LARGE = 32  # pixels; grey images above this size may be photographs
 
 
@@ -52,7 +52,7 @@ class Choice(NamedTuple):
 
 
 def choose_augmentation(images: np.ndarray, seed: int = 0) -> Choice:
-    """Choose the augmentation family for images; no label is used.
+    """Choose the augmentation family for images, without labels.
 
     Args:
         images: uint8 `[N, H, W, C]`, N at least 1.
@@ -132,7 +132,7 @@ def _similarity(grey: np.ndarray) -> float:
 
 
 def _eroded(ink: np.ndarray, radius: int, axis: int) -> np.ndarray:
-    """Return the smallest value within `radius` pixels along an axis; outside there is no ink."""
+    """Return the smallest value within `radius` pixels along an axis; the outside has no ink."""
     widths = [(0, 0)] * ink.ndim
     widths[axis] = (radius, radius)
     padded = np.pad(ink, widths)
@@ -153,8 +153,8 @@ def asks_for_views(config: Config) -> bool:
 def resolve_augment(config: Config, images: np.ndarray) -> tuple[Config, AugmentationRecord | None]:
     """Return a config that names its augmentation, and the record of it.
 
-    It is decided before the config is written, so that a run that is resumed or repeated does not
-    choose again.
+    The choice is made before the config is written, so a resumed or repeated run does not choose
+    again.
 
     Args:
         config: resolved config.
@@ -174,8 +174,8 @@ def make_augment(config: Config, image_shape: tuple[int, ...]) -> Augment | None
     """Return the augmentation that a config names; None if it names none.
 
     Raises:
-        UserError: code that cannot be imported or is no augmentation, or settings that do not fit
-            the images.
+        UserError: code that cannot be imported or is not an augmentation, or settings that do not
+            fit the images.
     """
     name = config.augment
     if name is None:

@@ -1,4 +1,4 @@
-"""The encoder while it trains: figures after each epoch, the best epoch, and collapsed features."""
+"""Figures of the encoder after each epoch of stage 1, the best epoch, and collapsed features."""
 
 from collections.abc import Sequence
 
@@ -17,11 +17,11 @@ from twostage_jax.store.records import (
     last_loss,
 )
 
-LIMIT = 2000  # labelled images, and validation images, that are looked at
+LIMIT = 2000  # largest number of labelled images, and of validation images
 # Features are collapsed if they are nearly equal, or nearly multiples of one vector.
 SMALLEST_SPREAD = 0.01
 SMALLEST_RANK = 1.5
-FEW_FEATURES = 8  # with fewer features, a rank near 1 is no collapse
+FEW_FEATURES = 8  # with fewer features, a rank near 1 is not a collapse
 REMEDY = (
     "try a smaller --pretrain.learning-rate, or an objective with a term against collapse such as "
     "simclr or vicreg"
@@ -114,7 +114,7 @@ def pretrain_record(
 
     Args:
         config: resolved config.
-        records: of all epochs of the stage.
+        records: records of all epochs of the stage.
         kept: epoch of each encoder; None for the last one.
         features: number of features D.
         encoders: numbers of the encoders to describe, by default all of them.

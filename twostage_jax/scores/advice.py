@@ -1,4 +1,4 @@
-"""Choice between arms by noisy validation labels, and how good that choice was on test."""
+"""Choice between arms by noisy validation labels, and the quality of that choice on test."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ class Advice(NamedTuple):
         chosen: arm that the validation labels advise.
         validation: its mean accuracy on the noisy validation labels.
         accuracy: its mean accuracy on test.
-        best: arm with the best mean accuracy on test, in hindsight.
+        best: arm with the best mean accuracy on test, which the advice does not use.
         gap: accuracy of `best` minus accuracy of `chosen`, at least 0.
     """
 
@@ -33,14 +33,14 @@ def advise(
 ) -> Advice:
     """Choose an arm by its accuracy on noisy validation labels, and compare it with the best.
 
-    Arms that are within one standard error of the best one are tied, and the first in `order` is
-    taken: noisy labels hardly tell them apart.
+    Arms within one standard error of the best one are tied, because noisy labels cannot separate
+    them. Of tied arms, the first in `order` is chosen.
 
     Args:
         validation: accuracy of each arm on validation, in [0, 1].
         test: its accuracy on test.
-        examples: number of validation labels that each accuracy is the mean of.
-        order: arms in the order in which ties are resolved.
+        examples: number of validation labels of each accuracy.
+        order: arms in order of preference, for ties.
 
     >>> few = {"a": 50, "b": 50}
     >>> advise({"a": 0.5, "b": 0.6}, {"a": 0.91, "b": 0.9}, few, ["a", "b"]).chosen

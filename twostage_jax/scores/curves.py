@@ -13,10 +13,10 @@ import numpy as np
 
 Curve = Mapping[int, np.ndarray]
 
-REPEATS = 2000  # bootstrap samples; the bounds then vary by a few per cent of the interval
+REPEATS = 2000  # bootstrap samples; the bounds vary by a few per cent of the interval
 FITS = 400  # bootstrap samples of a power law
 EXPONENTS = np.arange(0.02, 3.005, 0.02)  # candidates for the exponent of a power law
-FEWEST_POINTS = 4  # a power law has three parameters
+FEWEST_POINTS = 4  # fewest numbers of labels for a power law, which has three parameters
 
 
 class Interval(NamedTuple):
@@ -48,7 +48,7 @@ class Extrapolation(NamedTuple):
 
 
 def resamples(draws: int, repeats: int = REPEATS, seed: int = 0) -> np.ndarray:
-    """Draw bootstrap samples: `repeats` times `draws` indices below `draws`, always the same."""
+    """Return bootstrap samples int `[repeats, draws]` of indices; each call gives the same ones."""
     # NumPy guarantees the numbers of `RandomState` for all versions.
     return np.random.RandomState(seed).randint(0, draws, (repeats, draws))
 
@@ -92,7 +92,7 @@ def paired_difference(errors: np.ndarray, control: np.ndarray) -> Interval:
 
 
 def labels_to_match(target: np.ndarray, control: Curve) -> Interval:
-    """Number of labels with which a control has the mean error of `target`, with its interval.
+    """Number of labels with which a control reaches the mean error of `target`, with its interval.
 
     The control's mean error is interpolated linearly over the logarithm of the number of labels,
     after it has been made non-increasing. The interval is a bootstrap over draws.
@@ -102,7 +102,7 @@ def labels_to_match(target: np.ndarray, control: Curve) -> Interval:
         control: error curve of the control.
 
     Returns:
-        0 if already the control's smallest number of labels is as good; infinity if its largest is
+        0 if the smallest number of labels of the control is sufficient; infinity if the largest is
         not.
 
     >>> curve = {10: np.array([0.4]), 1000: np.array([0.2])}
@@ -118,7 +118,7 @@ def labels_to_match(target: np.ndarray, control: Curve) -> Interval:
     rows = resamples(draws)
     sampled = np.stack([_sampled_means(control[int(count)], rows) for count in counts])
     values = np.sort(_crossing(counts, sampled, np.asarray(target, float)[rows].mean(1)))
-    # Without interpolation, because some values may be infinite.
+    # No interpolation, because some values can be infinite.
     low, high = np.quantile(values, (0.025, 0.975), method="inverted_cdf")
     return Interval(value, float(low), float(high))
 
@@ -182,10 +182,10 @@ def fit_power_law(counts: np.ndarray, errors: np.ndarray) -> np.ndarray:
 
 
 def extrapolate(curve: Curve) -> Extrapolation | None:
-    """Fit a power law to a curve; predict the error with twice its largest number of labels.
+    """Fit a power law to a curve, and predict the error with twice its largest number of labels.
 
-    A second fit without the largest number shows how good such a prediction is. Its interval, like
-    that of the prediction, covers the choice of the draws, not a wrong form of the law.
+    A second fit without the largest number tests such a prediction. Both intervals cover the choice
+    of the draws, but not a wrong form of the law.
 
     Returns:
         None for fewer than five numbers of labels.

@@ -32,8 +32,8 @@ def count_wrong_labels(probability: np.ndarray, label: np.ndarray) -> WrongLabel
     An example counts for the most probable class among those whose probability is at least the mean
     that the class has over the examples with its label (Northcutt, Jiang and Chuang, "Confident
     Learning", 2021). The counts of each given label are then scaled to the number of examples with
-    that label. The interval is that of a bootstrap over examples, with the thresholds kept. It
-    knows nothing of a model that is wrong in the same way on many examples.
+    that label. The interval is that of a bootstrap over examples with fixed thresholds. It
+    does not cover a model that is wrong in the same way on many examples.
 
     Args:
         probability: of each class, `[N, K]`, from a model that was not fitted to the example.
@@ -51,7 +51,7 @@ def count_wrong_labels(probability: np.ndarray, label: np.ndarray) -> WrongLabel
     # A class without examples has no threshold, so no example can belong to it.
     threshold[sizes == 0] = np.inf
     confident = np.where(probability >= threshold, probability, -1.0)
-    # The column K holds the examples that count for no class.
+    # Column K holds the examples that count for no class.
     column = np.where(confident.max(1) >= 0, confident.argmax(1), classes)
     cells = label * (classes + 1) + column
     counts = np.bincount(cells, minlength=classes * (classes + 1)).astype(float)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-_SMALLEST = 1e-30  # keeps 0/0 away
+_SMALLEST = 1e-30  # avoids 0/0
 
 
 def effective_rank(features: jax.Array) -> jax.Array:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 HEIGHT = 4.6  # inches
 LABEL_HEIGHT = 0.155  # inches between the names at the right edge
-SMALLEST = 5e-5  # share of errors that stands for none on a logarithmic axis
+SMALLEST = 5e-5  # share of errors that is drawn for 0 on a logarithmic axis
 
 
 def plot_label_curves(results: Record, kind: str) -> bytes:
-    """Plot the mean test error of every arm with its 95 % interval; names stand at the lines.
+    """Plot the mean test error of every arm with its 95 % interval, and name the lines.
 
     Arms that use the pretrained encoder are solid, controls are dashed.
 
@@ -91,7 +91,7 @@ def _name_lines(axes: "Axes", ends: Sequence[tuple[float, str, str]]) -> None:
     gap = LABEL_HEIGHT / height
     for number in range(1, len(places)):
         places[number] = max(places[number], places[number - 1] + gap)
-    # If the names reach beyond the top, all that touch move down together.
+    # If names reach beyond the top, touching names move down together.
     overflow = places[-1] - 1 if places else 0
     for number in reversed(range(len(places))):
         if overflow <= 0:

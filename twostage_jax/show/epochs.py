@@ -12,7 +12,7 @@ PAUSE = 1.0  # an epoch is printed if the last line is older than this, in secon
 TENTH = 10  # of short epochs, about every tenth is printed
 GAP = 2  # spaces between columns
 DIGITS = 6  # of a figure, for instance 0.9712
-# Figures of an encoder, which have a line of their own: names, and words with a format.
+# Figures of an encoder have a line of their own: names, and words with a format.
 ENCODER = {
     "probe": "linear probe {:.4f}",
     "knn": "nearest neighbours {:.4f}",

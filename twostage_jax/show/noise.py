@@ -22,15 +22,15 @@ LINES = len(COLOURS)  # arms in the plot
 
 
 def show_noise(results: Record, terminal: Terminal) -> None:
-    """Print accuracy and worst class of every arm, and the advice."""
+    """Print accuracy and worst-class accuracy of every arm, and the advice."""
     terminal.line("")
     _table("test accuracy in %, mean over draws", results, "accuracy", terminal)
     _table("accuracy of the worst class in %", results, "worst_class_accuracy", terminal)
     single = sorted({x["arm"] for x in results["table"] if x["draws"] < results["draws"]})
     if single:
         terminal.line(
-            f"{results['draws']} draws of the noise, but 1 for {', '.join(single)}; figures are "
-            "those of the last epoch",
+            f"{results['draws']} draws of the noise, but 1 for {', '.join(single)}; all figures "
+            "are those of the last epoch",
             hang=2,
         )
     _show_advice(results, terminal)
@@ -46,7 +46,7 @@ def _table(title: str, results: Record, figure: str, terminal: Terminal) -> None
 
 
 def short_noise(name: str) -> str:
-    """Return a noise for the head of a column, such as `sym .4`.
+    """Return the name of a noise for a column header.
 
     >>> short_noise("symmetric-0.4")
     'sym\\n40 %'
@@ -56,13 +56,13 @@ def short_noise(name: str) -> str:
 
 
 def _show_advice(results: Record, terminal: Terminal) -> None:
-    """Print the advice of every noise, and how far it is from the best arm in hindsight."""
+    """Print the advice for every noise, and its distance from the best arm on test."""
     terminal.line("")
-    terminal.line("advice, from validation labels as noisy as those of training:")
+    terminal.line("advice, chosen on validation labels with the same noise as the training labels:")
     for entry in results["advice"]:
-        best = "the best arm"
+        best = "the best arm on test"
         if entry["gap"] > 0:
-            best = f"{100 * entry['gap']:.2f} points below {entry['best']}, the best in hindsight"
+            best = f"{100 * entry['gap']:.2f} points below {entry['best']}, the best on test"
         noise = short_noise(entry["noise"]).replace("\n", " ")
         accuracy = f"{100 * entry['accuracy']:.2f} % on test"
         terminal.line(f"  {noise}: {entry['chosen']}, {accuracy}: {best}", hang=4)
@@ -75,7 +75,7 @@ def _show_advice(results: Record, terminal: Terminal) -> None:
     )
     terminal.line(
         f"If the noise is unknown, use {overall['chosen']}: "
-        f"{100 * overall['mean_accuracy']:.2f} % on average over these noises (best in hindsight: "
+        f"{100 * overall['mean_accuracy']:.2f} % on average over these noises (best on test: "
         f"{overall['best']}, {100 * overall['best_mean_accuracy']:.2f} %).",
         hang=2,
         bold=True,
@@ -85,7 +85,7 @@ def _show_advice(results: Record, terminal: Terminal) -> None:
 def plot_noise(results: Record, kind: str) -> bytes:
     """Plot test accuracy over the rate, a panel for each kind of noise with several rates.
 
-    Lines are the advised arm, the first arm, and the best of the others; bars reach from the lowest
+    Lines are the advised arm, the first arm and the best of the others. Bars reach from the lowest
     to the highest draw.
 
     Args:
@@ -122,7 +122,7 @@ def plot_noise(results: Record, kind: str) -> bytes:
 
 
 def _panels(noises: Sequence[str]) -> dict[str, dict[float, str]]:
-    """Return rates and names of the noises of each kind; a matrix stands at no rate."""
+    """Return rates and names of the noises of each kind; a matrix has the rate 0."""
     panels: dict[str, dict[float, str]] = {}
     for noise in noises:
         kind, _, rate = noise.partition("-")
@@ -136,7 +136,7 @@ def _plotted(results: Mapping) -> list[str]:
     for entry in results["table"]:
         means.setdefault(entry["arm"], []).append(entry["accuracy"]["mean"])
     ranked = sorted(means, key=lambda arm: -float(np.mean(means[arm])))
-    # The best arm of each representation shows what the encoder is worth.
+    # The best arm of each representation shows the value of the encoder.
     families = {arm.partition(":")[0].partition("-")[0]: arm for arm in reversed(ranked)}
     wanted = [results["overall"]["chosen"], results["arms"][0], *families.values(), *ranked]
     return list(dict.fromkeys(wanted))[:LINES]

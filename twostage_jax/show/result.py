@@ -59,7 +59,7 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
 
 
 def _show_transductive(result: Record, terminal: Terminal) -> None:
-    """Print the accuracy on training images without their labels, or why there is none."""
+    """Print the transductive accuracy, or the reason why there is none."""
     if result.transductive is not None:
         count = counted(result.transductive.count, "training image")
         text = f"accuracy {decimal(result.transductive.accuracy)} ({count}, seen without labels)"
@@ -82,7 +82,7 @@ def _show_training(result: Record, terminal: Terminal) -> None:
     show_encoder(pretrain, terminal)
     head = result.head
     length = counted(head.epochs, "epoch") if head.epochs else "solved in one call"
-    encoder = "encoder unchanged (SHA-256)" if result.frozen.groups else "encoder trained, too"
+    encoder = "encoder unchanged (SHA-256)" if result.frozen.groups else "encoder trained"
     _field("stage 2", f"{head.protocol} head, {encoder}, {length}", terminal)
     if result.sweep is not None:
         values = result.sweep.points[result.sweep.chosen].values

@@ -32,7 +32,7 @@ def _columns(results: Record) -> list[str]:
 
 
 def _show_errors(results: Record, terminal: Terminal) -> None:
-    """Print the mean test error of every arm, and half of the width of its interval below."""
+    """Print the mean test error of every arm, and half the width of its interval below it."""
     cells = {(x["arm"], x["labels"]): x for x in results["table"]}
     rows = []
     inside = []
@@ -50,7 +50,7 @@ def _show_errors(results: Record, terminal: Terminal) -> None:
     if fewer:
         terminal.line(f"fewer draws: {', '.join(fewer)}", hang=2)
     if inside:
-        title = "transductive error in %: the training images without a label"
+        title = "transductive error in %, on the training images without a label"
         terminal.table(title, ("arm", *_columns(results)), inside)
 
 
@@ -96,9 +96,9 @@ def _show_extrapolations(results: Record, terminal: Terminal) -> None:
             expected = _interval_words(entry["expected"])
             predicted = _interval_words(entry["predicted"])
             terminal.line(
-                f"{entry['arm']}: with {entry['labels']:,} labels expect {expected} errors; the "
-                f"same law without {entry['held_out']:,} labels predicts {predicted} there, "
-                f"measured {percent(entry['measured'])}",
+                f"{entry['arm']}: a power law predicts {expected} errors with {entry['labels']:,} "
+                f"labels; fitted without {entry['held_out']:,} labels, it predicts {predicted} for "
+                f"them ({percent(entry['measured'])} measured)",
                 hang=2,
             )
 
@@ -143,7 +143,7 @@ def headline(results: Record) -> str:
     )
     controls = results["controls"][name]
     if not controls:
-        return f"{made}; no control was run, so nothing is said about pretraining."
+        return f"{made}; no control was run, so the gain by pretraining is unknown."
     control = controls[0]
     words = WORDS[control.partition(":")[0]]
     difference = entry["minus"][control]
@@ -158,10 +158,10 @@ def headline(results: Record) -> str:
             _saved(match, count)
         )
     if difference[1] > 0:
-        return f"{made}; {words} makes only {other}: pretraining saved no labels, it cost accuracy."
+        return f"{made}; {words} makes only {other}: pretraining reduced the accuracy."
     return (
-        f"{made}; {words} makes {other}, a difference within the interval: no saving by "
-        "pretraining was measured."
+        f"{made}; {words} makes {other}: the interval of the difference contains 0, so no saving "
+        "by pretraining was measured."
     )
 
 
@@ -171,7 +171,7 @@ def _saved(match: Mapping, count: int) -> str:
     if isinstance(needs, str):
         largest = int(needs[1:])
         if largest <= count:
-            return "A larger number of labels was not measured."
+            return "Larger numbers of labels were not measured."
         return f"Pretraining saved more than {share_words(1 - count / largest)} of the labels."
     return f"Pretraining saved {share_words(1 - count / needs)} of the labels."
 
@@ -195,7 +195,7 @@ def _needs(match: Mapping) -> str:
 
 
 def label_words(number: float | str | None) -> str:
-    """Return a number of labels for people: two digits, or beyond which it lies.
+    """Return a number of labels in words: two digits, or the end of the measured range.
 
     >>> label_words(3124.2), label_words(">60000"), label_words("<10")
     ('3,100', 'more than 60,000', 'fewer than 10')
@@ -220,7 +220,7 @@ def _find(table: Sequence[Mapping], name: str, count: int) -> Mapping:
 
 
 def main_arm(results: Record) -> str:
-    """Return the first arm with controls; it is fixed before any result is known."""
+    """Return the first arm with controls, which is fixed before any result is known."""
     with_controls = [name for name in results["arms"] if results["controls"][name]]
     return (with_controls or results["arms"])[0]
 

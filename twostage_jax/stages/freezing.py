@@ -77,7 +77,7 @@ def freeze(tx: optax.GradientTransformation, *groups: str) -> optax.GradientTran
 def by_group(
     transforms: Mapping[str, optax.GradientTransformation],
 ) -> optax.GradientTransformationExtraArgs:
-    """Optimise each parameter group with its own optimiser, which sees that group alone.
+    """Optimise each parameter group with its own optimiser, which only sees that group.
 
     >>> import jax.numpy as jnp
     >>> tx = by_group({"encoder": optax.sgd(0.1), "head": optax.sgd(1.0)})
@@ -94,7 +94,7 @@ def by_group(
     def update(
         updates: PyTree, state: PyTree, params: PyTree = None, *, value: PyTree = None, **_: object
     ) -> tuple[PyTree, PyTree]:
-        # A line search needs the loss as a function of one group, so none can run inside.
+        # A line search needs the loss as a function of one group, so it cannot be used here.
         results = {
             name: tx.update(
                 updates[name], state[name], None if params is None else params[name], value=value
@@ -131,8 +131,8 @@ def only_matching(
         if "trained" not in jax.tree.leaves(labels):
             paths = [_path(group, path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
             raise UserError(
-                f"the pattern {pattern!r} matches no parameter of {group}: there are "
-                f"{', '.join(paths)}"
+                f"the pattern {pattern!r} matches no parameter of {group}: give one that matches "
+                f"some of {', '.join(paths)}"
             )
         return labels
 

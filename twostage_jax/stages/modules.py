@@ -81,7 +81,7 @@ def forward(
     with _explained(module):
         output: PyTree
         if key is not None and has_statistics(variables):
-            # The module normalises with the batch, and its running averages are dropped.
+            # The module normalises with the batch. Its running averages are dropped.
             output, _ = module.apply(variables, x, mutable=[STATISTICS], **options)
         else:
             output = module.apply(variables, x, **options)
@@ -162,7 +162,7 @@ def fix_statistics(module: nn.Module, variables: PyTree, x: jax.Array) -> PyTree
 
         return jax.tree.map(leaf, old, update(old), share, kept)
 
-    # The difference of large values loses digits of m; the second step restores them.
+    # The difference of large values loses digits of m. The second step restores them.
     return {**variables, STATISTICS: approach(approach(zeros))}
 
 

@@ -1,4 +1,4 @@
-"""Adam and AdamW with a bias correction that is exact in float32, and schedules of their rate."""
+"""Adam and AdamW with a bias correction that is exact in float32; learning-rate schedules."""
 
 import math
 
@@ -108,7 +108,7 @@ def make_schedule(
     """
     warmup = min(warmup, steps // 10)
     if kind == "constant" and not warmup:
-        return learning_rate  # a number: the program is that of a training without a schedule
+        return learning_rate  # a number gives the same program as a training without a schedule
 
     def schedule(count: ArrayLike) -> jax.Array:
         count = jnp.asarray(count)

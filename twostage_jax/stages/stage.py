@@ -43,7 +43,7 @@ class Stage(NamedTuple):
             6,000 unlabelled training images. Only constants may change: collections beside
             `params`.
         optimiser: `tx -> tx` or None: adapts the run's optimiser to the groups of this stage, for
-            instance with an own learning rate for the group `encoder`.
+            instance with a separate learning rate for the group `encoder`.
 
     >>> import jax.numpy as jnp
     >>> def init(key, batch):
@@ -64,9 +64,9 @@ class Stage(NamedTuple):
 class Head(NamedTuple):
     """Classifier on features: its logits, and either a stage that trains it or a solver.
 
-    A head's parameters are its own alone: any dict of arrays, which a run keeps as the group
-    `head`. Everything that `logits` needs is in them, hyper-parameters included, so one head
-    function predicts for all members of a sweep.
+    The parameters are any dict of arrays, which a run stores as the group `head`. Everything that
+    `logits` needs is in them, hyper-parameters included, so one head function predicts
+    for all members of a sweep.
 
     Attributes:
         logits: `(params, features [B, D]) -> logits [B, K]`.
@@ -81,7 +81,7 @@ class Head(NamedTuple):
             split train in source order, then the unlabelled images. The batch of `solve` then also
             holds `prepared` (that dict), `features` float32 `[N, D]` and `index` int32 `[n]`, the
             rows of its labelled examples among the N.
-        transduce: `params -> logits [N, K]` of exactly the images that `prepare` has seen.
+        transduce: `params -> logits [N, K]` of exactly the images that `prepare` received.
         tune: `tx -> tx` or None: the optimiser of the encoder, made from the run's. By default the
             encoder is frozen. With `tune`, stage 2 trains it as well, and applies it in every step
             as in evaluation: without dropout, with the statistics that stage 1 has fixed.

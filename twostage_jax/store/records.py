@@ -80,7 +80,7 @@ class MachineRecord:
 
 @dataclass(frozen=True)
 class AugmentationRecord:
-    """Augmentation of stage 1 and the reason for it."""
+    """Augmentation of stage 1 and the reason for its choice."""
 
     name: str
     reason: str  # `given`, or the figures of the images in words
@@ -103,7 +103,7 @@ class PretrainRecord:
     spread: float | None = None  # their standard deviation as a share of their length
     features: int | None = None  # number of features
     kept: list[int] | None = None  # epoch of each encoder's parameters if they are the best
-    collapsed: str | None = None  # sentence, if the features had collapsed at the end
+    collapsed: str | None = None  # a sentence if the features had collapsed at the end
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,9 @@ class Manifest:
     frozen: FrozenRecord | None = None
     # Number of epochs of each stage that `on_epoch` has ended.
     stopped: dict[str, int] = field(default_factory=dict)
-    augmentation: AugmentationRecord | None = None  # of stage 1, if its objective takes views
+    augmentation: AugmentationRecord | None = (
+        None  # augmentation of stage 1, if its objective takes views
+    )
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -318,7 +320,7 @@ def repeatable_config(manifest: Manifest) -> dict[str, object]:
         settings = config.get(stage)
         if isinstance(settings, Mapping):
             changed = {**settings, "epochs": epochs}
-            # A cosine keeps its length, or the repeated run would have other learning rates.
+            # A cosine keeps its length. Otherwise the repeated run would have other learning rates.
             if settings.get("schedule") == "cosine" and not settings.get("schedule_epochs"):
                 changed["schedule_epochs"] = settings["epochs"]
             config[stage] = changed

@@ -1,4 +1,4 @@
-"""Likely wrong labels: agreement with heads that were not fitted to them, and with neighbours."""
+"""Likely wrong labels: disagreement with heads not fitted to them, and with neighbours."""
 
 from functools import partial
 from typing import NamedTuple
@@ -15,16 +15,16 @@ from twostage_jax.stages.stage import Key, new_key
 
 FOLDS = 5
 NEIGHBOURS = 10
-# Random Fourier features of a head. Twice as many find 0.1 points more of MNIST's flipped labels
-# and take twice the time.
+# Random Fourier features of a head. Twice as many take twice the time and find 0.1 points more
+# of the flipped labels of MNIST.
 _WAVES = 1024
-# Scale of the kernel, exp(-(0.7 · distance)² / 2), on centred features of length 1, whose mean
-# distance is the root of 2. Half and twice of it change precision on MNIST by 0.1 points.
+# Scale of the kernel, exp(-(0.7 · distance)² / 2), on centred features of length 1. Their mean
+# distance is the root of 2. Half and twice this scale change the precision on MNIST by 0.1 points.
 _SCALE = 0.7
 _STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalties, relative to the mean of the Gram diagonal
-_FLOOR = 0.01  # added to shares, because none of them is known better
-# Weight of the neighbours beside the head. From 0 to 0.5, precision on MNIST under asymmetric noise
-# rises by 0.5 points; under symmetric noise it stays.
+_FLOOR = 0.01  # added to shares, which are no more exact than this
+# Weight of the neighbours relative to the heads. From 0 to 0.5, the precision on MNIST rises by 0.5
+# points under asymmetric noise and does not change under symmetric noise.
 _VOTE = 0.5
 
 
@@ -32,7 +32,7 @@ class Suspects(NamedTuple):
     """Training examples, the most likely wrong label first.
 
     Attributes:
-        order: all examples by falling score, int32 `[N]`.
+        order: all examples by descending score, int32 `[N]`.
         score: score of each example, float32 `[N]`, in the order of the features; above 0 if
             another class agrees better than the given label.
         suggested: the other class that agrees best, int32 `[N]`.
@@ -60,14 +60,15 @@ def find_suspects(
 ) -> Suspects:
     """Rank labels by how much heads and neighbours disagree with them.
 
-    A head that has seen a wrong label may have learned it, so each example is judged by a head that
-    was fitted without its fold. The head is ridge regression on random Fourier features (Rahimi and
-    Recht, "Random Features for Large-Scale Kernel Machines", 2007), in closed form; its strength is
-    the one with the smallest out-of-fold error on the given labels. The second judge are the
-    `neighbours` nearest examples, each with the class that the heads predict for it: wrong labels
-    that neighbours share would confirm each other. The score is the logarithm of the ratio between
-    the best other class and the given label, for both judges, the neighbours with a weight of 0.5.
-    The loss of a trained head plays no part.
+    A head that was fitted to a wrong label may have learned it, so each example is judged by a head
+    that was fitted without its fold. The head is ridge regression on random Fourier features
+    (Rahimi and Recht, "Random Features for Large-Scale Kernel Machines", 2007), in closed form. Its
+    strength has the smallest out-of-fold error on the given labels. The second judge is the vote of
+    the `neighbours` nearest examples. Each of them has the class that the heads predict, because
+    wrong labels that neighbours share would confirm each other. The score is the logarithm of the
+    ratio between the best other class and the given label. It is a sum over both judges, in which
+    the neighbours have the weight 0.5.
+    The loss of a trained head is not used.
 
     Args:
         features: float32 `[N, D]`, of a frozen encoder.
@@ -125,9 +126,9 @@ def _check(
             f"features have shape {list(np.shape(features))} for {count} labels: give [{count}, D]"
         )
     if not np.isfinite(features).all():
-        raise UserError("features have values that are not finite: remove these rows first")
+        raise UserError("features contain values that are not finite: remove these rows first")
     if classes < 2:
-        raise UserError(f"{classes} class is too few to be wrong: give at least 2")
+        raise UserError(f"{classes} class is too few: give at least 2")
     check_labels(label, np.ones(count), classes)  # pyright: ignore[reportArgumentType]
     if not 1 <= neighbours < count:
         raise UserError(
@@ -168,7 +169,7 @@ def _out_of_fold(
     Args:
         features: centred, of length 1, `[N, D]`.
         label: int32 `[N]`.
-        rows: order in which the examples are dealt out to folds, int `[N]`.
+        rows: order in which the examples are assigned to folds in turn, int `[N]`.
         key: key for the random features.
         classes: number of classes K.
         folds: number of folds.
@@ -217,7 +218,7 @@ def _predict_folds(
 
     output, error = jax.lax.map(outputs, (features, label, weight, kernel))
     best = jnp.nanargmin(error.sum(0))
-    # Least squares estimates the probability of each given label, up to small excursions.
+    # Least squares estimates the probability of each given label; values can leave [0, 1] slightly.
     probability = jnp.clip(output[:, best], 0, None)
     return probability / jnp.maximum(probability.sum(-1, keepdims=True), 1e-9)
 

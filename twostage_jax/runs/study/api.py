@@ -1,4 +1,4 @@
-"""Studies from Python: what the commands do, and the result as arrays and figures."""
+"""Label studies from Python, and their result as arrays and figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from twostage_jax.runs.study.start import run_study
 from twostage_jax.show.study import percent
 from twostage_jax.show.terminal import Terminal
 
-LINES = 11  # arms of a printed result
+LINES = 11  # number of arms in a printed result
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,7 +68,7 @@ class StudyResult:
         return (arrays["predicted"] != arrays["label"][None]).mean(1)
 
     def __repr__(self) -> str:
-        """Return the headline, and the errors of each arm in a line."""
+        """Return the headline and a line with the errors of each arm."""
         return text_table(f"StudyResult in {self.folder}", self._rows())
 
     def _repr_html_(self) -> str:
@@ -107,14 +107,14 @@ def study_labels(
     """Measure the error for several numbers of labels, as `twostage study labels` does.
 
     Args:
-        run: folder of the run that has the encoder; without it, an encoder is trained first.
+        run: folder of the run whose encoder is used; without it, the study trains an encoder first.
         data: source; by default that of the run, or `digits`.
         out: folder of the study; by default a new one below `runs`.
-        counts: numbers of labels, and `all`.
+        counts: numbers of labels; `all` is the whole train split.
         draws: draws of labels for each number, 20 by default.
-        arms: `frozen`, `random`, `pixels`, `pca`, `supervised`, `finetuned`, `features:FILE`, with
-            or without a protocol as in `frozen:knn`; by default all but the last.
-        protocols: heads of the arms that name none.
+        arms: `frozen`, `random`, `pixels`, `pca`, `supervised`, `finetuned`, `features:FILE`; a
+            protocol can follow, as in `frozen:knn`. By default all arms but `features:FILE`.
+        protocols: heads of arms without a protocol; by default `propagate`, `linear`, `mlp`, `knn`.
         select: `draw` (the default) or `validation`: the labels that choose a head's strength.
         seed: seed of the first draw; draw r has `seed + r`.
         validation: validation examples, as for `ts.Config`.

@@ -13,15 +13,15 @@ from twostage_jax.errors import UserError
 END_TO_END = ("supervised", "finetuned")
 REPRESENTATIONS = ("frozen", "random", "pixels", "pca")
 ARMS = (*REPRESENTATIONS, *END_TO_END)
-# The first protocol is the one that the headline is about.
+# The headline uses the first protocol.
 DEFAULT_PROTOCOLS = ("propagate", "linear", "mlp", "knn")
-PLAIN = "linear"  # protocol of pixels and pca, whose arms have no other by default
-TUNED = "finetune"  # the protocol that is no head on frozen features
+PLAIN = "linear"  # protocol of the arms pixels and pca, if they name none
+TUNED = "finetune"  # this protocol is not a head on frozen features
 FILE = "features:"
 
 
 class Arm(NamedTuple):
-    """An arm.
+    """Arm of a label study.
 
     Attributes:
         name: its name in tables, such as `frozen:linear`.
@@ -38,7 +38,7 @@ class Arm(NamedTuple):
 
 
 def make_arms(study: LabelStudy) -> list[Arm]:
-    """Return the arms that a study asks for.
+    """Return the requested arms of a study.
 
     Raises:
         UserError: an unknown arm or protocol, or the same arm twice.
@@ -59,7 +59,7 @@ def make_arms(study: LabelStudy) -> list[Arm]:
 def _check_protocol(flag: str, protocol: str) -> None:
     choice("protocol", PROTOCOLS, imports=True)(flag, protocol)
     if protocol == TUNED:
-        raise UserError(f"{flag} has {TUNED}, which trains the encoder: use the arm finetuned")
+        raise UserError(f"{flag} has {TUNED}, but it trains the encoder: give --arms finetuned")
 
 
 def _parse(text: str, protocols: Sequence[str]) -> list[Arm]:

@@ -1,4 +1,4 @@
-"""Cells of a study: arrays that are computed once, written atomically, and reused on resume."""
+"""Cells of a study: arrays that are computed once, written atomically and reused on resume."""
 
 import io
 import re
@@ -16,10 +16,10 @@ Arrays = dict[str, np.ndarray]
 
 
 class Cells:
-    """Results of the parts of a study, a `.npz` file each in one folder.
+    """Results of the parts of a study, one `.npz` file each in a folder.
 
-    A study has the same settings for all of its life (`folder` checks them), so the name of a cell
-    identifies its content. A corrupted file is reported and computed again.
+    The settings of a study never change (`folder` checks them), so the name of a cell identifies
+    its content. A corrupted file is reported and computed again.
 
     Args:
         folder: folder of the study.
@@ -40,7 +40,7 @@ class Cells:
         self._progress = progress
 
     def path(self, name: str) -> Path:
-        """Return the file of a cell; `name` may have any characters."""
+        """Return the file of a cell; `name` can contain any characters."""
         return self._folder / f"{cell_name(name)}.npz"
 
     def load(self, name: str) -> Arrays | None:
@@ -60,7 +60,7 @@ class Cells:
         write_bytes(self.path(name), npz_bytes(arrays))
 
     def compute(self, name: str, make: Callable[[], Arrays]) -> Arrays:
-        """Return the arrays of a cell; call `make` and keep them if there are none yet."""
+        """Return the arrays of a cell; if it does not exist, call `make` and save the result."""
         arrays = self.load(name)
         if arrays is None:
             if self._progress:

@@ -10,7 +10,7 @@ import numpy as np
 from twostage_jax.errors import UserError
 from twostage_jax.stages.stage import Key
 
-STEPS = 20  # of Lloyd's algorithm; later ones move few examples
+STEPS = 20  # steps of Lloyd's algorithm; later ones move few examples
 _BLOCK = 8192  # examples that are compared with all centres at once
 
 
@@ -34,7 +34,7 @@ def k_means(
     """Split examples into clusters around their means.
 
     Lloyd's algorithm ("Least Squares Quantization in PCM", 1982) from random starts of k-means++
-    (Arthur and Vassilvitskii, 2007), the best of which is returned. The same key gives the same
+    (Arthur and Vassilvitskii, 2007). The best result is returned. The same key gives the same
     bits.
 
     Args:
@@ -60,7 +60,7 @@ def k_means(
         )
     on_device = jnp.asarray(features, jnp.float32)
     keys = jax.random.split(key, starts)
-    # One after the other: a start of many examples fills the device.
+    # One start after the other: one of them fills the device if there are many examples.
     results = [Clusters(*_k_means(on_device, start, clusters, steps)) for start in keys]
     best = min(results, key=_inertia)
     return Clusters(np.asarray(best.centre), np.asarray(best.index), float(best.inertia))
@@ -74,7 +74,7 @@ def _inertia(result: Clusters) -> float:
 def _k_means(
     features: jax.Array, key: Key, clusters: int, steps: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # Distances do not change, and small numbers lose fewer digits in a product.
+    # Centring keeps distances, and small numbers lose fewer digits in a product.
     mean = features.mean(0, keepdims=True)
     features = features - mean
     centre = _start(features, key, clusters)
@@ -105,7 +105,7 @@ def _start(features: jax.Array, key: Key, clusters: int) -> jax.Array:
         return jnp.maximum(square - 2 * features @ point + point @ point, 0)
 
     def draw(closest: jax.Array, key: Key) -> tuple[jax.Array, jax.Array]:
-        # Where all examples coincide with a centre, any of them will do.
+        # If all examples coincide with a centre, any of them is drawn.
         mass = jnp.cumsum(jnp.where(closest.sum() > 0, closest, 1.0))
         row = jnp.searchsorted(mass, jax.random.uniform(key) * mass[-1], side="right")
         row = jnp.minimum(row, len(features) - 1)

@@ -1,4 +1,4 @@
-"""Draws of labels, and their folds for a choice by cross-validation."""
+"""Draws of labels, and their folds for cross-validation."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from twostage_jax.data.dataset import TrainingData
 from twostage_jax.data.labels import draw_labels
 
 FOLDS = 5
-ONE_FOLD_ABOVE = 500  # labels; a fifth of them is enough to compare strengths
+ONE_FOLD_ABOVE = 500  # labels; a fifth of them is sufficient to compare strengths
 
 
 class Draws(NamedTuple):
@@ -17,7 +17,7 @@ class Draws(NamedTuple):
     Attributes:
         index: rows of the training split, int32 `[R, n]`, sorted by class.
         label: their labels, int32 `[R, n]`.
-        smallest: examples of the smallest class in any draw.
+        smallest: number of examples of the smallest class in any draw.
     """
 
     index: np.ndarray
@@ -52,9 +52,9 @@ def make_draws(dataset: TrainingData, count: int, seed: int, draws: int) -> Draw
 def fold_weights(draws: Draws) -> np.ndarray:
     """Weights float32 `[F, n]` of the labels that each fold trains on; the others are held out.
 
-    The folds are stratified: labels are sorted by class and dealt in turn. With more than 500
-    labels there is one fold. With a single label of some class there is none (F = 0), because a
-    class without a label cannot be learned.
+    The folds are stratified: labels are sorted by class and assigned to folds in turn. With more
+    than 500 labels there is one fold. If a class has a single label, there is no fold (F = 0),
+    because a class without a label cannot be learned.
     """
     folds = min(FOLDS, draws.smallest)
     if folds < 2:

@@ -1,4 +1,4 @@
-"""The folder of a study: `study.json`, which settings it has, and how it is resumed."""
+"""Folder of a study: `study.json`, its settings, and its resumption."""
 
 import dataclasses
 import shlex
@@ -21,7 +21,7 @@ SCHEMA = 1
 
 
 def settings_of(study: Study, name: str) -> dict[str, Any]:
-    """Everything that the numbers of a study depend on, as JSON values."""
+    """Settings that the numbers of a study depend on, as JSON values."""
     config = to_dict(study.config)
     config["data"] = absolute(config["data"]) if config["data"] else None  # pyright: ignore
     options = {
@@ -36,7 +36,7 @@ def read_study(folder: Path) -> dict[str, Any]:
     """Read `study.json`.
 
     Raises:
-        UserError: a folder without one, or a file that is no such record.
+        UserError: a folder without this file, or a file with other content.
     """
     path = folder / STUDY
     if not path.is_file():
@@ -51,12 +51,12 @@ def read_study(folder: Path) -> dict[str, Any]:
 
 
 def resumed_study(study: Study, name: str) -> Study:
-    """Return `study` with every setting that is not given taken from its folder.
+    """Return `study`, completed with the settings in its folder.
 
     Raises:
         UserError: no such folder, another study, or a setting that differs.
     """
-    assert study.out is not None, "`check_study` has refused this"
+    assert study.out is not None, "`check_study` has rejected this"
     content = read_study(study.out)
     old = content["settings"]
     where = str(study.out / STUDY)

@@ -43,16 +43,16 @@ from twostage_jax.stages.signature import check_head
 from twostage_jax.stages.stage import Batch, Head, Params, Stage
 
 LEARNING_RATE = 1e-3
-ENCODER_RATE = 1e-4  # of a pretrained encoder that is fine-tuned
+ENCODER_RATE = 1e-4  # learning rate of a pretrained encoder that is fine-tuned
 WEIGHT_DECAY = 1e-3
-# Images that one end-to-end arm trains on at most for one number of labels, over all draws.
+# Largest number of images that an end-to-end arm trains on, over all draws of one number of labels.
 IMAGES = 60_000
 FEWEST_DRAWS = 3
-CHOICE_LIMIT = 100  # labels up to which end-to-end arms choose their duration
+CHOICE_LIMIT = 100  # end-to-end arms choose their duration up to this number of labels
 
 
 class Choice(NamedTuple):
-    """Chosen strengths (or quarters of the training) `[A, R]`, and how they were chosen."""
+    """Chosen strengths (or quarters of the training) `[A, R]`, and the method of the choice."""
 
     values: np.ndarray
     how: str
@@ -60,7 +60,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Everything that groups share.
+    """Input that all groups share.
 
     Attributes:
         source: data, encoder and features.
@@ -77,7 +77,7 @@ class Work:
     select_on_validation: bool
 
     def drawn(self, draws: Draws, most: int | None = None) -> Draws:
-        """Return as many draws as an arm takes: one if all examples are labelled."""
+        """Return the draws that an arm uses: one if all examples are labelled."""
         repeats = 1 if draws.count == self.source.labelled else len(draws.index)
         return draws.first(min(repeats, most or repeats))
 
@@ -115,7 +115,7 @@ def make_groups(work: Work, arms: Sequence[Arm]) -> list[Group]:
         head = make_head_function(protocol, work)({})
         banks = [features[arm.representation] for arm in same]
         if head.prepare is not None:
-            # Each graph is as large as its features, so they are not stacked.
+            # Each graph is as large as its features, so graphs are not stacked.
             groups += map(partial(_prepared, work, head), same, banks)
             continue
         make = _trained if head.solve is None else _solved
@@ -141,7 +141,7 @@ def _representation(work: Work, arm: Arm) -> Representation:
     if arm.representation == "frozen":
         return representations.frozen(source)
     if arm.representation == "random":
-        # Not the seed of the pretraining, whose initial values would be the same.
+        # Not the seed of the pretraining: it would give the same initial values.
         return representations.random(source, work.seed + 1)
     if arm.representation == "pixels":
         return representations.pixels(source)
@@ -149,14 +149,14 @@ def _representation(work: Work, arm: Arm) -> Representation:
 
 
 def _of_file(source: Source, arm: Arm) -> Representation:
-    """Features of a user's own, in the order of the source."""
+    """Features from a file, in the order of the source."""
     path = arm.file
     assert path is not None
 
     def features(split: str) -> np.ndarray:
         dataset = source.dataset
         if split == "test":
-            source.split_images("test")  # refuses while the split is locked
+            source.split_images("test")  # raises an error while the split is locked
         rows = dataset.rows["test"] if split == "test" else None
         return load_features(path, dataset, source.lockbox.count, rows)[split]
 
@@ -311,7 +311,7 @@ def _end_to_end(work: Work, arm: Arm) -> Group:
 
 
 def _augmented(stage: Stage, augment: Augment) -> Stage:
-    """Stage that sees a random view of each image, as the pretraining did."""
+    """Stage that uses a random view of each image, as in the pretraining."""
 
     def loss(params: Params, key: jax.Array, batch: Batch):
         view_key, loss_key = jax.random.split(key)
@@ -328,7 +328,7 @@ def _training_group(
     data: Callable[[bool], Data],
     images: int | None,
 ) -> Group:
-    """Group of a training; at most `images` examples are seen in all, but by three draws."""
+    """Group of a training; it uses fewer draws, but at least 3, if `images` limits the examples."""
 
     def drawn(draws: Draws) -> Draws:
         most = None

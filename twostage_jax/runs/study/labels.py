@@ -1,7 +1,7 @@
 """`twostage study labels`: error against the number of labels, for every arm.
 
-All choices are made first, from labels of the draws or of the validation split. Then the test split
-is unlocked, and every arm is fitted with its choices and predicts it.
+All choices are made first, with labels of the draws or of the validation split. Then the test split
+is unlocked, and every arm is fitted with its choices and predicts the test split.
 """
 
 import csv
@@ -32,10 +32,10 @@ PREDICTIONS = "predictions"
 
 
 def resolve_counts(study: LabelStudy, dataset: TrainingData) -> tuple[list[int], list[int]]:
-    """Return the numbers of labels in ascending order, and those defaults that do not fit.
+    """Return the numbers of labels in ascending order, and the defaults that do not fit.
 
     Raises:
-        UserError: a number that was asked for and does not fit the data.
+        UserError: a requested number does not fit the data.
     """
     available = len(dataset.train["label"])
     asked: tuple[int, ...] = study.counts or COUNTS  # pyright: ignore[reportAssignmentType]
@@ -45,7 +45,7 @@ def resolve_counts(study: LabelStudy, dataset: TrainingData) -> tuple[list[int],
     if wrong and study.counts:
         raise UserError(
             f"--counts {wrong[0]} does not fit {available:,} labelled training examples in "
-            f"{classes} classes, each of which needs a label: give numbers from {classes} to "
+            f"{classes} classes, and each class needs a label: give numbers from {classes} to "
             f"{available:,}"
         )
     return [count for count in numbers if count not in wrong], wrong
@@ -63,7 +63,7 @@ def check_labels(study: LabelStudy, dataset: Dataset) -> None:
             f"{dataset.name} has {len(dataset.train['label'])} labelled training examples in "
             f"{len(dataset.classes)} classes, too few for a study: give more labels"
         )
-    # A class without a label shows here, before anything is trained.
+    # A class without a label is reported here, before the training.
     make_draws(dataset, counts[0], 0, 1)
     for path in {arm.file for arm in make_arms(study) if arm.file}:
         check_features(path, dataset, len(dataset.test["label"]))

@@ -1,4 +1,4 @@
-"""`twostage study next`: the unlabelled images that are worth labelling."""
+"""`twostage study next`: the unlabelled images that are most useful to label next."""
 
 from typing import Any, NamedTuple
 
@@ -27,20 +27,20 @@ from twostage_jax.store.atomic import write_bytes
 TABLE = "next.csv"
 SHEET = "next.png"
 COMPARISON = "strategies.csv"
-SHOWN = 40  # images of the contact sheet
+SHOWN = 40  # number of images on the contact sheet
 COLUMNS = 8
 
 
 class Candidates(NamedTuple):
-    """Images that can be labelled, among the training images of a source.
+    """Training images of a source that can be labelled.
 
     Attributes:
-        index: the `index` in csv files, int `[C]`: the row of the unlabelled images in the source,
-            or of its train split if it has no unlabelled images.
+        index: column `index` of the csv files, int `[C]`: the position among the unlabelled images
+            of the source, or the row of its train split if it has no unlabelled images.
         first: position of the first candidate among the training images.
         labelled: positions of the images that have a label, int `[L]`.
         label: their labels int `[L]`.
-        ignored: True if the labels of the source are not used.
+        ignored: True if the labels of the train split are not used.
     """
 
     index: np.ndarray
@@ -85,13 +85,15 @@ def check_next(study: NextStudy, dataset: TrainingData) -> None:
             without labels, or numbers of labels that do not fit.
     """
     if study.budget is None:
-        raise UserError("study next needs the number of images to list: give --budget N")
+        raise UserError("twostage study next needs the number of images to list: give --budget N")
     candidates = find_candidates(study, dataset)
     check_budget(study.budget, candidates.unlabelled)
     if study.strategy == "margin" and not len(candidates.label):
         raise UserError(NEEDS_LABELS)
     if not study.compare and (study.counts or study.draws):
-        raise UserError("--counts and --draws are for comparing strategies: add --compare")
+        raise UserError(
+            "--counts and --draws only apply to the comparison of strategies: add --compare"
+        )
     if study.compare:
         comparison_counts(study, dataset)
         if not len(dataset.validation["label"]):
@@ -99,10 +101,10 @@ def check_next(study: NextStudy, dataset: TrainingData) -> None:
 
 
 def comparison_counts(study: NextStudy, dataset: TrainingData) -> list[int]:
-    """Return the rising numbers of labels of the comparison.
+    """Return the numbers of labels of the comparison in ascending order.
 
     Raises:
-        UserError: a number that was asked for and does not fit, or no default that fits.
+        UserError: a requested number does not fit, or no default fits.
     """
     available = len(dataset.train["label"])
     asked = study.counts or NEXT_COUNTS
@@ -174,7 +176,7 @@ def _compare(context: Any, features: np.ndarray) -> dict[str, Any]:
     label = context.source.dataset.train["label"]
     counts = comparison_counts(study, context.source.dataset)
     features = features[: len(label)]
-    # In the graph, but never labelled.
+    # In the graph, but never labelled
     held_out = context.source.dataset.validation["label"]
     together = np.concatenate([features, context.source.features("validation")])
     repeats = study.draws or REPEATS

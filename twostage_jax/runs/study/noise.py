@@ -1,7 +1,7 @@
 """`twostage study noise`: accuracy under wrong labels, and advice from noisy validation labels.
 
-The labels of training and of validation are noised alike, because a user has no clean ones. The
-advice uses validation predictions only; test labels are clean, and measure how good it was.
+Training and validation labels have the same kind of noise, because a user has no clean ones. The
+advice only uses predictions on validation. Test labels are clean and measure its quality.
 """
 
 import csv
@@ -50,7 +50,10 @@ def check_noise(study: NoiseStudy, dataset: Dataset) -> None:
             "the advice of a noise study needs validation examples: give --validation N"
         )
     if not _noises(study):
-        raise UserError("--rates none and --asymmetric none leave no noise: give at least one rate")
+        raise UserError(
+            "--rates none and --asymmetric none leave no noise: give at least one rate, or "
+            "--transition FILE"
+        )
     load_transition(study.transition, len(dataset.classes))
     _arms(study, dataset)
 
@@ -74,7 +77,7 @@ def study_noise(context: Any) -> dict[str, Any]:
     arms = _arms(study, source.dataset)
     draws = study.draws or NOISE_DRAWS
     seeds = [(study.seed or 0) + draw for draw in range(draws)]
-    # No choice is left: arms and their settings are fixed, and the advice reads validation alone.
+    # No choice is left: arms and their settings are fixed, and the advice only uses validation.
     test = source.unlock()
     labels = _noisy_labels(source, noises, seeds, study.transition)
     parallel = Parallel()
@@ -144,7 +147,7 @@ def _predict(
     else:
         features = source.features
         if arm.representation == "random":
-            # Not the seed of the pretraining, whose initial values would be the same.
+            # Not the seed of the pretraining: it would give the same initial values.
             def features(split: str) -> np.ndarray:
                 return source.random_features(split, seed + 1)
 

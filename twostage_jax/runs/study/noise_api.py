@@ -1,4 +1,4 @@
-"""The noise study from Python: what `twostage study noise` does."""
+"""Noise studies from Python."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +24,10 @@ def study_noise(
     """Measure accuracy under wrong labels, as `twostage study noise` does.
 
     Args:
-        run: folder of the run that has the encoder; without it, an encoder is trained first.
+        run: folder of the run whose encoder is used; without it, the study trains an encoder first.
         out: folder of the study; by default a new one below `runs`.
-        rates: shares of labels flipped to any other class, each in [0, 1).
-        asymmetric: shares of labels flipped to the next class.
+        rates: shares of labels that are flipped to any other class, each in [0, 1).
+        asymmetric: shares of labels that are flipped to the next class.
         arms: heads with a loss, such as `frozen:mlp-gce` or `random:knn-50`; `supervised`.
         draws: draws of the noise for each rate, 3 by default.
         terminal: where to print; `Terminal(quiet=True)` prints nothing.
@@ -35,8 +35,8 @@ def study_noise(
             `transition` (a path), `pretrain` (a `PretrainConfig`) or `resume`.
 
     Returns:
-        Content of `study.json`; `["results"]["table"]` has the figures, `["results"]["advice"]` the
-        advice.
+        Content of `study.json`. `["results"]["table"]` has the figures, `["results"]["advice"]` has
+        the advice.
 
     Raises:
         UserError: options that are malformed or do not fit the data, the run or the folder.

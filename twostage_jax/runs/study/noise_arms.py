@@ -22,12 +22,12 @@ KNN = "knn"
 NEIGHBOURS = (20, 100, 500)
 RELIABLE = "knn-reliable"
 PROPAGATE = "propagate"
-# Heads that are solved and have no other number in their name.
+# Solved heads without a number in their name.
 PLAIN = tuple(head for head in SOLVED if head not in (KNN, "linear"))
 
 
 class NoiseArm(NamedTuple):
-    """An arm.
+    """Arm of a noise study.
 
     Attributes:
         name: its name in tables, such as `frozen:mlp-gce`.
@@ -52,7 +52,7 @@ class NoiseArm(NamedTuple):
 
 
 def default_arms(examples: int) -> list[str]:
-    """Return the names of the arms that a study compares if none are given."""
+    """Return the names of the default arms of a study."""
     trained = [f"{head}-{loss}".rstrip("-") for head in TRAINED for loss in LOSSES]
     neighbours = [f"{KNN}-{k}" for k in NEIGHBOURS if k <= examples] or [f"{KNN}-{examples}"]
     frozen = [*trained, "ridge", *neighbours, RELIABLE]
@@ -66,7 +66,7 @@ def default_arms(examples: int) -> list[str]:
 
 
 def parse_arms(names: Sequence[str], examples: int) -> list[NoiseArm]:
-    """Return the arms with these names.
+    """Return the arms with the given names.
 
     Args:
         names: names of arms.
@@ -109,6 +109,6 @@ def _unknown(name: str) -> UserError:
     losses = ", ".join(loss for loss in LOSSES if loss)
     return UserError(
         f"unknown arm {name!r}: write frozen:HEAD, random:HEAD or {END_TO_END}, with mlp, linear, "
-        f"knn-K, {', '.join(PLAIN)} as HEAD; after mlp, linear and {END_TO_END} may follow -LOSS, "
-        f"one of {losses}; after propagate -METHOD, one of {', '.join(METHODS)}"
+        f"knn-K, {', '.join(PLAIN)} as HEAD; add -LOSS to mlp, linear and {END_TO_END} (LOSS is "
+        f"{losses}), and -METHOD to propagate (METHOD is {', '.join(METHODS)})"
     )

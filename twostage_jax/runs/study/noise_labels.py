@@ -1,4 +1,4 @@
-"""Noisy labels of a noise study: kinds of noise, and their draws for training and validation."""
+"""Noisy labels of a noise study: kinds of noise, and draws for training and validation."""
 
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,7 @@ def draw_noisy(
         seeds: a seed for each draw.
         classes: number of classes K.
         transition: matrix `[K, K]`, for the kind `transition`.
-        validation: True for the labels of the validation split, which get noise of their own.
+        validation: True for the labels of the validation split, which have their own random noise.
     """
     purpose = TRAINING if validation else INITIAL
     clean = jnp.asarray(label)

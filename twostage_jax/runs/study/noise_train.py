@@ -25,10 +25,10 @@ LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-4
 EPOCHS = 10
 END_TO_END_EPOCHS = 5
-STEPS = 500  # fewest steps of a training
+STEPS = 500  # smallest number of steps of a training
 BATCH = 256
 SMALLEST_BATCH = 16
-BATCHES = 20  # fewest batches of an epoch, if they keep the smallest size
+BATCHES = 20  # smallest number of batches of an epoch, unless batches become too small
 
 
 class Images(NamedTuple):
@@ -62,7 +62,8 @@ class Labels(NamedTuple):
 def normalised(images: Images) -> Images:
     """Scale features to the same length, and all of them so that their mean variance is 1.
 
-    Lengths say little about the class, and one learning rate then fits every encoder.
+    The length of a feature vector says little about its class. One learning rate then fits every
+    encoder.
     """
     parts = [_unit(part) for part in images]
     scale = 1 / max(float(np.sqrt(parts[0].var(0, dtype=np.float64).mean())), 1e-12)
@@ -136,7 +137,7 @@ def predict_network(
     epochs: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Train an encoder with a linear head end to end from scratch; the rest as `predict_head`.
+    """Train an encoder with a linear head end to end from scratch, and predict as `predict_head`.
 
     Args:
         parallel: compiles and runs.
@@ -194,7 +195,7 @@ def _make_fit(stage, examples: int, epochs: int) -> Fit:
 
 
 def _train(fit: Fit, logits: Callable, blocks: bool) -> Predict:
-    """Make the function of one member that trains and predicts; images go through in blocks."""
+    """Make the function of one member that trains, and predicts images in blocks."""
 
     def predict(key, label, validation_label, train, validation, test):
         params = fit(key, train, label)
@@ -247,7 +248,7 @@ def _map(
     """Run a function of one member for all members."""
 
     def member(draw, label, validation_label, *shared):
-        # Members of one draw start alike, whatever their noise is.
+        # Members of one draw have the same initial values for every noise.
         key = jax.random.fold_in(new_key(seed), draw)
         return predict(key, label, validation_label, *shared)
 

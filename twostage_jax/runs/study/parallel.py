@@ -1,4 +1,4 @@
-"""Many independent computations of one shape, in chunks that are one program each."""
+"""Many independent computations of one shape, in chunks of one program each."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import numpy as np
 from twostage_jax.engine.compile import compiler_options
 from twostage_jax.trees import PyTree
 
-FLOATS = 8_000_000  # values of a chunk's own data, 32 MB; larger chunks are no faster
+FLOATS = 8_000_000  # values of the data of a chunk, 32 MB; larger chunks are no faster
 MOST = 128  # members of a chunk
 
 
@@ -30,18 +30,18 @@ class Parallel:
         """Return the results `[M, ...]` of all members, on the host.
 
         Args:
-            name: identifies `function`, whose closures may be made anew for each call.
+            name: name of `function`, so that a new closure of it is not compiled again.
             function: pure function of one member: `(*rows, *shared)`.
             rows: arrays `[M, ...]`, a row for each member.
             shared: arrays that all members share.
-            floats: values that one member holds at least, to choose the chunk.
+            floats: smallest number of values that one member holds, to choose the chunk.
             together: True for `vmap` over a chunk. False computes its members one after the other
-                in one program: for searches that end after as many steps as each needs, and for
-                decompositions, whose batched form has come to a standstill on two cores.
+                in one program: for searches with a different number of steps for each member,
+                and for decompositions, whose batched form has stalled on two cores.
         """
         members = len(rows[0])
         chunk = max(1, min(MOST, FLOATS // max(floats, 1), members))
-        # `jax.jit` tells shapes apart, but not closures that were made anew.
+        # `jax.jit` compiles once for each shape, but again for each new closure.
         key = (name, together)
         if key not in self._programs:
             self._programs[key] = _program(function, together)
@@ -49,7 +49,7 @@ class Parallel:
         shared = tuple(jax.device_put(part) for part in shared)
         parts = []
         for start in range(0, members, chunk):
-            # The last member fills up the last chunk, so that one program serves all of them.
+            # Copies of the last member pad the last chunk, so that one program serves all chunks.
             numbers = np.minimum(np.arange(start, start + chunk), members - 1)
             results = jax.device_get(program(tuple(part[numbers] for part in rows), shared))
             size = min(chunk, members - start)
@@ -64,7 +64,7 @@ def _program(function: Callable[..., PyTree], together: bool) -> Callable[..., P
         def member(row: tuple) -> PyTree:
             return function(*row, *shared)
 
-        # An axis of one member is slower than none.
+        # An axis of one member is slower than no axis.
         if together and len(rows[0]) > 1:
             return jax.vmap(member)(rows)
         return jax.lax.map(member, rows)

@@ -13,8 +13,8 @@ from twostage_jax.errors import UserError
 from twostage_jax.files import open_regular
 from twostage_jax.runs.study.sources import Source
 
-PIXELS = 2048  # pixels up to which PCA uses all images; above, it uses a sample
-SAMPLE = 4000  # images of that sample
+PIXELS = 2048  # PCA uses all images up to this number of pixels, and a sample above it
+SAMPLE = 4000  # number of images of that sample
 
 
 class Representation(NamedTuple):
@@ -24,7 +24,7 @@ class Representation(NamedTuple):
         name: first part of the arm's name.
         features: `(split) -> float32 [N, D]` for `train` (with the pool, if `covers_pool`),
             `validation` and `test`.
-        covers_pool: True if `train` has the features of the unlabelled pool too.
+        covers_pool: True if `train` also has the features of the unlabelled pool.
     """
 
     name: str
@@ -63,7 +63,7 @@ def pixels(source: Source) -> Representation:
 
 
 def pca(source: Source, width: int) -> Representation:
-    """Principal components of the pixels of all training images, which needs no label.
+    """Principal components of the pixels of all training images; labels are not used.
 
     Args:
         source: images.
@@ -99,18 +99,18 @@ def _flat(images: np.ndarray) -> np.ndarray:
 
 
 def check_features(path: Path, dataset: TrainingData, tested: int) -> None:
-    """Check that a file of features fits the data, as `load_features` does; only for errors."""
+    """Check that a file of features fits the data, without returning the features."""
     load_features(path, dataset, tested, test_rows=None)
 
 
 def load_features(
     path: Path, dataset: TrainingData, tested: int, test_rows: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """Load a user's features in the order of the source.
+    """Load features from a file in the order of the source.
 
     The file is a NumPy archive with `train` `[N, D]`, `test` `[T, D]` and, if the source has a
     validation split of its own, `validation` `[V, D]`: one row for each labelled image of the
-    source's own splits. A split that we set aside from train has its rows in `train`.
+    source's own splits. A split that is set aside from the train split has its rows in `train`.
 
     Args:
         path: `.npz` file.
@@ -127,7 +127,7 @@ def load_features(
     """
     arrays = _read_features(path)
     rows = dataset.rows
-    # Splits of our own are rows of the source's train split, disjoint from ours.
+    # Splits that are set aside are rows of the train split of the source.
     train_rows = rows["train"]
     homes = {"train": "train"}
     for name in ("validation", "test"):
@@ -171,7 +171,7 @@ def _read_features(path: Path) -> dict[str, np.ndarray]:
                 )
             values = values.reshape(len(values), -1).astype(np.float32)
             if not np.isfinite(values).all():
-                raise UserError(f"{path}: {name} has values that are not finite: replace them")
+                raise UserError(f"{path}: {name} contains values that are not finite: replace them")
             features[name] = values
     widths = {name: values.shape[1] for name, values in features.items()}
     if len(set(widths.values())) > 1:

@@ -1,4 +1,4 @@
-"""Unlabelled examples that are worth labelling next."""
+"""Choice of unlabelled examples to label next."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -16,10 +16,10 @@ from twostage_jax.stages.stage import Key, new_key
 TYPICAL_NEIGHBOURS = 20
 # More clusters would be smaller than the neighbourhood that makes an example typical.
 CLUSTER_LIMIT = 500
-# Starts of k-means for at most 100 clusters. With few clusters, one that lacks a class costs most:
-# on digits, the error with 20 labels is 17 % from one start and 10 % from the best of five.
+# Starts of k-means for at most 100 clusters. With few clusters, a missed class costs most: on the
+# digits, the error with 20 labels is 17 % from one start and 10 % from the best of five.
 STARTS = 5
-SMALL_CLUSTER = 5  # smaller clusters are outliers, and come last
+SMALL_CLUSTER = 5  # smaller clusters are outliers and come last
 
 
 def choose_next(
@@ -30,16 +30,16 @@ def choose_next(
     probability: np.ndarray | None = None,
     key: Key | None = None,
 ) -> np.ndarray:
-    """Choose unlabelled examples that are worth labelling, the most useful first.
+    """Choose the unlabelled examples to label next, the most useful first.
 
     - `typical`: one example of each cluster, the one with the nearest neighbours, in the largest
       clusters that have no label yet (Hacohen, Dekel and Weinshall, "Active Learning on a Budget",
-      2022). It needs no label to begin with.
+      2022). It needs no labels.
     - `k-centre`: the example that is farthest from all labelled and chosen ones (Sener and
       Savarese, "Active Learning for Convolutional Neural Networks", 2018).
     - `margin`: the smallest difference between the two most probable classes (Scheffer, Decomain
       and Wrobel, 2001). It needs the probabilities of a head that was fitted to labels.
-    - `random`: all equally likely, so classes need not be balanced.
+    - `random`: all examples are equally likely, so classes can be unbalanced.
 
     Distances are those of centred features of length 1.
 
@@ -48,7 +48,7 @@ def choose_next(
         budget: number of examples to choose, from 1 to the number of unlabelled ones.
         strategy: a name of `STRATEGIES`.
         labelled: indices of the examples that have a label, int `[L]`; by default none.
-        probability: of each class, `[N, K]`, for `margin` alone.
+        probability: probability of each class, `[N, K]`, only for `margin`.
         key: key for random choices; by default that of seed 0.
 
     Returns:
@@ -72,7 +72,7 @@ def choose_next(
 
 
 class Choice(NamedTuple):
-    """One request for examples: arguments of `choose_next`."""
+    """Arguments of `choose_next`."""
 
     budget: int
     key: Key
@@ -116,8 +116,8 @@ def _check(features: np.ndarray, choice: Choice, strategy: str, labelled: np.nda
     count = len(features)
     if features.ndim != 2 or count < 2 or not np.isfinite(features).all():
         raise UserError(
-            f"features have shape {list(features.shape)} and may have values that are not finite: "
-            "give finite features [N, D] of at least two examples"
+            f"features have shape {list(features.shape)} or values that are not finite: give "
+            "finite features [N, D] of at least two examples"
         )
     if len(labelled) and not (labelled[0] >= 0 and labelled[-1] < count):
         wrong = labelled[0] if labelled[0] < 0 else labelled[-1]
@@ -173,14 +173,14 @@ def _typical(pool: Pool, free: np.ndarray, choice: Choice) -> list[int]:
 
 
 def _k_centre(pool: Pool, free: np.ndarray, choice: Choice) -> list[int]:
-    """Greedy centres: each is the example that is farthest from all others so far."""
+    """Greedy centres: each is the example farthest from all labelled and chosen ones."""
     units = pool.units
     labelled = np.flatnonzero(~free)
     chosen: list[int] = []
     if len(labelled):
         similarity = nearest(units, units[labelled], 1)[0][:, 0]
     else:
-        # The first example has nothing to be far from.
+        # The first example has no other example to be far from.
         chosen.append(int(jax.random.randint(choice.key, (), 0, len(units))))
         similarity = units @ units[chosen[0]]
     closeness = np.where(free, similarity, np.inf)
@@ -195,7 +195,7 @@ def _k_centre(pool: Pool, free: np.ndarray, choice: Choice) -> list[int]:
 
 def _margin(pool: Pool, free: np.ndarray, choice: Choice) -> list[int]:
     """Examples whose two most probable classes are closest together."""
-    assert choice.probability is not None, "`_check` has refused this"
+    assert choice.probability is not None, "`_check` has rejected this"
     two = np.sort(choice.probability, axis=1)[:, -2:]
     margin = np.where(free, two[:, 1] - two[:, 0], np.inf)
     return np.argsort(margin, kind="stable")[: choice.budget].tolist()

@@ -12,19 +12,19 @@ from twostage_jax.runs.study.draws import Draws, fold_weights
 from twostage_jax.runs.study.parallel import Parallel
 from twostage_jax.stages.stage import Batch, Head, new_key
 
-BLOCK = 1000  # test examples that one member predicts at a time
+BLOCK = 1000  # number of test examples that one member predicts at a time
 Numbers = Mapping[str, jax.Array]
 
 
 class Grid(NamedTuple):
-    """Values to choose from for a head's number, and the one that is used without a choice."""
+    """Values of the number of a head to choose from, and the value without a choice."""
 
     number: str
     values: tuple[float, ...]
     default: float
 
 
-# Features have a mean variance of 1, see `representations`, so one grid fits all of them.
+# Features have a mean variance of 1 (see `representations`), so one grid fits all of them.
 GRIDS = {
     "linear": Grid("penalty", (1e-4, 1e-3, 1e-2, 1e-1), 1e-2),
     "ridge": Grid("strength", (1e-2, 1e-1, 1e0, 1e1, 1e2), 1e0),
@@ -54,7 +54,7 @@ MakeHead = Callable[[Numbers], Head]
 
 
 def usable_values(grid: Grid, draws: Draws) -> tuple[float, ...]:
-    """Return the values of a grid that so few labels allow: at most as many neighbours."""
+    """Return the values of a grid that the number of labels allows: k is at most that number."""
     if grid.number != "k":
         return grid.values
     return tuple(value for value in grid.values if value <= draws.count)
@@ -82,7 +82,7 @@ def choose_values(
 
     Returns:
         Values float32 `[A, R]`, and how they were chosen: `cross-validation`, `validation`, or
-        `default` where a class has a single label.
+        `default` if a class has a single label.
     """
     values = usable_values(grid, draws)
     arms = len(train)
@@ -110,7 +110,7 @@ def choose_values(
         together=False,
     )
     correct, loss = (part.reshape(shape).sum(-1) for part in scores)
-    # Few labels give many ties, which go to the smaller loss.
+    # Few labels give many ties, and the smaller loss decides them.
     tied = np.where(correct == correct.max(-1, keepdims=True), loss, np.inf)
     words = "validation" if heldout is not None else "cross-validation"
     return np.array(values, np.float32)[tied.argmin(-1)], words
@@ -143,7 +143,7 @@ def make_score(make_head: MakeHead, number: str, own_labels: bool) -> Callable[.
 
 
 def solve(head: Head, features: jax.Array, label: jax.Array, weight: jax.Array):
-    """Return the parameters of a solved head; it gets no validation examples."""
+    """Return the parameters of a solved head, without validation examples."""
     assert head.solve is not None
     batch: Batch = {
         "image": features,
@@ -204,7 +204,7 @@ class Graph(NamedTuple):
         features: of all training images `[N, D]`, those with a label in the source first.
         prepared: result of `prepare` for them.
         test: features of the test images `[T, D]`.
-        label: labels in the source int32 `[L]`, only to measure the transductive error.
+        label: labels of the source int32 `[L]`, only to measure the transductive error.
     """
 
     features: np.ndarray

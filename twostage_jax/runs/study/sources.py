@@ -35,7 +35,7 @@ PRETRAIN = "pretrain"  # folder of the encoder that a study trains first
 
 
 def load_source(study: Study) -> tuple[Dataset, Run | None]:
-    """Load the data of a study, and open its run if it has one; nothing is written.
+    """Load the data of a study, and open its run if there is one, without writing anything.
 
     Raises:
         UserError: no such run, several encoders, data that changed or have another image shape.
@@ -56,7 +56,7 @@ def _data_of(study: Study, opened: Run) -> Dataset:
     same_size = study.validation in (None, config.validation)
     if study.data is None and same_size:
         return load_own(opened, config.data, study.data_dir or config.data_dir)
-    # Another source, or another validation split: the size of the run's own split need not fit.
+    # With another source or validation split, the size of the split of the run may not fit.
     validation = study.validation
     if validation is None and study.data == config.data:
         validation = config.validation
@@ -76,14 +76,14 @@ def _data_of(study: Study, opened: Run) -> Dataset:
 def train_encoder(study: Study, dataset: Dataset, folder: Path, terminal: Terminal) -> Run:
     """Train the encoder of a study in `folder/pretrain`, as `twostage pretrain` does; open it.
 
-    A training that was stopped is resumed; one that has finished is opened.
+    A stopped training is resumed; a finished one is opened.
     """
     out = folder / PRETRAIN
     config = dataclasses.replace(study.config, out=out)
     started = (out / MANIFEST).is_file()
     with contextlib.suppress(UserError):
         if started and not (out / RESULT).is_file():
-            # Complete, unless this raises the error that stage 1 has not finished.
+            # Raises an error if stage 1 has not finished.
             return open_run(out, study.trust_code)
 
     def loaded(*arguments: object) -> Dataset:
@@ -145,7 +145,7 @@ class Source:
         return headless_networks(self.run, len(self.images))
 
     def unlock(self) -> Split:
-        """Return the test split; all choices have been made before."""
+        """Return the test split, after all choices have been made."""
         if not self._test:
             self.on_unlock()
             self._test.append(self.lockbox.unlock())
@@ -180,7 +180,7 @@ class Source:
         return self.cached(f"random-{seed}-{split}", make)
 
     def random_encoder(self, seed: int) -> Params:
-        """Return initial parameters of the encoder; statistics are fixed as at the hand-over."""
+        """Return initial parameters of the encoder, with its statistics as at the hand-over."""
         stage = self.networks.pretrain({})
         batch = as_batch({name: values[:2] for name, values in self.dataset.train.items()})
         params = jax.jit(stage.init)(new_key(seed), batch)
@@ -206,10 +206,10 @@ class Source:
 
 
 def headless_networks(opened: Run, images: int) -> Networks:
-    """Make the modules and stage 1 of a run, whatever its head is, for so many images."""
+    """Make the modules and stage 1 of a run for so many images, independent of its head."""
     config = opened.config
     sweep = tuple(pair for pair in config.sweep or () if not pair[0].startswith("head."))
-    # A head may need its number of examples, which a study varies.
+    # A head can depend on the number of its examples, which a study varies.
     headless = dataclasses.replace(config, head=HeadConfig("mlp", widths=()), sweep=sweep)
     shape = opened.manifest.preprocessing.image_shape
     return make_networks(headless, shape, len(opened.classes), 1, 0, images)

@@ -45,7 +45,7 @@ from twostage_jax.store.lock import locked
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Everything that the function of a study gets.
+    """Input of the function of a study.
 
     Attributes:
         study: options; those that are not given are None.
@@ -63,7 +63,7 @@ class Context:
 
 
 class Kind(NamedTuple):
-    """A study.
+    """Kind of study.
 
     Attributes:
         name: second word of its command.
@@ -97,7 +97,7 @@ def run_study(study: Study, terminal: Terminal) -> tuple[Path, dict[str, Any]]:
     machine = find_device(study.device)
     with contextlib.ExitStack() as stack:
         if study.resume:
-            assert study.out is not None, "`check_study` has refused this"
+            assert study.out is not None, "`check_study` has rejected this"
             read_study(study.out)
             _claim(stack, study, kind.name, study.out, terminal)
             study = resumed_study(study, kind.name)
@@ -120,7 +120,7 @@ def run_study(study: Study, terminal: Terminal) -> tuple[Path, dict[str, Any]]:
 def _claim(
     stack: contextlib.ExitStack, study: Study, name: str, folder: Path, terminal: Terminal
 ) -> None:
-    """Lock the folder for this process, and note how the study is resumed."""
+    """Lock the folder for this process, and store the command that resumes the study."""
     stack.enter_context(locked(folder, terminal.notice))
     stack.enter_context(resumable(resume_command(study, name, folder)))
 
@@ -128,7 +128,7 @@ def _claim(
 def _run(
     kind: Kind, study: Study, dataset: Dataset, opened: Run | None, terminal: Terminal
 ) -> dict[str, Any]:
-    """Run a study whose folder is locked; returns the content of `study.json`."""
+    """Run a study in a locked folder, and return the content of `study.json`."""
     folder = study.out
     assert folder is not None
     start = time.perf_counter()
@@ -145,7 +145,7 @@ def _run(
     training, lockbox = dataset.lock()
 
     def on_unlock() -> None:
-        # On disk before the test split is read.
+        # Written before the test split is read.
         content["test_reads"] = max(1, content["test_reads"])
         write_study(folder, content)
 
@@ -191,8 +191,10 @@ def _started(
         return content
     recorded = read_study(folder)
     if recorded.get("data") != content["data"]:
-        raise UserError(f"the data of {folder} have changed since it was started: start a new one")
+        raise UserError(
+            f"the data of {folder} have changed since it was started: start a new study"
+        )
     if recorded.get("versions") != content["versions"]:
-        terminal.notice(f"{folder} was started with other package versions: numbers may differ")
+        terminal.notice(f"{folder} was started with other package versions: numbers can differ")
     kept = ("settings", "versions", "encoder", "test_reads", "seconds")
     return content | {name: recorded[name] for name in kept if name in recorded}

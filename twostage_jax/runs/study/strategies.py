@@ -1,4 +1,4 @@
-"""Comparison of the strategies that choose what to label next, on one propagation head."""
+"""Comparison of the strategies for labelling, on one propagation head."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,9 +13,9 @@ from twostage_jax.stages.heads.propagation import prepare_graph, propagate
 from twostage_jax.stages.heads.solved import linear
 from twostage_jax.stages.stage import new_key
 
-NEIGHBOURS = 12  # of the graph, as in the head
+NEIGHBOURS = 12  # number of neighbours in the graph, as in the head
 VECTORS = 60
-PENALTY = 0.01  # of the logistic regression whose probabilities give the margins
+PENALTY = 0.01  # penalty of the logistic regression whose probabilities give the margins
 
 
 def compare_strategy(
@@ -27,15 +27,15 @@ def compare_strategy(
     counts: Sequence[int],
     seed: int,
 ) -> np.ndarray:
-    """Label what a strategy chooses, and return the error on the held-out examples.
+    """Label the examples that a strategy chooses, and return the error on held-out examples.
 
     The graph and `label` have the examples of the pool first, then held-out examples, which cannot
-    be chosen: an example that is labelled is no longer an error, so errors on what is left of the
-    pool would favour strategies that label the difficult ones.
+    be chosen. The error on the rest of the pool would favour strategies that label the difficult
+    examples, because a labelled example is never an error.
 
     The strategy continues from its own labels: its first `counts[0]` examples, then more until
-    there are `counts[1]`, and so on. `margin` cannot begin without labels and takes its first
-    examples from `typical`.
+    there are `counts[1]`, and so on. `margin` needs labels, so its first examples are those of
+    `typical`.
 
     Args:
         pool: features `[N, D]`.
@@ -43,7 +43,7 @@ def compare_strategy(
         label: true labels int `[N + V]`.
         classes: number of classes K.
         strategy: a name of `STRATEGIES`.
-        counts: rising numbers of labels.
+        counts: numbers of labels, in ascending order.
         seed: seed of this repetition.
 
     Returns:
@@ -84,7 +84,7 @@ def compare_strategies(
         graph: from `make_graph`, of all examples.
         label: true labels int `[N + V]`.
         classes: number of classes K.
-        counts: rising numbers of labels.
+        counts: numbers of labels, in ascending order.
         repeats: number of repetitions.
         seed: seed of the first repetition.
         cell: `(name, make) -> arrays`, as `Cells.compute`.
@@ -113,9 +113,9 @@ def make_graph(features: np.ndarray) -> dict[str, np.ndarray]:
 def propagate_labels(
     graph: Mapping[str, np.ndarray], rows: np.ndarray, label: np.ndarray
 ) -> np.ndarray:
-    """Return the class that `propagate` gives to each example of a graph, int `[N]`.
+    """Return the class that `propagate` assigns to each example of a graph, int `[N]`.
 
-    Classes without a label are left out of the head, so none of their examples is right.
+    The head only has the classes with a label, so all examples of other classes are errors.
 
     Args:
         graph: from `make_graph`.
@@ -134,13 +134,13 @@ def propagate_labels(
 def _propagated(
     graph: Mapping[str, jax.Array], rows: jax.Array, label: jax.Array, classes: int
 ) -> jax.Array:
-    """Class of each example `[N]`, from the labels `[L]` of some."""
+    """Class of each example `[N]`, from the labels `[L]` of some examples."""
     head = propagate(classes)
     assert head.solve is not None
     assert head.transduce is not None
     nothing = jnp.zeros((len(label), 1))
     counted = jnp.ones(len(label))
-    # Features are only for new images, and there are none.
+    # Only new images need features, and there are none.
     batch: dict[str, Any] = {"image": nothing, "label": label, "weight": counted, "index": rows}
     batch |= {"prepared": graph, "features": nothing}
     return head.transduce(head.solve(new_key(), batch)).argmax(-1)

@@ -1,4 +1,4 @@
-"""From the errors of all arms to the results of a label study: figures, and sentences."""
+"""Results of a label study from the errors of all arms: figures and sentences."""
 
 import math
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ def summarise(
     """Return the results of a label study as JSON values.
 
     Args:
-        rows: of each arm and number of labels: `arm`, `count`, `errors` float `[R]`, `wrong` bool
+        rows: for each arm and number of labels: `arm`, `count`, `errors` float `[R]`, `wrong` bool
             `[R, T]`, `how`, `transductive` float `[R]` or None.
         dataset: the data, for its sizes.
         on_validation: True if the labels of the validation split were used to choose.
-        arms: the arms, in order; the first that uses the pretrained encoder is in the headline.
+        arms: arms in order; the headline uses the first one with the pretrained encoder.
     """
     curves: dict[str, dict[int, np.ndarray]] = {}
     cells: dict[tuple[str, int], Row] = {}
@@ -76,15 +76,15 @@ def controls_of(arm: Arm, arms: Sequence[Arm]) -> list[str]:
 
 
 def selection_words(on_validation: bool, validation: int) -> str:
-    """Return the labels that choices were made with, as a sentence."""
+    """Return a sentence about the labels that were used for choices."""
     if on_validation:
         return (
-            f"strengths of solved heads are chosen on {validation:,} validation labels, which "
-            "count beside the labels of the table; durations of trainings on the draw's own labels"
+            f"strengths of solved heads are chosen on {validation:,} validation labels, which are "
+            "used in addition to those of the table; durations are chosen on the labels of the draw"
         )
     return (
-        "strengths and durations are chosen on the draw's own labels, by stratified "
-        "cross-validation; with one label of a class they are fixed; no other label is used"
+        "strengths and durations are chosen on the labels of the draw, by stratified "
+        "cross-validation; if a class has one label, they are fixed; no other labels are used"
     )
 
 
@@ -137,7 +137,7 @@ def _match(
     curves: dict[str, dict[int, np.ndarray]],
     available: int,
 ) -> Entry:
-    """Return how many labels a control needs for the error of an arm."""
+    """Return the number of labels that a control needs for the error of an arm."""
     match = labels_to_match(curves[name][count], curves[control])
     smallest = min(curves[control])
     low, value, high = (
@@ -157,7 +157,7 @@ def _match(
 
 
 def _needed(number: float, smallest: int, largest: int) -> float | str | None:
-    """Return a number of labels, or `<10` and `>60000` beyond the measured range."""
+    """Return a number of labels; outside of the measured range a text such as `<10` or `>60000`."""
     if math.isnan(number):
         return None
     if number == 0:
@@ -166,7 +166,7 @@ def _needed(number: float, smallest: int, largest: int) -> float | str | None:
 
 
 def _extrapolation(name: str, curve: dict[int, np.ndarray]) -> Entry | None:
-    """Return the prediction for twice the labels, and how one for the largest number did."""
+    """Return the prediction for twice the labels, and the test on the largest number."""
     result = extrapolate(curve)
     if result is None:
         return None

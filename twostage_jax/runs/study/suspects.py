@@ -1,4 +1,4 @@
-"""`twostage study suspects`: training labels by how likely they are wrong."""
+"""`twostage study suspects`: training labels in order of suspicion."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,10 +21,16 @@ from twostage_jax.store.atomic import write_bytes
 
 TABLE = "suspects.csv"
 SHEET = "suspects.png"
-SHOWN = 40  # images of the contact sheet
+SHOWN = 40  # number of images on the contact sheet
 COLUMNS = 8
-PAIRS = 8  # rows of the table of confused classes
-_SHARES = (0.25, 0.5, 1.0, 1.5, 2.0)  # of the number of changed labels, for precision and recall
+PAIRS = 8  # number of rows of the table of confused classes
+_SHARES = (
+    0.25,
+    0.5,
+    1.0,
+    1.5,
+    2.0,
+)  # lengths for precision and recall, as shares of the number of changed labels
 
 
 def check_suspects(study: SuspectStudy, dataset: Dataset) -> None:
@@ -41,7 +47,9 @@ def check_suspects(study: SuspectStudy, dataset: Dataset) -> None:
             f"1 to {count - 1}"
         )
     if count < FOLDS:
-        raise UserError(f"{count} training examples are too few for {FOLDS} folds: give more")
+        raise UserError(
+            f"{count} training examples are too few for {FOLDS} folds: give at least {FOLDS}"
+        )
     if study.inject_kind is not None and not study.inject:
         raise UserError("--inject-kind needs a share of labels to change: add --inject P")
 
@@ -86,9 +94,9 @@ def change_labels(
         label: int32 `[N]`.
         share: in [0, 1].
         kind: `symmetric` for any other class, all equally likely; `asymmetric` for the next class,
-            of which the first follows the last.
+            where the first class follows the last.
         classes: number of classes K.
-        key: key of the choice. Both kinds change the same labels.
+        key: key of the choice; with one key, both kinds change the same labels.
     """
     flipped = np.asarray(flip_labels(key, jnp.asarray(label), share, classes))
     if kind == "symmetric":
@@ -183,8 +191,8 @@ def _show(context: Any, results: dict[str, Any], classes: Sequence[str]) -> None
         terminal.table("Changed labels among the suspects", columns, lines)
     else:
         terminal.table(
-            "Most frequent wrong labels, estimated",
-            ("given label", "likely label", "labels"),
+            "Most frequent wrong labels (estimated)",
+            ("given label", "likely label", "number"),
             _pairs(np.array(results["joint"]), classes),
         )
     terminal.line(f"images: {context.folder / SHEET}", hang=2)

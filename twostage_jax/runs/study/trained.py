@@ -17,19 +17,19 @@ from twostage_jax.stages.stage import Params, Stage, as_image, new_key
 from twostage_jax.trees import PyTree
 
 BATCH = 32
-DURATIONS = 4  # checkpoints of a training from which one is chosen
+DURATIONS = 4  # number of checkpoints of a training; one of them is chosen
 
 
 class Recipe(NamedTuple):
-    """A training of one member.
+    """Training of one member.
 
     Attributes:
-        name: identifies the recipe.
-        stage: what is trained, on batches of `image`.
+        name: name of the recipe.
+        stage: stage to train, on batches of `image`.
         tx: optimiser.
         apply: `(params, image float32 [B, ...]) -> logits [B, K]`.
-        steps: fewest steps of a training.
-        passes: fewest epochs of a training with at most a thousand labels.
+        steps: smallest number of steps of a training.
+        passes: smallest number of epochs of a training; fewer for very many labels.
         pretrained: groups that replace the initial ones.
         choose_below: largest number of labels for which the duration is chosen.
     """
@@ -59,7 +59,7 @@ class Data(NamedTuple):
 def epochs_of(recipe: Recipe, count: int) -> int:
     """Return the epochs of a training with `count` labels, a multiple of `DURATIONS`.
 
-    At least `steps` steps, and `passes` epochs, of which a very large set needs fewer.
+    At least `steps` steps and `passes` epochs; a very large set has fewer epochs.
     """
     steps = -(-count // min(BATCH, count))
     passes = max(DURATIONS, min(recipe.passes, 40_000 // count))

@@ -10,8 +10,8 @@ from twostage_jax.stages.heads.search import nearest
 
 WIDTH = 8  # entries of a row of `Rows`
 _BRIDGE = 1e-3  # weight of an edge that joins two components
-_DENSE = 400  # nodes up to which all eigenvectors are computed
-_TOLERANCE = 1e-3  # of eigenvalues; that of a label that depends on it is smaller by far
+_DENSE = 400  # largest number of nodes for which all eigenvectors are computed
+_TOLERANCE = 1e-3  # of the eigenvalues; the resulting error of a label is much smaller
 
 
 class Rows(NamedTuple):

@@ -1,8 +1,8 @@
-"""Losses of trained heads: cross-entropy, and three that are made for wrong labels.
+"""Losses of trained heads: cross-entropy, and three that tolerate wrong labels.
 
-A `Loss` gives one value per example, and a term beside their mean. Arrays that it needs beside the
-logits, such as a memory of predictions, are parameters of the head: they are saved, resumed and
-vmapped like all others.
+A `Loss` returns one value per example, and a term that is added to their mean. Arrays that it needs
+in addition to the logits, such as a memory of predictions, are parameters of the head: they are
+saved, resumed and vmapped like all others.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,9 +25,9 @@ Adapt = Callable[[optax.GradientTransformation], optax.GradientTransformation]
 MEMORY = "elr_memory"
 TRANSITION = "transition_logits"
 _LEAST = 1e-7  # smallest probability in a logarithm
-# Weight of the volume of the transition matrix. With the 1e-4 of Li et al. (2021), a head that is
-# trained for long explains the noise itself: on the digits with 40 % flipped labels, rows of the
-# estimate were off by 0.32 in sum, with 0.01 by 0.24, with 0.03 by 0.63.
+# Weight of the volume of the transition matrix. With 1e-4 (Li et al., 2021), a head that is trained
+# for many epochs fits the noise itself. On the digits with 40 % flipped labels, the error of a row
+# of the estimate summed to 0.32 with 1e-4, to 0.24 with 0.01 and to 0.63 with 0.03.
 _VOLUME = 0.01
 # The transition matrix has few numbers and must be found while the head trains.
 _TRANSITION_RATE = 10.0
@@ -95,7 +95,7 @@ def cross_entropy(label_smoothing: Scalar = 0.0) -> Loss:
 
     def value(arrays: Arrays, logits: jax.Array, batch: Batch, key: Key | None) -> Value:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        # A Python 0 adds nothing to the program; an array is swept and may have any value.
+        # A Python 0 adds nothing to the program. An array is swept and can have any value.
         if not isinstance(label_smoothing, float | int) or label_smoothing:
             uniform = -jax.nn.log_softmax(logits).mean(-1)
             losses += label_smoothing * (uniform - losses)
@@ -134,19 +134,22 @@ def early_learning(examples: int | None, weight: Scalar = 3.0, momentum: Scalar 
     _check("elr_weight", weight, "a number of at least 0", lambda x: x >= 0)
     _check("elr_momentum", momentum, "a number in [0, 1)", lambda x: 0 <= x < 1)
     if examples is None:
-        raise UserError("the loss elr keeps a memory of each example: give examples, their number")
+        raise UserError(
+            "the loss elr keeps a memory of each example: give examples, the number of training "
+            "examples"
+        )
 
     def value(arrays: Arrays, logits: jax.Array, batch: Batch, key: Key | None) -> Value:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         if "index" not in batch:
             if training_key(key) is not None:
-                raise UserError("the loss elr needs index int32 [N] in its data: np.arange(N)")
+                raise UserError("the loss elr needs index int32 [N] in its data: add np.arange(N)")
             return losses, jnp.zeros(())  # of examples that have no memory
         share = jnp.minimum(_softmax(logits), 1 - 1e-4)
         fixed = jax.lax.stop_gradient(share)
         memory = arrays[MEMORY][batch["index"]]
         target = jax.lax.stop_gradient(momentum * memory + (1 - momentum) * fixed)
-        # A sum and not a mean: each example moves its own row by the whole step. Its value is
+        # A sum, not a mean: each example moves its own row by the whole step. Its value is
         # subtracted again, only its gradient counts.
         move = (memory * jax.lax.stop_gradient(memory - target)).sum()
         step = move - jax.lax.stop_gradient(move)

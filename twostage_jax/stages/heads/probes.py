@@ -1,4 +1,4 @@
-"""Accuracies that measure features with a few labels: a linear probe and nearest neighbours."""
+"""Accuracies that measure features: linear probe and nearest neighbours."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,14 @@ from twostage_jax.stages.heads.neighbours import knn
 from twostage_jax.stages.heads.solved import ridge
 from twostage_jax.stages.stage import Batch, Head, new_key
 
-NEIGHBOURS = 20  # at most as many vote as there are labelled examples of a class
+NEIGHBOURS = 20  # fewer vote if a class has fewer labelled examples
 
 
 def probe_accuracy(batch: Batch, classes: int) -> jax.Array:
     """Return the validation accuracy of `ridge`, in [0, 1].
 
     The strength of `ridge` is chosen on the same validation examples, so the accuracy is the best
-    of thirteen and slightly too high. It serves to compare encoders.
+    of thirteen values and slightly too high. Use it to compare encoders.
 
     Args:
         batch: as `Head.solve` takes it: labelled features, and validation features.
@@ -47,6 +47,6 @@ def _accuracy(head: Head, batch: Batch) -> jax.Array:
     params = head.solve(new_key(), batch)  # neither head uses its key
     logits = head.logits(params, batch["validation_image"])
     right = logits.argmax(-1) == batch["validation_label"]
-    # The largest of NaN would be class 0, and neighbours of NaN are any.
+    # `argmax` of NaN would be class 0, and the neighbours of NaN are arbitrary.
     finite = jnp.isfinite(batch["image"]).all() & jnp.isfinite(batch["validation_image"]).all()
     return jnp.where(finite & ~jnp.isnan(logits).any(), right.mean(), jnp.nan)

@@ -1,4 +1,4 @@
-"""Labels spread over a graph of all training images, and a vote that classifies new images."""
+"""Label propagation on a graph of all training images, and a vote for new images."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -95,7 +95,7 @@ def propagate(
                 "index into the batch"
             )
         check_labels(batch["label"], batch["weight"], classes)
-        # A label out of range has a row of zeros and must not pass for no label.
+        # A label out of range has a row of zeros and must not count as unlabelled.
         counted = batch["weight"][:, None] * jax.nn.one_hot(batch["label"], classes)
         wrong = (batch["weight"] != 0) & ((batch["label"] < 0) | (batch["label"] >= classes))
         sizes = size_shares(shares, counted)
@@ -136,7 +136,7 @@ def prepare_graph(
         "root": np.sqrt(degree).astype(np.float32),
     }
     if with_edges:
-        # Each edge is at most twice there; less than N bridges join the components.
+        # Each edge has at most two entries; fewer than N bridges join the components.
         rows = as_rows(matrix, 2 * len(features) * (neighbours + 1))
         prepared |= rows._asdict()
     return prepared

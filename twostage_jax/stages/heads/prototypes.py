@@ -14,7 +14,7 @@ _SHARPNESS = 10.0  # factor of the cosine in the shares of a refinement step
 
 
 def prototype(classes: int, temperature: Scalar = 0.1, steps: int = 0) -> Head:
-    """Nearest class mean of features of length 1, by cosine.
+    """Nearest class mean by cosine, on features of length 1.
 
     The protocol of Snell et al., "Prototypical Networks for Few-shot Learning", 2017, on fixed
     features. `steps` refinements follow with soft k-means over all training images (Ren et al.,

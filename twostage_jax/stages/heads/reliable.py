@@ -1,4 +1,4 @@
-"""Nearest neighbours whose votes count as far as their labels agree with their own neighbours."""
+"""Nearest neighbours whose votes are weighted by the reliability of their labels."""
 
 from functools import partial
 
@@ -23,14 +23,14 @@ def knn_reliable(classes: int, doubt: Scalar = 0.1, least: int = 11, most: int =
     which a plurality of its `k` nearest others has its label (`most` if there is none), and its
     reliability is `1/k`, or `doubt / most` if there is none. A new example takes as many
     neighbours as its `least` nearest examples have on average, and each votes with its reliability.
-    Our own choices are that average and `doubt`. Similarity is the cosine.
+    The average and `doubt` are our choices, not the paper's. Similarity is the cosine.
 
     Parameters: `features` `[N, D]` of length 1, `label`, `reliability` and `number` `[N]`.
 
     Args:
         classes: number of classes K.
-        doubt: reliability of an example that no vote agrees with, as a share of the lowest one of
-            the others, at least 0; may be a traced array.
+        doubt: reliability of an example whose label wins no vote, as a share of the lowest
+            reliability of the others, at least 0; may be a traced array.
         least: smallest number of neighbours, at least 1. It is reduced to N - 1 if there are fewer
             examples.
         most: largest number of neighbours, at least `least`; reduced likewise.
@@ -99,7 +99,7 @@ def _adapt(
         number = jnp.where(wins.any(1), wins.argmax(1) + least, most)
         return jnp.stack([number, wins.any(1)], axis=1)
 
-    # The number of a row travels with it through the blocks; float32 holds it up to 2**24.
+    # The row number is a column of the blocks; float32 is exact up to 2**24.
     position = jnp.arange(len(features), dtype=jnp.float32)[:, None]
     rows = jnp.concatenate([features, position], axis=1)
     result = map_blocks(adapt, rows, query_block(len(features)))

@@ -1,6 +1,6 @@
 """Three ways to spread labels over a graph: Zhou's, Poisson learning, and Poisson with MBO.
 
-All functions are pure and take the arrays of `propagation.prepare_graph`, the rows `[n]` of the
+All functions are pure. They take the arrays of `propagation.prepare_graph`, the rows `[n]` of the
 labelled examples, their labels as weights `[n, K]`, and the assumed class sizes `[K]` (None for no
 assumption). They return shares `[N, K]`. Inside, scores are `[K, N]`: long rows are fast.
 
@@ -21,11 +21,11 @@ Graph = Mapping[str, jax.Array]
 ITERATIONS = 40
 # Floor of 1 - λ: a component without a bridge would have an infinite weight.
 _FLOOR = 1e-4
-# Rounds of MBO with class sizes, and free ones after them.
+# Rounds of MBO with class sizes, and rounds without them afterwards.
 ROUNDS = 20
 FREE_ROUNDS = 8
-# Steps of the class weights in the first round and in the others, their size, how it shrinks, and
-# the largest weight.
+# Class weights: number of steps in the first round and in the others, factor by which each step
+# shrinks, size of the first step, and largest weight.
 _STEPS = (40, 12)
 _SHRINK = (0.9, 0.75)
 _STEP = 0.3
@@ -64,7 +64,7 @@ def poisson(
     """Poisson learning: the solution of `(D - W) u = y - mean(y)` (Calder et al., 2020).
 
     With class sizes, scores are multiplied by the size of the class over its share of the labels,
-    as there. `alpha` and `time` are not used.
+    as in the paper. `alpha` and `time` are not used.
     """
     score = _poisson_scores(graph, index, counted, exact=True)
     if sizes is not None:
@@ -131,7 +131,7 @@ def _balance(
 
     def step(number: int, weight: jax.Array) -> jax.Array:
         score = share * weight[:, None]
-        # Not by `argmax`: the comparison is a third of its time, and ties hardly occur.
+        # A comparison takes a third of the time of `argmax`, and ties are rare.
         best = score >= score.max(0, keepdims=True)
         taken = best.sum(1) / score.shape[1]
         change = _STEP * shrink**number * (1 - taken / sizes)
@@ -163,7 +163,7 @@ def _poisson_scores(graph: Graph, index: jax.Array, counted: jax.Array, exact: b
     source = counted - counted.sum(1, keepdims=True) * mean[None]
     root = graph["root"][index][:, None]
     gap = 1 - graph["values"]
-    # The first vector is constant on the graph, and the source has no part in it.
+    # The first vector is constant on the graph, and the source is orthogonal to it.
     inverse = jnp.where(jnp.arange(len(gap)) > 0, 1 / jnp.maximum(gap, _FLOOR), 0)
     if not exact:
         coefficient = (source / root).T @ graph["vectors"][index]

@@ -87,7 +87,7 @@ def finetune(
     encoder_learning_rate: Scalar | None = None,
     unfreeze: str | None = None,
 ) -> Head:
-    """Head of `mlp` that trains the encoder as well, from its pretrained values.
+    """Head `mlp` that also trains the encoder, starting from its pretrained values.
 
     The encoder is applied as in evaluation: without dropout, and with the statistics of batch
     normalisation that stage 1 has fixed.
@@ -147,7 +147,7 @@ def attach(encoder: nn.Module, head: Head, frozen: bool = False) -> Stage:
 
     Nothing is frozen here: train it with `freeze(tx, "encoder")` for a head on fixed features, or
     with a plain optimiser to fine-tune everything. With `Identity()` as the encoder, `loss` takes
-    batches that hold features already. If `head` adapts the optimiser (`finetune`, the loss `elr`),
+    batches of features. If `head` adapts the optimiser (`finetune`, the loss `elr`),
     the stage has an `optimiser`: train it with `stage.optimiser(tx)`.
 
     Args:

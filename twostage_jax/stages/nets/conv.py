@@ -92,7 +92,7 @@ def stem(size: int, largest: int, width: int) -> list[Layer]:
     """
     if size < largest:
         return [Layer(width, 3, 1)]
-    # Sides of 8 to 15 become 4 to 8: small images need fewer steps, not wider grids.
+    # Sides of 8 to 15 become 4 to 8: small images need fewer strides, not wider grids.
     if size < 2 * largest:
         return [Layer(width, 4, 2)]
     layers = [Layer(width, 8, 4)]

@@ -114,7 +114,7 @@ class PatchDecoder(nn.Module):
 
 
 def _crop(x: jax.Array, size: Sequence[int]) -> jax.Array:
-    """Cut the padding of `pad_same` off again, on both sides."""
+    """Remove the padding of `pad_same` on both sides."""
     top = (x.shape[1] - size[0]) // 2
     left = (x.shape[2] - size[1]) // 2
     return x[:, top : top + size[0], left : left + size[1]]

@@ -15,8 +15,8 @@ class Norm(nn.Module):
     """Normalisation of the channels of `[B, ..., C]`, with a scale and an offset for each.
 
     Attributes:
-        kind: `batch` (Ioffe and Szegedy, 2015): the statistics of the batch while training, and
-            fixed ones, computed once from unlabelled images, afterwards. `group` (Wu and He, 2018):
+        kind: `batch` (Ioffe and Szegedy, 2015): the statistics of the batch in training; fixed
+            ones in evaluation, computed once from unlabelled images. `group` (Wu and He, 2018):
             the statistics of up to 8 groups of channels of each example.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Convolutions as patches × matrix, without any convolution of XLA.
+"""Convolutions as products of patches and a matrix, without a convolution of XLA.
 
 Inside a loop, `lax.conv_general_dilated` is 16 to 20 times slower on the CPU than outside one, and
 under `vmap` over members it becomes a grouped convolution. A product of patches with a matrix has
@@ -43,8 +43,8 @@ class PatchConv(nn.Module):
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         x = pad_same(x, self.kernel, self.stride)
         if self.kernel % self.stride == 0 and self.stride > 1:
-            # A kernel of 8 with stride 4 is one of 2 with stride 1 on blocks of 4×4: this takes 4
-            # slices instead of 64.
+            # A kernel of 8 with stride 4 equals one of 2 with stride 1 on blocks of 4×4, which
+            # takes 4 slices instead of 64.
             step = self.stride
             count = self.kernel // step
             x = space_to_depth(x, step)

@@ -1,4 +1,4 @@
-"""Projector: the small network behind the encoder on which an objective is computed."""
+"""Projector: small network from features to the outputs that an objective compares."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ class Projector(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Apply all layers; there is no normalisation and no activation after the last one."""
+        """Apply all layers; the last one has no normalisation and no activation."""
         x = x.reshape(len(x), -1)
         if self.activate:
             x = nn.relu(x)

@@ -16,8 +16,8 @@ LARGEST_GRID = 16  # rows or columns of the grid after the stem
 class ResNet(nn.Module):
     """Residual network: images `[B, H, W, C]` of any size to `[B, widths[-1]]`.
 
-    He et al., "Deep Residual Learning for Image Recognition", 2016, in the form of nine layers that
-    is known from fast training on CIFAR-10: a stem, three 4×4 convolutions of stride 2, and two
+    He et al., "Deep Residual Learning for Image Recognition", 2016, in the nine-layer form
+    known from fast training on CIFAR-10: a stem, three 4×4 convolutions of stride 2, and two
     3×3 convolutions with a skip connection after each of the first two; the head's layer is the
     ninth. The features are the means over the last grid and are not negative. Each layer is a
     product, a normalisation and a ReLU. The stem reduces images above 16×16 to a grid of at most
@@ -54,8 +54,8 @@ class ResNet(nn.Module):
 
         for index, layer in enumerate(layers):
             x = block(x, layer, str(index))
-            # Two layers with a skip connection, except on the last and smallest grid, where they
-            # would have most of all parameters.
+            # Two layers with a skip connection. The last and smallest grid has none, because they
+            # would have most of the parameters there.
             if first <= index < len(layers) - 1:
                 same = Layer(layer.width, 3, 1)
                 x = x + block(block(x, same, f"{index}_a"), same, f"{index}_b")
@@ -63,7 +63,7 @@ class ResNet(nn.Module):
 
 
 def resnet_layers(widths: Sequence[int], image_shape: Sequence[int]) -> tuple[Layer, ...]:
-    """Layers of `ResNet` that no skip connection passes, for images `(H, W, C)`.
+    """Layers of `ResNet` outside of the skip connections, for images `(H, W, C)`.
 
     Raises:
         UserError: fewer than two widths.

@@ -11,7 +11,7 @@ from flax import linen as nn
 from twostage_jax.errors import UserError
 from twostage_jax.stages.nets.patches import PatchConv
 
-GRID = 8  # rows or columns of patches, at most, where the patch size is chosen
+GRID = 8  # largest number of rows or columns of patches if the patch size is chosen
 HEAD_WIDTH = 32
 
 
@@ -66,7 +66,7 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block on tokens `[B, T, W]`: attention, then two dense layers, with skips."""
+    """Transformer block on tokens `[B, T, W]`: attention and two dense layers, both with skips."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

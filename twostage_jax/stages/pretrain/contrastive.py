@@ -117,16 +117,17 @@ def simclr_iic(
 
 
 def nt_xent(projected: jax.Array, temperature: Scalar) -> jax.Array:
-    """Cross-entropy of finding an image's other view among the 2B - 1 other views, by cosine.
+    """Cross-entropy of selecting the other view of an image among 2B - 1 views, by cosine.
 
     Args:
         projected: projections `[2B, P]`; rows i and B + i are two views of one image.
         temperature: divisor of the cosine similarities.
 
     Returns:
-        Mean over all views, in nats; 0 for a single image, whose other view is the only candidate.
+        Mean over all views in nats; 0 for a single image, because its other view is the only
+        candidate.
     """
-    # The square root of a sum that is 0 has no finite gradient.
+    # The square root of 0 has no finite gradient.
     scale = jax.lax.rsqrt(jnp.maximum((projected**2).sum(-1, keepdims=True), 1e-12))
     unit = projected * scale
     count = len(unit)
@@ -148,7 +149,7 @@ def mutual_information(logits: jax.Array) -> jax.Array:
     first, second = jnp.split(jax.nn.softmax(logits.astype(jnp.float32)), 2)
     joint = jnp.einsum("bhi,bhj->hij", first, second) / len(first)
     # The two views are exchangeable, so the joint distribution is symmetric, and has one marginal.
-    joint = (joint + joint.swapaxes(1, 2)) / 2 + 1e-9  # the logarithm of an empty cell is finite
+    joint = (joint + joint.swapaxes(1, 2)) / 2 + 1e-9  # keeps the logarithm of an empty cell finite
     marginal = jnp.log(joint.sum(2))
     ratio = jnp.log(joint) - marginal[:, :, None] - marginal[:, None, :]
     return (joint * ratio).sum((1, 2)).mean()

@@ -98,7 +98,7 @@ def sigreg(key: Key, projected: jax.Array, slices: int) -> jax.Array:
 
 def _characteristic(values: jax.Array, step: float) -> tuple[list[jax.Array], list[jax.Array]]:
     """Means over B of cos(t x) and sin(t x) at each knot t, of values `[B, slices]`."""
-    # Multiples of one angle by the addition theorem: one cosine and one sine in place of 17.
+    # The addition theorem gives the multiples of an angle: one cosine and sine instead of 17.
     first_cosine = jnp.cos(step * values)
     first_sine = jnp.sin(step * values)
     cosine = jnp.ones_like(values)

@@ -24,7 +24,7 @@ def masked(encoder: nn.Module, decoder: nn.Module, patch: int = 4, ratio: Scalar
         encoder: Linen module, `[B, H, W, C]` to features `[B, D]`.
         decoder: Linen module, features to `[B, H, W, C]` or `[B, H*W*C]`.
         patch: side of a square patch in pixels, from 1 to the larger side of the image. Patches at
-            the right and at the bottom are cut off where sides are not multiples of it.
+            the right and at the bottom are cut off if a side is not a multiple of it.
         ratio: share of hidden patches, in (0, 1]; at least one patch is hidden in each image. May
             be a traced array.
 
@@ -76,7 +76,7 @@ def patch_mask(key: Key, shape: tuple[int, ...], patch: int, ratio: Scalar) -> j
     rows = -(-height // patch)
     columns = -(-width // patch)
     patches = rows * columns
-    # Ranks of random numbers: each image gets its own choice without replacement.
+    # Ranks of random numbers give each image its own choice without replacement.
     noise = jax.random.uniform(key, (count, patches))
     rank = jnp.argsort(jnp.argsort(noise, axis=1), axis=1)
     hidden = rank < jnp.maximum(jnp.round(ratio * patches), 1)

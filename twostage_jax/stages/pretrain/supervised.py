@@ -1,4 +1,4 @@
-"""Objective with labels: the control for objectives without."""
+"""Objective with labels: the control for objectives without labels."""
 
 import jax
 from flax import linen as nn
@@ -18,8 +18,9 @@ def supervised(
 ) -> Stage:
     """Classification by a linear layer on the features: softmax cross-entropy, with labels.
 
-    The control for pretraining: the same encoder, trained with the labels that there are. Stage 1
-    then uses labels, so a result must not claim that it did not. Groups: `encoder`, `classifier`.
+    The control for pretraining: the same encoder, trained on the labelled examples. Stage 1 then
+    uses labels, so its encoder is no evidence for pretraining without labels. Groups: `encoder`,
+    `classifier`.
 
     Args:
         encoder: Linen module, `[B, H, W, C]` to features `[B, D]`.
@@ -44,7 +45,7 @@ def supervised(
 
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
         image = batch["image"]
-        # The figures on validation are those of clean images.
+        # Validation uses images without augmentation.
         if augment is not None and training_key(key) is not None:
             image = augment(jax.random.fold_in(key, 2), image)
         features = forward(encoder, params["encoder"], image, dropout_key(key, 0))

@@ -1,4 +1,4 @@
-"""Two views of every image, encoded together: the part that joint-embedding objectives share."""
+"""Two views of each image, encoded together: the common part of joint-embedding objectives."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -36,7 +36,7 @@ def make_project(
 def two_views(augment: Augment, key: Key, image: jax.Array) -> jax.Array:
     """Return two augmented copies of images `[B, H, W, C]`, one after the other: `[2B, H, W, C]`.
 
-    Each copy has its own key, so an augmentation may draw one number for a whole batch.
+    Each copy has its own key, so an augmentation can draw one number for a whole batch.
     """
     first_key, second_key = jax.random.split(key)
     first = augment(first_key, image)

@@ -1,4 +1,4 @@
-"""Objectives that keep the variance of each projection up, so that they need no negatives."""
+"""Objective that keeps the variance of each projection high, so that it needs no negatives."""
 
 import jax
 import jax.numpy as jnp

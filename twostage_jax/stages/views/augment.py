@@ -13,8 +13,8 @@ from twostage_jax.stages.views.settings import Views
 def augmentation(views: Views | str, image_shape: tuple[int, ...]) -> Augment:
     """Return a function that makes a random view of each image.
 
-    Every transformation has a key of its own, so turning one off does not change what the others
-    draw. Zero strengths return the images as they are.
+    Every transformation has a key of its own, so turning one off does not change the random
+    numbers of the others. Zero strengths return the images as they are.
 
     Args:
         views: settings, or the name of a family: `none`, `handwriting`, `objects`, `photographs`.
@@ -72,7 +72,7 @@ def make_views(views: Views, key: Key, image: jax.Array) -> jax.Array:
     if views.stroke:
         image = pixels.change_stroke(views.stroke, keys[1], image, ground)
     if views.erase:
-        # Before light and colour change, which change the background, too.
+        # Before light and colour change, because they also change the background.
         image = pixels.erase(views, keys[7], image, ground)
     if views.blur:
         image = pixels.blur(views.blur, keys[2], image)

@@ -15,9 +15,9 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def background(image: jax.Array) -> jax.Array:
-    """Return the background `[B, C]` of images: of the four corners the mean of the middle two.
+    """Return the background `[B, C]` of images: the mean of the middle two of the four corners.
 
-    One or two corners on the object thus change little, whether it is bright or dark.
+    If one or two corners lie on the object, bright or dark, the result changes little.
     """
     corners = image[:, :: max(1, image.shape[1] - 1), :: max(1, image.shape[2] - 1)]
     corners = corners[:, :2, :2].reshape(len(image), -1, image.shape[-1])
@@ -40,7 +40,7 @@ def _blurred(image: jax.Array) -> jax.Array:
 def change_stroke(stroke: float, key: Key, image: jax.Array, ground: jax.Array) -> jax.Array:
     """Make strokes thicker or thinner: a blend with a blurred image, then a gain or a threshold.
 
-    Strokes are what differs from `ground` `[B, C]`, bright on dark or dark on bright.
+    Strokes are the pixels that differ from `ground` `[B, C]`, bright on dark or dark on bright.
     """
     keys = jax.random.split(key)
     count = len(image)
@@ -83,7 +83,7 @@ def change_colour(views: Views, key: Key, image: jax.Array) -> jax.Array:
     if views.grey:
         factor = jnp.where(draw(keys[1], count, 0.0) < views.grey, 0.0, factor)
     angle = math.radians(views.hue) * draw(keys[2], count)
-    # A grey value stays; what is left of the colour is turned around the axis (1, 1, 1).
+    # The grey value stays; the colour is scaled and rotated around the axis (1, 1, 1).
     grey = np.tile(LUMA, (1, 3, 1))
     mean = np.full((1, 3, 3), 1 / 3, np.float32)
     turn = np.array([[[0, -1, 1], [1, 0, -1], [-1, 1, 0]]], np.float32) / math.sqrt(3)
@@ -109,12 +109,12 @@ def swap_pixels(swap: float, key: Key, image: jax.Array) -> jax.Array:
 
 
 def erase(views: Views, key: Key, image: jax.Array, ground: jax.Array) -> jax.Array:
-    """Fill a square with the background in a share `views.erase` of the images."""
+    """Fill a square with the background, in a share `views.erase` of the images."""
     keys = jax.random.split(key, 4)
     count, height, width, _ = image.shape
     chosen = draw(keys[0], count, 0.0) < views.erase
     half = views.erase_size * min(height, width) / 2 * draw(keys[1], count, 0.4)
-    # The centre is in the image, away from its border: half a square lies within.
+    # The centre keeps a distance from the border, so that most of the square is in the image.
     row = height * draw(keys[2], count, 0.07, 0.93) - 0.5
     column = width * draw(keys[3], count, 0.07, 0.93) - 0.5
     rows = jnp.abs(jnp.arange(height)[None] - row[:, None]) < half[:, None]

@@ -28,13 +28,13 @@ LIMITS = {
     "erase": 1.0,
     "erase_size": 1.0,
 }
-# These say how often or how finely, so `scaled` leaves them alone.
+# Probabilities and counts, which `scaled` does not change.
 UNSCALED = ("flip", "grey", "erase", "grid")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """Settings of an augmentation. A transformation with 0 is off and costs nothing.
+    """Settings of an augmentation; a transformation with strength 0 is off and costs nothing.
 
     Every image of a batch draws its own values, uniformly unless a line says otherwise. Lengths
     are shares of the image's side, so the settings do not depend on the size of the images. Pixels
@@ -52,9 +52,9 @@ class Views:
             interpolate.
         crop: largest share of the area that a random crop removes, before it is resized to the
             whole image; its aspect ratio is 3/4 to 4/3.
-        flip: chance of a mirror image, left to right.
+        flip: probability of a mirror image, left to right.
         stroke: largest blend with a blurred image, followed by a gain (thicker strokes) or a
-            threshold (thinner strokes), each with chance 1/2.
+            threshold (thinner strokes), each with probability 1/2.
         blur: largest blend with the image blurred over 3×3 pixels.
         brightness: brightness changes by a factor from 1 - brightness to 1 + brightness.
         contrast: the same for the distance from the mean grey value of the image.
@@ -62,11 +62,11 @@ class Views:
             change.
         hue: largest rotation of the colours around the grey axis, degrees. Grey images do not
             change.
-        grey: chance that a colour image loses its colours.
+        grey: probability that a colour image loses its colours.
         noise: standard deviation of Gaussian noise, on the scale of the images, [-1, 1].
         swap: largest share of pixels that are replaced by those of the next image in the batch;
-            every image draws a share between half of this and this.
-        erase: chance that a square is erased.
+            each image draws a share between half of this value and this value.
+        erase: probability that a square is erased.
         erase_size: largest side of that square, as a share of the shorter side; the smallest is
             0.4 times as large.
 
@@ -116,7 +116,7 @@ class Views:
         return bool(linear or self.elastic or self.crop or self.flip)
 
     def scaled(self, strength: float) -> "Views":
-        """Return these settings with all strengths multiplied; chances stay as they are.
+        """Return these settings with all strengths multiplied; probabilities do not change.
 
         >>> import twostage_jax as ts
         >>> ts.Views(rotation=20, flip=0.5).scaled(0.5)
@@ -148,14 +148,14 @@ class Views:
             )
 
     def __repr__(self) -> str:
-        """Show only what differs from the default."""
+        """Show only the values that differ from the default."""
         fields = dataclasses.fields(self)
         values = {field.name: getattr(self, field.name) for field in fields}
         parts = [f"{x.name}={values[x.name]!r}" for x in fields if values[x.name] != x.default]
         return f"Views({', '.join(parts)})"
 
 
-# Digits and letters: no mirror image, because a mirrored 2 is no 2. In pixels of a 28×28 image:
+# Digits and letters: no mirror image, because a mirrored 2 is not a 2. In pixels of a 28×28 image:
 # shift 2.5, elastic 1.8, squares of 3.6 to 9.
 HANDWRITING = Views(
     shift=2.5 / 28,
