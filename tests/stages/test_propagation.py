@@ -159,6 +159,21 @@ def test_mbo_keeps_its_clusters_where_a_label_lies_in_the_wrong_one():
     assert head.logits(params, jnp.asarray(new, jnp.float32)).argmax(-1).tolist() == [0, 1, 2, 3]
 
 
+def test_no_class_of_weak_features_takes_over_in_the_free_rounds():
+    features = np.random.default_rng(1).normal(size=(600, 8)).astype(np.float32)
+    index = jnp.arange(4)
+    batch = {"image": features[:4], "label": index, "weight": jnp.ones(4), "index": index}
+    batch |= {"features": features, "prepared": ts.propagate(4, vectors=20).prepare(features)}
+
+    def largest(class_sizes: str) -> int:
+        head = ts.propagate(4, class_sizes=class_sizes, vectors=20)
+        params = jax.jit(head.solve)(KEY, jax.tree.map(jnp.asarray, batch))
+        return np.bincount(np.asarray(head.transduce(params)).argmax(-1)).max()
+
+    assert largest("free") > 500
+    assert largest("equal") < 200
+
+
 def test_class_sizes_move_the_border_between_two_classes():
     """A line of nodes of equal weights has no border of its own."""
     angles = np.linspace(0, 3, 120)

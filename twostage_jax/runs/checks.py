@@ -43,11 +43,11 @@ def check_loss_numbers(config: Config, asked: Mapping[str, Collection[str]]) -> 
     if "loss" not in asked["head.protocol"]:
         return
     chosen = config.head.loss or "cross-entropy"
-    given = [name for name, _ in config.head.set or ()]
-    given += [name.partition(".")[2].replace("-", "_") for name in swept(config)]
+    chosen_names = [name for name, _ in config.head.set or ()]
+    chosen_names += [name.partition(".")[2].replace("-", "_") for name in swept(config)]
     for loss, names in LOSS_NUMBERS.items():
         for name in names:
-            if loss != chosen and name in given:
+            if loss != chosen and name in chosen_names:
                 raise UserError(
                     f"{name} belongs to the loss {loss}, and --head.loss is {chosen}: leave it "
                     f"out, or give --head.loss {loss}"

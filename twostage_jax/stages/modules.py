@@ -152,7 +152,7 @@ def fix_statistics(module: nn.Module, variables: PyTree, x: jax.Array) -> PyTree
     kept = variables[STATISTICS]
     zeros = jax.tree.map(jnp.zeros_like, kept)
     at_one = update(jax.tree.map(jnp.ones_like, kept))
-    share = jax.tree.map(lambda one, zero: 1 - (one - zero), at_one, update(zeros))
+    share = jax.tree.map(lambda high, low: 1 - (high - low), at_one, update(zeros))
 
     def approach(old: PyTree) -> PyTree:
         def leaf(old: jax.Array, new: jax.Array, share: jax.Array, kept: jax.Array) -> jax.Array:

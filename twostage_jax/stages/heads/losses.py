@@ -33,6 +33,10 @@ _VOLUME = 0.01
 _TRANSITION_RATE = 10.0
 
 
+def _no_arrays(classes: int) -> Arrays:
+    return {}
+
+
 class Loss(NamedTuple):
     """Loss of a head for each example.
 
@@ -44,7 +48,7 @@ class Loss(NamedTuple):
     """
 
     value: Callable[[Arrays, jax.Array, Batch, Key | None], Value]
-    arrays: Callable[[int], Arrays] = lambda classes: {}
+    arrays: Callable[[int], Arrays] = _no_arrays
     optimisers: Mapping[str, Adapt] = {}
 
 

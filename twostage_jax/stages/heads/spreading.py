@@ -30,6 +30,8 @@ _STEPS = (40, 12)
 _SHRINK = (0.9, 0.75)
 _STEP = 0.3
 _CAP = 1.3
+# Growth of a class in the free rounds beyond which their result is not used.
+_TAKEN_OVER = 2.0
 
 
 def zhou(
@@ -89,7 +91,8 @@ def poisson_mbo(
     labelled ones, and diffuses the result: `D^-1/2 V exp(-t (1 - λ)) V' D^1/2` with `t = time`. Two
     things differ from the paper: the diffusion is in closed form, and the class weights are soft
     (they take a few shrinking steps towards the sizes and stay within 1/1.3 and 1.3). After 20
-    rounds, eight without weights follow. `alpha` is not used.
+    rounds, eight without weights follow, unless they double or halve a class. `alpha` is not
+    used.
     """
     classes = counted.shape[1]
     score = _poisson_scores(graph, index, counted, exact=False)
@@ -120,8 +123,15 @@ def poisson_mbo(
     def free(_: int, score: jax.Array) -> jax.Array:
         return diffuse(assign(_shares(score)))
 
+    balanced = assign(_shares(carry[0]) * carry[1][:, None])
     score = jax.lax.fori_loop(0, FREE_ROUNDS - 1, free, carry[0])
-    return assign(_shares(score)).T
+    final = assign(_shares(score))
+    if sizes is None:
+        return final.T
+    # On weak features, one class may take over as soon as the sizes are free.
+    growth = final.sum(1) / jnp.maximum(balanced.sum(1), 1.0)
+    stable = (growth.max() < _TAKEN_OVER) & (growth.min() > 1 / _TAKEN_OVER)
+    return jnp.where(stable, final, balanced).T
 
 
 def _balance(
