@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twostage_jax.config.schema import Config, HeadConfig, PretrainConfig
+    from twostage_jax.config.groups import HeadConfig, PretrainConfig
+    from twostage_jax.config.schema import Config
     from twostage_jax.data.dataset import Dataset
     from twostage_jax.data.labels import with_labels
     from twostage_jax.data.sources import load

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from twostage_jax.config.choices import PROTOCOLS, SOLVED
 from twostage_jax.config.fields import declarations
+from twostage_jax.config.groups import GROUPS, HeadConfig, PretrainConfig
 from twostage_jax.config.layers import (
     from_dict,
     imported_names,
@@ -19,15 +21,7 @@ from twostage_jax.config.layers import (
 )
 from twostage_jax.config.layers import unresolved as open_fields
 from twostage_jax.config.rules import check, trial_count
-from twostage_jax.config.schema import (
-    GROUPS,
-    PRESETS,
-    PROTOCOLS,
-    SOLVED,
-    Config,
-    HeadConfig,
-    PretrainConfig,
-)
+from twostage_jax.config.schema import PRESETS, Config
 from twostage_jax.errors import UserError
 
 JSON = st.recursive(

@@ -4,10 +4,11 @@ import math
 
 import pytest
 
+from twostage_jax.config.choices import SOLVED
 from twostage_jax.config.fields import parse_mesh
 from twostage_jax.config.layers import from_dict
 from twostage_jax.config.rules import check
-from twostage_jax.config.schema import SOLVED, Config
+from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import SWEEPABLE, grid, point_name, swept
 from twostage_jax.errors import UserError
 

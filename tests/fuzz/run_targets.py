@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.fuzz.targets import Target
-from twostage_jax.config.schema import Config, HeadConfig, PretrainConfig
+from twostage_jax.config.groups import HeadConfig, PretrainConfig
+from twostage_jax.config.schema import Config
 from twostage_jax.runs.evaluate import evaluate
 from twostage_jax.runs.open import open_run
 from twostage_jax.runs.run import run

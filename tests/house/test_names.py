@@ -9,7 +9,7 @@ import pytest
 
 import twostage_jax as ts
 from tests.house.source import PACKAGE, ROOT, tree
-from twostage_jax.config import schema
+from twostage_jax.config import choices
 from twostage_jax.stages import families
 
 
@@ -30,9 +30,10 @@ def test_every_public_name_exists_and_an_unknown_one_is_an_attribute_error():
 
 
 def test_the_command_line_offers_the_objectives_and_heads_that_exist():
-    assert tuple(schema.OBJECTIVES) == tuple(families.OBJECTIVES)
-    assert tuple(schema.PROTOCOLS) == tuple(families.HEADS)
-    assert tuple(schema.AUGMENTATIONS) == tuple(families.AUGMENTATIONS)
+    assert tuple(choices.OBJECTIVES) == tuple(families.OBJECTIVES)
+    assert tuple(choices.ENCODERS) == tuple(families.ENCODERS)
+    assert tuple(choices.PROTOCOLS) == tuple(families.HEADS)
+    assert tuple(choices.AUGMENTATIONS) == tuple(families.AUGMENTATIONS)
 
 
 # One process in three steps: each import stays for the next one.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from twostage_jax.config.schema import PretrainConfig
+from twostage_jax.config.groups import PretrainConfig
 from twostage_jax.config.studies import NoiseStudy, check_study
 from twostage_jax.data.labels import flip_labels
 from twostage_jax.data.sources import load

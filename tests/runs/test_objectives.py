@@ -7,8 +7,8 @@ import pytest
 
 import twostage_jax as ts
 from tests import tiny
+from twostage_jax.config.choices import OBJECTIVES
 from twostage_jax.config.layers import resolve
-from twostage_jax.config.schema import OBJECTIVES
 from twostage_jax.runs.build import make_networks
 from twostage_jax.show.terminal import Terminal
 

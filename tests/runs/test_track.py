@@ -11,7 +11,8 @@ from tests import tiny
 from twostage_jax.engine.loop import Progress
 from twostage_jax.runs import train
 from twostage_jax.runs.track import make_record
-from twostage_jax.store.records import VALIDATION_PREFIX, read_manifest
+from twostage_jax.store.epochs import VALIDATION_PREFIX
+from twostage_jax.store.records import read_manifest
 
 
 def test_every_epoch_has_figures_on_validation(done, trio):

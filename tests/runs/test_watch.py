@@ -14,7 +14,8 @@ from twostage_jax.runs.examples import make_examples
 from twostage_jax.runs.trials import make_trials
 from twostage_jax.runs.watch import describe_collapse, watch_data
 from twostage_jax.show.terminal import Terminal
-from twostage_jax.store.records import EpochRecord, read_manifest
+from twostage_jax.store.epochs import EpochRecord
+from twostage_jax.store.records import read_manifest
 
 ON = {"watch": "on"}
 LONGER = {"select": "probe", "epochs": 4, "learning_rate": 0.05}

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import twostage_jax as ts
-from twostage_jax.config.schema import SUPERVISED
+from twostage_jax.config.choices import SUPERVISED
 from twostage_jax.stages.families import HEADS, OBJECTIVES
 from twostage_jax.stages.signature import call, check_head
 

@@ -18,7 +18,8 @@ from twostage_jax.files import TEXT_LIMIT
 from twostage_jax.store import orbax
 from twostage_jax.store.checkpoint import Store, open_store
 from twostage_jax.store.decoding import encode
-from twostage_jax.store.records import CheckpointFacts, EpochRecord, describe_groups, seal
+from twostage_jax.store.epochs import CheckpointFacts, EpochRecord
+from twostage_jax.store.records import describe_groups, seal
 from twostage_jax.store.table import LIMIT, Table, read_table, write_table
 from twostage_jax.trees import digest
 
@@ -420,7 +421,7 @@ import gc, logging, resource, sys
 import numpy as np
 from pathlib import Path
 from twostage_jax.store.checkpoint import open_store
-from twostage_jax.store.records import CheckpointFacts
+from twostage_jax.store.epochs import CheckpointFacts
 noise = np.random.default_rng(0).standard_normal((20, 60_000), np.float32)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as if the disk were full
 try:

@@ -11,24 +11,26 @@ import pytest
 from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.store import records
 from twostage_jax.store.decoding import decode, encode
-from twostage_jax.store.records import (
+from twostage_jax.store.epochs import (
     CheckpointFacts,
-    DataRecord,
     EpochRecord,
+    append_epoch,
+    epochs_bytes,
+    last_loss,
+    write_epochs,
+)
+from twostage_jax.store.records import (
+    DataRecord,
     FrozenRecord,
     MachineRecord,
     Manifest,
     PreprocessingRecord,
     PretrainRecord,
-    append_epoch,
     describe_groups,
-    epochs_bytes,
     json_bytes,
-    last_loss,
     read_manifest,
     read_result,
     seal,
-    write_epochs,
     write_manifest,
 )
 

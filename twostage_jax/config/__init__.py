@@ -2,7 +2,9 @@
 
 fields.py    the declaration of a field: default by preset, check, sweepability
 settings.py  base class of the configurations
-schema.py    the configurations as frozen dataclasses
+choices.py   names that a config can choose from
+groups.py    the groups `pretrain` and `head`, as frozen dataclasses
+schema.py    the whole configuration, as a frozen dataclass
 presets.py   default values by preset
 sweep.py     swept scalars and the points of the grid
 rules.py     `check`: all values, and the rules between fields

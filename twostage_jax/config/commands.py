@@ -8,14 +8,8 @@ import tyro
 
 from twostage_jax.config.fields import SWITCH, UNSET, flag
 from twostage_jax.config.flags import FROM, Debug, Loading
-from twostage_jax.config.schema import (
-    CommonConfig,
-    Config,
-    HeadConfig,
-    MembersConfig,
-    PretrainConfig,
-    RecipeConfig,
-)
+from twostage_jax.config.groups import HeadConfig, PretrainConfig
+from twostage_jax.config.schema import CommonConfig, Config, MembersConfig, RecipeConfig
 from twostage_jax.config.studies import STUDIES, Study
 
 

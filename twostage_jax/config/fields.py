@@ -1,6 +1,6 @@
 """The declaration of a field: metavar, check, default by preset and sweepability in one place.
 
-A field is written once, in `schema.py`, as `Annotated[type, *declare(…)]`. Its flag, its help, its
+A field is written once, in `schema.py` or `groups.py`, as `Annotated[type, *declare(…)]`. Its flag, its help, its
 check, its place in the presets and in the table of sweepable scalars are derived from that. A check
 takes the flag and the value, and raises `UserError` or returns.
 """
@@ -23,7 +23,7 @@ UNSET: Any = None
 
 Check: TypeAlias = Callable[[str, object], object]
 
-OTHERS = "others"  # key of a default for all presets without one of their own
+OTHER_PRESETS = "others"  # key of a default for all presets without one of their own
 MESH_AXES = ("member", "data")
 MESH_SIZE = re.compile("[1-9][0-9]{0,8}")
 PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")

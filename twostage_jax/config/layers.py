@@ -4,18 +4,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twostage_jax.config.fields import OTHERS, declarations, dotted, present
+from twostage_jax.config.choices import ENCODER_DEFAULTS, ENCODER_FIELDS, NOT_COMPUTED, SOLVED
+from twostage_jax.config.fields import OTHER_PRESETS, declarations, dotted, present
+from twostage_jax.config.groups import GROUPS, TRAINED
 from twostage_jax.config.options import OPTIONS
 from twostage_jax.config.rules import check
-from twostage_jax.config.schema import (
-    ENCODER_DEFAULTS,
-    ENCODER_FIELDS,
-    GROUPS,
-    NOT_COMPUTED,
-    SOLVED,
-    TRAINED,
-    Config,
-)
+from twostage_jax.config.schema import Config
 from twostage_jax.config.settings import from_mapping
 from twostage_jax.config.sweep import swept
 from twostage_jax.errors import UserError
@@ -82,7 +76,7 @@ def _defaults(kind: type, preset: str) -> dict[str, object]:
         default = declaration.default
         value = default
         if isinstance(default, Mapping):
-            value = default[preset] if preset in default else default.get(OTHERS)
+            value = default[preset] if preset in default else default.get(OTHER_PRESETS)
         # The data supply the others, or they stay open.
         if value is not None:
             values[name] = value

@@ -8,7 +8,8 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from twostage_jax.config.fields import dotted
-from twostage_jax.config.schema import GROUPS, Config
+from twostage_jax.config.groups import GROUPS
+from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import swept
 from twostage_jax.errors import UserError
 

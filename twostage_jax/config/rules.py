@@ -3,8 +3,10 @@
 import math
 import re
 
+from twostage_jax.config.choices import SOLVED
 from twostage_jax.config.fields import declarations, dotted
-from twostage_jax.config.schema import GROUPS, SOLVED, TRAINED, Config
+from twostage_jax.config.groups import GROUPS, TRAINED
+from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import DECLARATIONS, SWEEPABLE, swept
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import UserError, did_you_mean, shown

@@ -26,8 +26,9 @@ from twostage_jax.config.fields import (
     number,
 )
 from twostage_jax.config.flags import FROM, Loading
+from twostage_jax.config.groups import PretrainConfig
 from twostage_jax.config.rules import check
-from twostage_jax.config.schema import CommonConfig, Config, PretrainConfig, RecipeConfig
+from twostage_jax.config.schema import CommonConfig, Config, RecipeConfig
 from twostage_jax.errors import UserError, shown
 
 ALL = 0  # the count `all`, as a number

@@ -8,7 +8,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from twostage_jax.config.fields import declarations, dotted
-from twostage_jax.config.schema import GROUPS, Config
+from twostage_jax.config.groups import GROUPS
+from twostage_jax.config.schema import Config
 
 # Names as on the command line, so that messages can be copied from.
 DECLARATIONS = {

@@ -10,7 +10,7 @@ from twostage_jax.engine.state import TrainState
 from twostage_jax.errors import UserError
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.checkpoint import Loaded, Store
-from twostage_jax.store.records import CheckpointFacts
+from twostage_jax.store.epochs import CheckpointFacts
 from twostage_jax.trees import PyTree
 
 BEST = "best"  # tree with the parameters of the best epoch, if the stage keeps them

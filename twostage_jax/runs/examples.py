@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twostage_jax.config.schema import SUPERVISED, Config
+from twostage_jax.config.choices import SUPERVISED
+from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import swept
 from twostage_jax.data.dataset import TrainingData
 from twostage_jax.data.labels import draw_labels, flip_labels

@@ -47,7 +47,8 @@ from twostage_jax.scores.figures import (
 )
 from twostage_jax.show.plots import plot_sweep
 from twostage_jax.stages.stage import Params
-from twostage_jax.store.records import EpochRecord, FrozenRecord, PretrainRecord, last_loss
+from twostage_jax.store.epochs import EpochRecord, last_loss
+from twostage_jax.store.records import FrozenRecord, PretrainRecord
 
 SWEEP_PLOT = "sweep.png"
 PREDICTIONS = {

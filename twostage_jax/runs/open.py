@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from twostage_jax.config.schema import Config, HeadConfig
+from twostage_jax.config.groups import HeadConfig
+from twostage_jax.config.schema import Config
 from twostage_jax.engine.passes import BATCH
 from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import Corrupted, UserError, shown

@@ -12,7 +12,7 @@ from twostage_jax.runs.plan import Plan
 from twostage_jax.show.mosaics import draw_mistakes, draw_reconstructions, find_mistakes
 from twostage_jax.show.plots import plot_confusion, plot_curves
 from twostage_jax.stages.stage import Params, as_image
-from twostage_jax.store.records import EpochRecord
+from twostage_jax.store.epochs import EpochRecord
 
 CURVES = "curves.png"
 RECONSTRUCTIONS = "reconstructions.png"

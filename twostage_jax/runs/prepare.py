@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 
+from twostage_jax.config.groups import TRAINED
 from twostage_jax.config.layers import (
     from_dict,
     overlay,
@@ -16,7 +17,7 @@ from twostage_jax.config.layers import (
 )
 from twostage_jax.config.options import check_options, without_unused
 from twostage_jax.config.rules import check, check_solved
-from twostage_jax.config.schema import TRAINED, Config
+from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
 from twostage_jax.data.spec import absolute
 from twostage_jax.engine.compile import cores

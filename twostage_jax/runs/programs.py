@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from twostage_jax.config.fields import parse_mesh
-from twostage_jax.config.schema import StageConfig
+from twostage_jax.config.groups import StageConfig
 from twostage_jax.engine.compile import as_function, compile_each
 from twostage_jax.engine.members import Recipe, StagePrograms, TrialData, lower_stage
 from twostage_jax.engine.memory import Need, check_states, choose_chunk, estimate

@@ -55,6 +55,7 @@ from twostage_jax.stages.stage import Params
 from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.checksums import write_files
 from twostage_jax.store.decoding import encode
+from twostage_jax.store.epochs import EpochRecord, epochs_bytes
 from twostage_jax.store.layout import (
     CONFIG,
     MANIFEST,
@@ -66,12 +67,10 @@ from twostage_jax.store.layout import (
 )
 from twostage_jax.store.lock import locked
 from twostage_jax.store.records import (
-    EpochRecord,
     FrozenRecord,
     Manifest,
     PretrainRecord,
     describe_groups,
-    epochs_bytes,
     json_bytes,
     manifest_bytes,
     read_manifest,

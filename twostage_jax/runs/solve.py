@@ -12,7 +12,7 @@ from twostage_jax.runs.checkpoints import check_identity, is_equal
 from twostage_jax.runs.train import StagePlan, StageResult
 from twostage_jax.stages.stage import Key, Params
 from twostage_jax.store.checkpoint import open_store
-from twostage_jax.store.records import write_epochs
+from twostage_jax.store.epochs import write_epochs
 
 
 def solve_stage(

@@ -37,14 +37,9 @@ from twostage_jax.runs.watch import watch_data
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.atomic import write_bytes
+from twostage_jax.store.epochs import EpochRecord
 from twostage_jax.store.layout import CONFIG
-from twostage_jax.store.records import (
-    EpochRecord,
-    json_bytes,
-    read_manifest,
-    repeatable_config,
-    write_manifest,
-)
+from twostage_jax.store.records import json_bytes, read_manifest, repeatable_config, write_manifest
 from twostage_jax.trees import PyTree
 
 

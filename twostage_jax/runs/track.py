@@ -13,8 +13,8 @@ import numpy as np
 from twostage_jax.engine.loop import Progress
 from twostage_jax.errors import UserError
 from twostage_jax.store.atomic import remove
+from twostage_jax.store.epochs import VALIDATION_PREFIX, EpochRecord
 from twostage_jax.store.layout import METRICS
-from twostage_jax.store.records import VALIDATION_PREFIX, EpochRecord
 
 # Receives the record of an epoch as `metrics.jsonl` holds it; True ends the stage.
 OnEpoch = Callable[[dict[str, Any]], object]

@@ -32,7 +32,7 @@ from twostage_jax.signals import deferred
 from twostage_jax.stages.freezing import frozen_groups
 from twostage_jax.stages.stage import Key, Params
 from twostage_jax.store.checkpoint import Store, open_store
-from twostage_jax.store.records import (
+from twostage_jax.store.epochs import (
     VALIDATION_PREFIX,
     CheckpointFacts,
     EpochRecord,

@@ -10,12 +10,8 @@ from twostage_jax.engine.members import TrialData, gather
 from twostage_jax.engine.watch import FIGURES
 from twostage_jax.runs.examples import Examples
 from twostage_jax.runs.trials import Trials
-from twostage_jax.store.records import (
-    VALIDATION_PREFIX,
-    EpochRecord,
-    PretrainRecord,
-    last_loss,
-)
+from twostage_jax.store.epochs import VALIDATION_PREFIX, EpochRecord, last_loss
+from twostage_jax.store.records import PretrainRecord
 
 LIMIT = 2000  # largest number of labelled images, and of validation images
 # Features are collapsed if they are nearly equal, or nearly multiples of one vector.

@@ -24,7 +24,8 @@ from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.files import check_expanded, digest_of_file
 from twostage_jax.store import orbax
 from twostage_jax.store.atomic import remove
-from twostage_jax.store.records import CheckpointFacts, describe_groups
+from twostage_jax.store.epochs import CheckpointFacts
+from twostage_jax.store.records import describe_groups
 from twostage_jax.store.table import (
     Table,
     check_arrays,

@@ -17,13 +17,8 @@ from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.files import as_json, digest_of_file, read_bytes
 from twostage_jax.store import orbax
 from twostage_jax.store.decoding import decode, encode
-from twostage_jax.store.records import (
-    CheckpointFacts,
-    GroupRecord,
-    describe_groups,
-    seal,
-    unseal,
-)
+from twostage_jax.store.epochs import CheckpointFacts
+from twostage_jax.store.records import GroupRecord, describe_groups, seal, unseal
 from twostage_jax.trees import PyTree, tree_differences, tree_signature
 
 TABLE = "checkpoint.json"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from twostage_jax.config.schema import PretrainConfig
+from twostage_jax.config.groups import PretrainConfig
 from twostage_jax.config.studies import LabelStudy
 from twostage_jax.data.npz import read_archive
 from twostage_jax.errors import UserError, did_you_mean

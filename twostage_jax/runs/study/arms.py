@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from twostage_jax.config.choices import PROTOCOLS
 from twostage_jax.config.fields import choice
-from twostage_jax.config.schema import PROTOCOLS
 from twostage_jax.config.studies import LabelStudy
 from twostage_jax.data.spec import expanded
 from twostage_jax.errors import UserError

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from twostage_jax.config.schema import PretrainConfig
+from twostage_jax.config.groups import PretrainConfig
 from twostage_jax.config.studies import NoiseStudy
 from twostage_jax.runs.study.start import run_study
 from twostage_jax.show.terminal import Terminal

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from twostage_jax.config.schema import METHODS, SOLVED
+from twostage_jax.config.choices import METHODS, SOLVED
 from twostage_jax.errors import UserError
 
 REPRESENTATIONS = ("frozen", "random")

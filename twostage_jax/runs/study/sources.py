@@ -10,7 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from twostage_jax.config.schema import Config, HeadConfig
+from twostage_jax.config.groups import HeadConfig
+from twostage_jax.config.schema import Config
 from twostage_jax.config.studies import Study
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
 from twostage_jax.data.sources import load
