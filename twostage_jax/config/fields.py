@@ -1,8 +1,8 @@
 """The declaration of a field: metavar, check, default by preset and sweepability in one place.
 
-A field is written once, in `schema.py` or `groups.py`, as `Annotated[type, *declare(…)]`. Its flag, its help, its
-check, its place in the presets and in the table of sweepable scalars are derived from that. A check
-takes the flag and the value, and raises `UserError` or returns.
+A field is written once, in `schema.py` or `groups.py`, as `Annotated[type, *declare(…)]`. Its flag,
+its help, its check, its place in the presets and in the table of sweepable scalars are derived from
+that. A check takes the flag and the value, and raises `UserError` or returns.
 """
 
 import functools
