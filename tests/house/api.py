@@ -12,14 +12,15 @@ GROUPS = {
     "Runs": "Config PretrainConfig HeadConfig run Result open_run Run UserError",
     "Data": "load Dataset with_labels as_image as_batch",
     "Stages": "Stage autoencoder denoising masked vae simclr simclr_iic vicreg"
-    " lejepa supervised placeholder classifier attach",
+    " lejepa supervised placeholder classifier attach forward module_init init_on_features"
+    " make_finish",
     "Encoders": "MLP Conv ResNet ViT Projector mirror Identity",
     "Augmentations": "augmentation Views",
-    "Heads": "Head mlp linear ridge knn knn_reliable prototype propagate",
+    "Heads": "Head mlp finetune linear ridge knn knn_reliable prototype propagate",
     "Training": "adam freeze TrainState init_state make_train ensemble compiler_options"
     " keep_compiled",
     "Evaluation": "make_logits evaluate encode make_decode reconstruction digest",
-    "Studies": "study_labels StudyResult find_suspects choose_next",
+    "Studies": "study_labels StudyResult study_noise find_suspects choose_next",
     "PyTorch": "torch_state_dict from_torch_state_dict",
 }
 INTRODUCTION = """# API

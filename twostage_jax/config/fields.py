@@ -49,6 +49,7 @@ def number(
 
 
 check_above_zero = number("a number above 0, for instance 0.001", SMALLEST, LARGEST)
+check_beta = number("a number between 0 and 1, for instance 0.999", SMALLEST, 1)
 check_from_zero = number("a number of at least 0", 0, LARGEST)
 check_share = number("a number of at least 0 and less than 1", 0, 1)
 check_finite = number("a finite number", -LARGEST, LARGEST)

@@ -21,6 +21,7 @@ from twostage_jax.config.fields import (
     as_numbers,
     as_shares,
     check_above_zero,
+    check_beta,
     check_from_zero,
     check_numbers,
     check_text,
@@ -33,6 +34,7 @@ from twostage_jax.config.fields import (
 )
 from twostage_jax.config.presets import (
     BATCH_SIZES,
+    BETAS,
     DECAYED,
     DECAYS,
     ENCODER,
@@ -67,6 +69,8 @@ class StageConfig(Settings):
         *declare("FLOAT", check_from_zero, default=DECAYS, sweepable=True, trained=True),
     ] = UNSET
     """Decoupled weight decay, as in AdamW"""
+    beta2: Annotated[float, *declare("FLOAT", check_beta, default=BETAS, trained=True)] = UNSET
+    """Decay of the mean of squared gradients in Adam, between 0 and 1"""
     decay_on: Annotated[
         str,
         *declare("NAME", choice("decay_on", DECAY_ON), default=DECAYED, trained=True),
@@ -170,6 +174,7 @@ elr (early-learning regularisation) or forward (correction by an estimated trans
         *declare(
             "FLOAT",
             check_above_zero,
+            check_beta,
             "a tenth of --head.learning-rate",
             sweepable=True,
             trained=True,

@@ -41,6 +41,7 @@ EPOCHS = {"blog": 5, "few-labels": 12, "few-labels-gpu": 100, "noisy-labels": 12
 BATCH_SIZES = {"blog": 32, "quick": 32, "few-labels-gpu": 1024, "photos": 64, "others": 256}
 RATES = {"blog": 0.001, "quick": 0.001, "others": 0.002}
 DECAYS = {"blog": 0.0, "quick": 0.0, "others": 0.0001}
+BETAS = {"blog": 0.999, "quick": 0.999, "others": 0.99}
 DECAYED = {"blog": "all", "quick": "all", "others": "matrices"}
 SCHEDULE = {"blog": "constant", "quick": "constant", "others": "cosine"}
 WATCHED = {"blog": "off", "quick": "off", "others": "on"}

@@ -129,6 +129,7 @@ def make_optimiser(
     steps = epochs * -(-examples // settings.batch_size)
     return adam(
         make_schedule(settings.schedule, learning_rate, steps, settings.warmup),
+        b2=settings.beta2,
         weight_decay=weight_decay,
         decay_vectors=settings.decay_on == "all",
     )

@@ -14,7 +14,7 @@ from twostage_jax.stages.modules import (
     module_init,
 )
 from twostage_jax.stages.nets.mlp import MLP
-from twostage_jax.stages.pretrain.two_views import Augment, make_project
+from twostage_jax.stages.pretrain.two_views import Augment, make_encode, make_project
 from twostage_jax.stages.stage import Batch, Key, Metrics, Params, Scalar, Stage
 
 
@@ -65,7 +65,8 @@ def simclr_iic(
 
     Ji et al., "Invariant Information Clustering for Unsupervised Image Classification and
     Segmentation", 2019: each head assigns a view to soft clusters, more of them than there are
-    classes. Groups: `encoder`, `projector`, `clusters` (a linear layer on the projections).
+    classes. Groups: `encoder`, `projector`, and `clusters`, a network like the projector on the same
+    features.
 
     Args:
         encoder: Linen module, `[B, H, W, C]` to features `[B, D]`.
@@ -84,36 +85,41 @@ def simclr_iic(
     >>> stage = ts.simclr_iic(ts.MLP((4,)), ts.MLP((2,)), lambda key, image: image, heads=3)
     >>> params = jax.eval_shape(stage.init, jax.random.key(0), {"image": jnp.ones((3, 2, 2, 1))})
     >>> params["clusters"]["params"]["dense_0"]["kernel"].shape
-    (2, 60)
+    (4, 60)
     """
     _check_temperature(temperature)
     check_count("heads", heads, 1)
     check_count("clusters", clusters, 2)
     if isinstance(weight, float | int) and weight < 0:
         raise UserError(f"weight is {weight}: give a number of at least 0")
-    project = make_project(encoder, projector, augment)
-    assign = MLP((heads * clusters,))
+    encode = make_encode(encoder, augment)
+    assign = _like(projector, heads * clusters)
 
     def init(key: Key, batch: Batch) -> Params:
         encoder_key, projector_key, clusters_key = jax.random.split(key, 3)
         encoder_params = init_module(encoder, encoder_key, batch["image"])
         features = forward(encoder, encoder_params, batch["image"])
-        projector_params = init_module(projector, projector_key, features)
-        projected = forward(projector, projector_params, features)
         return {
             "encoder": encoder_params,
-            "projector": projector_params,
-            "clusters": init_module(assign, clusters_key, projected),
+            "projector": init_module(projector, projector_key, features),
+            "clusters": init_module(assign, clusters_key, features),
         }
 
     def loss(params: Params, key: Key, batch: Batch) -> tuple[jax.Array, Metrics]:
-        projected = project(params, key, batch["image"])
-        logits = forward(assign, params["clusters"], projected, dropout_key(key, 3))
+        features = encode(params, key, batch["image"])
+        projected = forward(projector, params["projector"], features, dropout_key(key, 1))
+        logits = forward(assign, params["clusters"], features, dropout_key(key, 3))
         information = mutual_information(logits.reshape(len(logits), heads, clusters))
-        contrast = nt_xent(projected, temperature)
+        contrast = nt_xent(projected.reshape(len(features), -1), temperature)
         return contrast - weight * information, {"information": information}
 
-    return Stage(init, loss, make_finish(encoder, projector=projector))
+    return Stage(init, loss, make_finish(encoder, projector=projector, clusters=assign))
+
+
+def _like(projector: nn.Module, width: int) -> nn.Module:
+    """Network like a projector with another number of outputs; linear if it has no `widths`."""
+    widths = getattr(projector, "widths", None)
+    return projector.clone(widths=(*widths[:-1], width)) if widths else MLP((width,))
 
 
 def nt_xent(projected: jax.Array, temperature: Scalar) -> jax.Array:

@@ -22,15 +22,28 @@ def make_project(
     The first B rows are the projections of the first views, the others those of the second views.
     """
 
+    encode = make_encode(encoder, augment)
+
     def project(params: Params, key: Key, image: jax.Array) -> jax.Array:
+        features = encode(params, key, image)
+        projected = forward(projector, params["projector"], features, dropout_key(key, 1))
+        return projected.reshape(len(features), -1).astype(jnp.float32)
+
+    return project
+
+
+def make_encode(
+    encoder: nn.Module, augment: Augment
+) -> Callable[[Params, Key, jax.Array], jax.Array]:
+    """Make `(params, key, image [B, H, W, C]) -> features [2B, ...]` of two views."""
+
+    def encode(params: Params, key: Key, image: jax.Array) -> jax.Array:
         # One forward pass: batch statistics are those of all views, and one product of 2B rows is
         # faster than two of B.
         views = two_views(augment, jax.random.fold_in(key, 2), image)
-        features = forward(encoder, params["encoder"], views, dropout_key(key, 0))
-        projected = forward(projector, params["projector"], features, dropout_key(key, 1))
-        return projected.reshape(len(views), -1).astype(jnp.float32)
+        return forward(encoder, params["encoder"], views, dropout_key(key, 0))
 
-    return project
+    return encode
 
 
 def two_views(augment: Augment, key: Key, image: jax.Array) -> jax.Array:
