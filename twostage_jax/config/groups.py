@@ -174,7 +174,6 @@ elr (early-learning regularisation) or forward (correction by an estimated trans
         *declare(
             "FLOAT",
             check_above_zero,
-            check_beta,
             "a tenth of --head.learning-rate",
             sweepable=True,
             trained=True,
