@@ -273,14 +273,6 @@ def test_a_corrupted_manifest_is_an_error(complete, tmp_path):
             use()
 
 
-def test_a_run_of_an_older_version_opens_with_the_defaults_of_its_preset(complete):
-    expected = read_config(complete)
-    config = read_manifest(complete).config
-    stage_1 = {name: x for name, x in config["pretrain"].items() if name not in ("beta2", "watch")}
-    change_manifest(complete, config={**config, "pretrain": stage_1})
-    assert open_run(complete).config == expected and expected.pretrain.watch == "off"
-
-
 def test_an_encoder_that_the_manifest_does_not_describe_is_refused(complete, tmp_path):
     groups = dict(read_manifest(complete).groups)
     groups["encoder"] = dataclasses.replace(groups["encoder"], sha256="sha256:0")
