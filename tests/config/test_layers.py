@@ -13,13 +13,13 @@ from twostage_jax.config.choices import PROTOCOLS, SOLVED
 from twostage_jax.config.fields import declarations
 from twostage_jax.config.groups import GROUPS, HeadConfig, PretrainConfig
 from twostage_jax.config.layers import (
+    completed,
     from_dict,
     imported_names,
     overlay,
     resolve,
     to_dict,
 )
-from twostage_jax.config.layers import unresolved as open_fields
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import PRESETS, Config
 from twostage_jax.errors import UserError
@@ -35,7 +35,7 @@ NAMES = st.sampled_from([*declarations(Config), *declarations(HeadConfig), *GROU
 def test_the_blog_preset_is_the_recipe_of_the_blog():
     config = resolve(Config(), (28, 28, 1), 5000)
     adam = {"batch_size": 32, "learning_rate": 0.001, "weight_decay": 0.0, "decay_on": "all"}
-    adam |= {"schedule": "constant", "warmup": 0}
+    adam |= {"schedule": "constant", "warmup": 0, "beta2": 0.999}
     assert config == Config(
         preset="blog",
         init="torch",
@@ -70,7 +70,7 @@ def test_a_resolved_config_is_valid_complete_and_survives_its_file(preset, proto
     sweep = {"pretrain.temperature": [1, 0.5], "noise": [0, 0.1]}
     config = resolve(Config(**options, **extra, sweep=sweep), (8, 8, 1), 3)
     check(config)
-    assert open_fields(config) == []
+    assert completed(config, (8, 8, 1)) == config
     stored = json.loads(json.dumps(to_dict(config)))
     assert from_dict(stored, "here") == config
     assert list(stored["sweep"].items()) == list(sweep.items())
@@ -79,16 +79,15 @@ def test_a_resolved_config_is_valid_complete_and_survives_its_file(preset, proto
     hash(config)
 
 
-def test_open_fields_are_those_that_resolving_fills():
-    config = resolve(Config(), (8, 8, 1), 3)
-    assert open_fields(dataclasses.replace(config, preset=None, validation=None)) == [
-        "validation",
-        "preset",
-    ]
-    head = HeadConfig("package.module:function")
+def test_a_run_of_an_older_version_gets_the_defaults_of_its_preset_for_new_fields():
+    config = resolve(Config(preset="few-labels"), (28, 28, 1), 3)
+    older = to_dict(config)
+    for name in ("beta2", "watch", "select", "schedule"):
+        del older["pretrain"][name]
+    assert completed(from_dict(older, "here"), (28, 28, 1)) == config
     # An imported head may be solved, so it may lack everything that goes with training.
-    assert open_fields(dataclasses.replace(config, head=head)) == []
-    assert "head.epochs" in open_fields(dataclasses.replace(config, head=HeadConfig("mlp")))
+    imported = dataclasses.replace(config, head=HeadConfig("package.module:function"))
+    assert completed(imported, (28, 28, 1)) == imported
 
 
 def test_given_values_win_zero_included_and_numbers_merge_by_name():

@@ -73,7 +73,7 @@ def test_part_of_an_encoder_is_trained_and_the_rest_keeps_its_bits(done, tmp_pat
     error = capsys.readouterr().err
     assert "matches no parameter of encoder: there are encoder/params/dense_0/bias" in error
     assert cli.main([*tuned, "--head.encode", "once"]) == 2
-    assert "finetune trains it: leave it out" in capsys.readouterr().err
+    assert "finetune trains the encoder: leave --head.encode out" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
 

@@ -11,7 +11,9 @@ import pytest
 
 import twostage_jax as ts
 from tests import tiny
-from twostage_jax.store.layout import RESULT
+from twostage_jax.store.checksums import write_files
+from twostage_jax.store.layout import MANIFEST, RESULT
+from twostage_jax.store.records import manifest_bytes, read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +209,17 @@ def test_missing_and_corrupted_runs_are_refused(copy, complete, tmp_path, monkey
     largest.write_bytes(content)
     with pytest.raises(ts.UserError, match="corrupted"):
         ts.open_run(complete)
+
+
+def test_a_run_of_an_older_version_opens_with_the_defaults_of_its_preset(finished, complete):
+    manifest = read_manifest(complete)
+    stage_1 = dict(manifest.config["pretrain"])
+    for name in ("beta2", "watch"):
+        del stage_1[name]
+    older = dataclasses.replace(manifest, config={**manifest.config, "pretrain": stage_1})
+    write_files(complete, {MANIFEST: manifest_bytes(older)})
+    assert ts.open_run(complete).config == finished.config
+    assert finished.config.pretrain.watch == "off"
 
 
 def test_printing_takes_at_most_fifteen_lines(finished, trio, pretrained):

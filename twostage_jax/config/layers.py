@@ -123,23 +123,35 @@ def default_preset(image_shape: Sequence[int]) -> str:
     return "blog" if (height, width) == BLOG_SHAPE else "quick"
 
 
-def unresolved(config: Config) -> list[str]:
-    """Names of the fields that `resolve` would fill; empty for a resolved configuration."""
-    complete = resolve(config, BLOG_SHAPE, 0)
-    missing = [name for name in present(complete) if getattr(config, name) is None]
+def completed(config: Config, image_shape: Sequence[int]) -> Config:
+    """Fill in the fields of an earlier run that its version of this package did not have.
+
+    They get the defaults of the run's preset. Fields that only some imported functions need stay
+    open; a resolved configuration does not change.
+
+    Args:
+        config: Configuration from the manifest of a run.
+        image_shape: Shape `[H, W, C]` of the run's images.
+    """
+    defaults = resolve(config, image_shape, config.validation or 0)
     for group in GROUPS:
         values = getattr(config, group)
-        names = [
-            name for name in present(getattr(complete, group)) if getattr(values, name) is None
-        ]
+        missing = {
+            name: value
+            for name, value in present(getattr(defaults, group)).items()
+            if getattr(values, name) is None
+        }
+        ignored = ()
         # An imported protocol may be solved; only its import can tell.
         if ":" in (getattr(values, "protocol", None) or ""):
-            names = [name for name in names if name not in TRAINED]
+            ignored = TRAINED
         # An imported encoder may have no layer sizes.
         if ":" in (getattr(values, "encoder", None) or ""):
-            names = [name for name in names if name not in ENCODER_FIELDS]
-        missing += [f"{group}.{name}" for name in names]
-    return missing
+            ignored = ENCODER_FIELDS
+        for name in ignored:
+            missing.pop(name, None)
+        defaults = dataclasses.replace(defaults, **{group: dataclasses.replace(values, **missing)})
+    return defaults
 
 
 def to_dict(config: Config) -> dict[str, object]:

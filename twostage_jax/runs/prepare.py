@@ -8,13 +8,7 @@ from typing import NamedTuple
 import jax
 
 from twostage_jax.config.groups import TRAINED
-from twostage_jax.config.layers import (
-    from_dict,
-    overlay,
-    resolve,
-    to_dict,
-    unresolved,
-)
+from twostage_jax.config.layers import completed, from_dict, overlay, resolve, to_dict
 from twostage_jax.config.options import check_options, without_unused
 from twostage_jax.config.rules import check, check_solved
 from twostage_jax.config.schema import Config
@@ -23,7 +17,7 @@ from twostage_jax.data.spec import absolute
 from twostage_jax.engine.compile import cores
 from twostage_jax.engine.passes import choose_encoding
 from twostage_jax.engine.switches import numeric_switches
-from twostage_jax.errors import Corrupted, UserError
+from twostage_jax.errors import UserError
 from twostage_jax.runs.build import make_networks
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.examples import make_examples
@@ -78,16 +72,15 @@ class Request(NamedTuple):
 def read_config(folder: Path, trust_code: bool = False) -> Config:
     """Read the config of the run in `folder`, from its manifest.
 
+    A run of an older version gets the defaults of its preset for the fields that are new.
+
     Raises:
         UserError: if there is no run, or it names code and `trust_code` is False.
         Corrupted: if the manifest differs from what was written.
     """
     manifest = read_manifest(folder)
     config = from_dict(manifest.config, str(folder / MANIFEST), trust_code)
-    missing = unresolved(config)
-    if missing:
-        raise Corrupted(f"{folder / MANIFEST} is corrupted: it lacks {', '.join(missing)}")
-    return config
+    return completed(config, manifest.preprocessing.image_shape)
 
 
 def resolve_request(config: Config, request: Request) -> Config:
