@@ -35,7 +35,7 @@ NAMES = st.sampled_from([*declarations(Config), *declarations(HeadConfig), *GROU
 def test_the_blog_preset_is_the_recipe_of_the_blog():
     config = resolve(Config(), (28, 28, 1), 5000)
     adam = {"batch_size": 32, "learning_rate": 0.001, "weight_decay": 0.0, "decay_on": "all"}
-    adam |= {"schedule": "constant", "warmup": 0}
+    adam |= {"beta2": 0.999, "schedule": "constant", "warmup": 0}
     assert config == Config(
         preset="blog",
         init="torch",
