@@ -114,7 +114,7 @@ def study_labels(
         draws: draws of labels for each number, 20 by default.
         arms: `frozen`, `random`, `pixels`, `pca`, `supervised`, `finetuned`, `features:FILE`; a
             protocol can follow, as in `frozen:knn`. By default all arms but `features:FILE`.
-        protocols: heads of arms without a protocol; by default `propagate`, `linear`, `mlp`, `knn`.
+        protocols: heads of arms without a protocol; by default `propagate` and `ridge`.
         select: `draw` (the default) or `validation`: the labels that choose a head's strength.
         seed: seed of the first draw; draw r has `seed + r`.
         validation: validation examples, as for `ts.Config`.
