@@ -1,4 +1,4 @@
-"""Everything that a run can be asked for, without jax.
+"""Settings of runs and studies, flags and commands, without jax.
 
 fields.py    the declaration of a field: default by preset, check, sweepability
 settings.py  base class of the configurations
