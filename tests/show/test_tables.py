@@ -66,7 +66,7 @@ def result(**changes):
             objective="autoencoder", epochs=1, loss=0.25, rank=None, labels=0
         ),
         "head": SimpleNamespace(protocol="ridge", epochs=0),
-        "frozen": SimpleNamespace(after="sha256:00", groups=["encoder"]),
+        "frozen": SimpleNamespace(after="sha256:00", groups=("encoder",)),
         "transductive": None,
         "transductive_note": None,
         "test_reads": 1,
@@ -96,26 +96,6 @@ def test_a_result_ends_with_accuracy_interval_training_and_folder(capsys):
     ):
         assert words in text
     assert "calibration" not in text
-
-
-def test_a_result_says_what_was_trained_on_labels_and_scored_without(output):
-    trained = SimpleNamespace(objective="supervised", epochs=2, loss=None, rank=None, labels=90)
-    changes = {
-        "frozen": SimpleNamespace(after="sha256:00", groups=[]),
-        "transductive": ASSESSMENT.scores,
-        "pretrain": trained,
-    }
-    show_result(result(**changes), Path("runs/a"), CLASSES, Terminal())
-    text = output()
-    accuracy = f"{ASSESSMENT.scores.accuracy:.4f}"
-    for words in (
-        f"unlabelled accuracy {accuracy} (40 training images, seen without labels)",
-        "stage 1 supervised, 2 epochs; used 90 labels",
-        "stage 2 ridge head, encoder trained",
-    ):
-        assert words in text
-    show_result(result(transductive_note="none is left"), Path("runs/a"), CLASSES, Terminal())
-    assert "unlabelled no score: none is left" in output()
 
 
 def test_a_result_with_a_sweep_shows_the_choice_before_the_accuracy(output):
