@@ -13,14 +13,10 @@ from twostage_jax.runs.study.start import run_study
 from twostage_jax.show.terminal import Terminal
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    """Folder of a tiny run, and the file of its data."""
-    folder = tmp_path_factory.mktemp("encoder")
-    data = tiny.write(folder / "data.npz")
-    config = tiny.config(data, folder / "run", head={"protocol": "ridge"})
-    tiny.run(config)
-    return folder / "run", folder / "data.npz"
+@pytest.fixture
+def encoder(done, data):
+    """Folder of the tiny run, and the file of its data."""
+    return done, data.removeprefix("npz:")
 
 
 def study(*words):
