@@ -29,6 +29,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("few_waves")
 def test_suspects_are_written_with_the_rows_of_the_source(encoder, tmp_path):
     run, data = encoder
     folder, results = study(
