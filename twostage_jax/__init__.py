@@ -59,7 +59,8 @@ if TYPE_CHECKING:
 __version__ = "0.3.0"
 
 _HOME = {
-    "config.schema": ("Config", "HeadConfig", "PretrainConfig"),
+    "config.groups": ("HeadConfig", "PretrainConfig"),
+    "config.schema": ("Config",),
     "data.dataset": ("Dataset",),
     "data.labels": ("with_labels",),
     "data.sources": ("load",),

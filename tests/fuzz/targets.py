@@ -25,6 +25,7 @@ from twostage_jax.config.commands import Bench, Data, Evaluate
 from twostage_jax.config.fields import check_coverage
 from twostage_jax.config.layers import resolve, to_dict
 from twostage_jax.config.schema import Config
+from twostage_jax.config.studies import Study, check_study
 from twostage_jax.data.sources import load
 from twostage_jax.data.spec import check_spec
 from twostage_jax.data.tfds.prepared import read_prepared
@@ -141,6 +142,8 @@ def command_target(work: Path) -> Target:
         elif isinstance(command, Evaluate):
             if command.coverage is not None:
                 check_coverage("--coverage", command.coverage)
+        elif isinstance(command, Study):
+            check_study(command)
         elif not isinstance(command, Bench):
             cli.requested_config(command)
 

@@ -62,9 +62,13 @@ def result(**changes):
         "summary": ASSESSMENT.summary,
         "sweep": sweep({"head.learning-rate": [0.1, 0.2]}),
         "uncertainty": ASSESSMENT.uncertainty,
-        "pretrain": SimpleNamespace(objective="autoencoder", epochs=1, loss=0.25, rank=None),
+        "pretrain": SimpleNamespace(
+            objective="autoencoder", epochs=1, loss=0.25, rank=None, labels=0
+        ),
         "head": SimpleNamespace(protocol="ridge", epochs=0),
-        "frozen": SimpleNamespace(after="sha256:00"),
+        "frozen": SimpleNamespace(after="sha256:00", groups=("encoder",)),
+        "transductive": None,
+        "transductive_note": None,
         "test_reads": 1,
         "seconds": {"data": 0.0, "head": 1.5, "total": 2.0},
     }

@@ -34,7 +34,7 @@ def cliques() -> sparse.csr_matrix:
 
 
 def prepared(weights: sparse.csr_matrix, vectors: int) -> dict[str, jax.Array]:
-    """What `prepare_graph` returns, for given weights."""
+    """Result of `prepare_graph` for given weights."""
     matrix, degree = normalised(weights)
     values, basis = leading_vectors(matrix, vectors)
     rows = as_rows(matrix, 2 * matrix.nnz)

@@ -39,6 +39,7 @@ from twostage_jax.config.presets import (
     DECAYS,
     ENCODER,
     EPOCHS,
+    LOSS,
     OBJECTIVE,
     PROTOCOL,
     RATES,
@@ -146,7 +147,12 @@ class HeadConfig(StageConfig):
 
     protocol: Annotated[
         str,
-        *declare("NAME", choice("protocol", PROTOCOLS, imports=True), default=PROTOCOL),
+        *declare(
+            "NAME",
+            choice("protocol", PROTOCOLS, imports=True),
+            "mlp; propagate in few-labels, linear in photos",
+            default=PROTOCOL,
+        ),
     ] = UNSET
     """Classifier on the features: mlp, linear, ridge, knn, knn-reliable, prototype, propagate, \
 finetune (also trains the encoder), or package.module:function"""
@@ -165,7 +171,8 @@ assumption), or shares such as 0.2,0.8"""
     """Sizes of the hidden layers; no size gives a linear layer"""
     # No default here: a function has its own default, or no such parameter.
     loss: Annotated[
-        str, *declare("NAME", choice("loss", LOSSES), "cross-entropy", trained=True)
+        str,
+        *declare("NAME", choice("loss", LOSSES), "cross-entropy", default=LOSS, trained=True),
     ] = UNSET
     """Loss: cross-entropy, or one that tolerates wrong labels: gce (generalised cross-entropy), \
 elr (early-learning regularisation) or forward (correction by an estimated transition matrix)"""

@@ -34,8 +34,11 @@ PROTOCOL = {
     "quick": "mlp",
     "few-labels": "propagate",
     "few-labels-gpu": "propagate",
+    "noisy-labels": "mlp",
     "others": "linear",
 }
+# Generalised cross-entropy; the others leave the default to the head.
+LOSS = {"noisy-labels": "gce", "others": None}
 
 EPOCHS = {"blog": 5, "few-labels": 12, "few-labels-gpu": 100, "noisy-labels": 12, "others": 20}
 BATCH_SIZES = {"blog": 32, "quick": 32, "few-labels-gpu": 1024, "photos": 64, "others": 256}

@@ -157,7 +157,7 @@ class LabelStudy(Study):
     """Arms to compare: frozen, random, pixels, pca, supervised, finetuned, features:FILE; a \
 protocol can follow, as in frozen:knn"""
     protocols: Annotated[
-        str, *declare("NAME,...", check_names, "propagate,linear,mlp,knn", normal=as_names)
+        str, *declare("NAME,...", check_names, "propagate,ridge", normal=as_names)
     ] = UNSET
     """Heads of the arms frozen, random and features:FILE"""
     select: Annotated[

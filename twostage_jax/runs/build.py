@@ -1,7 +1,8 @@
 """From a config to modules, stages and heads, checked before anything is compiled."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 from flax import linen as nn
@@ -85,26 +86,6 @@ def make_networks(
     }
     objective = find_function(config.pretrain.objective, OBJECTIVES)
     protocol = find_function(config.head.protocol, HEADS)
-
-    def pretrain(values: Numbers) -> Stage:
-        settings = dict(config.pretrain.set or ()) | _without_optimiser(values)
-        stage = call_named(config.pretrain.objective, objective, modules, settings)
-        if not isinstance(stage, Stage):
-            raise UserError(
-                f"{config.pretrain.objective} returned {type(stage).__name__}: return "
-                "ts.Stage(init, loss)"
-            )
-        return stage
-
-    def head(values: Numbers) -> Head:
-        settings = dict(config.head.set or ()) | _without_optimiser(values)
-        # A second learning rate is relative to the first.
-        rates = {"learning_rate": values.get("learning_rate", config.head.learning_rate)}
-        if "encoder_learning_rate" in values:
-            rates["encoder_learning_rate"] = values["encoder_learning_rate"]
-        made = call_named(config.head.protocol, protocol, {**options, **rates}, settings)
-        return check_head(made, config.head.protocol)
-
     decode = None
     # Another objective may use its decoder in any way, so its output need not be an image.
     if config.pretrain.objective in ("autoencoder", "denoising", "masked"):
@@ -112,8 +93,8 @@ def make_networks(
     networks = Networks(
         encoder,
         decoder,
-        pretrain,
-        head,
+        partial(_make_stage, config, objective, modules),
+        partial(_make_head, config, protocol, options),
         numbers(objective),
         numbers(protocol),
         _asked(config, objective, protocol),
@@ -138,6 +119,33 @@ def make_networks(
             shapes = head_shapes(networks, labelled, validation, values, sample)
             _check_head(config.head.protocol, networks, values, shapes)
     return networks
+
+
+def _make_stage(
+    config: Config, objective: Callable[..., Stage], modules: Mapping[str, object], values: Numbers
+) -> Stage:
+    """Make stage 1 with the numbers of one trial."""
+    settings = dict(config.pretrain.set or ()) | _without_optimiser(values)
+    stage = call_named(config.pretrain.objective, objective, modules, settings)
+    if not isinstance(stage, Stage):
+        raise UserError(
+            f"{config.pretrain.objective} returned {type(stage).__name__}: return "
+            "ts.Stage(init, loss)"
+        )
+    return stage
+
+
+def _make_head(
+    config: Config, protocol: Callable[..., Head], options: Mapping[str, object], values: Numbers
+) -> Head:
+    """Make the head with the numbers of one trial."""
+    settings = dict(config.head.set or ()) | _without_optimiser(values)
+    # For a second learning rate, relative to the first.
+    rates = {"learning_rate": values.get("learning_rate", config.head.learning_rate)}
+    if "encoder_learning_rate" in values:
+        rates["encoder_learning_rate"] = values["encoder_learning_rate"]
+    made = call_named(config.head.protocol, protocol, {**options, **rates}, settings)
+    return check_head(made, config.head.protocol)
 
 
 def _head_settings(config: Config, protocol: Callable[..., Head]) -> dict[str, object]:

@@ -49,7 +49,7 @@ def watch_data(examples: Examples, trials: Trials) -> TrialData:
     source = np.broadcast_to(np.arange(len(image)), (len(first), len(image)))
     if examples.drawn is not None:
         source = examples.drawn[first]
-    rows = np.stack([_rows(own) for own in label])
+    rows = np.stack([_rows(labels) for labels in label])
     encoders = np.arange(len(first))
     own_data = {
         "image": gather(image, np.take_along_axis(source, rows, 1)),

@@ -1,6 +1,7 @@
 """Studies: many small trainings that answer one question, with controls and intervals.
 
 `start` (from a command to a finished folder), `sources` (data, encoder and frozen features),
-`cells` (parts that are computed once and kept), `folder` (study.json, locked and resumed);
-`labels` (error against the number of labels), with `arms`, `draws`, `solved` and `trained`.
+`cells` (parts that are computed once and kept), `context` (all that the function of a study gets),
+`folder` (study.json, locked and resumed); `labels` (error against the number of labels), with
+`arms`, `draws`, `solved` and `trained`.
 """

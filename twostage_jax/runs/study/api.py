@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from twostage_jax.data.npz import read_archive
 from twostage_jax.errors import UserError, did_you_mean
 from twostage_jax.reprs import Rows, html_table, text_table
 from twostage_jax.runs.study.cells import cell_name
+from twostage_jax.runs.study.context import Values
 from twostage_jax.runs.study.folder import read_study
 from twostage_jax.runs.study.labels import PREDICTIONS
 from twostage_jax.runs.study.start import run_study
@@ -37,7 +37,7 @@ class StudyResult:
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: Values
 
     @property
     def headline(self) -> str:
@@ -45,7 +45,7 @@ class StudyResult:
         return self.record["results"]["headline"]
 
     @property
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[Values]:
         """Figures of each arm and number of labels, as in `table.csv`."""
         return self.record["results"]["table"]
 
@@ -114,7 +114,7 @@ def study_labels(
         draws: draws of labels for each number, 20 by default.
         arms: `frozen`, `random`, `pixels`, `pca`, `supervised`, `finetuned`, `features:FILE`; a
             protocol can follow, as in `frozen:knn`. By default all arms but `features:FILE`.
-        protocols: heads of arms without a protocol; by default `propagate`, `linear`, `mlp`, `knn`.
+        protocols: heads of arms without a protocol; by default `propagate` and `ridge`.
         select: `draw` (the default) or `validation`: the labels that choose a head's strength.
         seed: seed of the first draw; draw r has `seed + r`.
         validation: validation examples, as for `ts.Config`.

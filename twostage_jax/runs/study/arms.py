@@ -14,8 +14,8 @@ END_TO_END = ("supervised", "finetuned")
 REPRESENTATIONS = ("frozen", "random", "pixels", "pca")
 ARMS = (*REPRESENTATIONS, *END_TO_END)
 # The headline uses the first protocol.
-DEFAULT_PROTOCOLS = ("propagate", "linear", "mlp", "knn")
-PLAIN = "linear"  # protocol of the arms pixels and pca, if they name none
+DEFAULT_PROTOCOLS = ("propagate", "ridge")
+PLAIN = "ridge"  # protocol of the arms pixels and pca, if they name none
 TUNED = "finetune"  # this protocol is not a head on frozen features
 FILE = "features:"
 

@@ -50,7 +50,7 @@ def k_means(
     >>> from twostage_jax.stages.stage import new_key
     >>> features = np.array([[0.0], [0.2], [5.0], [5.2]], np.float32)
     >>> result = k_means(features, 2, new_key(0))
-    >>> sorted(result.centre[:, 0].astype(float).round(2))
+    >>> sorted(round(float(x), 2) for x in result.centre[:, 0])
     [0.1, 5.1]
     """
     if not 1 <= clusters <= len(features):

@@ -4,7 +4,6 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from twostage_jax.config.fields import declarations, dotted
 from twostage_jax.config.layers import from_dict, to_dict
@@ -12,6 +11,7 @@ from twostage_jax.config.studies import Study, own_options
 from twostage_jax.data.spec import absolute
 from twostage_jax.errors import UserError
 from twostage_jax.files import read_json
+from twostage_jax.runs.study.context import Values
 from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.layout import LOCK
 from twostage_jax.store.records import json_bytes
@@ -20,7 +20,7 @@ STUDY = "study.json"
 SCHEMA = 1
 
 
-def settings_of(study: Study, name: str) -> dict[str, Any]:
+def settings_of(study: Study, name: str) -> Values:
     """Settings that the numbers of a study depend on, as JSON values."""
     config = to_dict(study.config)
     config["data"] = absolute(config["data"]) if config["data"] else None  # pyright: ignore
@@ -32,7 +32,7 @@ def settings_of(study: Study, name: str) -> dict[str, Any]:
     return {"study": name, "from": source, "config": config, "options": options}
 
 
-def read_study(folder: Path) -> dict[str, Any]:
+def read_study(folder: Path) -> Values:
     """Read `study.json`.
 
     Raises:

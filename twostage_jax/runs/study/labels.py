@@ -8,7 +8,7 @@ import csv
 import io
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -17,10 +17,12 @@ from twostage_jax.data.dataset import Dataset, TrainingData
 from twostage_jax.errors import UserError
 from twostage_jax.runs.study.arms import Arm, make_arms
 from twostage_jax.runs.study.cells import cell_name, npz_bytes
+from twostage_jax.runs.study.context import Context, Values
 from twostage_jax.runs.study.draws import Draws, make_draws
 from twostage_jax.runs.study.groups import Choice, Group, Work, make_groups
 from twostage_jax.runs.study.parallel import Parallel
 from twostage_jax.runs.study.representations import check_features
+from twostage_jax.runs.study.sources import Source
 from twostage_jax.runs.study.summary import summarise
 from twostage_jax.show.curves import plot_label_curves
 from twostage_jax.show.study import show_label_study
@@ -71,7 +73,7 @@ def check_labels(study: LabelStudy, dataset: Dataset) -> None:
         raise UserError("--select validation needs validation examples: give --validation N")
 
 
-def study_label_counts(context: Any) -> dict[str, Any]:
+def study_label_counts(context: Context[LabelStudy]) -> Values:
     """Compute, print and write a label study; return the results for `study.json`."""
     study = context.study
     source = context.source
@@ -127,7 +129,7 @@ def _group_of(groups: Iterable[Group], arm: Arm) -> str:
     return next(group.name for group in groups if arm in group.arms)
 
 
-def _choose(context: Any, group: Group, draws: Draws) -> Choice:
+def _choose(context: Context[LabelStudy], group: Group, draws: Draws) -> Choice:
     """Return the choices of a group; kept in a cell."""
     words = {}
 
@@ -141,7 +143,7 @@ def _choose(context: Any, group: Group, draws: Draws) -> Choice:
 
 
 def _prediction(
-    source: Any,
+    source: Source,
     arrays: dict[str, np.ndarray],
     number: int,
     choice: Choice,
@@ -171,7 +173,7 @@ def _row(
     choice: Choice,
     draws: Draws,
     seed: int,
-) -> dict[str, Any]:
+) -> Values:
     """Errors of one arm and number of labels."""
     wrong = prediction["predicted"] != prediction["label"][None]
     return {
@@ -187,7 +189,7 @@ def _row(
     }
 
 
-def _write_predictions(folder: Any, predictions: dict[tuple[str, int], dict]) -> None:
+def _write_predictions(folder: Path, predictions: dict[tuple[str, int], dict]) -> None:
     """Write `predictions/ARM-COUNT.npz`."""
     (folder / PREDICTIONS).mkdir(exist_ok=True)
     for (name, count), arrays in predictions.items():
@@ -195,7 +197,7 @@ def _write_predictions(folder: Any, predictions: dict[tuple[str, int], dict]) ->
         write_bytes(path, npz_bytes(arrays))
 
 
-def _errors_csv(rows: list[dict[str, Any]]) -> bytes:
+def _errors_csv(rows: list[Values]) -> bytes:
     """One line for each arm, number of labels and draw."""
     lines = []
     for row in rows:
@@ -217,7 +219,7 @@ def _errors_csv(rows: list[dict[str, Any]]) -> bytes:
     return _csv(lines)
 
 
-def _table_csv(table: list[dict[str, Any]]) -> bytes:
+def _table_csv(table: list[Values]) -> bytes:
     """One line for each arm and number of labels."""
     lines = []
     for entry in table:
@@ -229,7 +231,7 @@ def _table_csv(table: list[dict[str, Any]]) -> bytes:
     return _csv(lines)
 
 
-def _csv(lines: list[dict[str, Any]]) -> bytes:
+def _csv(lines: list[Values]) -> bytes:
     names = list(dict.fromkeys(name for line in lines for name in line))
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, names, restval="")

@@ -1,6 +1,6 @@
 """`twostage study next`: the unlabelled images that are most useful to label next."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ from twostage_jax.data.dataset import TrainingData
 from twostage_jax.data.marks import csv_bytes, read_labels
 from twostage_jax.errors import UserError
 from twostage_jax.runs.study.cells import Cells
+from twostage_jax.runs.study.context import Context, Values
 from twostage_jax.runs.study.selection import (
     NEEDS_LABELS,
     Choice,
@@ -117,7 +118,7 @@ def comparison_counts(study: NextStudy, dataset: TrainingData) -> list[int]:
     return fitting
 
 
-def study_next(context: Any) -> dict[str, Any]:
+def study_next(context: Context[NextStudy]) -> Values:
     """Compute, print and write what to label next; return the results for `study.json`."""
     study = context.study
     source = context.source
@@ -142,7 +143,7 @@ def study_next(context: Any) -> dict[str, Any]:
     title = f"{which} images to label, in this order"
     images = source.images[chosen[:SHOWN]]
     write_bytes(context.folder / SHEET, draw_sheet(images, captions, title, COLUMNS))
-    results: dict[str, Any] = {
+    results: Values = {
         "strategy": strategy,
         "labelled": len(candidates.label),
         "unlabelled": candidates.unlabelled,
@@ -154,7 +155,7 @@ def study_next(context: Any) -> dict[str, Any]:
     return results
 
 
-def _show(context: Any, candidates: Candidates, results: dict[str, Any]) -> None:
+def _show(context: Context[NextStudy], candidates: Candidates, results: Values) -> None:
     terminal = context.terminal
     number = len(results["index"])
     terminal.line(
@@ -170,7 +171,7 @@ def _show(context: Any, candidates: Candidates, results: dict[str, Any]) -> None
     terminal.line(f"images: {context.folder / SHEET}", hang=2)
 
 
-def _compare(context: Any, features: np.ndarray) -> dict[str, Any]:
+def _compare(context: Context[NextStudy], features: np.ndarray) -> Values:
     """Compare all strategies on the train split; print and write the table."""
     study = context.study
     label = context.source.dataset.train["label"]
@@ -223,7 +224,7 @@ def _compare(context: Any, features: np.ndarray) -> dict[str, Any]:
     return {"counts": counts, "repeats": repeats, "table": records}
 
 
-def _record(strategy: str, count: int, error: np.ndarray, random: np.ndarray) -> dict[str, Any]:
+def _record(strategy: str, count: int, error: np.ndarray, random: np.ndarray) -> Values:
     mean = mean_interval(error)
     difference = mean_interval(error - random)
     return {
@@ -239,7 +240,7 @@ def _record(strategy: str, count: int, error: np.ndarray, random: np.ndarray) ->
     }
 
 
-def _difference(record: dict[str, Any]) -> str:
+def _difference(record: Values) -> str:
     if record["strategy"] == "random":
         return ""
     low = 100 * record["difference_low"]

@@ -15,6 +15,7 @@ from twostage_jax.config.studies import NOISE_DRAWS, NoiseStudy
 from twostage_jax.data.dataset import Dataset
 from twostage_jax.errors import UserError
 from twostage_jax.runs.study.cells import cell_name, npz_bytes
+from twostage_jax.runs.study.context import Context, Values
 from twostage_jax.runs.study.noise_arms import NoiseArm, default_arms, parse_arms
 from twostage_jax.runs.study.noise_labels import Noise, draw_noisy, list_noises, load_transition
 from twostage_jax.runs.study.noise_train import (
@@ -28,6 +29,7 @@ from twostage_jax.runs.study.noise_train import (
     predict_network,
 )
 from twostage_jax.runs.study.parallel import Parallel
+from twostage_jax.runs.study.sources import Source
 from twostage_jax.scores.advice import advise, rank
 from twostage_jax.scores.figures import compute_scores
 from twostage_jax.show.noise import plot_noise, show_noise
@@ -69,7 +71,7 @@ def _arms(study: NoiseStudy, dataset: Any) -> list[NoiseArm]:
     return parse_arms(study.arms or default_arms(examples), examples)
 
 
-def study_noise(context: Any) -> dict[str, Any]:
+def study_noise(context: Context[NoiseStudy]) -> Values:
     """Compute, print and write a noise study; return the results for `study.json`."""
     study = context.study
     source = context.source
@@ -104,7 +106,7 @@ def study_noise(context: Any) -> dict[str, Any]:
 
 
 def _noisy_labels(
-    source: Any, noises: list[Noise], seeds: list[int], transition: Any
+    source: Source, noises: list[Noise], seeds: list[int], transition: Any
 ) -> dict[str, np.ndarray]:
     """Return noisy labels int32 `[G, R, ...]` of `train` and `validation`."""
     classes = len(source.classes)
@@ -128,7 +130,7 @@ def _members(labels: dict[str, np.ndarray], repeats: int) -> Labels:
 
 
 def _predict(
-    context: Any, parallel: Parallel, arm: NoiseArm, labels: Labels
+    context: Context[NoiseStudy], parallel: Parallel, arm: NoiseArm, labels: Labels
 ) -> dict[str, np.ndarray]:
     study = context.study
     source = context.source
@@ -166,7 +168,7 @@ def _score(
     labels: dict[str, np.ndarray],
     test: np.ndarray,
     classes: int,
-) -> list[dict[str, Any]]:
+) -> list[Values]:
     """Return the figures of an arm, one dict for each noise and draw."""
     rows = []
     for group, noise in enumerate(noises):
@@ -196,21 +198,21 @@ def _one_hot(predicted: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _summarise(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Values],
     arms: Sequence[NoiseArm],
     noises: Sequence[Noise],
     draws: int,
     classes: Sequence[str],
     held_out: int,
-) -> dict[str, Any]:
+) -> Values:
     """Return means over draws, and the advice; `held_out` counts the validation examples."""
     table = []
     for arm in arms:
         for noise in noises:
-            own = [x for x in rows if (x["arm"], x["noise"], x["rate"]) == (arm.name, *noise)]
-            entry: dict[str, Any] = {"arm": arm.name, "noise": noise.name, "draws": len(own)}
+            matching = [x for x in rows if (x["arm"], x["noise"], x["rate"]) == (arm.name, *noise)]
+            entry: Values = {"arm": arm.name, "noise": noise.name, "draws": len(matching)}
             for name in (*FIGURES, "noisy_validation_accuracy"):
-                values = [float(x[name]) for x in own]
+                values = [float(x[name]) for x in matching]
                 entry[name] = {
                     "mean": float(np.mean(values)),
                     "lowest": min(values),
@@ -245,13 +247,13 @@ def _summarise(
     }
 
 
-def _column(table: Sequence[dict[str, Any]], noise: str, figure: str) -> dict[str, float]:
+def _column(table: Sequence[Values], noise: str, figure: str) -> dict[str, float]:
     """Return the mean of a figure for each arm, under one noise."""
     return {x["arm"]: x[figure]["mean"] for x in table if x["noise"] == noise}
 
 
 def _write_predictions(
-    context: Any,
+    context: Context[NoiseStudy],
     arm: NoiseArm,
     predicted: dict[str, np.ndarray],
     labels: dict[str, np.ndarray],
@@ -275,7 +277,7 @@ def _write_predictions(
     write_bytes(context.folder / PREDICTIONS / f"{cell_name(arm.name)}.npz", npz_bytes(arrays))
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+def _csv(rows: Sequence[Values]) -> bytes:
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, list(rows[0]))
     writer.writeheader()

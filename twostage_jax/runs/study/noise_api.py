@@ -6,6 +6,7 @@ from typing import Any
 
 from twostage_jax.config.groups import PretrainConfig
 from twostage_jax.config.studies import NoiseStudy
+from twostage_jax.runs.study.context import Values
 from twostage_jax.runs.study.start import run_study
 from twostage_jax.show.terminal import Terminal
 
@@ -20,7 +21,7 @@ def study_noise(
     draws: int | None = None,
     terminal: Terminal | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> Values:
     """Measure accuracy under wrong labels, as `twostage study noise` does.
 
     Args:

@@ -186,9 +186,9 @@ def _make_fit(stage, examples: int, epochs: int) -> Fit:
 
     def fit(key: jax.Array, image: jax.Array, label: jax.Array) -> Params:
         data = {"image": image, "label": label, "index": jnp.arange(examples, dtype=jnp.int32)}
-        few = {name: values[:2] for name, values in data.items()}
+        sample = {name: values[:2] for name, values in data.items()}
         init_key, train_key = jax.random.split(key)
-        state = start(init_key, few, {})
+        state = start(init_key, sample, {})
         return train(state, data, train_key)[0].params
 
     return fit
@@ -253,9 +253,9 @@ def _map(
         return predict(key, label, validation_label, *shared)
 
     rows = (labels.draw, labels.train, labels.validation)
-    own = labels.train.shape[1] + len(images.test)
+    size = labels.train.shape[1] + len(images.test)
     if not arm.representation:
         # Activations of a step, as a rough guess: images are larger than features.
-        own += 20 * batch_size(len(images.train)) * int(np.prod(images.train.shape[1:]))
-    result = parallel.map((arm.name,), member, rows, tuple(images), own)
+        size += 20 * batch_size(len(images.train)) * int(np.prod(images.train.shape[1:]))
+    result = parallel.map((arm.name,), member, rows, tuple(images), size)
     return {name: values.astype(np.int32) for name, values in result.items()}

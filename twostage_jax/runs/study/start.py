@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from twostage_jax.runs.announce import show_machine
 from twostage_jax.runs.opened import Run
 from twostage_jax.runs.resume import package_versions
 from twostage_jax.runs.study.cells import Cells
+from twostage_jax.runs.study.context import Context, Values
 from twostage_jax.runs.study.folder import (
     SCHEMA,
     check_new,
@@ -43,25 +43,6 @@ from twostage_jax.store.layout import check_name, create_folder
 from twostage_jax.store.lock import locked
 
 
-@dataclass(frozen=True, eq=False)
-class Context:
-    """Input of the function of a study.
-
-    Attributes:
-        study: options; those that are not given are None.
-        source: data, encoder and features.
-        folder: folder of the study.
-        cells: parts that are computed once and kept.
-        terminal: where to print.
-    """
-
-    study: Any  # the dataclass of the study itself
-    source: Source
-    folder: Path
-    cells: Cells
-    terminal: Terminal
-
-
 class Kind(NamedTuple):
     """Kind of study.
 
@@ -75,7 +56,7 @@ class Kind(NamedTuple):
 
     name: str
     check: Callable[[Any, Dataset], None]
-    compute: Callable[[Any], dict[str, Any]]
+    compute: Callable[[Any], Values]
 
 
 STUDIES: dict[type[Study], Kind] = {
@@ -86,7 +67,7 @@ STUDIES: dict[type[Study], Kind] = {
 }
 
 
-def run_study(study: Study, terminal: Terminal) -> tuple[Path, dict[str, Any]]:
+def run_study(study: Study, terminal: Terminal) -> tuple[Path, Values]:
     """Run or resume a study; return its folder and the content of its `study.json`.
 
     Raises:
@@ -127,7 +108,7 @@ def _claim(
 
 def _run(
     kind: Kind, study: Study, dataset: Dataset, opened: Run | None, terminal: Terminal
-) -> dict[str, Any]:
+) -> Values:
     """Run a study in a locked folder, and return the content of `study.json`."""
     folder = study.out
     assert folder is not None
@@ -162,7 +143,7 @@ def _run(
 
 def _started(
     kind: Kind, study: Study, dataset: Dataset, folder: Path, terminal: Terminal
-) -> dict[str, Any]:
+) -> Values:
     """Return the content of `study.json` of a study that starts or resumes.
 
     Raises:

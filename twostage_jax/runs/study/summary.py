@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from twostage_jax.data.dataset import TrainingData
 from twostage_jax.runs.study.arms import Arm
+from twostage_jax.runs.study.context import Values
 from twostage_jax.scores.curves import (
     Interval,
     extrapolate,
@@ -18,13 +18,13 @@ from twostage_jax.scores.curves import (
 from twostage_jax.scores.interval import NORMAL_QUANTILE, accuracy_interval
 from twostage_jax.show.study import headline
 
-Row = dict[str, Any]
-Entry = dict[str, Any]
+Row = Values
+Entry = Values
 
 
 def summarise(
     rows: Sequence[Row], dataset: TrainingData, on_validation: bool, arms: Sequence[Arm]
-) -> dict[str, Any]:
+) -> Values:
     """Return the results of a label study as JSON values.
 
     Args:

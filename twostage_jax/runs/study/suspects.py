@@ -1,7 +1,6 @@
 """`twostage study suspects`: training labels in order of suspicion."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from twostage_jax.data.labels import flip_labels
 from twostage_jax.data.marks import csv_bytes
 from twostage_jax.errors import UserError
 from twostage_jax.runs.study.agreement import FOLDS, NEIGHBOURS, Suspects, find_suspects
+from twostage_jax.runs.study.context import Context, Values
 from twostage_jax.scores.ranking import Precision, precision_recall
 from twostage_jax.show.figure import short_name
 from twostage_jax.show.mosaics import draw_sheet
@@ -54,7 +54,7 @@ def check_suspects(study: SuspectStudy, dataset: Dataset) -> None:
         raise UserError("--inject-kind needs a share of labels to change: add --inject P")
 
 
-def study_suspects(context: Any) -> dict[str, Any]:
+def study_suspects(context: Context[SuspectStudy]) -> Values:
     """Compute, print and write a study of suspects; return the results for `study.json`."""
     study = context.study
     dataset = context.source.dataset
@@ -151,9 +151,9 @@ def draw_suspects(
     return draw_sheet(images[shown], captions, title, COLUMNS)
 
 
-def _results(suspects: Suspects, changed: np.ndarray) -> dict[str, Any]:
+def _results(suspects: Suspects, changed: np.ndarray) -> Values:
     estimate = suspects.estimate
-    results: dict[str, Any] = {
+    results: Values = {
         "labels": len(changed),
         "wrong": {"count": estimate.count, "low": estimate.low, "high": estimate.high},
         "joint": estimate.joint.round(2).tolist(),
@@ -169,7 +169,7 @@ def _results(suspects: Suspects, changed: np.ndarray) -> dict[str, Any]:
     return results
 
 
-def _show(context: Any, results: dict[str, Any], classes: Sequence[str]) -> None:
+def _show(context: Context[SuspectStudy], results: Values, classes: Sequence[str]) -> None:
     terminal = context.terminal
     wrong = results["wrong"]
     total = results["labels"]

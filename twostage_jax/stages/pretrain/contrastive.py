@@ -138,9 +138,9 @@ def nt_xent(projected: jax.Array, temperature: Scalar) -> jax.Array:
     unit = projected * scale
     count = len(unit)
     similarity = unit @ unit.T / temperature
-    others = jnp.where(jnp.eye(count, dtype=bool), -jnp.inf, similarity)
+    candidates = jnp.where(jnp.eye(count, dtype=bool), -jnp.inf, similarity)
     positive = (unit * jnp.roll(unit, count // 2, axis=0)).sum(-1) / temperature
-    return jnp.mean(jax.nn.logsumexp(others, axis=-1) - positive)
+    return jnp.mean(jax.nn.logsumexp(candidates, axis=-1) - positive)
 
 
 def mutual_information(logits: jax.Array) -> jax.Array:
