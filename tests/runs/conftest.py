@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
+from twostage_jax.runs.study import agreement
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +82,12 @@ def complete(done, tmp_path) -> Path:
 def copy(unfinished, tmp_path) -> Path:
     """A copy of `unfinished` that a test may change."""
     return shutil.copytree(unfinished, tmp_path / "copy")
+
+
+@pytest.fixture
+def few_waves(monkeypatch):
+    """Heads of `find_suspects` with 128 features instead of 1,024; enough for tiny data."""
+    monkeypatch.setattr(agreement, "_WAVES", 128)
 
 
 @pytest.fixture

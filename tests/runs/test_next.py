@@ -29,6 +29,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("few_waves")
 def test_suspects_are_written_with_the_rows_of_the_source(encoder, tmp_path):
     run, data = encoder
     folder, results = study(
@@ -56,13 +57,12 @@ def test_what_to_label_next_comes_back_as_labels(encoder, tmp_path):
     filled = "".join(f"{x['index']},{label[int(x['index'])]}\n" for x in lines)
     path = tmp_path / "filled.csv"
     path.write_text(f"index,label\n{filled}")
-    for strategy in ("typical", "margin"):
-        options = ("--budget", "72", "--labelled", path, "--strategy", strategy)
-        folder, results = study("next", "--from", run, *options, "--out", tmp_path / strategy)
-        assert results["labelled"] == 4 and results["unlabelled"] == 72
-        chosen = [line["index"] for line in rows(folder / "next.csv")]
-        assert len(set(chosen)) == 72
-        assert not set(chosen) & {line["index"] for line in lines}
+    options = ("--budget", "72", "--labelled", path, "--strategy", "margin")
+    folder, results = study("next", "--from", run, *options, "--out", tmp_path / "b")
+    assert results["labelled"] == 4 and results["unlabelled"] == 72
+    chosen = [line["index"] for line in rows(folder / "next.csv")]
+    assert len(set(chosen)) == 72
+    assert not set(chosen) & {line["index"] for line in lines}
 
 
 def test_strategies_are_compared_on_the_same_seeds(encoder, tmp_path):
