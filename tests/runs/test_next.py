@@ -67,10 +67,10 @@ def test_what_to_label_next_comes_back_as_labels(encoder, tmp_path):
 
 def test_strategies_are_compared_on_the_same_seeds(encoder, tmp_path):
     run, _ = encoder
-    options = ("--compare", "--counts", "3,9", "--draws", "2", "--budget", "1")
+    options = ("--compare", "--counts", "6", "--draws", "2", "--budget", "1")
     folder, results = study("next", "--from", run, *options, "--out", tmp_path / "a")
     table = results["comparison"]["table"]
-    assert [(x["strategy"], x["labels"]) for x in table[:2]] == [("typical", 3), ("typical", 9)]
+    assert (table[0]["strategy"], table[0]["labels"]) == ("typical", 6)
     random = {x["labels"]: x["error"] for x in table if x["strategy"] == "random"}
     for line in table:
         assert line["difference"] == pytest.approx(line["error"] - random[line["labels"]])

@@ -162,7 +162,7 @@ def test_stage_1_trains_on_an_unlabelled_pool_too(done, data, tmp_path):
 def test_zero_epochs_leave_an_encoder_at_its_initial_values(data, tmp_path):
     config = tiny.config(data, tmp_path / "run", pretrain={"epochs": 0})
     folder = tiny.run(config, pretrain_only=True).folder
-    expected = {"objective": "autoencoder", "epochs": 0, "loss": None}
+    expected = {"objective": "autoencoder", "epochs": 0, "loss": None, "labels": 0}
     assert tiny.stored(folder, "manifest.json")["pretrain"] == expected
     assert not (folder / "metrics.jsonl").exists()
 
