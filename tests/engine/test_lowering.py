@@ -74,6 +74,9 @@ def test_every_head_lowers(name):
     batch = {"image": features, "label": label, "weight": weight}
     if head.stage is None:
         batch |= {"validation_image": features, "validation_label": label}
+        if head.prepare is not None:
+            prepared = head.prepare(np.random.default_rng(0).normal(size=(70, 5)))
+            batch |= {"features": features, "prepared": prepared, "index": label}
         lowers(head.solve, KEY, batch)
         params = jax.eval_shape(head.solve, KEY, batch)
     else:

@@ -170,13 +170,15 @@ def _make_modules(config: Config, image_shape: tuple[int, ...]) -> dict[str, nn.
         encoder = call_named(stage.encoder, ENCODERS[stage.encoder], offered, {})
     else:
         encoder = make_module(stage.encoder)
+    # An objective of the user may not finish the statistics of a projector.
+    norm = stage.norm or ("group" if ":" in stage.objective else "batch")
     # Modules are only descriptions: one that nobody asks for costs nothing.
     return {
         "encoder": encoder,
         "decoder": make_decoder(
-            stage.encoder, stage.widths, image_shape, torch_init, stage.patch or 0
+            stage.encoder, stage.widths or (), image_shape, torch_init, stage.patch or 0
         ),
-        "projector": Projector(norm=stage.norm or "batch", activate=stage.encoder in PREACTIVATED),
+        "projector": Projector(norm=norm, activate=stage.encoder in PREACTIVATED),
     }
 
 

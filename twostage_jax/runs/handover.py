@@ -161,7 +161,7 @@ def source_digest(manifest: Manifest) -> str | None:
 
     After stage 2, the group `encoder` in the manifest may be one that stage 2 has trained.
     """
-    if manifest.frozen is not None:
+    if manifest.frozen is not None and not manifest.frozen.unchanged:
         return manifest.frozen.before
     return _digests(manifest).get(FROZEN)
 

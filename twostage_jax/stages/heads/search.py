@@ -41,7 +41,7 @@ def nearest(
     >>> import numpy as np
     >>> bank = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     >>> similarity, index = nearest(np.array([[2.0, 0.1]]), bank, k=2)
-    >>> index.tolist(), similarity.round(2).tolist()
+    >>> index.tolist(), similarity.astype(float).round(2).tolist()
     ([[0, 2]], [[1.0, 0.74]])
     """
     queries = _checked(queries, "queries")
