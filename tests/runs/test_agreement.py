@@ -38,8 +38,8 @@ def test_changed_labels_are_ranked_first_with_the_class_that_they_had(clouds, ki
 def test_a_head_has_not_seen_the_label_that_it_judges(clouds, monkeypatch):
     # The strength is chosen with all labels. Other shapes, so that the program is made anew.
     monkeypatch.setattr(agreement, "_STRENGTHS", (1e-3,))
-    features = clouds[0][:-1]
-    label = clouds[1][:-1]
+    features = clouds[0][:-10]
+    label = clouds[1][:-10]
     given = label.copy()
     before = ts.find_suspects(features, given, CLASSES)
     given[7] = (label[7] + 1) % CLASSES
