@@ -37,7 +37,8 @@ class Parallel:
             floats: smallest number of values that one member holds, to choose the chunk.
             together: True for `vmap` over a chunk. False computes its members one after the other
                 in one program: for searches with a different number of steps for each member,
-                and for decompositions, whose batched form has stalled on two cores.
+                and for decompositions: a batch of them once stalled on two cores, and the cause
+                is not known.
         """
         members = len(rows[0])
         chunk = max(1, min(MOST, FLOATS // max(floats, 1), members))
