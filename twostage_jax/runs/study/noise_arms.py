@@ -55,8 +55,9 @@ def default_arms(examples: int) -> list[str]:
     """Return the names of the default arms of a study."""
     trained = [f"{head}-{loss}".rstrip("-") for head in TRAINED for loss in LOSSES]
     neighbours = [f"{KNN}-{k}" for k in NEIGHBOURS if k <= examples] or [f"{KNN}-{examples}"]
-    frozen = [*trained, "ridge", *neighbours, RELIABLE]
+    frozen = [*trained, "ridge", *neighbours, RELIABLE, f"{PROPAGATE}-zhou"]
     random = ["mlp", "mlp-gce", "ridge", neighbours[min(1, len(neighbours) - 1)]]
+    random.append(f"{PROPAGATE}-zhou")
     return [
         *(f"frozen:{name}" for name in frozen),
         *(f"random:{name}" for name in random),

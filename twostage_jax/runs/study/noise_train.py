@@ -168,7 +168,8 @@ def make_head(arm: NoiseArm, classes: int, examples: int) -> Head:
         return mlp(classes, widths, **options)  # pyright: ignore[reportArgumentType] by name
     offered: dict[str, object] = {"classes": classes}
     if arm.method:
-        offered["method"] = arm.method
+        # All images are labelled, so the labels tell the class sizes.
+        offered |= {"method": arm.method, "class_sizes": "labels"}
     settings = {"k": float(arm.k)} if arm.head == KNN else {}
     return call(HEADS[arm.head], offered, settings)
 

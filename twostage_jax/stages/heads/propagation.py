@@ -33,7 +33,7 @@ def propagate(
     method: str = "poisson-mbo",
     class_sizes: ClassSizes = "equal",
     time: Scalar = 20.0,
-    alpha: Scalar = 0.99,
+    alpha: Scalar | None = None,
     neighbours: int = 12,
     vectors: int = 60,
     votes: int = 10,
@@ -55,7 +55,8 @@ def propagate(
         class_sizes: assumed shares of the classes among all images: `equal`, `labels` (the shares
             of the labelled examples), `free` (no assumption), or K shares that add up to 1.
         time: length of a diffusion of `poisson-mbo`, above 0; may be a traced array.
-        alpha: share of the neighbours in `zhou`, in (0, 1); may be a traced array.
+        alpha: share of the neighbours in `zhou`, in (0, 1); may be a traced array. None chooses
+            0.9, 0.97 or 0.99 by cross-validation on the labels, see `spreading.choose_alpha`.
         neighbours: neighbours of each image in the graph, from 1 to 100.
         vectors: leading vectors of the graph that the methods use, from 2 to 200.
         votes: number of neighbours that classify a new image.

@@ -21,6 +21,8 @@ Graph = Mapping[str, jax.Array]
 ITERATIONS = 40
 # Floor of 1 - λ: a component without a bridge would have an infinite weight.
 _FLOOR = 1e-4
+# Candidates for the α of `zhou`, from local to smooth.
+ALPHAS = (0.9, 0.97, 0.99)
 # Rounds of MBO with class sizes, and rounds without them afterwards.
 ROUNDS = 20
 FREE_ROUNDS = 8
@@ -39,14 +41,17 @@ def zhou(
     index: jax.Array,
     counted: jax.Array,
     sizes: jax.Array | None,
-    alpha: Scalar,
+    alpha: Scalar | None,
     time: Scalar,
 ) -> jax.Array:
     """Local and global consistency: `(1 - α) (I - α S)^-1 Y` for labels `Y` (Zhou et al., 2004).
 
     With class sizes, the scores of each class are scaled to add up to its size (class mass
-    normalisation, Zhu et al., 2003). `time` is not used.
+    normalisation, Zhu et al., 2003). Without `alpha`, `choose_alpha` chooses it. `time` is not
+    used.
     """
+    if alpha is None:
+        alpha = choose_alpha(graph, index, counted, sizes)
     size = len(graph["root"])
     labels = jnp.zeros((counted.shape[1], size)).at[:, index].add(counted.T)
     score = jnp.maximum(_resolvent(graph, labels, jnp.asarray(alpha, jnp.float32)), 0)
@@ -55,12 +60,41 @@ def zhou(
     return _shares(score).T
 
 
+def choose_alpha(
+    graph: Graph, index: jax.Array, counted: jax.Array, sizes: jax.Array | None
+) -> jax.Array:
+    """Choose the α of `zhou` by two-fold cross-validation on the labelled examples.
+
+    The choice is the one of `ALPHAS` with the best accuracy on the labels of the other fold; of
+    equal ones, the largest. Labels may be wrong: all candidates are compared on the same ones. A
+    class with a single label counts as wrong for every candidate.
+    """
+    counts = (counted > 0).astype(jnp.int32)
+    # Labels of a class alternate between the folds.
+    rank = ((jnp.cumsum(counts, 0) - counts) * counts).sum(1)
+    weight = counted.sum(1)
+    label = counted.argmax(1)
+
+    def accuracy(candidate: tuple[jax.Array, jax.Array]) -> jax.Array:
+        alpha, fold = candidate
+        inside = rank % 2 == fold
+        share = zhou(graph, index, counted * inside[:, None], sizes, alpha, 0.0)
+        right = share[index].argmax(1) == label
+        return (weight * (right & ~inside)).sum()
+
+    alphas = jnp.asarray(ALPHAS, jnp.float32)
+    folds = jnp.arange(2)
+    pairs = (jnp.repeat(alphas, 2), jnp.tile(folds, len(ALPHAS)))
+    scores = jax.lax.map(accuracy, pairs).reshape(len(ALPHAS), 2).sum(1)
+    return jnp.where(scores == scores.max(), alphas, 0).max()
+
+
 def poisson(
     graph: Graph,
     index: jax.Array,
     counted: jax.Array,
     sizes: jax.Array | None,
-    alpha: Scalar,
+    alpha: Scalar | None,
     time: Scalar,
 ) -> jax.Array:
     """Poisson learning: the solution of `(D - W) u = y - mean(y)` (Calder et al., 2020).
@@ -82,7 +116,7 @@ def poisson_mbo(
     index: jax.Array,
     counted: jax.Array,
     sizes: jax.Array | None,
-    alpha: Scalar,
+    alpha: Scalar | None,
     time: Scalar,
 ) -> jax.Array:
     """Threshold dynamics on the leading vectors, from Poisson scores (PoissonMBO, 2020).

@@ -21,6 +21,8 @@ class PatchConv(nn.Module):
         kernel: side of the square kernel, at least `stride`.
         stride: step between patches.
         use_bias: add a bias; without one by default, because a normalisation follows.
+        padding: `zeros`, or `edge` to repeat the pixels at the border. Images have no neutral
+            value: in [-1, 1], zeros are a grey frame around them.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -34,6 +36,7 @@ class PatchConv(nn.Module):
     kernel: int = 3
     stride: int = 1
     use_bias: bool = False
+    padding: str = "zeros"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -41,7 +44,8 @@ class PatchConv(nn.Module):
         channels = x.shape[-1]
         shape = (self.kernel, self.kernel, channels, self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        x = pad_same(x, self.kernel, self.stride)
+        mode = "edge" if self.padding == "edge" else "constant"
+        x = pad_same(x, self.kernel, self.stride, mode)
         if self.kernel % self.stride == 0 and self.stride > 1:
             # A kernel of 8 with stride 4 equals one of 2 with stride 1 on blocks of 4×4, which
             # takes 4 slices instead of 64.
@@ -60,13 +64,13 @@ class PatchConv(nn.Module):
         return y
 
 
-def pad_same(x: jax.Array, kernel: int, stride: int) -> jax.Array:
-    """Pad `[B, H, W, C]` with zeros so that `ceil(H/stride)` by `ceil(W/stride)` patches fit."""
+def pad_same(x: jax.Array, kernel: int, stride: int, mode: str = "constant") -> jax.Array:
+    """Pad `[B, H, W, C]` so that `ceil(H/stride)` by `ceil(W/stride)` patches fit."""
     widths = []
     for size in x.shape[1:3]:
         total = (-(-size // stride) - 1) * stride + kernel - size
         widths.append((total // 2, total - total // 2))
-    return jnp.pad(x, ((0, 0), *widths, (0, 0)))
+    return jnp.pad(x, ((0, 0), *widths, (0, 0)), mode=mode)
 
 
 def extract_patches(x: jax.Array, kernel: int, stride: int) -> jax.Array:
