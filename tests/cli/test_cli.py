@@ -197,7 +197,7 @@ def test_every_command_has_help_with_the_default_of_every_preset(name, capsys):
     output = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert ">>>" not in output and "(default: False)" not in output
     if name in ("run", "pretrain"):
-        assert "(default: blog 5, few-labels 12" in output
+        assert "(default: blog 5, quick 20, others by the number of examples)" in output
         assert all(preset in output for preset in PRESETS)
         assert "Step size of Adam (default: blog 0.001, quick 0.001, others 0.002)" in output
 

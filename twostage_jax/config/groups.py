@@ -54,7 +54,16 @@ from twostage_jax.config.settings import Settings
 class StageConfig(Settings):
     """Fields of both stages. Those of the training do not apply to a head solved in one call."""
 
-    epochs: Annotated[int, *declare("INT", integer(0), default=EPOCHS, trained=True)] = UNSET
+    epochs: Annotated[
+        int,
+        *declare(
+            "INT",
+            integer(0),
+            "blog 5, quick 20, others by the number of examples",
+            default=EPOCHS,
+            trained=True,
+        ),
+    ] = UNSET
     """Passes over the training images; 0 keeps the initial values"""
     batch_size: Annotated[int, *declare("INT", integer(1), default=BATCH_SIZES, trained=True)] = (
         UNSET

@@ -40,7 +40,12 @@ PROTOCOL = {
 # Generalised cross-entropy; the others leave the default to the head.
 LOSS = {"noisy-labels": "gce", "others": None}
 
-EPOCHS = {"blog": 5, "few-labels": 12, "few-labels-gpu": 100, "noisy-labels": 12, "others": 20}
+EPOCHS = {"blog": 5, "quick": 20}
+# The others have a number of steps in each stage, so that a small set is not trained too briefly
+# and a large one not for hours: `epochs.resolve_epochs` derives the epochs.
+STEPS = {"few-labels": 2580, "few-labels-gpu": 5400, "noisy-labels": 2580, "photos": 2580}
+MOST_EPOCHS = 300  # on small sets, more epochs do not help
+LEAST_STEPS = 500  # on tiny sets, even if that means more epochs
 BATCH_SIZES = {"blog": 32, "quick": 32, "few-labels-gpu": 1024, "photos": 64, "others": 256}
 RATES = {"blog": 0.001, "quick": 0.001, "others": 0.002}
 DECAYS = {"blog": 0.0, "quick": 0.0, "others": 0.0001}

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from twostage_jax.config.presets import STEPS
 from twostage_jax.engine.device import Device
 from twostage_jax.runs.plan import Plan
 from twostage_jax.runs.programs import Placed
 from twostage_jax.show.start import PlanRow, show_data, show_device, show_plan
+from twostage_jax.show.tables import counted
 from twostage_jax.show.terminal import Terminal
 
 
@@ -31,6 +33,8 @@ def announce(
             "--augment NAME overrides",
             hang=2,
         )
+    if settings.preset in STEPS:
+        _show_epochs(plan, terminal)
     rows = []
     for stage, (placement, need, _) in placed.items():
         chunks = len(placement.pieces)
@@ -40,6 +44,19 @@ def announce(
     for stage, place in placed.items():
         if place.speed is not None:
             terminal.line(f"{stage}: {place.speed.words}", hang=2)
+
+
+def _show_epochs(plan: Plan, terminal: Terminal) -> None:
+    """Print the numbers of epochs, which follow from the numbers of examples."""
+    for stage in plan.stages:
+        settings = getattr(plan.config, stage)
+        if settings.epochs:  # a solved head has none
+            steps = -(-plan.examples.counts[stage] // settings.batch_size)
+            terminal.line(
+                f"{stage}: {settings.epochs:,} epochs of {counted(steps, 'step')}; "
+                f"--{stage}.epochs overrides",
+                hang=2,
+            )
 
 
 def show_machine(device: Device, terminal: Terminal) -> None:

@@ -49,6 +49,14 @@ class Examples(NamedTuple):
         return self.label.shape[-1]
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Number of training examples of one trial, by stage."""
+        images = len(self.images)
+        if self.encoder_label is not None:
+            images = self.encoder_label.shape[-1]
+        return {"pretrain": images, "head": self.labelled}
+
+    @property
     def index(self) -> np.ndarray:
         """Rows of the labelled examples among `images`, int32 `[R, n]`, or `[n]` if shared."""
         if self.drawn is None:

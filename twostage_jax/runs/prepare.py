@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import jax
 
+from twostage_jax.config.epochs import resolve_epochs
 from twostage_jax.config.groups import TRAINED
 from twostage_jax.config.layers import completed, from_dict, overlay, resolve, to_dict
 from twostage_jax.config.options import check_options, without_unused
+from twostage_jax.config.presets import STEPS
 from twostage_jax.config.rules import check, check_solved
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
@@ -134,7 +136,11 @@ def _on_encoder_of(config: Config, trust_code: bool) -> Config:
         )
     # A new head does not inherit members, sweeps or placement.
     fresh = ("members", "share", "sweep", "mesh", "members_per_chunk")
-    values = {name: x for name, x in to_dict(base).items() if name not in fresh}
+    inherited = base
+    if base.preset in STEPS and (config.data, config.labels) != (None, None):
+        # The number of epochs followed from another number of labels.
+        inherited = dataclasses.replace(base, head=dataclasses.replace(base.head, epochs=None))
+    values = {name: x for name, x in to_dict(inherited).items() if name not in fresh}
     if config.data not in (None, base.data):
         values |= {"validation": None, "data_dir": None, "labels": None}
     values["encoder_run"] = _origin(config, trust_code)
@@ -168,6 +174,7 @@ def prepare(
     check(config)
     trials = make_trials(config)
     examples = make_examples(config, dataset, trials)
+    config = resolve_epochs(config, examples.counts)
     with terminal.status("choosing an augmentation"), clock.phase("data"):
         config, augmentation = resolve_augment(config, examples.images)
     with terminal.status("checking shapes"), clock.phase("compile"):
