@@ -19,7 +19,7 @@ from twostage_jax.stages.heads.graph import (
 from twostage_jax.stages.heads.propagation import METHODS, prepare_graph
 from twostage_jax.stages.heads.search import nearest
 from twostage_jax.stages.heads.sizes import parse_sizes, size_shares
-from twostage_jax.stages.heads.spreading import _multiply
+from twostage_jax.stages.heads.spreading import ALPHAS, _multiply
 
 KEY = jax.random.key(0)
 SIZE = 5  # nodes of a clique
@@ -110,6 +110,37 @@ def test_zhou_equals_label_spreading_of_scikit_learn():
     expected = reference.fit(features, known).label_distributions_
     share = run_method("zhou", weights, np.arange(12), label[:12], 3, 20, alpha=0.9)
     np.testing.assert_allclose(share, expected, atol=2e-4)
+
+
+def test_zhou_without_alpha_takes_the_best_by_two_fold_cross_validation():
+    features, clean = blobs(240)
+    weights = neighbour_graph(features, 6)
+    random = np.random.default_rng(0)
+    label = np.where(random.random(240) < 0.6, random.integers(0, 3, 240), clean)
+    # Labels of a class alternate between the folds.
+    fold = np.empty(240, int)
+    for name in range(3):
+        fold[label == name] = np.arange((label == name).sum()) % 2
+    scores = {}
+    shares = {}
+    for alpha in ALPHAS:
+        shares[alpha] = run_method("zhou", weights, np.arange(240), label, 3, 20, alpha=alpha)
+        scores[alpha] = 0
+        for part in (0, 1):
+            index = np.flatnonzero(fold == part)
+            share = run_method("zhou", weights, index, label[index], 3, 20, alpha=alpha)
+            scores[alpha] += (share.argmax(1) == label)[fold != part].sum()
+    best = max(ALPHAS, key=lambda alpha: (scores[alpha], alpha))
+    share = run_method("zhou", weights, np.arange(240), label, 3, 20, alpha=None)
+    assert best != 0.99 and len(set(scores.values())) == 3
+    np.testing.assert_allclose(share, shares[best], atol=1e-5)
+    # Six of ten labels are random, and nearly all images get their class.
+    assert (share.argmax(1) == clean).mean() > 0.95
+
+
+def test_one_label_of_each_class_gives_the_smoothest_alpha():
+    chosen = run_method("zhou", cliques(), [0, 9], [0, 1], alpha=None)
+    np.testing.assert_allclose(chosen, run_method("zhou", cliques(), [0, 9], [0, 1], alpha=0.99))
 
 
 @pytest.mark.parametrize("vectors", [4, 30])

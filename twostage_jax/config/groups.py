@@ -35,11 +35,13 @@ from twostage_jax.config.fields import (
 from twostage_jax.config.presets import (
     BATCH_SIZES,
     BETAS,
+    CLASS_SIZES,
     DECAYED,
     DECAYS,
     ENCODER,
     EPOCHS,
     LOSS,
+    METHOD,
     OBJECTIVE,
     PROTOCOL,
     RATES,
@@ -159,15 +161,19 @@ class HeadConfig(StageConfig):
         *declare(
             "NAME",
             choice("protocol", PROTOCOLS, imports=True),
-            "mlp; propagate in few-labels, linear in photos",
+            "mlp; propagate in few-labels and noisy-labels, linear in photos",
             default=PROTOCOL,
         ),
     ] = UNSET
     """Classifier on the features: mlp, linear, ridge, knn, knn-reliable, prototype, propagate, \
 finetune (also trains the encoder), or package.module:function"""
-    method: Annotated[str, *declare("NAME", choice("method", METHODS), "poisson-mbo")] = UNSET
+    method: Annotated[
+        str, *declare("NAME", choice("method", METHODS), "poisson-mbo", default=METHOD)
+    ] = UNSET
     """Method of the protocol propagate: zhou, poisson or poisson-mbo"""
-    class_sizes: Annotated[str, *declare("SIZES", check_text, "equal", normal=as_shares)] = UNSET
+    class_sizes: Annotated[
+        str, *declare("SIZES", check_text, "equal", default=CLASS_SIZES, normal=as_shares)
+    ] = UNSET
     """Class sizes that propagate assumes: equal, labels (shares of the labelled images), free (no \
 assumption), or shares such as 0.2,0.8"""
     encode: Annotated[

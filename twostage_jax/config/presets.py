@@ -9,8 +9,8 @@
   (`simclr-iic`), with AdamW and a cosine schedule. Its head spreads the labels over a graph of
   neighbours.
 - `few-labels-gpu` does the same in larger batches and for longer.
-- `noisy-labels` has the stage 1 of `few-labels` and a linear head, which wrong labels affect
-  little.
+- `noisy-labels` has the stage 1 of `few-labels`. Its head smooths all labels over the graph, so a
+  wrong label is outvoted by its neighbours.
 - `photos` is the default for images in colour or larger than 28×28.
 
 Each table has the default of one field by preset. `others` stands for all presets that are not
@@ -34,10 +34,13 @@ PROTOCOL = {
     "quick": "mlp",
     "few-labels": "propagate",
     "few-labels-gpu": "propagate",
-    "noisy-labels": "mlp",
+    "noisy-labels": "propagate",
     "others": "linear",
 }
-# Generalised cross-entropy; the others leave the default to the head.
+# The others leave the default to the head.
+METHOD = {"noisy-labels": "zhou", "others": None}
+CLASS_SIZES = {"noisy-labels": "labels", "others": None}
+# Generalised cross-entropy, for a head that is trained.
 LOSS = {"noisy-labels": "gce", "others": None}
 
 EPOCHS = {"blog": 5, "quick": 20}
