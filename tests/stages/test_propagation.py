@@ -138,6 +138,16 @@ def test_zhou_without_alpha_takes_the_best_by_two_fold_cross_validation():
     assert (share.argmax(1) == clean).mean() > 0.95
 
 
+@pytest.mark.parametrize(("count", "method"), [(59, "poisson-mbo"), (60, "zhou")])
+def test_auto_uses_zhou_from_twenty_labels_per_class_on(count, method):
+    features, label = blobs(90, spread=0.5)
+    weights = neighbour_graph(features, 6)
+    index = np.arange(count)
+    share = run_method("auto", weights, index, label[:count], 3, 20)
+    expected = run_method(method, weights, index, label[:count], 3, 20)
+    np.testing.assert_array_equal(share, expected)
+
+
 def test_one_label_of_each_class_gives_the_smoothest_alpha():
     chosen = run_method("zhou", cliques(), [0, 9], [0, 1], alpha=None)
     np.testing.assert_allclose(chosen, run_method("zhou", cliques(), [0, 9], [0, 1], alpha=0.99))

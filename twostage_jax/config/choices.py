@@ -32,7 +32,7 @@ SOLVED = (
     "propagate",
 )
 PROTOCOLS = ("mlp", "finetune", *SOLVED)
-METHODS = ("zhou", "poisson", "poisson-mbo")
+METHODS = ("auto", "zhou", "poisson", "poisson-mbo")
 # Fields that belong to one encoder, with their defaults.
 ENCODER_DEFAULTS: dict[str, dict[str, object]] = {
     "mlp": {"widths": (256, 128)},

@@ -168,9 +168,10 @@ class HeadConfig(StageConfig):
     """Classifier on the features: mlp, linear, ridge, knn, knn-reliable, prototype, propagate, \
 finetune (also trains the encoder), or package.module:function"""
     method: Annotated[
-        str, *declare("NAME", choice("method", METHODS), "poisson-mbo", default=METHOD)
+        str, *declare("NAME", choice("method", METHODS), "auto", default=METHOD)
     ] = UNSET
-    """Method of the protocol propagate: zhou, poisson or poisson-mbo"""
+    """Method of the protocol propagate: zhou, poisson, poisson-mbo, or auto (poisson-mbo below 20 \
+labels per class, else zhou)"""
     class_sizes: Annotated[
         str, *declare("SIZES", check_text, "equal", default=CLASS_SIZES, normal=as_shares)
     ] = UNSET

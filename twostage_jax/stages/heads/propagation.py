@@ -18,11 +18,11 @@ from twostage_jax.stages.heads.graph import (
 from twostage_jax.stages.heads.labels import check_labels
 from twostage_jax.stages.heads.search import map_blocks, query_block, top, unit
 from twostage_jax.stages.heads.sizes import ClassSizes, parse_sizes, size_shares
-from twostage_jax.stages.heads.spreading import poisson, poisson_mbo, zhou
+from twostage_jax.stages.heads.spreading import auto, poisson, poisson_mbo, zhou
 from twostage_jax.stages.stage import Batch, Head, Key, Scalar
 from twostage_jax.trees import PyTree
 
-METHODS = {"zhou": zhou, "poisson": poisson, "poisson-mbo": poisson_mbo}
+METHODS = {"auto": auto, "zhou": zhou, "poisson": poisson, "poisson-mbo": poisson_mbo}
 MOST_NEIGHBOURS = 100
 MOST_VECTORS = 200
 _PRIOR = 0.01  # vote for all classes together that keeps logits finite
@@ -30,7 +30,7 @@ _PRIOR = 0.01  # vote for all classes together that keeps logits finite
 
 def propagate(
     classes: int,
-    method: str = "poisson-mbo",
+    method: str = "auto",
     class_sizes: ClassSizes = "equal",
     time: Scalar = 20.0,
     alpha: Scalar | None = None,
@@ -51,7 +51,8 @@ def propagate(
     Args:
         classes: number of classes K.
         method: `zhou` (Zhou et al., "Learning with Local and Global Consistency", 2004), `poisson`
-            or `poisson-mbo` (Calder et al., "Poisson Learning", ICML 2020).
+            or `poisson-mbo` (Calder et al., "Poisson Learning", ICML 2020); `auto` is
+            `poisson-mbo` for fewer than 20 labels per class, else `zhou`.
         class_sizes: assumed shares of the classes among all images: `equal`, `labels` (the shares
             of the labelled examples), `free` (no assumption), or K shares that add up to 1.
         time: length of a diffusion of `poisson-mbo`, above 0; may be a traced array.

@@ -1,4 +1,4 @@
-"""Three ways to spread labels over a graph: Zhou's, Poisson learning, and Poisson with MBO.
+"""Three ways to spread labels over a graph, Zhou's, Poisson and Poisson with MBO, and a rule.
 
 All functions are pure. They take the arrays of `propagation.prepare_graph`, the rows `[n]` of the
 labelled examples, their labels as weights `[n, K]`, and the assumed class sizes `[K]` (None for no
@@ -21,6 +21,8 @@ Graph = Mapping[str, jax.Array]
 ITERATIONS = 40
 # Floor of 1 - λ: a component without a bridge would have an infinite weight.
 _FLOOR = 1e-4
+# Labels per class from which the labels themselves say more than the clusters of the graph.
+MANY = 20
 # Candidates for the α of `zhou`, from local to smooth.
 ALPHAS = (0.9, 0.97, 0.99)
 # Rounds of MBO with class sizes, and rounds without them afterwards.
@@ -34,6 +36,19 @@ _STEP = 0.3
 _CAP = 1.3
 # Growth of a class in the free rounds beyond which their result is not used.
 _TAKEN_OVER = 2.0
+
+
+def auto(
+    graph: Graph,
+    index: jax.Array,
+    counted: jax.Array,
+    sizes: jax.Array | None,
+    alpha: Scalar | None,
+    time: Scalar,
+) -> jax.Array:
+    """`poisson_mbo`, or `zhou` from 20 labels per class on, by the mean number of labels."""
+    many = len(index) >= MANY * counted.shape[1]
+    return (zhou if many else poisson_mbo)(graph, index, counted, sizes, alpha, time)
 
 
 def zhou(
