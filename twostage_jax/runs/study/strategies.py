@@ -135,7 +135,7 @@ def _propagated(
     graph: Mapping[str, jax.Array], rows: jax.Array, label: jax.Array, classes: int
 ) -> jax.Array:
     """Class of each example `[N]`, from the labels `[L]` of some examples."""
-    head = propagate(classes)
+    head = propagate(classes, "poisson-mbo")
     assert head.solve is not None
     assert head.transduce is not None
     nothing = jnp.zeros((len(label), 1))
