@@ -9,6 +9,7 @@ from sklearn.semi_supervised import LabelSpreading
 
 import twostage_jax as ts
 from twostage_jax.stages.heads import graph as graphs
+from twostage_jax.stages.heads import threshold
 from twostage_jax.stages.heads.graph import (
     as_rows,
     leading_vectors,
@@ -19,7 +20,8 @@ from twostage_jax.stages.heads.graph import (
 from twostage_jax.stages.heads.propagation import METHODS, prepare_graph
 from twostage_jax.stages.heads.search import nearest
 from twostage_jax.stages.heads.sizes import parse_sizes, size_shares
-from twostage_jax.stages.heads.spreading import ALPHAS, _multiply
+from twostage_jax.stages.heads.spreading import ALPHAS, multiply
+from twostage_jax.stages.heads.threshold import modularity
 
 KEY = jax.random.key(0)
 SIZE = 5  # nodes of a clique
@@ -98,7 +100,7 @@ def test_the_product_with_rows_is_that_of_the_sparse_matrix():
     x = np.random.default_rng(0).normal(size=(70, 2)).astype(np.float32)
     rows = as_rows(matrix, 2 * 70 * 10)
     arrays = {name: jnp.asarray(value) for name, value in rows._asdict().items()}
-    np.testing.assert_allclose(_multiply(arrays, jnp.asarray(x)), matrix @ x, atol=1e-5)
+    np.testing.assert_allclose(multiply(arrays, jnp.asarray(x)), matrix @ x, atol=1e-5)
 
 
 def test_zhou_equals_label_spreading_of_scikit_learn():
@@ -112,30 +114,55 @@ def test_zhou_equals_label_spreading_of_scikit_learn():
     np.testing.assert_allclose(share, expected, atol=2e-4)
 
 
-def test_zhou_without_alpha_takes_the_best_by_two_fold_cross_validation():
+def test_zhou_without_alpha_takes_the_one_that_predicts_the_other_half_best():
     features, clean = blobs(240)
     weights = neighbour_graph(features, 6)
     random = np.random.default_rng(0)
-    label = np.where(random.random(240) < 0.6, random.integers(0, 3, 240), clean)
-    # Labels of a class alternate between the folds.
-    fold = np.empty(240, int)
+    label = np.where(random.random(240) < 0.3, random.integers(0, 3, 240), clean)
+    # Labels of a class alternate between the halves.
+    half = np.empty(240, int)
     for name in range(3):
-        fold[label == name] = np.arange((label == name).sum()) % 2
+        half[label == name] = np.arange((label == name).sum()) % 2
+    index = np.flatnonzero(half == 0)
     scores = {}
-    shares = {}
     for alpha in ALPHAS:
-        shares[alpha] = run_method("zhou", weights, np.arange(240), label, 3, 20, alpha=alpha)
-        scores[alpha] = 0
-        for part in (0, 1):
-            index = np.flatnonzero(fold == part)
-            share = run_method("zhou", weights, index, label[index], 3, 20, alpha=alpha)
-            scores[alpha] += (share.argmax(1) == label)[fold != part].sum()
+        share = run_method("zhou", weights, index, label[index], 3, 20, alpha=alpha)
+        scores[alpha] = (share.argmax(1) == label)[half == 1].sum()
     best = max(ALPHAS, key=lambda alpha: (scores[alpha], alpha))
-    share = run_method("zhou", weights, np.arange(240), label, 3, 20, alpha=None)
-    assert best != 0.99 and len(set(scores.values())) == 3
-    np.testing.assert_allclose(share, shares[best], atol=1e-5)
-    # Six of ten labels are random, and nearly all images get their class.
+    assert best != max(ALPHAS)
+    every = np.arange(240)
+    share = run_method("zhou", weights, every, label, 3, 20, alpha=None)
+    expected = run_method("zhou", weights, every, label, 3, 20, alpha=best)
+    np.testing.assert_allclose(share, expected, atol=1e-5)
+    # A fifth of the labels is wrong, and nearly all images get their class.
     assert (share.argmax(1) == clean).mean() > 0.95
+
+
+def test_modularity_is_that_of_newman_and_girvan():
+    weights = cliques()
+    arrays = prepared(weights, 4)
+    hard = np.zeros((2, 10), np.float32)
+    hard[0, :4] = hard[1, 4:] = 1
+    dense = weights.toarray()
+    degree = dense.sum(1)
+    same = hard.T @ hard
+    expected = ((dense - np.outer(degree, degree) / degree.sum()) * same).sum() / degree.sum()
+    np.testing.assert_allclose(modularity(arrays, jnp.asarray(hard)), expected, atol=1e-5)
+
+
+def test_poisson_mbo_keeps_the_start_with_the_best_modularity(monkeypatch):
+    features, label = blobs(300, seed=3, spread=0.6)
+    weights = neighbour_graph(features, 6)
+    arrays = prepared(weights, 24)
+
+    def quality(*starts: int) -> float:
+        monkeypatch.setattr(threshold, "_STARTS", starts)
+        share = run_method("poisson-mbo", weights, np.arange(3), label[:3], 3, 24, time=8.0)
+        return round(float(modularity(arrays, jnp.asarray(share.T))), 5)
+
+    single = [quality(part) for part in (4, 2, 1)]
+    assert len(set(single)) > 1
+    assert quality(4, 2, 1) == max(single)
 
 
 @pytest.mark.parametrize(("count", "method"), [(59, "poisson-mbo"), (60, "zhou")])
@@ -212,7 +239,8 @@ def test_no_class_of_weak_features_takes_over_in_the_free_rounds():
         return np.bincount(np.asarray(head.transduce(params)).argmax(-1)).max()
 
     assert largest("free") > 500
-    assert largest("equal") < 200
+    # The free rounds may double a class, from 150.
+    assert largest("equal") <= 300
 
 
 def test_class_sizes_move_the_border_between_two_classes():
@@ -241,7 +269,7 @@ def test_sizes_are_equal_given_free_or_estimated_from_the_labels():
 
 def test_what_is_prepared_has_one_shape_for_features_of_one_shape():
     shapes = [
-        {n: x.shape for n, x in prepare_graph(blobs(50, seed)[0], 5, 60, True).items()}
+        {n: x.shape for n, x in prepare_graph(blobs(50, seed)[0], 5, 60).items()}
         for seed in range(2)
     ]
     assert shapes[0] == shapes[1] and shapes[0]["vectors"] == (50, 60)

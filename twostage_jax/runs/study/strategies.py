@@ -107,7 +107,7 @@ def _errors(*arguments) -> dict[str, np.ndarray]:
 def make_graph(features: np.ndarray) -> dict[str, np.ndarray]:
     """Leading vectors of the neighbour graph of features `[N, D]`, as `propagate` makes it."""
     neighbours = min(NEIGHBOURS, len(features) - 1)
-    return prepare_graph(features, neighbours, VECTORS, with_edges=False)
+    return prepare_graph(features, neighbours, VECTORS)
 
 
 def propagate_labels(

@@ -18,13 +18,16 @@ from twostage_jax.stages.heads.graph import (
 from twostage_jax.stages.heads.labels import check_labels
 from twostage_jax.stages.heads.search import map_blocks, query_block, top, unit
 from twostage_jax.stages.heads.sizes import ClassSizes, parse_sizes, size_shares
-from twostage_jax.stages.heads.spreading import auto, poisson, poisson_mbo, zhou
+from twostage_jax.stages.heads.spreading import poisson, zhou
+from twostage_jax.stages.heads.threshold import auto, poisson_mbo
 from twostage_jax.stages.stage import Batch, Head, Key, Scalar
 from twostage_jax.trees import PyTree
 
 METHODS = {"auto": auto, "zhou": zhou, "poisson": poisson, "poisson-mbo": poisson_mbo}
 MOST_NEIGHBOURS = 100
 MOST_VECTORS = 200
+LEAST_VECTORS = 60
+VECTORS_PER_CLASS = 6
 _PRIOR = 0.01  # vote for all classes together that keeps logits finite
 
 
@@ -32,16 +35,16 @@ def propagate(
     classes: int,
     method: str = "auto",
     class_sizes: ClassSizes = "equal",
-    time: Scalar = 20.0,
+    time: Scalar = 40.0,
     alpha: Scalar | None = None,
     neighbours: int = 12,
-    vectors: int = 60,
+    vectors: int | None = None,
     votes: int = 10,
 ) -> Head:
     """Label propagation on the nearest-neighbour graph of all training images.
 
-    `prepare` makes the graph once: see `graph.neighbour_graph` for its weights and
-    `spreading` for the three methods. `solve` returns soft labels of all N images (`transduce`). A
+    `prepare` makes the graph once: see `graph.neighbour_graph` for its weights, and `spreading` and
+    `threshold` for the methods. `solve` returns soft labels of all N images (`transduce`). A
     new image gets the vote of its `votes` nearest training images with the weights of
     `graph.self_tuning` (`logits`).
 
@@ -55,11 +58,12 @@ def propagate(
             `poisson-mbo` for fewer than 20 labels per class, else `zhou`.
         class_sizes: assumed shares of the classes among all images: `equal`, `labels` (the shares
             of the labelled examples), `free` (no assumption), or K shares that add up to 1.
-        time: length of a diffusion of `poisson-mbo`, above 0; may be a traced array.
+        time: length of the first diffusions of `poisson-mbo`, above 0; may be a traced array.
         alpha: share of the neighbours in `zhou`, in (0, 1); may be a traced array. None chooses
             0.9, 0.97 or 0.99 by cross-validation on the labels, see `spreading.choose_alpha`.
         neighbours: neighbours of each image in the graph, from 1 to 100.
-        vectors: leading vectors of the graph that the methods use, from 2 to 200.
+        vectors: leading vectors of the graph that the methods use, from 2 to 200. None is six for
+            each class, but from 60 to 200.
         votes: number of neighbours that classify a new image.
 
     Raises:
@@ -80,6 +84,8 @@ def propagate(
         raise UserError(f"unknown method {method!r}: {did_you_mean(str(method), METHODS)}")
     shares = parse_sizes(class_sizes, classes)
     check_count("neighbours", neighbours, 1, MOST_NEIGHBOURS)
+    if vectors is None:
+        vectors = min(MOST_VECTORS, max(LEAST_VECTORS, VECTORS_PER_CLASS * classes))
     check_count("vectors", vectors, 2, MOST_VECTORS)
     check_count("votes", votes, 1, MOST_NEIGHBOURS)
     if isinstance(alpha, float | int) and not 0 < alpha < 1:
@@ -88,7 +94,7 @@ def propagate(
         raise UserError(f"time is {time}: give a number above 0")
 
     def prepare(features: np.ndarray) -> Mapping[str, np.ndarray]:
-        return prepare_graph(features, neighbours, vectors, method != "poisson-mbo")
+        return prepare_graph(features, neighbours, vectors)
 
     def solve(key: Key, batch: Batch) -> PyTree:
         if "prepared" not in batch:
@@ -117,15 +123,13 @@ def propagate(
     )
 
 
-def prepare_graph(
-    features: np.ndarray, neighbours: int, vectors: int, with_edges: bool
-) -> dict[str, np.ndarray]:
+def prepare_graph(features: np.ndarray, neighbours: int, vectors: int) -> dict[str, np.ndarray]:
     """Compute everything that the methods need from the graph of features `[N, D]`.
 
     Returns:
         `vectors` float32 `[N, m]` and `values` `[m]` of the normalised weights, zeros beyond N;
-        `root` `[N]`, the roots of the degrees; with edges, the entries `column`, `value` and `row`
-        of the normalised weights, as in `graph.Rows`. All shapes depend on those of the features
+        `root` `[N]`, the roots of the degrees; and the entries `column`, `value` and `row` of the
+        normalised weights, as in `graph.Rows`. All shapes depend on those of the features
         alone.
     """
     graph = neighbour_graph(features, neighbours)
@@ -137,11 +141,9 @@ def prepare_graph(
         "values": np.pad(values, (0, missing)),
         "root": np.sqrt(degree).astype(np.float32),
     }
-    if with_edges:
-        # Each edge has at most two entries; fewer than N bridges join the components.
-        rows = as_rows(matrix, 2 * len(features) * (neighbours + 1))
-        prepared |= rows._asdict()
-    return prepared
+    # Each edge has at most two entries; fewer than N bridges join the components.
+    rows = as_rows(matrix, 2 * len(features) * (neighbours + 1))
+    return prepared | rows._asdict()
 
 
 def vote(votes: int, params: PyTree, features: jax.Array) -> jax.Array:

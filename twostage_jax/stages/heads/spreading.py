@@ -1,4 +1,4 @@
-"""Three ways to spread labels over a graph, Zhou's, Poisson and Poisson with MBO, and a rule.
+"""Two ways to spread labels over a graph: Zhou's and Poisson learning.
 
 All functions are pure. They take the arrays of `propagation.prepare_graph`, the rows `[n]` of the
 labelled examples, their labels as weights `[n, K]`, and the assumed class sizes `[K]` (None for no
@@ -17,38 +17,13 @@ from twostage_jax.stages.stage import Scalar
 Graph = Mapping[str, jax.Array]
 
 # Iterations of Chebyshev's method outside of the leading vectors. With 60 vectors of 60,000 images
-# the error falls by 0.6 in each of them.
-ITERATIONS = 40
+# the error falls by 0.6 in each of them. A choice needs less precision than a result.
+ITERATIONS = 30
+_ROUGH = 12
 # Floor of 1 - λ: a component without a bridge would have an infinite weight.
 _FLOOR = 1e-4
-# Labels per class from which the labels themselves say more than the clusters of the graph.
-MANY = 20
 # Candidates for the α of `zhou`, from local to smooth.
 ALPHAS = (0.9, 0.97, 0.99)
-# Rounds of MBO with class sizes, and rounds without them afterwards.
-ROUNDS = 20
-FREE_ROUNDS = 8
-# Class weights: number of steps in the first round and in the others, factor by which each step
-# shrinks, size of the first step, and largest weight.
-_STEPS = (40, 12)
-_SHRINK = (0.9, 0.75)
-_STEP = 0.3
-_CAP = 1.3
-# Growth of a class in the free rounds beyond which their result is not used.
-_TAKEN_OVER = 2.0
-
-
-def auto(
-    graph: Graph,
-    index: jax.Array,
-    counted: jax.Array,
-    sizes: jax.Array | None,
-    alpha: Scalar | None,
-    time: Scalar,
-) -> jax.Array:
-    """`poisson_mbo`, or `zhou` from 20 labels per class on, by the mean number of labels."""
-    many = len(index) >= MANY * counted.shape[1]
-    return (zhou if many else poisson_mbo)(graph, index, counted, sizes, alpha, time)
 
 
 def zhou(
@@ -67,40 +42,49 @@ def zhou(
     """
     if alpha is None:
         alpha = choose_alpha(graph, index, counted, sizes)
+    return _zhou(graph, index, counted, sizes, jnp.asarray(alpha, jnp.float32), ITERATIONS)
+
+
+def _zhou(
+    graph: Graph,
+    index: jax.Array,
+    counted: jax.Array,
+    sizes: jax.Array | None,
+    alpha: jax.Array,
+    iterations: int,
+) -> jax.Array:
     size = len(graph["root"])
     labels = jnp.zeros((counted.shape[1], size)).at[:, index].add(counted.T)
-    score = jnp.maximum(_resolvent(graph, labels, jnp.asarray(alpha, jnp.float32)), 0)
+    inverse = 1 / (1 - alpha * graph["values"])
+    score = (1 - alpha) * _solve(graph, labels, alpha, inverse, iterations)
+    score = jnp.maximum(score, 0)
     if sizes is not None:
         score = score * (sizes / (score.sum(1) + 1e-30))[:, None]
-    return _shares(score).T
+    return as_shares(score).T
 
 
 def choose_alpha(
     graph: Graph, index: jax.Array, counted: jax.Array, sizes: jax.Array | None
 ) -> jax.Array:
-    """Choose the α of `zhou` by two-fold cross-validation on the labelled examples.
+    """Choose the α of `zhou`: one half of the labelled examples predicts the labels of the other.
 
-    The choice is the one of `ALPHAS` with the best accuracy on the labels of the other fold; of
-    equal ones, the largest. Labels may be wrong: all candidates are compared on the same ones. A
-    class with a single label counts as wrong for every candidate.
+    Of `ALPHAS`, the choice is the one with the best accuracy; of equal ones, the largest. Labels
+    may be wrong: all candidates are compared on the same ones. A single label of a class is in the
+    first half and is not predicted.
     """
     counts = (counted > 0).astype(jnp.int32)
-    # Labels of a class alternate between the folds.
+    # Labels of a class alternate between the halves.
     rank = ((jnp.cumsum(counts, 0) - counts) * counts).sum(1)
-    weight = counted.sum(1)
-    label = counted.argmax(1)
+    first = (rank % 2 == 0)[:, None] * counted
+    second = counted - first
 
-    def accuracy(candidate: tuple[jax.Array, jax.Array]) -> jax.Array:
-        alpha, fold = candidate
-        inside = rank % 2 == fold
-        share = zhou(graph, index, counted * inside[:, None], sizes, alpha, 0.0)
-        right = share[index].argmax(1) == label
-        return (weight * (right & ~inside)).sum()
+    def accuracy(alpha: jax.Array) -> jax.Array:
+        share = _zhou(graph, index, first, sizes, alpha, _ROUGH)
+        predicted = share[index].argmax(1)
+        return jnp.take_along_axis(second, predicted[:, None], 1).sum()
 
     alphas = jnp.asarray(ALPHAS, jnp.float32)
-    folds = jnp.arange(2)
-    pairs = (jnp.repeat(alphas, 2), jnp.tile(folds, len(ALPHAS)))
-    scores = jax.lax.map(accuracy, pairs).reshape(len(ALPHAS), 2).sum(1)
+    scores = jax.lax.map(accuracy, alphas)
     return jnp.where(scores == scores.max(), alphas, 0).max()
 
 
@@ -117,7 +101,7 @@ def poisson(
     With class sizes, scores are multiplied by the size of the class over its share of the labels,
     as in the paper. `alpha` and `time` are not used.
     """
-    score = _poisson_scores(graph, index, counted, exact=True)
+    score = poisson_scores(graph, index, counted, exact=True)
     if sizes is not None:
         labelled = counted.sum(0) / jnp.maximum(counted.sum(), 1e-30)
         score = score * (sizes / jnp.maximum(labelled, 1e-6))[:, None]
@@ -126,93 +110,13 @@ def poisson(
     return jax.nn.softmax(score / scale, axis=0).T
 
 
-def poisson_mbo(
-    graph: Graph,
-    index: jax.Array,
-    counted: jax.Array,
-    sizes: jax.Array | None,
-    alpha: Scalar | None,
-    time: Scalar,
-) -> jax.Array:
-    """Threshold dynamics on the leading vectors, from Poisson scores (PoissonMBO, 2020).
-
-    A round multiplies the shares by class weights, gives each image its best class, resets the
-    labelled ones, and diffuses the result: `D^-1/2 V exp(-t (1 - λ)) V' D^1/2` with `t = time`. Two
-    things differ from the paper: the diffusion is in closed form, and the class weights are soft
-    (they take a few shrinking steps towards the sizes and stay within 1/1.3 and 1.3). After 20
-    rounds, eight without weights follow, unless they double or halve a class. `alpha` is not
-    used.
-    """
-    classes = counted.shape[1]
-    score = _poisson_scores(graph, index, counted, exact=False)
-    # The smallest score of a class becomes 0.
-    score = score - score.min(1, keepdims=True)
-
-    decay = jnp.exp(-time * (1 - graph["values"]))
-
-    def diffuse(hard: jax.Array) -> jax.Array:
-        coefficient = (hard * graph["root"][None]) @ graph["vectors"]
-        spread = (coefficient * decay[None]) @ graph["vectors"].T / graph["root"][None]
-        return spread.at[:, index].add(counted.T)
-
-    def assign(share: jax.Array) -> jax.Array:
-        best = (share.argmax(0)[None] == jnp.arange(classes)[:, None]).astype(jnp.float32)
-        return _reset(best, index, counted)
-
-    def constrained(carry: tuple, kind: int) -> tuple:
-        score, weight = carry
-        share = _shares(score)
-        if sizes is not None:
-            weight = _balance(share, weight, sizes, _STEPS[kind], _SHRINK[kind])
-        return diffuse(assign(share * weight[:, None])), weight
-
-    carry = constrained((score, jnp.ones(classes)), 0)
-    carry = jax.lax.fori_loop(1, ROUNDS, lambda _, carry: constrained(carry, 1), carry)
-
-    def free(_: int, score: jax.Array) -> jax.Array:
-        return diffuse(assign(_shares(score)))
-
-    balanced = assign(_shares(carry[0]) * carry[1][:, None])
-    score = jax.lax.fori_loop(0, FREE_ROUNDS - 1, free, carry[0])
-    final = assign(_shares(score))
-    if sizes is None:
-        return final.T
-    # On weak features, one class may take over as soon as the sizes are free.
-    growth = final.sum(1) / jnp.maximum(balanced.sum(1), 1.0)
-    stable = (growth.max() < _TAKEN_OVER) & (growth.min() > 1 / _TAKEN_OVER)
-    return jnp.where(stable, final, balanced).T
-
-
-def _balance(
-    share: jax.Array, weight: jax.Array, sizes: jax.Array, steps: int, shrink: float
-) -> jax.Array:
-    """Class weights `[K]` with which the best classes of shares `[K, N]` come near their sizes."""
-
-    def step(number: int, weight: jax.Array) -> jax.Array:
-        score = share * weight[:, None]
-        # A comparison takes a third of the time of `argmax`, and ties are rare.
-        best = score >= score.max(0, keepdims=True)
-        taken = best.sum(1) / score.shape[1]
-        change = _STEP * shrink**number * (1 - taken / sizes)
-        return jnp.clip(weight * jnp.exp(change), 1 / _CAP, _CAP)
-
-    return jax.lax.fori_loop(0, steps, step, weight)
-
-
-def _reset(hard: jax.Array, index: jax.Array, counted: jax.Array) -> jax.Array:
-    """Give the labelled examples their labels again, in hard assignments `[K, N]`."""
-    is_labelled = (counted.sum(1) > 0)[None]
-    label = (counted > 0).astype(hard.dtype).T
-    return hard.at[:, index].set(jnp.where(is_labelled, label, hard[:, index]))
-
-
-def _shares(score: jax.Array) -> jax.Array:
+def as_shares(score: jax.Array) -> jax.Array:
     """Scores `[K, N]` as shares that add up to 1 for each example; negative scores are 0."""
     score = jnp.maximum(score, 0)
     return score / (score.sum(0, keepdims=True) + 1e-12)
 
 
-def _poisson_scores(graph: Graph, index: jax.Array, counted: jax.Array, exact: bool) -> jax.Array:
+def poisson_scores(graph: Graph, index: jax.Array, counted: jax.Array, exact: bool) -> jax.Array:
     """Scores `[K, N]` of Poisson learning, of mean 0 by degree.
 
     The source of a class is its labels minus their mean, so it adds up to 0. Unless `exact`, the
@@ -229,16 +133,12 @@ def _poisson_scores(graph: Graph, index: jax.Array, counted: jax.Array, exact: b
         return (coefficient * inverse[None]) @ graph["vectors"].T / graph["root"][None]
     size = len(graph["root"])
     right = jnp.zeros((counted.shape[1], size)).at[:, index].add((source / root).T)
-    return _solve(graph, right, jnp.float32(1), inverse) / graph["root"][None]
+    return _solve(graph, right, jnp.float32(1), inverse, ITERATIONS) / graph["root"][None]
 
 
-def _resolvent(graph: Graph, labels: jax.Array, alpha: jax.Array) -> jax.Array:
-    """Rows of `(1 - α) (I - α S)^-1` applied to rows `[K, N]`."""
-    inverse = 1 / (1 - alpha * graph["values"])
-    return (1 - alpha) * _solve(graph, labels, alpha, inverse)
-
-
-def _solve(graph: Graph, right: jax.Array, alpha: jax.Array, inverse: jax.Array) -> jax.Array:
+def _solve(
+    graph: Graph, right: jax.Array, alpha: jax.Array, inverse: jax.Array, iterations: int
+) -> jax.Array:
     """Solution of `(I - α S) x = right` for rows `[K, N]`.
 
     Exact on the leading vectors (`inverse` holds the factors there), and Chebyshev's iteration
@@ -261,17 +161,17 @@ def _solve(graph: Graph, right: jax.Array, alpha: jax.Array, inverse: jax.Array)
     def iterate(_: int, carry: tuple) -> tuple:
         x, residual, direction, step = carry
         x = x + direction
-        residual = project(residual - direction + alpha * _multiply(graph, direction))
+        residual = project(residual - direction + alpha * multiply(graph, direction))
         following = 1 / (2 * middle / half - step)
         direction = following * step * direction + 2 * following / half * residual
         return x, residual, direction, following
 
     start = (jnp.zeros_like(residual), residual, residual / middle, half / middle)
-    rest = jax.lax.fori_loop(0, ITERATIONS, iterate, start)[0]
+    rest = jax.lax.fori_loop(0, iterations, iterate, start)[0]
     return leading + rest.T
 
 
-def _multiply(graph: Graph, x: jax.Array) -> jax.Array:
+def multiply(graph: Graph, x: jax.Array) -> jax.Array:
     """Product of the normalised weights and `[N, K]`."""
     partial = jnp.einsum("cw,cwk->ck", graph["value"], x[graph["column"]])
     # Rows of the matrix that were cut into several add up again.

@@ -1,0 +1,175 @@
+"""Poisson learning followed by threshold dynamics: PoissonMBO, from several starts.
+
+Calder et al., "Poisson Learning: Graph Based Semi-Supervised Learning at Very Low Label Rates",
+ICML 2020. Threshold dynamics finds a local optimum, and a wrong one exchanges or joins classes. So
+it starts from coarse clusters of three resolutions, refines each result, and keeps the best
+partition of the graph.
+
+The arguments of `poisson_mbo` and `auto` are those of the functions in `spreading`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from twostage_jax.stages.heads.spreading import (
+    Graph,
+    as_shares,
+    multiply,
+    poisson_scores,
+    zhou,
+)
+from twostage_jax.stages.stage import Scalar
+
+# Labels per class from which the labels themselves say more than the clusters of the graph.
+MANY = 20
+# A start uses one in 4, one in 2, or all of the leading vectors.
+_STARTS = (4, 2, 1)
+# Rounds with class sizes from a start and in the refinement, and rounds without them afterwards.
+_ROUNDS = (20, 10)
+_FREE_ROUNDS = 8
+# The refinement diffuses for this part of the time.
+_FINE = 1 / 8
+# Class weights: number of steps in the first round and in the others, factor by which each step
+# shrinks, size of the first step, and largest weight.
+_STEPS = (40, 12)
+_SHRINK = (0.9, 0.75)
+_STEP = 0.3
+_CAP = 1.3
+# Growth of a class in the free rounds beyond which their result is not used.
+_TAKEN_OVER = 2.0
+
+
+def auto(
+    graph: Graph,
+    index: jax.Array,
+    counted: jax.Array,
+    sizes: jax.Array | None,
+    alpha: Scalar | None,
+    time: Scalar,
+) -> jax.Array:
+    """`poisson_mbo`, or `zhou` from 20 labels per class on, by the mean number of labels."""
+    many = len(index) >= MANY * counted.shape[1]
+    return (zhou if many else poisson_mbo)(graph, index, counted, sizes, alpha, time)
+
+
+def poisson_mbo(
+    graph: Graph,
+    index: jax.Array,
+    counted: jax.Array,
+    sizes: jax.Array | None,
+    alpha: Scalar | None,
+    time: Scalar,
+) -> jax.Array:
+    """Threshold dynamics on the leading vectors, from Poisson scores.
+
+    Each start uses its own number of leading vectors and `time`, and its result is refined on all
+    vectors with an eighth of `time`. The result with the largest modularity is returned. `alpha` is
+    not used.
+    """
+    results = []
+    for part in _STARTS:
+        count = max(2, graph["vectors"].shape[1] // part)
+        coarse = {
+            **graph,
+            "vectors": graph["vectors"][:, :count],
+            "values": graph["values"][:count],
+        }
+        score = poisson_scores(coarse, index, counted, exact=False)
+        # The smallest score of a class becomes 0.
+        score = score - score.min(1, keepdims=True)
+        hard = _threshold(coarse, score, index, counted, sizes, time, _ROUNDS[0])
+        results.append(_threshold(graph, hard, index, counted, sizes, _FINE * time, _ROUNDS[1]))
+    candidates = jnp.stack(results)
+    best = jnp.stack([modularity(graph, hard) for hard in results]).argmax()
+    return candidates[best].T
+
+
+def modularity(graph: Graph, hard: jax.Array) -> jax.Array:
+    """Share of the edges' weight within classes, minus its expectation; hard labels `[K, N]`.
+
+    The expectation is that of random edges between images of the same degrees. Newman and Girvan,
+    "Finding and Evaluating Community Structure in Networks", 2004. A scalar from -1 to 1; a cut
+    through a cluster and unequal class sizes reduce it.
+    """
+    rooted = hard * graph["root"][None]
+    total = (graph["root"] ** 2).sum()
+    # `S` times the roots of both degrees is the weight of an edge.
+    within = (rooted * multiply(graph, rooted.T).T).sum() / total
+    volume = (rooted * graph["root"][None]).sum(1) / total
+    return within - (volume**2).sum()
+
+
+def _threshold(
+    graph: Graph,
+    score: jax.Array,
+    index: jax.Array,
+    counted: jax.Array,
+    sizes: jax.Array | None,
+    time: Scalar,
+    rounds: int,
+) -> jax.Array:
+    """Hard labels `[K, N]` by threshold dynamics from scores `[K, N]`.
+
+    A round multiplies the shares by class weights, gives each image its best class, resets the
+    labelled ones, and diffuses the result: `D^-1/2 V exp(-t (1 - λ)) V' D^1/2` with `t = time`. Two
+    things differ from the paper: the diffusion is in closed form, and the class weights are soft
+    (they take a few shrinking steps towards the sizes and stay within 1/1.3 and 1.3). Eight rounds
+    without weights follow, unless they double or halve a class.
+    """
+    classes = counted.shape[1]
+    decay = jnp.exp(-time * (1 - graph["values"]))
+
+    def diffuse(hard: jax.Array) -> jax.Array:
+        coefficient = (hard * graph["root"][None]) @ graph["vectors"]
+        spread = (coefficient * decay[None]) @ graph["vectors"].T / graph["root"][None]
+        return spread.at[:, index].add(counted.T)
+
+    def assign(share: jax.Array) -> jax.Array:
+        best = (share.argmax(0)[None] == jnp.arange(classes)[:, None]).astype(jnp.float32)
+        return _reset(best, index, counted)
+
+    def constrained(carry: tuple, kind: int) -> tuple:
+        score, weight = carry
+        share = as_shares(score)
+        if sizes is not None:
+            weight = _balance(share, weight, sizes, _STEPS[kind], _SHRINK[kind])
+        return diffuse(assign(share * weight[:, None])), weight
+
+    carry = constrained((score, jnp.ones(classes)), 0)
+    carry = jax.lax.fori_loop(1, rounds, lambda _, carry: constrained(carry, 1), carry)
+
+    def free(_: int, score: jax.Array) -> jax.Array:
+        return diffuse(assign(as_shares(score)))
+
+    balanced = assign(as_shares(carry[0]) * carry[1][:, None])
+    score = jax.lax.fori_loop(0, _FREE_ROUNDS - 1, free, carry[0])
+    final = assign(as_shares(score))
+    if sizes is None:
+        return final
+    # On weak features, one class may take over as soon as the sizes are free.
+    growth = final.sum(1) / jnp.maximum(balanced.sum(1), 1.0)
+    stable = (growth.max() < _TAKEN_OVER) & (growth.min() > 1 / _TAKEN_OVER)
+    return jnp.where(stable, final, balanced)
+
+
+def _balance(
+    share: jax.Array, weight: jax.Array, sizes: jax.Array, steps: int, shrink: float
+) -> jax.Array:
+    """Class weights `[K]` with which the best classes of shares `[K, N]` come near their sizes."""
+
+    def step(number: int, weight: jax.Array) -> jax.Array:
+        score = share * weight[:, None]
+        # A comparison takes a third of the time of `argmax`, and ties are rare.
+        best = score >= score.max(0, keepdims=True)
+        taken = best.sum(1) / score.shape[1]
+        change = _STEP * shrink**number * (1 - taken / sizes)
+        return jnp.clip(weight * jnp.exp(change), 1 / _CAP, _CAP)
+
+    return jax.lax.fori_loop(0, steps, step, weight)
+
+
+def _reset(hard: jax.Array, index: jax.Array, counted: jax.Array) -> jax.Array:
+    """Give the labelled examples their labels again, in hard assignments `[K, N]`."""
+    is_labelled = (counted.sum(1) > 0)[None]
+    label = (counted > 0).astype(hard.dtype).T
+    return hard.at[:, index].set(jnp.where(is_labelled, label, hard[:, index]))
