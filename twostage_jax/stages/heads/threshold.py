@@ -25,13 +25,13 @@ MANY = 20
 # A start uses one in 4, one in 2, or all of the leading vectors.
 _STARTS = (4, 2, 1)
 # Rounds with class sizes from a start and in the refinement, and rounds without them afterwards.
-_ROUNDS = (20, 10)
-_FREE_ROUNDS = 8
+_ROUNDS = (10, 5)
+_FREE_ROUNDS = 5
 # The refinement diffuses for this part of the time.
 _FINE = 1 / 8
 # Class weights: number of steps in the first round and in the others, factor by which each step
 # shrinks, size of the first step, and largest weight.
-_STEPS = (40, 12)
+_STEPS = (40, 6)
 _SHRINK = (0.9, 0.75)
 _STEP = 0.3
 _CAP = 1.3
@@ -113,7 +113,7 @@ def _threshold(
     A round multiplies the shares by class weights, gives each image its best class, resets the
     labelled ones, and diffuses the result: `D^-1/2 V exp(-t (1 - λ)) V' D^1/2` with `t = time`. Two
     things differ from the paper: the diffusion is in closed form, and the class weights are soft
-    (they take a few shrinking steps towards the sizes and stay within 1/1.3 and 1.3). Eight rounds
+    (they take a few shrinking steps towards the sizes and stay within 1/1.3 and 1.3). Five rounds
     without weights follow, unless they double or halve a class.
     """
     classes = counted.shape[1]
