@@ -1,4 +1,4 @@
-"""Three ways to spread labels over a graph, Zhou's, Poisson and Poisson with MBO, and a rule.
+"""Methods that spread labels over a graph: Zhou's, Poisson, Poisson with MBO, and a choice.
 
 All functions are pure. They take the arrays of `propagation.prepare_graph`, the rows `[n]` of the
 labelled examples, their labels as weights `[n, K]`, and the assumed class sizes `[K]` (None for no
@@ -43,10 +43,10 @@ def auto(
     index: jax.Array,
     counted: jax.Array,
     sizes: jax.Array | None,
-    alpha: Scalar | None,
+    alpha: Scalar,
     time: Scalar,
 ) -> jax.Array:
-    """`poisson_mbo`, or `zhou` from 20 labels per class on, by the mean number of labels."""
+    """`zhou` if classes have at least 20 labels on average, else `poisson_mbo`."""
     many = len(index) >= MANY * counted.shape[1]
     return (zhou if many else poisson_mbo)(graph, index, counted, sizes, alpha, time)
 
@@ -56,20 +56,32 @@ def zhou(
     index: jax.Array,
     counted: jax.Array,
     sizes: jax.Array | None,
-    alpha: Scalar | None,
+    alpha: Scalar,
     time: Scalar,
 ) -> jax.Array:
     """Local and global consistency: `(1 - α) (I - α S)^-1 Y` for labels `Y` (Zhou et al., 2004).
 
     With class sizes, the scores of each class are scaled to add up to its size (class mass
-    normalisation, Zhu et al., 2003). Without `alpha`, `choose_alpha` chooses it. `time` is not
+    normalisation, Zhu et al., 2003). If `alpha` is 0, `choose_alpha` chooses it. `time` is not
     used.
     """
-    if alpha is None:
-        alpha = choose_alpha(graph, index, counted, sizes)
+    # A swept value is traced. Then the choice is computed even if no value is 0.
+    if isinstance(alpha, jax.Array) or alpha == 0:
+        alpha = jnp.where(alpha > 0, alpha, choose_alpha(graph, index, counted, sizes))
+    return _consistent(graph, index, counted, sizes, jnp.asarray(alpha, jnp.float32))
+
+
+def _consistent(
+    graph: Graph,
+    index: jax.Array,
+    counted: jax.Array,
+    sizes: jax.Array | None,
+    alpha: jax.Array,
+) -> jax.Array:
+    """Result of `zhou` for a given α."""
     size = len(graph["root"])
     labels = jnp.zeros((counted.shape[1], size)).at[:, index].add(counted.T)
-    score = jnp.maximum(_resolvent(graph, labels, jnp.asarray(alpha, jnp.float32)), 0)
+    score = jnp.maximum(_resolvent(graph, labels, alpha), 0)
     if sizes is not None:
         score = score * (sizes / (score.sum(1) + 1e-30))[:, None]
     return _shares(score).T
@@ -80,9 +92,9 @@ def choose_alpha(
 ) -> jax.Array:
     """Choose the α of `zhou` by two-fold cross-validation on the labelled examples.
 
-    The choice is the one of `ALPHAS` with the best accuracy on the labels of the other fold; of
-    equal ones, the largest. Labels may be wrong: all candidates are compared on the same ones. A
-    class with a single label counts as wrong for every candidate.
+    The choice is the value of `ALPHAS` with the best accuracy on the labels of the other fold; of
+    equal values, the largest. The labels may be wrong, because all candidates are compared on the
+    same labels. A single label of a class counts as an error of every candidate.
     """
     counts = (counted > 0).astype(jnp.int32)
     # Labels of a class alternate between the folds.
@@ -93,7 +105,7 @@ def choose_alpha(
     def accuracy(candidate: tuple[jax.Array, jax.Array]) -> jax.Array:
         alpha, fold = candidate
         inside = rank % 2 == fold
-        share = zhou(graph, index, counted * inside[:, None], sizes, alpha, 0.0)
+        share = _consistent(graph, index, counted * inside[:, None], sizes, alpha)
         right = share[index].argmax(1) == label
         return (weight * (right & ~inside)).sum()
 
@@ -109,7 +121,7 @@ def poisson(
     index: jax.Array,
     counted: jax.Array,
     sizes: jax.Array | None,
-    alpha: Scalar | None,
+    alpha: Scalar,
     time: Scalar,
 ) -> jax.Array:
     """Poisson learning: the solution of `(D - W) u = y - mean(y)` (Calder et al., 2020).
@@ -131,7 +143,7 @@ def poisson_mbo(
     index: jax.Array,
     counted: jax.Array,
     sizes: jax.Array | None,
-    alpha: Scalar | None,
+    alpha: Scalar,
     time: Scalar,
 ) -> jax.Array:
     """Threshold dynamics on the leading vectors, from Poisson scores (PoissonMBO, 2020).
@@ -139,9 +151,9 @@ def poisson_mbo(
     A round multiplies the shares by class weights, gives each image its best class, resets the
     labelled ones, and diffuses the result: `D^-1/2 V exp(-t (1 - λ)) V' D^1/2` with `t = time`. Two
     things differ from the paper: the diffusion is in closed form, and the class weights are soft
-    (they take a few shrinking steps towards the sizes and stay within 1/1.3 and 1.3). After 20
-    rounds, eight without weights follow, unless they double or halve a class. `alpha` is not
-    used.
+    (they take a few shrinking steps towards the sizes and stay between 1/1.3 and 1.3). After 20
+    rounds, eight rounds without weights follow. If these double or halve a class, their result is
+    not used. `alpha` is not used.
     """
     classes = counted.shape[1]
     score = _poisson_scores(graph, index, counted, exact=False)
