@@ -9,7 +9,8 @@ import pytest
 from tests import tiny
 from twostage_jax import cli
 from twostage_jax.config.parse import parse
-from twostage_jax.runs.study.start import run_study
+from twostage_jax.config.studies import SuspectStudy
+from twostage_jax.runs.study.start import STUDIES, run_study
 from twostage_jax.show.terminal import Terminal
 
 
@@ -44,6 +45,19 @@ def test_suspects_are_written_with_the_rows_of_the_source(encoder, tmp_path):
     assert results["at_true_number"] == pytest.approx(np.mean(changed[: sum(changed)]))
     assert (folder / "suspects.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "study.json").read_text())["complete"]
+
+
+def test_the_encoder_is_recorded_before_anything_is_computed(encoder, tmp_path, monkeypatch):
+    def stopped(context):
+        raise RuntimeError("stopped")
+
+    kind = STUDIES[SuspectStudy]
+    monkeypatch.setitem(STUDIES, SuspectStudy, kind._replace(compute=stopped))
+    with pytest.raises(RuntimeError, match="stopped"):
+        study("suspects", "--from", encoder[0], "--out", tmp_path / "a")
+    content = json.loads((tmp_path / "a" / "study.json").read_text())
+    manifest = json.loads((encoder[0] / "manifest.json").read_text())
+    assert content["encoder"] == manifest["groups"]["encoder"]["sha256"]
 
 
 def test_what_to_label_next_comes_back_as_labels(encoder, tmp_path):
@@ -95,6 +109,7 @@ def test_strategies_are_compared_on_the_same_seeds(encoder, tmp_path):
         ("next --budget 3 --labelled missing.csv", "cannot read"),
         ("next --budget 3 --counts 3", "add --compare"),
         ("next --budget 3 --compare --counts 77", "--counts does not fit 76"),
+        ("next --budget 3 --augment objects", "--augment is only for training an encoder"),
     ],
 )
 def test_a_study_that_does_not_fit_ends_with_one_line(encoder, tmp_path, capsys, words, message):

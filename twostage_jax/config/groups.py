@@ -167,9 +167,9 @@ class HeadConfig(StageConfig):
     ] = UNSET
     """Classifier on the features: mlp, linear, ridge, knn, knn-reliable, prototype, propagate, \
 finetune (also trains the encoder), or package.module:function"""
-    method: Annotated[
-        str, *declare("NAME", choice("method", METHODS), "auto", default=METHOD)
-    ] = UNSET
+    method: Annotated[str, *declare("NAME", choice("method", METHODS), "auto", default=METHOD)] = (
+        UNSET
+    )
     """Method of the protocol propagate: zhou, poisson, poisson-mbo, or auto (poisson-mbo below 20 \
 labels per class, else zhou)"""
     class_sizes: Annotated[

@@ -117,12 +117,18 @@ def _run(
     write_study(folder, content)
     if opened is None:
         opened = train_encoder(study, dataset, folder, terminal)
+    elif opened.manifest.pretrain is not None and opened.manifest.pretrain.labels:
+        terminal.notice(
+            f"the encoder of {opened.folder} was trained with {opened.manifest.pretrain.labels:,} "
+            "labels: it is no evidence for pretraining without labels"
+        )
     encoder = opened.manifest.groups["encoder"].sha256
     if content.setdefault("encoder", encoder) != encoder:
         raise UserError(
-            f"the encoder of {opened.folder} is not the one that {folder} was started with: start "
-            "a new study"
+            f"{opened.folder} has another encoder than when {folder} was started: start a new study"
         )
+    # Written before anything is computed: cells must never come from two encoders.
+    write_study(folder, content)
     training, lockbox = dataset.lock()
 
     def on_unlock() -> None:
