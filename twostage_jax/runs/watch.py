@@ -27,9 +27,9 @@ REMEDY = (
 def watch_data(examples: Examples, trials: Trials) -> TrialData:
     """Return the examples from which the figures of an encoder are computed.
 
-    These are at most 2,000 labelled images and labels of each encoder, as the first of its trials
-    has them, and at most 2,000 validation images. Without a validation split they are at most 2,000
-    images of stage 1.
+    These are at most 2,000 labelled images for each encoder and at most 2,000 validation images. If
+    several trials share an encoder, the labels are those of the first of them. Without a validation
+    split, the examples are at most 2,000 images of stage 1.
     """
     validation = examples.dataset.validation
     if not len(validation["label"]):

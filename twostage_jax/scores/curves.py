@@ -92,7 +92,7 @@ def paired_difference(errors: np.ndarray, control: np.ndarray) -> Interval:
 
 
 def labels_to_match(target: np.ndarray, control: Curve) -> Interval:
-    """Number of labels with which a control reaches the mean error of `target`, with its interval.
+    """Number of labels that a control needs for the mean error of `target`, with its interval.
 
     The control's mean error is interpolated linearly over the logarithm of the number of labels,
     after it has been made non-increasing. The interval is a bootstrap over draws.
@@ -102,8 +102,8 @@ def labels_to_match(target: np.ndarray, control: Curve) -> Interval:
         control: error curve of the control.
 
     Returns:
-        0 if the smallest number of labels of the control is sufficient; infinity if the largest is
-        not.
+        The number of labels: 0 if the control's smallest number is sufficient, infinity if its
+        largest number is not.
 
     >>> curve = {10: np.array([0.4]), 1000: np.array([0.2])}
     >>> round(labels_to_match(np.array([0.3]), curve).value)
@@ -184,8 +184,8 @@ def fit_power_law(counts: np.ndarray, errors: np.ndarray) -> np.ndarray:
 def extrapolate(curve: Curve) -> Extrapolation | None:
     """Fit a power law to a curve, and predict the error with twice its largest number of labels.
 
-    A second fit without the largest number tests such a prediction. Both intervals cover the choice
-    of the draws, but not a wrong form of the law.
+    A second fit, without the largest number, tests such a prediction. Both intervals cover the
+    choice of the draws. They do not cover a wrong form of the law.
 
     Returns:
         None for fewer than five numbers of labels.

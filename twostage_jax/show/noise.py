@@ -85,7 +85,7 @@ def _show_advice(results: Record, terminal: Terminal) -> None:
 def plot_noise(results: Record, kind: str) -> bytes:
     """Plot test accuracy over the rate, a panel for each kind of noise with several rates.
 
-    Lines are the advised arm, the first arm and the best of the others. Bars reach from the lowest
+    The lines are the advised arm, the first arm and the best other arms. Bars reach from the lowest
     to the highest draw.
 
     Args:
