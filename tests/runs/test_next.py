@@ -1,6 +1,7 @@
 """The studies `suspects` and `next`, from the command to their files."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,8 @@ from tests import tiny
 from twostage_jax import cli
 from twostage_jax.config.parse import parse
 from twostage_jax.config.studies import SuspectStudy
-from twostage_jax.runs.study.start import STUDIES, run_study
+from twostage_jax.runs.open import open_run
+from twostage_jax.runs.study.start import STUDIES, report_labels, run_study
 from twostage_jax.show.terminal import Terminal
 
 
@@ -58,6 +60,20 @@ def test_the_encoder_is_recorded_before_anything_is_computed(encoder, tmp_path, 
     content = json.loads((tmp_path / "a" / "study.json").read_text())
     manifest = json.loads((encoder[0] / "manifest.json").read_text())
     assert content["encoder"] == manifest["groups"]["encoder"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [({"labels": 30}, "with 30 labels"), ({"kept": [2]}, "chose the epoch")]
+)
+def test_labels_that_stage_1_has_used_are_reported(encoder, change, words):
+    run = open_run(encoder[0])
+    terminal = Terminal(quiet=True)
+    report_labels(run, terminal)
+    assert not terminal.notices
+    record = dataclasses.replace(run.manifest.pretrain, **change)
+    manifest = dataclasses.replace(run.manifest, pretrain=record)
+    report_labels(dataclasses.replace(run, manifest=manifest), terminal)
+    assert words in terminal.notices[0]
 
 
 def test_what_to_label_next_comes_back_as_labels(encoder, tmp_path):

@@ -212,7 +212,7 @@ class NoiseStudy(Study):
     transition: Annotated[str, *declare("FILE", check_text, "none", normal=as_file)] = UNSET
     """File (csv or npy) with a transition matrix as one more noise; one row for each true class"""
     draws: Annotated[int, *declare("INT", integer(1), str(NOISE_DRAWS))] = UNSET
-    """Number of random draws of the noise for each rate; networks trained end to end get one"""
+    """Number of random draws of the noise for each rate; networks trained end to end have one"""
     arms: Annotated[
         str, *declare("NAME,...", check_names, "16 frozen, 5 random, 2 supervised", normal=as_names)
     ] = UNSET
@@ -252,7 +252,7 @@ class NextStudy(Study):
     """List the unlabelled images that are most useful to label next."""
 
     budget: Annotated[int, *declare("N", integer(1), "none; required")] = UNSET
-    """Number of images to list"""
+    """Number of images to list for labelling"""
     strategy: Annotated[
         Literal["typical", "k-centre", "margin", "random"] | None,
         *declare("NAME", choice("strategy", STRATEGIES), STRATEGIES[0]),

@@ -117,11 +117,7 @@ def _run(
     write_study(folder, content)
     if opened is None:
         opened = train_encoder(study, dataset, folder, terminal)
-    elif opened.manifest.pretrain is not None and opened.manifest.pretrain.labels:
-        terminal.notice(
-            f"the encoder of {opened.folder} was trained with {opened.manifest.pretrain.labels:,} "
-            "labels: it is no evidence for pretraining without labels"
-        )
+    report_labels(opened, terminal)
     encoder = opened.manifest.groups["encoder"].sha256
     if content.setdefault("encoder", encoder) != encoder:
         raise UserError(
@@ -145,6 +141,23 @@ def _run(
     write_study(folder, content)
     terminal.line(f"study in {folder}", hang=2)
     return content
+
+
+def report_labels(opened: Run, terminal: Terminal) -> None:
+    """Print which labels stage 1 has used; the numbers of labels of a study do not include them."""
+    record = opened.manifest.pretrain
+    if record is None:
+        return
+    if record.labels:
+        terminal.notice(
+            f"the encoder of {opened.folder} was trained with {record.labels:,} labels: it is no "
+            "evidence for pretraining without labels"
+        )
+    if record.kept is not None:
+        terminal.notice(
+            f"labels chose the epoch of the encoder of {opened.folder} (--pretrain.select probe): "
+            "the study does not count these labels"
+        )
 
 
 def _started(
