@@ -9,6 +9,7 @@ from twostage_jax.config.fields import parse_mesh
 from twostage_jax.config.layers import from_dict
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
+from twostage_jax.config.studies import LabelStudy, check_study
 from twostage_jax.config.sweep import SWEEPABLE, grid, point_name, swept
 from twostage_jax.errors import UserError
 
@@ -96,6 +97,11 @@ def test_a_solved_head_takes_nothing_that_goes_with_training(protocol):
     with pytest.raises(UserError, match="--sweep head.weight-decay goes with a trained head"):
         check(Config(head=head, sweep={"head.weight-decay": (0, 1)}))
     check(Config(head=head, sweep={"head.strength": (0.1, 1)}))
+
+
+def test_a_study_that_is_misspelt_is_refused():
+    with pytest.raises(UserError, match="unknown --select 'drawn': did you mean 'draw'"):
+        check_study(LabelStudy(select="drawn"))
 
 
 def test_what_is_allowed():

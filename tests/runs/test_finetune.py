@@ -11,6 +11,7 @@ import pytest
 import twostage_jax as ts
 from tests import tiny
 from twostage_jax import cli
+from twostage_jax.runs.checks import check_loss_numbers
 
 SOURCE = """
 from flax import linen as nn
@@ -73,6 +74,17 @@ def test_part_of_an_encoder_is_trained_and_the_rest_keeps_its_bits(done, tmp_pat
     assert cli.main([*tuned, "--head.encode", "once"]) == 2
     assert "finetune trains the encoder: leave --head.encode out" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+    study = ["study", "suspects", "--from", str(tmp_path / "part"), "--out", str(tmp_path / "no")]
+    assert cli.main(study) == 2
+    assert "trained the encoder with labels" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_number_of_the_objective_is_not_taken_for_one_of_the_loss():
+    asked = {"head.protocol": ("loss",)}
+    check_loss_numbers(ts.Config(sweep={"pretrain.q": (0.3, 0.7)}), asked)
+    with pytest.raises(ts.UserError, match="q belongs to the loss gce"):
+        check_loss_numbers(ts.Config(sweep={"head.q": (0.3, 0.7)}), asked)
 
 
 @pytest.mark.parametrize("loss", ["gce", "elr", "forward"])

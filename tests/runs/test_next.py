@@ -1,6 +1,7 @@
 """The studies `suspects` and `next`, from the command to their files."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from tests import tiny
 from twostage_jax import cli
 from twostage_jax.config.parse import parse
-from twostage_jax.runs.study.start import run_study
+from twostage_jax.config.studies import SuspectStudy
+from twostage_jax.runs.open import open_run
+from twostage_jax.runs.study.start import STUDIES, report_labels, run_study
 from twostage_jax.show.terminal import Terminal
 
 
@@ -44,6 +47,33 @@ def test_suspects_are_written_with_the_rows_of_the_source(encoder, tmp_path):
     assert results["at_true_number"] == pytest.approx(np.mean(changed[: sum(changed)]))
     assert (folder / "suspects.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "study.json").read_text())["complete"]
+
+
+def test_the_encoder_is_recorded_before_anything_is_computed(encoder, tmp_path, monkeypatch):
+    def stopped(context):
+        raise RuntimeError("stopped")
+
+    kind = STUDIES[SuspectStudy]
+    monkeypatch.setitem(STUDIES, SuspectStudy, kind._replace(compute=stopped))
+    with pytest.raises(RuntimeError, match="stopped"):
+        study("suspects", "--from", encoder[0], "--out", tmp_path / "a")
+    content = json.loads((tmp_path / "a" / "study.json").read_text())
+    manifest = json.loads((encoder[0] / "manifest.json").read_text())
+    assert content["encoder"] == manifest["groups"]["encoder"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [({"labels": 30}, "with 30 labels"), ({"kept": [2]}, "chose the epoch")]
+)
+def test_labels_that_stage_1_has_used_are_reported(encoder, change, words):
+    run = open_run(encoder[0])
+    terminal = Terminal(quiet=True)
+    report_labels(run, terminal)
+    assert not terminal.notices
+    record = dataclasses.replace(run.manifest.pretrain, **change)
+    manifest = dataclasses.replace(run.manifest, pretrain=record)
+    report_labels(dataclasses.replace(run, manifest=manifest), terminal)
+    assert words in terminal.notices[0]
 
 
 def test_what_to_label_next_comes_back_as_labels(encoder, tmp_path):
@@ -95,6 +125,7 @@ def test_strategies_are_compared_on_the_same_seeds(encoder, tmp_path):
         ("next --budget 3 --labelled missing.csv", "cannot read"),
         ("next --budget 3 --counts 3", "add --compare"),
         ("next --budget 3 --compare --counts 77", "--counts does not fit 76"),
+        ("next --budget 3 --augment objects", "--augment is only for training an encoder"),
     ],
 )
 def test_a_study_that_does_not_fit_ends_with_one_line(encoder, tmp_path, capsys, words, message):

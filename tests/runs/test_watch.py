@@ -123,6 +123,8 @@ def test_collapsed_features_are_reported_in_words():
     assert "features of b (and of 1 more) have collapsed" in describe_collapse(
         several, 9, list("abc")
     )
+    assert "features of c have collapsed" in describe_collapse(several, 9, list("abc"), [0, 2])
+    assert describe_collapse(several, 9, list("abc"), [0]) is None
 
 
 COLLAPSED = """

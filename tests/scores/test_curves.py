@@ -68,6 +68,13 @@ def test_noise_of_the_draws_widens_the_interval_of_labels_to_match():
     assert 50 < match.low < match.value < match.high < 100
 
 
+def test_few_draws_of_one_number_of_labels_keep_their_own_spread():
+    # A quarter of all samples of two draws have only the first one, another quarter the second.
+    control = {10: np.full(20, 0.5), 1000: np.array([0.125, 0.25])}
+    match = labels_to_match(np.full(20, 0.25), control)
+    assert [round(x) for x in match] == [398, 215, 1000]
+
+
 @pytest.mark.parametrize("law", [(0.01, 2.0, 0.5), (0.0, 1.0, 0.3), (0.05, 3.0, 1.2)])
 def test_a_power_law_is_recovered(law):
     n = np.array([10, 20, 50, 100, 600, 1000, 3000])

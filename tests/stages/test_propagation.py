@@ -1,5 +1,7 @@
 """Graphs and label propagation, compared with scikit-learn and with dense algebra."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,7 @@ from twostage_jax.stages.heads.search import nearest
 from twostage_jax.stages.heads.sizes import parse_sizes, size_shares
 from twostage_jax.stages.heads.spreading import ALPHAS, multiply
 from twostage_jax.stages.heads.threshold import modularity
+from twostage_jax.stages.signature import call
 
 KEY = jax.random.key(0)
 SIZE = 5  # nodes of a clique
@@ -114,7 +117,7 @@ def test_zhou_equals_label_spreading_of_scikit_learn():
     np.testing.assert_allclose(share, expected, atol=2e-4)
 
 
-def test_zhou_without_alpha_takes_the_one_that_predicts_the_other_half_best():
+def test_zhou_with_alpha_0_takes_the_one_that_predicts_the_other_half_best():
     features, clean = blobs(240)
     weights = neighbour_graph(features, 6)
     random = np.random.default_rng(0)
@@ -131,7 +134,7 @@ def test_zhou_without_alpha_takes_the_one_that_predicts_the_other_half_best():
     best = max(ALPHAS, key=lambda alpha: (scores[alpha], alpha))
     assert best != max(ALPHAS)
     every = np.arange(240)
-    share = run_method("zhou", weights, every, label, 3, 20, alpha=None)
+    share = run_method("zhou", weights, every, label, 3, 20, alpha=0.0)
     expected = run_method("zhou", weights, every, label, 3, 20, alpha=best)
     np.testing.assert_allclose(share, expected, atol=1e-5)
     # A fifth of the labels is wrong, and nearly all images get their class.
@@ -176,8 +179,25 @@ def test_auto_uses_zhou_from_twenty_labels_per_class_on(count, method):
 
 
 def test_one_label_of_each_class_gives_the_smoothest_alpha():
-    chosen = run_method("zhou", cliques(), [0, 9], [0, 1], alpha=None)
+    chosen = run_method("zhou", cliques(), [0, 9], [0, 1], alpha=0.0)
     np.testing.assert_allclose(chosen, run_method("zhou", cliques(), [0, 9], [0, 1], alpha=0.99))
+
+
+def test_alpha_can_be_set_and_swept():
+    features, label = blobs(40, spread=0.5)
+
+    def share(alpha):
+        head = call(ts.propagate, {"classes": 3, "method": "zhou"}, {"alpha": alpha})
+        batch = {"label": jnp.asarray(label[:9]), "weight": jnp.ones(9), "index": jnp.arange(9)}
+        batch |= {"features": jnp.asarray(features), "prepared": prepared_graph}
+        return head.solve(KEY, batch)["share"]
+
+    prepared_graph = ts.propagate(3, "zhou").prepare(features)
+    alphas = [0.0, 0.5, 0.9]
+    swept = jax.jit(jax.vmap(share))(jnp.array(alphas))
+    for alpha, expected in zip(alphas, swept, strict=True):
+        np.testing.assert_allclose(jax.jit(partial(share, alpha))(), expected, atol=1e-5)
+    assert np.abs(swept[1] - swept[2]).max() > 0.01
 
 
 @pytest.mark.parametrize("vectors", [4, 30])

@@ -15,7 +15,6 @@ from twostage_jax.config.fields import (
     SWITCH,
     UNSET,
     as_path,
-    check_path,
     check_share,
     check_text,
     choice,
@@ -34,7 +33,14 @@ from twostage_jax.errors import UserError, shown
 ALL = 0  # the count `all`, as a number
 COUNTS = (10, 20, 50, 100, 600, 1000, 3000, ALL)
 DRAWS = 20
+SELECTIONS = ("draw", "validation")
 NOISE_DRAWS = 3
+
+
+def as_file(value: object) -> object:
+    """Return the absolute path of a file as text; a malformed value does not change."""
+    path = as_path(value)
+    return str(path.absolute()) if isinstance(path, Path) else value
 
 
 def as_names(value: object) -> object:
@@ -126,10 +132,11 @@ def check_study(study: Study) -> None:
         raise UserError("--resume needs the folder of the study: add --out DIR")
     if study.from_ is None:
         return
-    for name in ("preset", "init"):
+    for name in ("preset", "init", "augment", "augment_strength"):
         if getattr(study, name) is not None:
             raise UserError(
-                f"--{name} is only for training an encoder, and --from gives one: leave it out"
+                f"--{dotted(name)} is only for training an encoder, and --from gives one: leave it "
+                "out"
             )
     if any(value is not None and value != () for value in vars(study.pretrain).values()):
         raise UserError("stage 1 comes from --from: leave the --pretrain flags out")
@@ -161,7 +168,8 @@ protocol can follow, as in frozen:knn"""
     ] = UNSET
     """Heads of the arms frozen, random and features:FILE"""
     select: Annotated[
-        Literal["draw", "validation"] | None, *declare("NAME", check_text, "draw")
+        Literal["draw", "validation"] | None,
+        *declare("NAME", choice("--select", SELECTIONS), SELECTIONS[0]),
     ] = UNSET
     """Labels that choose the strength of a head: draw (cross-validation on the labels of the \
 draw) or validation (the labels of the validation split, which then count as used)"""
@@ -201,12 +209,12 @@ class NoiseStudy(Study):
     """Shares of labels that are flipped to any other class, separated by commas; or none"""
     asymmetric: Annotated[str, *declare("P,...", check_shares, "0.2,0.4", normal=as_shares)] = UNSET
     """Shares of labels that are flipped to the next class, separated by commas; or none"""
-    transition: Annotated[Path | None, *declare("FILE", check_path, "none", normal=as_path)] = None
+    transition: Annotated[str, *declare("FILE", check_text, "none", normal=as_file)] = UNSET
     """File (csv or npy) with a transition matrix as one more noise; one row for each true class"""
     draws: Annotated[int, *declare("INT", integer(1), str(NOISE_DRAWS))] = UNSET
-    """Number of random draws of the noise for each rate; networks trained end to end get one"""
+    """Number of random draws of the noise for each rate; networks trained end to end have one"""
     arms: Annotated[
-        str, *declare("NAME,...", check_names, "15 frozen, 4 random, 2 supervised", normal=as_names)
+        str, *declare("NAME,...", check_names, "16 frozen, 5 random, 2 supervised", normal=as_names)
     ] = UNSET
     """Arms to compare: frozen or random with a head and a loss, as in frozen:mlp-gce or \
 random:knn-50; supervised or supervised-gce for a network trained end to end from scratch"""
@@ -222,12 +230,6 @@ NEXT_COUNTS = (10, 20, 50, 100)
 REPEATS = 20
 # In [0, 1]: all labels can be changed.
 check_rate = number("a share from 0 to 1, such as 0.2", 0, math.nextafter(1, 2))
-
-
-def as_file(value: object) -> object:
-    """Return the absolute path of a file as text; a malformed value does not change."""
-    path = as_path(value)
-    return str(path.absolute()) if isinstance(path, Path) else value
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -250,7 +252,7 @@ class NextStudy(Study):
     """List the unlabelled images that are most useful to label next."""
 
     budget: Annotated[int, *declare("N", integer(1), "none; required")] = UNSET
-    """Number of images to list"""
+    """Number of images to list for labelling"""
     strategy: Annotated[
         Literal["typical", "k-centre", "margin", "random"] | None,
         *declare("NAME", choice("strategy", STRATEGIES), STRATEGIES[0]),

@@ -18,7 +18,7 @@ from twostage_jax.stages.stage import Params, Stage, as_image
 from twostage_jax.trees import PyTree
 
 LARGEST = 6000  # images
-# Values of `LARGEST` images of 28×28. Of larger images, fewer are used, to limit the memory.
+# Pixels of `LARGEST` images of 28×28. Larger images are fewer, to limit the memory.
 VALUES = LARGEST * 28 * 28
 SMALLEST = 256
 
@@ -26,8 +26,8 @@ SMALLEST = 256
 def finish_rows(count: int, image_shape: Sequence[int]) -> np.ndarray:
     """Return the rows of the images that statistics are computed from, evenly spaced.
 
-    At most 6,000 rows; fewer for images larger than 28×28, but at least 256 if there are so many. A
-    source may be sorted by class, so the rows are spread over all of it.
+    There are at most 6,000 rows. Images larger than 28×28 have fewer rows, but at least 256 if the
+    source has that many images. A source may be sorted by class, so the rows cover all of it.
 
     >>> finish_rows(10, (28, 28, 1)).tolist()
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
@@ -103,7 +103,7 @@ def finish_members(
         axes: member axes of the parameters; shared groups are not changed.
         numbers: swept numbers, `[M]` each.
         params: parameters of all members, on the host.
-        images: returns the training images of the one member in an array of its number.
+        images: `members [1] -> images [N, ...]`: the training images of a member.
         members: number of members.
     """
     if program is None:

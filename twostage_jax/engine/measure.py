@@ -20,11 +20,12 @@ from twostage_jax.trees import PyTree
 
 
 class Measurement:
-    """Program that measures the parameters of all members after an epoch; empty without one.
+    """Measurement of the parameters of all members after an epoch.
 
     Args:
         programs: programs of the stage.
-        program: `(numbers, params, data, key) -> figures` of the members of a chunk, or None.
+        program: `(numbers, params, data, key) -> figures` of the members of a chunk; None to
+            measure nothing.
         data: examples of all members, or None.
         numbers: swept numbers, `[M]` each.
         keys: keys of the stage, `[M]`.

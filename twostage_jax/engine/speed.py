@@ -105,7 +105,7 @@ def _repeated(tree: PyTree, count: int) -> PyTree:
 
 
 def _values(tree: PyTree) -> PyTree:
-    """Return arrays of these shapes: small positive numbers, which slow no operation down."""
+    """Return arrays of these shapes, of small positive numbers; denormal numbers would be slow."""
     random = np.random.default_rng(0)
 
     def values(leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -22,9 +22,9 @@ def make_watch(
 ) -> Callable[[Params, Mapping[str, jax.Array]], Metrics]:
     """Return `(params, data) -> figures`, scalars.
 
-    `probe` and `knn` are validation accuracies of heads on the labelled examples; `rank` and
-    `spread` describe the features of the validation images. Without validation examples only these
-    two are returned, for the other images.
+    `probe` and `knn` are validation accuracies of heads that are fitted to the labelled examples.
+    `rank` and `spread` describe the features of the validation images. Without validation examples,
+    only `rank` and `spread` are returned, for the other images.
 
     Args:
         features: `(params, image float32 [B, H, W, C]) -> features [B, D]`.

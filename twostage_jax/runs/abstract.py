@@ -1,4 +1,4 @@
-"""Examples of stage 2 before there are features: only their shapes count."""
+"""Placeholders for the examples of stage 2 before its features exist; only shapes matter."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from twostage_jax.runs.plan import Plan
 
 
 def abstract_validation(plan: Plan, stage: str) -> TrialData | None:
-    """Return the validation examples of a stage before there are features."""
+    """Return validation examples of a stage before the features exist."""
     features = None
     if stage == "head" and plan.features_once:
         features = _no_features(plan, len(plan.dataset.validation["label"]))
@@ -16,7 +16,7 @@ def abstract_validation(plan: Plan, stage: str) -> TrialData | None:
 
 
 def abstract_head_data(plan: Plan) -> TrialData:
-    """Return the data of stage 2 before there are features; only shapes count."""
+    """Return data of stage 2 before the features exist; only shapes matter."""
     features = None
     if plan.features_once:
         features = _no_features(plan, len(plan.examples.used))
@@ -31,7 +31,7 @@ def _no_features(plan: Plan, count: int) -> np.ndarray:
 
 
 def solve_examples(plan: Plan) -> TrialData:
-    """Return what a solved head gets before there are features; only shapes count."""
+    """Return examples of a solved head before the features exist; only shapes matter."""
     label = plan.dataset.validation["label"]
     validation = _no_features(plan, len(label))
     return solve_data(plan.examples, abstract_head_data(plan), validation, label, plan.trials)

@@ -47,7 +47,7 @@ def load_or_start(
         raise UserError(_other_run(store.path(loaded.step), "another key"))
     params = loaded.trees["params"]
     if not all(is_equal(params[name], start["params"][name]) for name in frozen):
-        # Stage 1 was trained again after its checkpoint was lost, and its bits differ.
+        # Stage 1 was trained again, because its checkpoint was lost, and has other bits.
         notice(f"stage {facts.stage} restarts: its encoder has changed since")
         for step in store.steps:
             store.retire(step)

@@ -44,7 +44,11 @@ def check_loss_numbers(config: Config, asked: Mapping[str, Collection[str]]) -> 
         return
     chosen = config.head.loss or "cross-entropy"
     chosen_names = [name for name, _ in config.head.set or ()]
-    chosen_names += [name.partition(".")[2].replace("-", "_") for name in swept(config)]
+    chosen_names += [
+        name.removeprefix("head.").replace("-", "_")
+        for name in swept(config)
+        if name.startswith("head.")
+    ]
     for loss, names in LOSS_NUMBERS.items():
         for name in names:
             if loss != chosen and name in chosen_names:

@@ -186,9 +186,9 @@ def head_shapes(
 def sample_shapes(
     networks: Networks, count: int, head_numbers: Numbers
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes of the input of a head with `prepare`, from random features of some images.
+    """Return the shapes of the input of a head with `prepare`, computed from random features.
 
-    A run calls it to report errors of `prepare` before it trains.
+    A run calls this before it trains, to report errors of `prepare` early.
     """
     prepare = networks.head(head_numbers).prepare
     if prepare is None:

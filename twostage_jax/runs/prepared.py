@@ -72,7 +72,7 @@ def encoded_images(plan: Plan) -> np.ndarray:
     """Return the training images that are encoded before stage 2."""
     if plan.networks.prepared:
         return plan.examples.images
-    # Only images with a label in some trial: with ten labels, ten images are encoded.
+    # Only images that are labelled in a trial: with ten labels, ten images are encoded.
     return plan.dataset.train["image"][plan.examples.used]
 
 
@@ -87,7 +87,7 @@ def need_prepared(plan: Plan) -> Need:
 
 
 def compile_solve(plan: Plan, data: TrialData, placement: Placement) -> SolvePrograms:
-    """Compile the solution of a head with `prepare`, from all its examples."""
+    """Compile the solution of a head with `prepare` for all its examples."""
     numbers = first_numbers(plan.head_numbers)
     make_head = plan.networks.head
     return compile_all(lower_solve(make_head, numbers, data.shapes, data.axes, placement))

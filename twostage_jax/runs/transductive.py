@@ -1,4 +1,4 @@
-"""Transductive scores: a head on training images that it used without their labels."""
+"""Transductive scores: accuracy on training images whose labels the head did not use."""
 
 from typing import TypedDict
 
@@ -44,7 +44,7 @@ def transductive_fields(plan: Plan, chosen: Predictor, rows: np.ndarray) -> Tran
     everywhere = unused.all(0)
     if not everywhere.any():
         note = (
-            "each training image has its label in some trial, so no image is left to score: "
+            "each training image is labelled in at least one trial, so there is no image to score: "
             "give fewer --labels"
         )
         return TransductiveFields(

@@ -27,9 +27,9 @@ REMEDY = (
 def watch_data(examples: Examples, trials: Trials) -> TrialData:
     """Return the examples from which the figures of an encoder are computed.
 
-    These are at most 2,000 labelled images and labels of each encoder, as the first of its trials
-    has them, and at most 2,000 validation images. Without a validation split they are at most 2,000
-    images of stage 1.
+    These are at most 2,000 labelled images for each encoder and at most 2,000 validation images. If
+    several trials share an encoder, the labels are those of the first of them. Without a validation
+    split, the examples are at most 2,000 images of stage 1.
     """
     validation = examples.dataset.validation
     if not len(validation["label"]):
@@ -85,9 +85,21 @@ def find_collapsed(record: EpochRecord, features: int) -> list[int]:
     return collapsed
 
 
-def describe_collapse(record: EpochRecord, features: int, names: Sequence[str]) -> str | None:
-    """Return a sentence about members whose features have collapsed; None if there are none."""
-    collapsed = find_collapsed(record, features)
+def describe_collapse(
+    record: EpochRecord,
+    features: int,
+    names: Sequence[str],
+    members: Sequence[int] | None = None,
+) -> str | None:
+    """Return a sentence about members whose features have collapsed; None if there are none.
+
+    Args:
+        record: record of the epoch.
+        features: number of features D.
+        names: names of all members.
+        members: numbers of the members to describe, by default all of them.
+    """
+    collapsed = [x for x in find_collapsed(record, features) if _in(x, members)]
     if not collapsed:
         return None
     rank = member_figures(record, "rank")[collapsed[0]]
@@ -130,7 +142,7 @@ def pretrain_record(
         **figures,
         features=features if figures else None,
         kept=chosen,
-        collapsed=_collapsed_at_end(records, features),
+        collapsed=_collapsed_at_end(records, features, encoders),
     )
 
 
@@ -155,8 +167,10 @@ def _kept_values(
     return [value for value in values if value is not None]
 
 
-def _collapsed_at_end(records: Sequence[EpochRecord], features: int) -> str | None:
+def _collapsed_at_end(
+    records: Sequence[EpochRecord], features: int, encoders: Sequence[int] | None
+) -> str | None:
     if not records:
         return None
     names = [f"encoder {number}" for number in range(len(member_figures(records[-1], "rank")))]
-    return describe_collapse(records[-1], features, names)
+    return describe_collapse(records[-1], features, names, encoders)

@@ -33,14 +33,14 @@ def advise(
 ) -> Advice:
     """Choose an arm by its accuracy on noisy validation labels, and compare it with the best.
 
-    Arms within one standard error of the best one are tied, because noisy labels cannot separate
-    them. Of tied arms, the first in `order` is chosen.
+    Arms within one standard error of the best arm are tied, because the validation labels cannot
+    separate them. The first of the tied arms in `order` is chosen.
 
     Args:
         validation: accuracy of each arm on validation, in [0, 1].
         test: its accuracy on test.
         examples: number of validation labels of each accuracy.
-        order: arms in order of preference, for ties.
+        order: all arms, the preferred one first, to decide ties.
 
     >>> few = {"a": 50, "b": 50}
     >>> advise({"a": 0.5, "b": 0.6}, {"a": 0.91, "b": 0.9}, few, ["a", "b"]).chosen
@@ -57,7 +57,7 @@ def advise(
 
 
 def rank(accuracies: Sequence[Mapping[str, float]]) -> list[str]:
-    """Sort arms by their mean distance from the best one of each kind of noise, smallest first.
+    """Sort arms by their mean distance from the best arm of each noise, the smallest first.
 
     >>> rank([{"a": 0.9, "b": 0.8}, {"a": 0.2, "b": 0.7}])
     ['b', 'a']

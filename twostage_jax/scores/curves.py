@@ -2,7 +2,7 @@
 
 An error curve is a mapping from the number of labels to the errors of the draws, float `[R]` each.
 Draw r has the same labels in every arm, and each draw contains the smaller draws of its seed, so
-resampling draws keeps arms and numbers of labels paired.
+resampling draws keeps arms and numbers of labels paired, if they have the same number of draws.
 """
 
 import math
@@ -92,7 +92,7 @@ def paired_difference(errors: np.ndarray, control: np.ndarray) -> Interval:
 
 
 def labels_to_match(target: np.ndarray, control: Curve) -> Interval:
-    """Number of labels with which a control reaches the mean error of `target`, with its interval.
+    """Number of labels that a control needs for the mean error of `target`, with its interval.
 
     The control's mean error is interpolated linearly over the logarithm of the number of labels,
     after it has been made non-increasing. The interval is a bootstrap over draws.
@@ -102,8 +102,8 @@ def labels_to_match(target: np.ndarray, control: Curve) -> Interval:
         control: error curve of the control.
 
     Returns:
-        0 if the smallest number of labels of the control is sufficient; infinity if the largest is
-        not.
+        The number of labels: 0 if the control's smallest number is sufficient, infinity if its
+        largest number is not.
 
     >>> curve = {10: np.array([0.4]), 1000: np.array([0.2])}
     >>> round(labels_to_match(np.array([0.3]), curve).value)
@@ -112,21 +112,21 @@ def labels_to_match(target: np.ndarray, control: Curve) -> Interval:
     counts = np.array(sorted(control))
     means = np.array([[control[int(count)].mean()] for count in counts])
     value = float(_crossing(counts, means, np.array([target.mean()]))[0])
-    draws = len(target)
-    if draws < 2:
+    if len(target) < 2:
         return Interval(value, math.nan, math.nan)
-    rows = resamples(draws)
-    sampled = np.stack([_sampled_means(control[int(count)], rows) for count in counts])
-    values = np.sort(_crossing(counts, sampled, np.asarray(target, float)[rows].mean(1)))
+    sampled = np.stack([_sampled_means(control[int(count)], REPEATS) for count in counts])
+    values = np.sort(_crossing(counts, sampled, _sampled_means(target, REPEATS)))
     # No interpolation, because some values can be infinite.
     low, high = np.quantile(values, (0.025, 0.975), method="inverted_cdf")
     return Interval(value, float(low), float(high))
 
 
-def _sampled_means(errors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Means over resampled draws `[repeats]`; an arm with fewer draws uses its own."""
-    errors = np.asarray(errors, float)
-    return errors[rows * len(errors) // rows.shape[1]].mean(1)
+def _sampled_means(errors: np.ndarray, repeats: int) -> np.ndarray:
+    """Means `[repeats]` over resampled draws `[R]`.
+
+    Arrays with the same number of draws get the same samples, so they stay paired.
+    """
+    return np.asarray(errors, float)[resamples(len(errors), repeats)].mean(1)
 
 
 def _crossing(counts: np.ndarray, means: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -184,8 +184,8 @@ def fit_power_law(counts: np.ndarray, errors: np.ndarray) -> np.ndarray:
 def extrapolate(curve: Curve) -> Extrapolation | None:
     """Fit a power law to a curve, and predict the error with twice its largest number of labels.
 
-    A second fit without the largest number tests such a prediction. Both intervals cover the choice
-    of the draws, but not a wrong form of the law.
+    A second fit, without the largest number, tests such a prediction. Both intervals cover the
+    choice of the draws. They do not cover a wrong form of the law.
 
     Returns:
         None for fewer than five numbers of labels.
@@ -210,8 +210,7 @@ def _predict(
     draws = max(len(curve[int(count)]) for count in counts)
     if draws < 2:
         return (a, b, c), Interval(value, math.nan, math.nan)
-    rows = resamples(draws, FITS)
-    sampled = np.stack([_sampled_means(curve[int(count)], rows) for count in counts], -1)
+    sampled = np.stack([_sampled_means(curve[int(count)], FITS) for count in counts], -1)
     laws = fit_power_law(counts, sampled)
     values = laws[:, 0] + laws[:, 1] * labels ** -laws[:, 2]
     low, high = np.quantile(values, (0.025, 0.975))

@@ -29,14 +29,15 @@ class WrongLabels(NamedTuple):
 def count_wrong_labels(probability: np.ndarray, label: np.ndarray) -> WrongLabels:
     """Estimate the number of wrong labels by confident learning.
 
-    An example counts for the most probable class among those whose probability is at least the mean
-    that the class has over the examples with its label (Northcutt, Jiang and Chuang, "Confident
-    Learning", 2021). The counts of each given label are then scaled to the number of examples with
-    that label. The interval is that of a bootstrap over examples with fixed thresholds. It
-    does not cover a model that is wrong in the same way on many examples.
+    The threshold of a class is its mean probability over the examples with its label. An example
+    counts for the most probable of the classes that reach their threshold (Northcutt, Jiang and
+    Chuang, "Confident Learning", 2021). The counts of each given label are then scaled to the
+    number of examples with that label. The interval comes from a bootstrap over examples with fixed
+    thresholds. It does not cover a model that makes the same error on many examples.
 
     Args:
-        probability: of each class, `[N, K]`, from a model that was not fitted to the example.
+        probability: probability of each class, `[N, K]`, from a model that was not fitted to the
+            example.
         label: given labels int `[N]`.
 
     >>> probability = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.9, 0.1]])
@@ -48,7 +49,7 @@ def count_wrong_labels(probability: np.ndarray, label: np.ndarray) -> WrongLabel
     is_label = np.arange(classes) == label[:, None]
     sizes = is_label.sum(0)
     threshold = (probability * is_label).sum(0) / np.maximum(sizes, 1)
-    # A class without examples has no threshold, so no example can belong to it.
+    # A class without examples has no threshold, so no example can count for it.
     threshold[sizes == 0] = np.inf
     confident = np.where(probability >= threshold, probability, -1.0)
     # Column K holds the examples that count for no class.

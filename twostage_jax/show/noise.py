@@ -17,7 +17,8 @@ from twostage_jax.show.figure import (
 )
 from twostage_jax.show.terminal import Terminal
 
-SHORT = {"symmetric": "sym", "asymmetric": "asym", "transition": "matrix"}
+MATRIX = "transition"  # noise by a matrix, which has no rate
+SHORT = {"symmetric": "sym", "asymmetric": "asym", MATRIX: "matrix"}
 LINES = len(COLOURS)  # arms in the plot
 
 
@@ -83,9 +84,9 @@ def _show_advice(results: Record, terminal: Terminal) -> None:
 
 
 def plot_noise(results: Record, kind: str) -> bytes:
-    """Plot test accuracy over the rate, a panel for each kind of noise with several rates.
+    """Plot test accuracy over the rate, with a panel for each kind of noise.
 
-    Lines are the advised arm, the first arm and the best of the others. Bars reach from the lowest
+    The lines are the advised arm, the first arm and the best other arms. Bars reach from the lowest
     to the highest draw.
 
     Args:
@@ -113,7 +114,10 @@ def plot_noise(results: Record, kind: str) -> bytes:
                 x = [100 * rate for rate in rates]
                 axes.errorbar(x, mean, yerr=(low, high), color=colour, marker="o", ms=3, label=arm)
             axes.set_title(f"{name} noise")
-            axes.set_xlabel("flipped labels in %")
+            if name == MATRIX:
+                axes.set_xticks([])
+            else:
+                axes.set_xlabel("flipped labels in %")
             if number == 0:
                 axes.set_ylabel("test accuracy in %")
             if number == len(panels) - 1:

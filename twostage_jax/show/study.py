@@ -210,9 +210,8 @@ def label_words(number: float | str | None) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage with two significant digits, such as `1.1 %`."""
-    value = 100 * share
-    return f"{value:.2f} %" if value < 10 else f"{value:.1f} %"
+    """Return a share as a percentage, such as `1.14 %` or `22.3 %`."""
+    return f"{decimals(100 * share)} %"
 
 
 def _find(table: Sequence[Mapping], name: str, count: int) -> Mapping:

@@ -38,7 +38,7 @@ OBJECTIVES: dict[str, Callable[..., Stage]] = {
     "lejepa": lejepa,
     "supervised": supervised,
 }
-# Each takes by name what it asks for of `widths`, `norm` and `torch_init`.
+# Each gets those of `widths`, `norm`, `patch` and `torch_init` that its signature names.
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
     "conv": Conv,

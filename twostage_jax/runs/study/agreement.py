@@ -1,4 +1,4 @@
-"""Likely wrong labels: disagreement with heads not fitted to them, and with neighbours."""
+"""Likely wrong labels: labels that out-of-fold heads and neighbours disagree with."""
 
 from functools import partial
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from twostage_jax.stages.stage import Key, new_key
 
 FOLDS = 5
 NEIGHBOURS = 10
-# Random Fourier features of a head. Twice as many take twice the time and find 0.1 points more
-# of the flipped labels of MNIST.
+# Random Fourier features of a head. Twice as many take twice the time and increase the precision on
+# MNIST by 0.1 points.
 _WAVES = 1024
 # Scale of the kernel, exp(-(0.7 · distance)² / 2), on centred features of length 1. Their mean
 # distance is the root of 2. Half and twice this scale change the precision on MNIST by 0.1 points.
 _SCALE = 0.7
 _STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalties, relative to the mean of the Gram diagonal
-_FLOOR = 0.01  # added to shares, which are no more exact than this
+_FLOOR = 0.01  # added to shares, because they are no more accurate than this
 # Weight of the neighbours relative to the heads. From 0 to 0.5, the precision on MNIST rises by 0.5
 # points under asymmetric noise and does not change under symmetric noise.
 _VOTE = 0.5
@@ -60,15 +60,18 @@ def find_suspects(
 ) -> Suspects:
     """Rank labels by how much heads and neighbours disagree with them.
 
-    A head that was fitted to a wrong label may have learned it, so each example is judged by a head
-    that was fitted without its fold. The head is ridge regression on random Fourier features
-    (Rahimi and Recht, "Random Features for Large-Scale Kernel Machines", 2007), in closed form. Its
-    strength has the smallest out-of-fold error on the given labels. The second judge is the vote of
-    the `neighbours` nearest examples. Each of them has the class that the heads predict, because
-    wrong labels that neighbours share would confirm each other. The score is the logarithm of the
-    ratio between the best other class and the given label. It is a sum over both judges, in which
-    the neighbours have the weight 0.5.
-    The loss of a trained head is not used.
+    Two judges compare each label with the other classes:
+
+    - A head that was not fitted to the fold of the example, because a head can learn a wrong label.
+      It is ridge regression on random Fourier features (Rahimi and Recht, "Random Features for
+      Large-Scale Kernel Machines", 2007), in closed form, with the strength that has the smallest
+      out-of-fold error on the given labels.
+    - The vote of the `neighbours` nearest examples. Each of them has the class that the heads
+      predict, because wrong labels that neighbours share would confirm each other.
+
+    For each judge, take the logarithm of the ratio between the best other class and the given
+    label. The score is the value of the head plus half the value of the neighbours. The loss of a
+    trained head is not used.
 
     Args:
         features: float32 `[N, D]`, of a frozen encoder.
@@ -176,7 +179,7 @@ def _out_of_fold(
     """
     count = len(label)
     size = -(-count // folds)
-    # The last examples of a fold that is too short are repeated with weight 0.
+    # Folds have the same size. The last ones are filled up with repeated examples of weight 0.
     dealt = np.resize(rows, folds * size).reshape(folds, size)
     weight = (np.arange(folds * size) < count).astype(np.float32).reshape(folds, size)
     probability = _predict_folds(features[dealt], label[dealt], weight, key, classes)

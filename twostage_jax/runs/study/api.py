@@ -166,5 +166,8 @@ def open_study(folder: Path | str) -> StudyResult:
     folder = Path(folder).expanduser()
     record = read_study(folder)
     if not record.get("complete"):
-        raise UserError(f"{folder} is not complete: resume it with --resume --out {folder}")
+        raise UserError(
+            f"{folder} is not complete: resume it with twostage study {record.get('study')} "
+            f"--resume --out {folder}"
+        )
     return StudyResult(folder, record)

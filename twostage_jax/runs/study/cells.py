@@ -1,4 +1,4 @@
-"""Cells of a study: arrays that are computed once, written atomically and reused on resume."""
+"""Cells of a study: arrays that are computed once, written atomically and used on resumption."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Everything that the function of a study gets, and the type of its results."""
+"""Input of the function of a study, and the type of its results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ Options = TypeVar("Options", bound=Study)
 
 @dataclass(frozen=True, eq=False)
 class Context(Generic[Options]):
-    """Everything that the function of a study gets.
+    """Input of the function of a study.
 
     Attributes:
         study: options; those that are not given are None.

@@ -1,4 +1,4 @@
-"""Folder of a study: `study.json`, its settings, and its resumption."""
+"""Folder of a study: `study.json`, settings, and resumption."""
 
 import dataclasses
 import shlex
@@ -21,7 +21,7 @@ SCHEMA = 1
 
 
 def settings_of(study: Study, name: str) -> Values:
-    """Settings that the numbers of a study depend on, as JSON values."""
+    """Settings that determine the numbers of a study, as JSON values."""
     config = to_dict(study.config)
     config["data"] = absolute(config["data"]) if config["data"] else None  # pyright: ignore
     options = {

@@ -177,7 +177,7 @@ def _compare(context: Context[NextStudy], features: np.ndarray) -> Values:
     label = context.source.dataset.train["label"]
     counts = comparison_counts(study, context.source.dataset)
     features = features[: len(label)]
-    # In the graph, but never labelled
+    # Validation images are in the graph, but never labelled.
     held_out = context.source.dataset.validation["label"]
     together = np.concatenate([features, context.source.features("validation")])
     repeats = study.draws or REPEATS

@@ -1,7 +1,7 @@
 """`twostage study noise`: accuracy under wrong labels, and advice from noisy validation labels.
 
-Training and validation labels have the same kind of noise, because a user has no clean ones. The
-advice only uses predictions on validation. Test labels are clean and measure its quality.
+Training and validation labels have the same kind of noise, because a user has no clean labels. The
+advice only uses predictions on validation. Clean test labels measure the quality of the advice.
 """
 
 import csv
@@ -79,7 +79,7 @@ def study_noise(context: Context[NoiseStudy]) -> Values:
     arms = _arms(study, source.dataset)
     draws = study.draws or NOISE_DRAWS
     seeds = [(study.seed or 0) + draw for draw in range(draws)]
-    # No choice is left: arms and their settings are fixed, and the advice only uses validation.
+    # There is nothing to choose on test: all settings are fixed, and the advice uses validation.
     test = source.unlock()
     labels = _noisy_labels(source, noises, seeds, study.transition)
     parallel = Parallel()
@@ -106,7 +106,7 @@ def study_noise(context: Context[NoiseStudy]) -> Values:
 
 
 def _noisy_labels(
-    source: Source, noises: list[Noise], seeds: list[int], transition: Any
+    source: Source, noises: list[Noise], seeds: list[int], transition: str | None
 ) -> dict[str, np.ndarray]:
     """Return noisy labels int32 `[G, R, ...]` of `train` and `validation`."""
     classes = len(source.classes)

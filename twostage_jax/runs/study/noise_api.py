@@ -29,7 +29,8 @@ def study_noise(
         out: folder of the study; by default a new one below `runs`.
         rates: shares of labels that are flipped to any other class, each in [0, 1).
         asymmetric: shares of labels that are flipped to the next class.
-        arms: heads with a loss, such as `frozen:mlp-gce` or `random:knn-50`; `supervised`.
+        arms: `frozen` or `random` with a head and a loss, such as `frozen:mlp-gce` or
+            `random:knn-50`; or `supervised`.
         draws: draws of the noise for each rate, 3 by default.
         terminal: where to print; `Terminal(quiet=True)` prints nothing.
         options: other flags of the command by their names, such as `data`, `seed`, `epochs`,
@@ -53,10 +54,10 @@ def study_noise(
     study = NoiseStudy(
         from_=None if run is None else Path(run).expanduser(),
         out=None if out is None else Path(out),
-        rates=rates,  # pyright: ignore[reportArgumentType] lists are brought into one form
-        asymmetric=asymmetric,  # pyright: ignore[reportArgumentType] lists are brought into one form
-        arms=arms,  # pyright: ignore[reportArgumentType] lists are brought into one form
-        draws=draws,  # pyright: ignore[reportArgumentType] None is not given
+        rates=rates,  # pyright: ignore[reportArgumentType] `Study` converts lists
+        asymmetric=asymmetric,  # pyright: ignore[reportArgumentType] `Study` converts lists
+        arms=arms,  # pyright: ignore[reportArgumentType] `Study` converts lists
+        draws=draws,  # pyright: ignore[reportArgumentType] None means not given
         **{"pretrain": PretrainConfig(), **options},
     )
     return run_study(study, terminal or Terminal())[1]

@@ -21,7 +21,7 @@ ASYMMETRIC_RATES = (0.2, 0.4)
 
 
 class Noise(NamedTuple):
-    """A kind of noise and its rate; a transition matrix has none."""
+    """Kind of noise and its rate; a transition matrix has no rate."""
 
     kind: str
     rate: float | None = None
@@ -33,7 +33,7 @@ class Noise(NamedTuple):
 
 
 def list_noises(
-    rates: tuple[float, ...] | None, asymmetric: tuple[float, ...] | None, transition: Path | None
+    rates: tuple[float, ...] | None, asymmetric: tuple[float, ...] | None, transition: str | None
 ) -> list[Noise]:
     """Return the noises of a study; None stands for the default rates."""
     symmetric = RATES if rates is None else rates
@@ -44,13 +44,13 @@ def list_noises(
     return [*noises, Noise(MATRIX)] if transition else noises
 
 
-def load_transition(path: Path | None, classes: int) -> np.ndarray | None:
+def load_transition(path: str | None, classes: int) -> np.ndarray | None:
     """Read a transition matrix `[K, K]`; None without a file.
 
     Raises:
         UserError: a file without a matrix, or a matrix that is not stochastic.
     """
-    return None if path is None else check_transition(read_transition(path), classes)
+    return None if path is None else check_transition(read_transition(Path(path)), classes)
 
 
 def draw_noisy(

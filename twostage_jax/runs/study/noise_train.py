@@ -51,7 +51,7 @@ class Labels(NamedTuple):
     Attributes:
         train: int32 `[M, N]`.
         validation: int32 `[M, V]`.
-        draw: number of each member's draw, which is its seed for initial values, int32 `[M]`.
+        draw: number of each member's draw, which also determines its initial values, int32 `[M]`.
     """
 
     train: np.ndarray
@@ -60,10 +60,10 @@ class Labels(NamedTuple):
 
 
 def normalised(images: Images) -> Images:
-    """Scale features to the same length, and all of them so that their mean variance is 1.
+    """Scale features to the same length, then all of them by one number to a mean variance of 1.
 
-    The length of a feature vector says little about its class. One learning rate then fits every
-    encoder.
+    The length of a feature vector says little about its class. With this scale, one learning rate
+    fits every encoder.
     """
     parts = [_unit(part) for part in images]
     scale = 1 / max(float(np.sqrt(parts[0].var(0, dtype=np.float64).mean())), 1e-12)
@@ -76,7 +76,7 @@ def _unit(features: np.ndarray) -> np.ndarray:
 
 
 def batch_size(examples: int) -> int:
-    """Return the examples in a step: 256, or fewer so that an epoch has 20 steps."""
+    """Return the batch size: 256, or less so that an epoch has 20 steps."""
     return min(BATCH, max(SMALLEST_BATCH, examples // BATCHES), examples)
 
 

@@ -16,8 +16,8 @@ from twostage_jax.stages.stage import Key, new_key
 TYPICAL_NEIGHBOURS = 20
 # More clusters would be smaller than the neighbourhood that makes an example typical.
 CLUSTER_LIMIT = 500
-# Starts of k-means for at most 100 clusters. With few clusters, a missed class costs most: on the
-# digits, the error with 20 labels is 17 % from one start and 10 % from the best of five.
+# Starts of k-means for at most 100 clusters. With few clusters, a class without one costs most: on
+# the digits, the error with 20 labels is 17 % with one start and 10 % with the best of five.
 STARTS = 5
 SMALL_CLUSTER = 5  # smaller clusters are outliers and come last
 
@@ -32,9 +32,8 @@ def choose_next(
 ) -> np.ndarray:
     """Choose the unlabelled examples to label next, the most useful first.
 
-    - `typical`: one example of each cluster, the one with the nearest neighbours, in the largest
-      clusters that have no label yet (Hacohen, Dekel and Weinshall, "Active Learning on a Budget",
-      2022). It needs no labels.
+    - `typical`: the example with the nearest neighbours in each of the largest clusters without a
+      label (Hacohen, Dekel and Weinshall, "Active Learning on a Budget", 2022). It needs no labels.
     - `k-centre`: the example that is farthest from all labelled and chosen ones (Sener and
       Savarese, "Active Learning for Convolutional Neural Networks", 2018).
     - `margin`: the smallest difference between the two most probable classes (Scheffer, Decomain
@@ -80,7 +79,7 @@ class Choice(NamedTuple):
 
 
 class Pool:
-    """Features `[N, D]`, and the quantities that several choices among them share."""
+    """Features `[N, D]`, and arrays that several choices share."""
 
     def __init__(self, features: np.ndarray) -> None:
         self.features = features
@@ -102,7 +101,7 @@ class Pool:
 def choose_from(
     pool: Pool, strategy: str, choice: Choice, labelled: np.ndarray | None = None
 ) -> np.ndarray:
-    """Choose examples as `choose_next` does, from a pool that several choices share."""
+    """Choose examples from a pool, as `choose_next` does; several choices can share the pool."""
     if strategy not in STRATEGIES:
         raise UserError(f"unknown strategy {strategy!r}: {did_you_mean(strategy, STRATEGIES)}")
     indices = np.unique(np.asarray(() if labelled is None else labelled, np.int64))
@@ -180,7 +179,7 @@ def _k_centre(pool: Pool, free: np.ndarray, choice: Choice) -> list[int]:
     if len(labelled):
         similarity = nearest(units, units[labelled], 1)[0][:, 0]
     else:
-        # The first example has no other example to be far from.
+        # There is no other example yet, so the first one is random.
         chosen.append(int(jax.random.randint(choice.key, (), 0, len(units))))
         similarity = units @ units[chosen[0]]
     closeness = np.where(free, similarity, np.inf)

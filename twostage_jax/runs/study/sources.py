@@ -39,7 +39,8 @@ def load_source(study: Study) -> tuple[Dataset, Run | None]:
     """Load the data of a study, and open its run if there is one, without writing anything.
 
     Raises:
-        UserError: no such run, several encoders, data that changed or have another image shape.
+        UserError: no such run, several encoders, an encoder that stage 2 trained, or data that
+            changed or have another image shape.
     """
     if study.from_ is None:
         return load(study.data or "digits", study.validation, study.data_dir), None
@@ -48,6 +49,11 @@ def load_source(study: Study) -> tuple[Dataset, Run | None]:
         raise UserError(
             f"{study.from_} has several encoders, but a study takes one: give a run with one "
             "encoder, for instance with --share encoder"
+        )
+    if opened.tuned:
+        raise UserError(
+            f"stage 2 of {study.from_} trained the encoder with labels, but a study needs a frozen "
+            "encoder: give the run that stage 2 started from"
         )
     return _data_of(study, opened), opened
 
@@ -181,7 +187,7 @@ class Source:
         return self.cached(f"random-{seed}-{split}", make)
 
     def random_encoder(self, seed: int) -> Params:
-        """Return initial parameters of the encoder, with its statistics as at the hand-over."""
+        """Return initial parameters of the encoder, with statistics fixed as at the hand-over."""
         stage = self.networks.pretrain({})
         batch = as_batch({name: values[:2] for name, values in self.dataset.train.items()})
         params = jax.jit(stage.init)(new_key(seed), batch)

@@ -117,12 +117,14 @@ def _run(
     write_study(folder, content)
     if opened is None:
         opened = train_encoder(study, dataset, folder, terminal)
+    report_labels(opened, terminal)
     encoder = opened.manifest.groups["encoder"].sha256
     if content.setdefault("encoder", encoder) != encoder:
         raise UserError(
-            f"the encoder of {opened.folder} is not the one that {folder} was started with: start "
-            "a new study"
+            f"{opened.folder} has another encoder than when {folder} was started: start a new study"
         )
+    # Written before anything is computed: cells must never come from two encoders.
+    write_study(folder, content)
     training, lockbox = dataset.lock()
 
     def on_unlock() -> None:
@@ -139,6 +141,23 @@ def _run(
     write_study(folder, content)
     terminal.line(f"study in {folder}", hang=2)
     return content
+
+
+def report_labels(opened: Run, terminal: Terminal) -> None:
+    """Print which labels stage 1 has used; the numbers of labels of a study do not include them."""
+    record = opened.manifest.pretrain
+    if record is None:
+        return
+    if record.labels:
+        terminal.notice(
+            f"the encoder of {opened.folder} was trained with {record.labels:,} labels: it is no "
+            "evidence for pretraining without labels"
+        )
+    if record.kept is not None:
+        terminal.notice(
+            f"labels chose the epoch of the encoder of {opened.folder} (--pretrain.select probe): "
+            "the study does not count these labels"
+        )
 
 
 def _started(

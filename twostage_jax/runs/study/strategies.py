@@ -30,7 +30,7 @@ def compare_strategy(
     """Label the examples that a strategy chooses, and return the error on held-out examples.
 
     The graph and `label` have the examples of the pool first, then held-out examples, which cannot
-    be chosen. The error on the rest of the pool would favour strategies that label the difficult
+    be chosen. An error on the rest of the pool would favour strategies that label difficult
     examples, because a labelled example is never an error.
 
     The strategy continues from its own labels: its first `counts[0]` examples, then more until

@@ -1,4 +1,4 @@
-"""`twostage study suspects`: training labels in order of suspicion."""
+"""`twostage study suspects`: training labels, the most likely wrong ones first."""
 
 from collections.abc import Sequence
 
@@ -24,13 +24,8 @@ SHEET = "suspects.png"
 SHOWN = 40  # number of images on the contact sheet
 COLUMNS = 8
 PAIRS = 8  # number of rows of the table of confused classes
-_SHARES = (
-    0.25,
-    0.5,
-    1.0,
-    1.5,
-    2.0,
-)  # lengths for precision and recall, as shares of the number of changed labels
+# Lengths of the ranking for precision and recall, as shares of the number of changed labels.
+_SHARES = (0.25, 0.5, 1.0, 1.5, 2.0)
 
 
 def check_suspects(study: SuspectStudy, dataset: Dataset) -> None:
@@ -93,8 +88,8 @@ def change_labels(
     Args:
         label: int32 `[N]`.
         share: in [0, 1].
-        kind: `symmetric` for any other class, all equally likely; `asymmetric` for the next class,
-            where the first class follows the last.
+        kind: `symmetric` for any other class, all equally likely; `asymmetric` for the next class.
+            The first class follows the last.
         classes: number of classes K.
         key: key of the choice; with one key, both kinds change the same labels.
     """
@@ -183,7 +178,7 @@ def _show(context: Context[SuspectStudy], results: Values, classes: Sequence[str
         number = results["injected"]
         terminal.line(
             f"{number:,} labels were changed on purpose: {results['at_true_number']:.1%} of the "
-            f"first {number:,} suspects are among them"
+            f"first {number:,} suspects are changed labels"
         )
         figures = [Precision(**figure) for figure in results["precision_recall"]]
         lines = [(f"{n:,}", f"{p:.2%}", f"{r:.2%}") for n, p, r in figures]

@@ -46,9 +46,9 @@ def self_tuning(similarity: np.ndarray) -> np.ndarray:
 def neighbour_graph(features: np.ndarray, neighbours: int) -> sparse.csr_matrix:
     """Return the symmetric weights `[N, N]` of the graph of nearest neighbours by cosine.
 
-    Each example has an edge to its nearest others, with the weight of `self_tuning`; the matrix and
-    its transpose are averaged. Components are joined by the edge between their most similar
-    examples, with the weight 0.001, until the graph is connected (Borůvka, 1926).
+    Each example has an edge to its nearest other examples, with the weight of `self_tuning`; the
+    result is the mean of this matrix and its transpose. If the graph has several components, an
+    edge of weight 0.001 between their most similar examples joins them (Borůvka, 1926).
 
     Args:
         features: floats `[N, D]`.
@@ -63,10 +63,12 @@ def neighbour_graph(features: np.ndarray, neighbours: int) -> sparse.csr_matrix:
     ((4, 4), 6)
     """
     count = len(features)
+    if count < 2:
+        raise UserError(f"a graph of neighbours has {count} training image: give at least 2")
     if neighbours > count - 1:
         raise UserError(
             f"neighbours is {neighbours} for {count} training images: give --head.set "
-            f"neighbours=N with N of at most {max(count - 1, 1)}"
+            f"neighbours=N with N of at most {count - 1}"
         )
     similarity, index = nearest(features, features, neighbours, exclude_self=True)
     row = np.repeat(np.arange(count), neighbours)

@@ -36,9 +36,9 @@ def propagate(
     method: str = "auto",
     class_sizes: ClassSizes = "equal",
     time: Scalar = 40.0,
-    alpha: Scalar | None = None,
+    alpha: Scalar = 0.0,
     neighbours: int = 12,
-    vectors: int | None = None,
+    vectors: int = 0,
     votes: int = 10,
 ) -> Head:
     """Label propagation on the nearest-neighbour graph of all training images.
@@ -55,15 +55,15 @@ def propagate(
         classes: number of classes K.
         method: `zhou` (Zhou et al., "Learning with Local and Global Consistency", 2004), `poisson`
             or `poisson-mbo` (Calder et al., "Poisson Learning", ICML 2020); `auto` is
-            `poisson-mbo` for fewer than 20 labels per class, else `zhou`.
+            `poisson-mbo` for fewer than 20 labels per class on average, else `zhou`.
         class_sizes: assumed shares of the classes among all images: `equal`, `labels` (the shares
             of the labelled examples), `free` (no assumption), or K shares that add up to 1.
         time: length of the first diffusions of `poisson-mbo`, above 0; may be a traced array.
-        alpha: share of the neighbours in `zhou`, in (0, 1); may be a traced array. None chooses
-            0.9, 0.97 or 0.99 by cross-validation on the labels, see `spreading.choose_alpha`.
+        alpha: share of the neighbours in `zhou`, in (0, 1); may be a traced array. 0 chooses 0.9,
+            0.97 or 0.99: one half of the labels predicts the other, see `spreading.choose_alpha`.
         neighbours: neighbours of each image in the graph, from 1 to 100.
-        vectors: leading vectors of the graph that the methods use, from 2 to 200. None is six for
-            each class, but from 60 to 200.
+        vectors: leading vectors of the graph that the methods use, from 2 to 200. 0 is six for each
+            class, but at least 60 and at most 200.
         votes: number of neighbours that classify a new image.
 
     Raises:
@@ -84,12 +84,14 @@ def propagate(
         raise UserError(f"unknown method {method!r}: {did_you_mean(str(method), METHODS)}")
     shares = parse_sizes(class_sizes, classes)
     check_count("neighbours", neighbours, 1, MOST_NEIGHBOURS)
-    if vectors is None:
+    if vectors == 0:
         vectors = min(MOST_VECTORS, max(LEAST_VECTORS, VECTORS_PER_CLASS * classes))
     check_count("vectors", vectors, 2, MOST_VECTORS)
     check_count("votes", votes, 1, MOST_NEIGHBOURS)
-    if isinstance(alpha, float | int) and not 0 < alpha < 1:
-        raise UserError(f"alpha is {alpha}: give a number between 0 and 1, for instance 0.99")
+    if isinstance(alpha, float | int) and not 0 <= alpha < 1:
+        raise UserError(
+            f"alpha is {alpha}: give a number between 0 and 1, for instance 0.99, or 0 to choose it"
+        )
     if isinstance(time, float | int) and not 0 < time < float("inf"):
         raise UserError(f"time is {time}: give a number above 0")
 

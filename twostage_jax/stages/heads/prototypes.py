@@ -17,10 +17,10 @@ def prototype(classes: int, temperature: Scalar = 0.1, steps: int = 0) -> Head:
     """Nearest class mean by cosine, on features of length 1.
 
     The protocol of Snell et al., "Prototypical Networks for Few-shot Learning", 2017, on fixed
-    features. `steps` refinements follow with soft k-means over all training images (Ren et al.,
-    "Meta-Learning for Semi-Supervised Few-Shot Classification", 2018): each image belongs to the
-    classes with shares `softmax(10 · cosine)`, a labelled one to its label, and the means move to
-    the weighted means. Logits are cosines divided by `temperature`.
+    features. Then follow `steps` refinements by soft k-means over all training images (Ren et al.,
+    "Meta-Learning for Semi-Supervised Few-Shot Classification", 2018): each image gets the shares
+    `softmax(10 · cosine)`, a labelled image its one-hot label, and each class mean becomes the
+    weighted mean. Logits are cosines divided by `temperature`.
 
     Parameters: `mean` `[K, D]` of length 1 (zeros for a class without an example) and
     `temperature`.

@@ -19,18 +19,19 @@ def knn_reliable(classes: int, doubt: Scalar = 0.1, least: int = 11, most: int =
     """Vote of the nearest examples, weighted by the reliability of their labels.
 
     After Di Salvo et al., "An Embedding is Worth a Thousand Noisy Labels" (WANN, arXiv 2408.14358,
-    2024). The adaptive number `k` of an example is the smallest one from `least` to `most` with
-    which a plurality of its `k` nearest others has its label (`most` if there is none), and its
-    reliability is `1/k`, or `doubt / most` if there is none. A new example takes as many
-    neighbours as its `least` nearest examples have on average, and each votes with its reliability.
-    The average and `doubt` are our choices, not the paper's. Similarity is the cosine.
+    2024). For each labelled example, `k` is the smallest number from `least` to `most` for which
+    the plurality of its `k` nearest other examples has its label. The reliability of the label is
+    `1/k`. If there is no such number, `k` is `most` and the reliability is `doubt / most`. For a
+    new example, the number of neighbours is the mean `k` of its `least` nearest examples. Each of
+    these neighbours votes with its reliability. The mean and `doubt` are our choices, not the
+    paper's. Similarity is the cosine.
 
     Parameters: `features` `[N, D]` of length 1, `label`, `reliability` and `number` `[N]`.
 
     Args:
         classes: number of classes K.
-        doubt: reliability of an example whose label wins no vote, as a share of the lowest
-            reliability of the others, at least 0; may be a traced array.
+        doubt: reliability of a label that wins no vote, in units of `1/most`, at least 0; may be a
+            traced array.
         least: smallest number of neighbours, at least 1. It is reduced to N - 1 if there are fewer
             examples.
         most: largest number of neighbours, at least `least`; reduced likewise.

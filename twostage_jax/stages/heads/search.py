@@ -13,9 +13,8 @@ from twostage_jax.errors import UserError
 # 60,000 among 60,000 with 128 features takes the same time with 16 and 32, and 2.2 times as long
 # with 64.
 _GROUP = 32
-_ENTRIES = (
-    2**22
-)  # similarities in memory at once: 16 MiB stay in the cache; 64 MiB are a fifth slower
+# Similarities in memory at once: 16 MiB stay in the cache; 64 MiB are a fifth slower.
+_ENTRIES = 2**22
 
 
 def nearest(
@@ -29,8 +28,8 @@ def nearest(
     Args:
         queries: floats `[Q, D]`.
         bank: floats `[N, D]`.
-        k: number of neighbours, from 1 to N, or to N - 1 without the query itself.
-        exclude_self: leave out row i for query i; `queries` are then the rows of `bank`.
+        k: number of neighbours, from 1 to N, or to N - 1 with `exclude_self`.
+        exclude_self: leave out row i for query i. `queries` must then be the rows of `bank`.
 
     Returns:
         Similarities float32 `[Q, k]` in [-1, 1], best first, and rows int32 `[Q, k]`.

@@ -31,17 +31,18 @@ def zhou(
     index: jax.Array,
     counted: jax.Array,
     sizes: jax.Array | None,
-    alpha: Scalar | None,
+    alpha: Scalar,
     time: Scalar,
 ) -> jax.Array:
     """Local and global consistency: `(1 - α) (I - α S)^-1 Y` for labels `Y` (Zhou et al., 2004).
 
     With class sizes, the scores of each class are scaled to add up to its size (class mass
-    normalisation, Zhu et al., 2003). Without `alpha`, `choose_alpha` chooses it. `time` is not
+    normalisation, Zhu et al., 2003). If `alpha` is 0, `choose_alpha` chooses it. `time` is not
     used.
     """
-    if alpha is None:
-        alpha = choose_alpha(graph, index, counted, sizes)
+    # A swept value is traced. Then the choice is computed even if no value is 0.
+    if isinstance(alpha, jax.Array) or alpha == 0:
+        alpha = jnp.where(alpha > 0, alpha, choose_alpha(graph, index, counted, sizes))
     return _zhou(graph, index, counted, sizes, jnp.asarray(alpha, jnp.float32), ITERATIONS)
 
 
@@ -93,7 +94,7 @@ def poisson(
     index: jax.Array,
     counted: jax.Array,
     sizes: jax.Array | None,
-    alpha: Scalar | None,
+    alpha: Scalar,
     time: Scalar,
 ) -> jax.Array:
     """Poisson learning: the solution of `(D - W) u = y - mean(y)` (Calder et al., 2020).

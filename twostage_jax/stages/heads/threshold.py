@@ -44,10 +44,10 @@ def auto(
     index: jax.Array,
     counted: jax.Array,
     sizes: jax.Array | None,
-    alpha: Scalar | None,
+    alpha: Scalar,
     time: Scalar,
 ) -> jax.Array:
-    """`poisson_mbo`, or `zhou` from 20 labels per class on, by the mean number of labels."""
+    """`zhou` if classes have at least 20 labels on average, else `poisson_mbo`."""
     many = len(index) >= MANY * counted.shape[1]
     return (zhou if many else poisson_mbo)(graph, index, counted, sizes, alpha, time)
 
@@ -57,7 +57,7 @@ def poisson_mbo(
     index: jax.Array,
     counted: jax.Array,
     sizes: jax.Array | None,
-    alpha: Scalar | None,
+    alpha: Scalar,
     time: Scalar,
 ) -> jax.Array:
     """Threshold dynamics on the leading vectors, from Poisson scores.

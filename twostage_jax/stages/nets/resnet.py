@@ -20,8 +20,8 @@ class ResNet(nn.Module):
     known from fast training on CIFAR-10: a stem, three 4×4 convolutions of stride 2, and two
     3×3 convolutions with a skip connection after each of the first two; the head's layer is the
     ninth. The features are the means over the last grid and are not negative. Each layer is a
-    product, a normalisation and a ReLU. The stem reduces images above 16×16 to a grid of at most
-    16×16. Weights are He-normal.
+    product, a normalisation and a ReLU. The stem reduces images of at least 16×16 to a grid of at
+    most 16×16. Weights are He-normal.
 
     Attributes:
         widths: channels of the stem and of the stages after it, each of which halves the grid.

@@ -1,4 +1,4 @@
-"""Contrastive objectives: two views of one image agree, views of different images do not."""
+"""Contrastive objectives: views of one image become similar, views of others different."""
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,8 @@ def simclr_iic(
 
     Ji et al., "Invariant Information Clustering for Unsupervised Image Classification and
     Segmentation", 2019: each head assigns a view to soft clusters, more of them than there are
-    classes. Groups: `encoder`, `projector`, and `clusters`, a network like the projector on the
-    same features.
+    classes. Groups: `encoder`, `projector`, and `clusters`, which is a network like the projector
+    on the same features.
 
     Args:
         encoder: Linen module, `[B, H, W, C]` to features `[B, D]`.

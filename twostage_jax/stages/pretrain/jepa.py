@@ -1,4 +1,4 @@
-"""Joint-embedding prediction with a regulariser that makes projections Gaussian."""
+"""Joint-embedding prediction, with a term that makes the projections Gaussian."""
 
 from functools import partial
 

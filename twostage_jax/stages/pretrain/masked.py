@@ -16,9 +16,9 @@ HIDDEN = 0.0  # value of hidden pixels: the middle of [-1, 1]
 def masked(encoder: nn.Module, decoder: nn.Module, patch: int = 4, ratio: Scalar = 0.75) -> Stage:
     """Reconstruction of hidden patches from the visible ones, by mean squared error.
 
-    He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022. Any encoder fits, because
-    it sees the whole image with grey in place of the hidden patches. The error is a mean over
-    hidden pixels only. Groups: `encoder`, `decoder`.
+    He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022. Every encoder can be used,
+    because it gets the whole image with grey in place of hidden patches. The error is the mean over
+    hidden pixels. Groups: `encoder`, `decoder`.
 
     Args:
         encoder: Linen module, `[B, H, W, C]` to features `[B, D]`.

@@ -1,4 +1,4 @@
-"""Objective that keeps the variance of each projection high, so that it needs no negatives."""
+"""Objective without negatives: it keeps the variance of each projection high."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def vicreg(
     variance: Scalar = 25.0,
     covariance: Scalar = 1.0,
 ) -> Stage:
-    """Invariance to augmentation, with terms that prevent collapse: variance and covariance.
+    """Invariance to augmentation, with two terms that prevent collapse: variance and covariance.
 
     Bardes et al., "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
     Learning", 2022. Groups: `encoder`, `projector`.

@@ -1,7 +1,7 @@
 """Shift, rotation, scale, aspect, shear, elastic field, crop and flip as one field of coordinates.
 
 The pixel `(i, j)` of a view reads the image at the place `matrix @ ((i, j) - centre) + centre +
-offset + elastic displacement`, so an image is interpolated once for any number of
+offset + elastic displacement`. An image is therefore interpolated only once, whatever the number of
 transformations. Places are in pixels.
 """
 

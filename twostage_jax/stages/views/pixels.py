@@ -17,7 +17,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 def background(image: jax.Array) -> jax.Array:
     """Return the background `[B, C]` of images: the mean of the middle two of the four corners.
 
-    If one or two corners lie on the object, bright or dark, the result changes little.
+    If one corner lies on the object, the result changes little.
     """
     corners = image[:, :: max(1, image.shape[1] - 1), :: max(1, image.shape[2] - 1)]
     corners = corners[:, :2, :2].reshape(len(image), -1, image.shape[-1])

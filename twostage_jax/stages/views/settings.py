@@ -28,17 +28,18 @@ LIMITS = {
     "erase": 1.0,
     "erase_size": 1.0,
 }
-# Probabilities and counts, which `scaled` does not change.
-UNSCALED = ("flip", "grey", "erase", "grid")
+# Probabilities and the size of squares, which `scaled` does not change.
+UNSCALED = ("flip", "grey", "erase", "erase_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
     """Settings of an augmentation; a transformation with strength 0 is off and costs nothing.
 
-    Every image of a batch draws its own values, uniformly unless a line says otherwise. Lengths
-    are shares of the image's side, so the settings do not depend on the size of the images. Pixels
-    from outside of the image, and erased ones, have the background's value (see `background`).
+    Every image of a batch draws its own values, from uniform distributions unless a line says
+    otherwise. Lengths are shares of the image's side, so the settings do not depend on the size of
+    the images. Erased pixels, and pixels from outside of the image, have the value of the
+    background (see `background`).
 
     Attributes:
         shift: largest shift in either direction, as a share of the side.
@@ -116,7 +117,10 @@ class Views:
         return bool(linear or self.elastic or self.crop or self.flip)
 
     def scaled(self, strength: float) -> "Views":
-        """Return these settings with all strengths multiplied; probabilities do not change.
+        """Return these settings with all strengths multiplied by a factor.
+
+        Probabilities and the size of erased squares do not change. A strength above its limit
+        becomes the limit.
 
         >>> import twostage_jax as ts
         >>> ts.Views(rotation=20, flip=0.5).scaled(0.5)
@@ -125,7 +129,7 @@ class Views:
         values = {
             name: min(strength * getattr(self, name), limit)
             for name, limit in LIMITS.items()
-            if name not in UNSCALED and name != "erase_size"
+            if name not in UNSCALED
         }
         return dataclasses.replace(self, **values)
 
@@ -135,11 +139,13 @@ class Views:
         side = min(height, width)
         size = f"{height}×{width} pixels"
         if self.elastic and self.grid > side:
+            if side < 4:
+                raise UserError(
+                    f"an elastic field needs 4×4 pixels, and images have {size}: give elastic=0"
+                )
             raise UserError(
                 f"an elastic field of {self.grid}×{self.grid} points does not fit images of "
-                f"{size}: give Views(grid={max(4, side)})"
-                * (side >= 4)
-                or f"an elastic field needs 4×4 pixels, and images have {size}: give elastic=0"
+                f"{size}: give Views(grid={side})"
             )
         if self.erase and self.erase_size * side < 1:
             raise UserError(
