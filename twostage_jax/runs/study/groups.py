@@ -12,6 +12,7 @@ import optax
 from twostage_jax.runs.own_code import call_named, find_function
 from twostage_jax.runs.study import representations
 from twostage_jax.runs.study.arms import Arm
+from twostage_jax.runs.study.budget import share_draws
 from twostage_jax.runs.study.cells import cell_name
 from twostage_jax.runs.study.draws import Draws
 from twostage_jax.runs.study.parallel import Parallel
@@ -27,10 +28,12 @@ from twostage_jax.runs.study.solved import (
 )
 from twostage_jax.runs.study.sources import Source
 from twostage_jax.runs.study.trained import (
+    VERSION,
     Data,
     Recipe,
     choose_durations,
-    epochs_of,
+    images_of,
+    steps_of,
     train_draws,
 )
 from twostage_jax.runs.views import make_augment
@@ -45,10 +48,10 @@ from twostage_jax.stages.stage import Batch, Head, Params, Stage
 LEARNING_RATE = 1e-3
 ENCODER_RATE = 1e-4  # learning rate of a pretrained encoder that is fine-tuned
 WEIGHT_DECAY = 1e-3
-# Largest number of images that an end-to-end arm trains on, over all draws of one number of labels.
-IMAGES = 60_000
-FEWEST_DRAWS = 3
-CHOICE_LIMIT = 100  # end-to-end arms choose their duration up to this number of labels
+# Budget of an end-to-end arm, for all numbers of labels together: images of trainings and choices,
+# and a third of the images that are predicted. See `budget.share_draws`.
+IMAGES = 500_000
+CHOICE_LIMIT = 3000  # end-to-end arms choose their duration up to this number of labels
 
 
 class Choice(NamedTuple):
@@ -66,6 +69,7 @@ class Work:
         source: data, encoder and features.
         parallel: compiles and runs.
         seed: seed of the study.
+        counts: numbers of labels.
         draws: number of draws.
         select_on_validation: True to choose on the validation split.
     """
@@ -73,13 +77,17 @@ class Work:
     source: Source
     parallel: Parallel
     seed: int
+    counts: tuple[int, ...]
     draws: int
     select_on_validation: bool
 
-    def drawn(self, draws: Draws, most: int | None = None) -> Draws:
-        """Return the draws that an arm uses: one if all examples are labelled."""
-        repeats = 1 if draws.count == self.source.labelled else len(draws.index)
-        return draws.first(min(repeats, most or repeats))
+    def most_draws(self, count: int) -> int:
+        """Return the number of draws for a number of labels: one if all examples are labelled."""
+        return 1 if count == self.source.labelled else self.draws
+
+    def drawn(self, draws: Draws) -> Draws:
+        """Return the draws that an arm without a budget uses."""
+        return draws.first(self.most_draws(draws.count))
 
 
 class Group(NamedTuple):
@@ -231,13 +239,14 @@ def _trained(work: Work, name: str, arms: Sequence[Arm], banks: Sequence[Represe
     head = make_head_function(arms[0].protocol, work)({})
     recipe = Recipe(
         name=name,
+        programs=name,
         stage=_on_features(head),
-        tx=adam(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
+        tx=_head_optimiser,
+        rates=(LEARNING_RATE,),
         apply=_head_logits(head),
-        steps=500,
-        passes=20,
         pretrained={},
-        choose_below=3000,
+        steps=partial(steps_of, fewest=500, root=30, epochs=4),
+        choose_below=CHOICE_LIMIT,
     )
 
     def data(with_test: bool) -> Data:
@@ -245,6 +254,19 @@ def _trained(work: Work, name: str, arms: Sequence[Arm], banks: Sequence[Represe
         return Data(train, _stacked(banks, "test") if with_test else train[:, :0])
 
     return _training_group(work, recipe, arms, data, None)
+
+
+def _head_optimiser(rates: jax.Array) -> optax.GradientTransformation:
+    return adam(rates[0], weight_decay=WEIGHT_DECAY)
+
+
+def _network_optimiser(rates: jax.Array) -> optax.GradientTransformation:
+    """AdamW with a learning rate for the encoder and one for the head."""
+    names = ("encoder", "head")
+    parts = {
+        name: adam(rate, weight_decay=WEIGHT_DECAY) for name, rate in zip(names, rates, strict=True)
+    }
+    return optax.multi_transform(parts, {name: name for name in names})
 
 
 def _on_features(head: Head) -> Stage:
@@ -280,25 +302,24 @@ def _end_to_end(work: Work, arm: Arm) -> Group:
     augment = make_augment(work.source.run.config, networks.image_shape)
     if augment is not None:
         stage = _augmented(stage, augment)
-    tx = adam(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     pretrained = {}
+    encoder_rate = LEARNING_RATE
     if arm.name == "finetuned":
         pretrained = {"encoder": work.source.run.params["encoder"]}
-        slow = adam(ENCODER_RATE, weight_decay=WEIGHT_DECAY)
-        groups = {"encoder": "encoder", "head": "head"}
-        tx = optax.multi_transform({"encoder": slow, "head": tx}, groups)
+        encoder_rate = ENCODER_RATE
 
     def logits(params: Params, image: jax.Array) -> jax.Array:
         return head.logits(params["head"], forward(networks.encoder, params["encoder"], image))
 
     recipe = Recipe(
         name=arm.name,
+        programs="end-to-end",
         stage=stage,
-        tx=tx,
+        tx=_network_optimiser,
+        rates=(encoder_rate, LEARNING_RATE),
         apply=logits,
-        steps=150,
-        passes=20,
         pretrained=pretrained,
+        steps=partial(steps_of, fewest=100, root=10, epochs=2),
         choose_below=CHOICE_LIMIT,
     )
 
@@ -328,13 +349,15 @@ def _training_group(
     data: Callable[[bool], Data],
     images: int | None,
 ) -> Group:
-    """Group of a training; it uses fewer draws, but at least 3, if `images` limits the examples."""
+    """Group of a training; `images` is its budget, see `budget.share_draws`."""
+    repeats = {count: work.most_draws(count) for count in work.counts}
+    if images is not None:
+        tested = work.source.lockbox.count
+        costs = {count: images_of(recipe, count) + tested // 3 for count in work.counts}
+        repeats = share_draws(costs, repeats, images)
 
     def drawn(draws: Draws) -> Draws:
-        most = None
-        if images is not None:
-            most = max(FEWEST_DRAWS, images // (draws.count * epochs_of(recipe, draws.count)))
-        return work.drawn(draws, most)
+        return draws.first(repeats[draws.count])
 
     def choose(draws: Draws) -> Choice:
         chosen = choose_durations(work.parallel, recipe, drawn(draws), data(False), work.seed)
@@ -344,4 +367,4 @@ def _training_group(
         arguments = (choice.values, drawn(draws), data(True), work.seed)
         return {"predicted": train_draws(work.parallel, recipe, *arguments)}
 
-    return Group(recipe.name, tuple(arms), choose, predict)
+    return Group(f"{recipe.name}-v{VERSION}", tuple(arms), choose, predict)

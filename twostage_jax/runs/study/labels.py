@@ -89,6 +89,7 @@ def study_label_counts(context: Context[LabelStudy]) -> Values:
         source,
         Parallel(),
         seed,
+        tuple(counts),
         study.draws or DRAWS,
         select_on_validation=study.select == "validation",
     )

@@ -1,15 +1,21 @@
-"""Many independent computations of one shape, in chunks of one program each."""
+"""Many independent computations: in chunks of one program each, or several programs at once."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import jax
 import numpy as np
 
-from twostage_jax.engine.compile import compiler_options
+from twostage_jax.engine.compile import compiler_options, cores
 from twostage_jax.trees import PyTree
+
+T = TypeVar("T")
 
 FLOATS = 8_000_000  # values of the data of a chunk, 32 MB; larger chunks are no faster
 MOST = 128  # members of a chunk
+THREADS = 8  # largest number of members at once, to limit the memory
 
 
 class Parallel:
@@ -17,6 +23,13 @@ class Parallel:
 
     def __init__(self) -> None:
         self._programs: dict[tuple, Callable[..., PyTree]] = {}
+
+    def program(self, name: tuple, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        """Return the compiled `function`; of a name, only the first function is compiled."""
+        if name not in self._programs:
+            program = jax.jit(function, compiler_options=compiler_options())
+            self._programs[name] = _compiled_once(program)
+        return self._programs[name]
 
     def map(
         self,
@@ -71,3 +84,39 @@ def _program(function: Callable[..., PyTree], together: bool) -> Callable[..., P
         return jax.lax.map(member, rows)
 
     return jax.jit(run, compiler_options=compiler_options())
+
+
+def _compiled_once(program: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Return a program whose first call, which compiles it, is made by one thread alone."""
+    lock = threading.Lock()
+    called = threading.Event()
+
+    def call(*arguments: PyTree) -> PyTree:
+        if called.is_set():
+            return program(*arguments)
+        with lock:
+            result = program(*arguments)
+            called.set()
+        return result
+
+    return call
+
+
+def side_by_side(function: Callable[[int], T], members: int) -> list[T]:
+    """Return the results of `function(number)` of all members, one thread for each core.
+
+    Programs of small arrays do not keep all cores busy. The results do not depend on the threads.
+    If the call is interrupted, members that have not started are left out.
+    """
+    stopped = threading.Event()
+
+    def run(number: int) -> T | None:
+        return None if stopped.is_set() else function(number)
+
+    with ThreadPoolExecutor(min(cores(), THREADS, members)) as pool:
+        futures = [pool.submit(run, number) for number in range(members)]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stopped.set()
+            raise

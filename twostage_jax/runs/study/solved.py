@@ -259,10 +259,12 @@ def predict_on_graph(
     return result
 
 
-def blockwise(function: Callable[[jax.Array], jax.Array], image: jax.Array) -> jax.Array:
+def blockwise(
+    function: Callable[[jax.Array], jax.Array], image: jax.Array, block: int = BLOCK
+) -> jax.Array:
     """Apply a function of a batch to all rows, in blocks; the last one overlaps the one before."""
     count = len(image)
-    size = min(BLOCK, count)
+    size = min(block, count)
     starts = jnp.minimum(jnp.arange(0, count, size), count - size)
 
     def apply(start: jax.Array) -> jax.Array:

@@ -1,0 +1,28 @@
+"""Numbers of draws of an arm that has a budget."""
+
+from collections.abc import Mapping
+
+FEWEST_DRAWS = 3
+
+
+def share_draws(costs: Mapping[int, int], most: Mapping[int, int], budget: int) -> dict[int, int]:
+    """Share a budget among the numbers of labels of a study.
+
+    Each number of labels first gets three draws. The rest goes to small numbers of labels first,
+    where draws differ most. Three draws are taken even if they exceed the budget.
+
+    Args:
+        costs: cost of one draw for each number of labels.
+        most: largest number of draws for each number of labels.
+        budget: cost of all draws together.
+
+    >>> share_draws({10: 1, 100: 2, 1000: 20}, {10: 20, 100: 20, 1000: 1}, 60)
+    {10: 20, 100: 10, 1000: 1}
+    """
+    draws = {count: min(FEWEST_DRAWS, most[count]) for count in costs}
+    rest = budget - sum(costs[count] * draws[count] for count in costs)
+    for count in sorted(costs):
+        more = max(0, min(most[count] - draws[count], rest // costs[count]))
+        draws[count] += more
+        rest -= more * costs[count]
+    return draws
