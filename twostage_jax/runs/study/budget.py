@@ -8,8 +8,9 @@ FEWEST_DRAWS = 3
 def share_draws(costs: Mapping[int, int], most: Mapping[int, int], budget: int) -> dict[int, int]:
     """Share a budget among the numbers of labels of a study.
 
-    Each number of labels first gets three draws. The rest goes to small numbers of labels first,
-    where draws differ most. Three draws are taken even if they exceed the budget.
+    Each number of labels first gets three draws, even if they exceed the budget. Then the number
+    on whose draws least has been spent gets another draw, as long as the budget lasts. So small
+    numbers of labels get more draws, and their errors differ most between draws.
 
     Args:
         costs: cost of one draw for each number of labels.
@@ -21,8 +22,8 @@ def share_draws(costs: Mapping[int, int], most: Mapping[int, int], budget: int) 
     """
     draws = {count: min(FEWEST_DRAWS, most[count]) for count in costs}
     rest = budget - sum(costs[count] * draws[count] for count in costs)
-    for count in sorted(costs):
-        more = max(0, min(most[count] - draws[count], rest // costs[count]))
-        draws[count] += more
-        rest -= more * costs[count]
+    while open_counts := [n for n in costs if draws[n] < most[n] and costs[n] <= rest]:
+        count = min(open_counts, key=lambda n: (draws[n] * costs[n], n))
+        draws[count] += 1
+        rest -= costs[count]
     return draws

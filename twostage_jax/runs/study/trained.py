@@ -5,7 +5,7 @@ slower for convolutions, and the programs here have the same shapes for every nu
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,7 +21,6 @@ from twostage_jax.runs.study.parallel import Parallel, side_by_side
 from twostage_jax.runs.study.solved import blockwise
 from twostage_jax.stages.stage import Params, Stage, as_image, new_key
 
-VERSION = 2  # part of the names of cells; a larger one if their content changes
 BATCH = 32
 QUARTERS = 4  # checkpoints of a training; one of them is chosen
 SEGMENT = 100  # number of steps of one call
@@ -62,12 +61,12 @@ class Data(NamedTuple):
     """Examples of a recipe from A representations.
 
     Attributes:
-        train: images uint8 or features float32, `[A, N, ...]`.
-        test: the same for test, `[A, T, ...]`.
+        train: images uint8 or features float32 `[N, ...]`, for each representation.
+        test: the same for test `[T, ...]`; empty while choices are made.
     """
 
-    train: np.ndarray
-    test: np.ndarray
+    train: Sequence[np.ndarray]
+    test: Sequence[np.ndarray]
 
 
 class Member(NamedTuple):
@@ -152,8 +151,8 @@ def steps_of(count: int, fewest: int, root: float, epochs: int) -> int:
         root: steps divided by the root of n.
         epochs: smallest number of epochs.
 
-    >>> [steps_of(n, fewest=100, root=10, epochs=2) for n in (10, 100, 1000, 55_000)]
-    [100, 100, 320, 3440]
+    >>> [steps_of(n, fewest=80, root=8, epochs=2) for n in (10, 100, 1000, 55_000)]
+    [80, 80, 256, 3440]
     """
     return whole_quarters(max(fewest, root * count**0.5, epochs * count / BATCH))
 
@@ -163,13 +162,15 @@ def whole_quarters(steps: float) -> int:
     return math.ceil(steps / QUARTERS) * QUARTERS
 
 
-def images_of(recipe: Recipe, count: int) -> int:
-    """Return the images that one draw trains on, with those of its choice."""
-    steps = recipe.steps(count)
+def images_of(recipe: Recipe, count: int, classes: int, tested: int) -> int:
+    """Return the cost of one draw, in images of a training step.
+
+    Trainings, those of the choice, and predictions: these take a sixth of a step for each image.
+    """
     share = 0.0
-    if count <= recipe.choose_below:
+    if 2 * classes <= count <= recipe.choose_below:
         share = 1.0 if count <= FEW else 0.8
-    return round((1 + share) * steps * BATCH)
+    return round((1 + share) * recipe.steps(count) * BATCH + tested / 6)
 
 
 def make_batches(count: int, steps: int, seed: tuple[int, int]) -> np.ndarray:
@@ -253,7 +254,7 @@ def choose_durations(
         label = draws.label[draw]
         member = Member(int(draw), banks[arm], row[inside], label[inside])
         steps = whole_quarters(recipe.steps(draws.count) * len(inside) / draws.count)
-        sample = outside[_sample(len(outside), data.train.shape[2:])]
+        sample = outside[_sample(len(outside), member.bank.shape[1:])]
         # Copies of a held-out example do not count.
         weight = np.zeros(len(sample), np.float32)
         weight[np.unique(sample, return_index=True)[1]] = 1
