@@ -76,20 +76,22 @@ def predict_on_graph(
 
     origins = _origins(solve_draw, draws[0].index[0], draws[0].label[0], shared)
 
-    def classify(own, test, *shared):
-        def classes(own: list[jax.Array]) -> jax.Array:
-            rest = iter(own)
+    def classify(leaves_of_draws, test, *shared):
+        def classes(leaves_of_draws: list[jax.Array]) -> jax.Array:
+            rest = iter(leaves_of_draws)
             leaves = [next(rest) if x is None else shared[x] for x in origins[0]]
             return head.logits(jax.tree.unflatten(origins[1], leaves), test).argmax(-1)
 
-        return jax.vmap(classes)(own)
+        return jax.vmap(classes)(leaves_of_draws)
 
     program = parallel.program(("solve", name), solve)
     truth = jax.device_put(graph.label)
     members = [(part.index[r], part.label[r]) for part in draws for r in range(len(part.index))]
     solved = side_by_side(lambda number: program(*members[number], truth, *shared), len(members))
-    own = [jnp.stack(leaves) for leaves in zip(*(leaves for leaves, _ in solved), strict=True)]
-    predicted = parallel.program(("classify", name), classify)(own, graph.test, *shared)
+    leaves_of_draws = [
+        jnp.stack(leaves) for leaves in zip(*(leaves for leaves, _ in solved), strict=True)
+    ]
+    predicted = parallel.program(("classify", name), classify)(leaves_of_draws, graph.test, *shared)
     wrong = np.array([count for _, count in solved])
     cuts = np.cumsum([len(part.index) for part in draws])[:-1]
     results = []
@@ -110,12 +112,12 @@ def _origins(
     solve: Callable, index: np.ndarray, label: np.ndarray, shared: Sequence[jax.Array]
 ) -> tuple[list[int | None], jax.tree_util.PyTreeDef]:
     """Return which of the shared inputs each leaf of the parameters is, and their structure."""
-    found: list = []
+    traced: list = []
 
     def trace(index: jax.Array, label: jax.Array, *shared: jax.Array) -> None:
         leaves, structure = jax.tree.flatten(solve(index, label, *shared))
         numbers = [next((i for i, x in enumerate(shared) if x is leaf), None) for leaf in leaves]
-        found.append((numbers, structure))
+        traced.append((numbers, structure))
 
     jax.eval_shape(trace, index, label, *shared)
-    return found[0]
+    return traced[0]

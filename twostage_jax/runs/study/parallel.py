@@ -38,7 +38,6 @@ class Parallel:
         rows: tuple[np.ndarray, ...],
         shared: tuple[np.ndarray, ...],
         floats: int,
-        together: bool = True,
     ) -> PyTree:
         """Return the results `[M, ...]` of all members, on the host.
 
@@ -48,18 +47,13 @@ class Parallel:
             rows: arrays `[M, ...]`, a row for each member.
             shared: arrays that all members share.
             floats: smallest number of values that one member holds, to choose the chunk.
-            together: True for `vmap` over a chunk. False computes its members one after the other
-                in one program: for searches with a different number of steps for each member,
-                and for decompositions: a batch of them once stalled on two cores, and the cause
-                is not known.
         """
         members = len(rows[0])
         chunk = max(1, min(MOST, FLOATS // max(floats, 1), members))
         # `jax.jit` compiles once for each shape, but again for each new closure.
-        key = (name, together)
-        if key not in self._programs:
-            self._programs[key] = _program(function, together)
-        program = self._programs[key]
+        if name not in self._programs:
+            self._programs[name] = _program(function)
+        program = self._programs[name]
         shared = tuple(jax.device_put(part) for part in shared)
         parts = []
         for start in range(0, members, chunk):
@@ -71,7 +65,7 @@ class Parallel:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _program(function: Callable[..., PyTree], together: bool) -> Callable[..., PyTree]:
+def _program(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Compile a function of one member for the members of a chunk."""
 
     def run(rows: tuple, shared: tuple) -> PyTree:
@@ -79,7 +73,7 @@ def _program(function: Callable[..., PyTree], together: bool) -> Callable[..., P
             return function(*row, *shared)
 
         # An axis of one member is slower than no axis.
-        if together and len(rows[0]) > 1:
+        if len(rows[0]) > 1:
             return jax.vmap(member)(rows)
         return jax.lax.map(member, rows)
 

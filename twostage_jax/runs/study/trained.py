@@ -25,8 +25,8 @@ BATCH = 32
 QUARTERS = 4  # checkpoints of a training; one of them is chosen
 SEGMENT = 100  # number of steps of one call
 # Numbers of images for the statistics of a batch normalisation and for the comparison of quarters.
-FEW = 128
-MANY = 1024
+SMALL_SIZE = 128
+LARGE_SIZE = 1024
 BLOCK = 250  # number of test examples in one product; larger blocks leave the caches
 
 
@@ -169,7 +169,7 @@ def images_of(recipe: Recipe, count: int, classes: int, tested: int) -> int:
     """
     share = 0.0
     if 2 * classes <= count <= recipe.choose_below:
-        share = 1.0 if count <= FEW else 0.8
+        share = 1.0 if count <= SMALL_SIZE else 0.8
     return round((1 + share) * recipe.steps(count) * BATCH + tested / 6)
 
 
@@ -212,20 +212,19 @@ def finished(programs: Programs, member: Member, params: Params) -> Params:
 
 def _sample(count: int, shape: tuple[int, ...]) -> np.ndarray:
     """Positions of one of two numbers of examples, evenly spaced; few examples are repeated."""
-    size = FEW if count <= FEW else len(finish_rows(MANY, shape))
+    size = SMALL_SIZE if count <= SMALL_SIZE else len(finish_rows(LARGE_SIZE, shape))
     return np.arange(size) * count // size
 
 
 def fold_positions(draws: Draws) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return positions in a draw to train on and to hold out, for each fold of a choice.
 
-    Up to `FEW` labels, each half is held out once; above, a fifth is held out, and there is one
-    fold. Labels are sorted by class, so every fold has all classes.
+    Up to `SMALL_SIZE` labels, each half is held out once. Above, there is one fold, which holds out
+    a fifth. Labels are sorted by class, so every fold has all classes.
     """
     positions = np.arange(draws.count)
-    few = draws.count <= FEW
-    parts = positions % (2 if few else 5)
-    folds = range(2) if few else range(1)
+    parts = positions % (2 if draws.count <= SMALL_SIZE else 5)
+    folds = range(2) if draws.count <= SMALL_SIZE else range(1)
     return [(positions[parts != fold], positions[parts == fold]) for fold in folds]
 
 
