@@ -1,8 +1,8 @@
 """Heads that are solved on the features of the labelled examples.
 
 Members are solved one after the other, as many at once as there are cores: a decomposition keeps
-one core busy. Under `vmap`, all searches of `linear` would take the iterations and line-search steps
-of the slowest one.
+one core busy. Under `vmap`, all searches of `linear` would take the iterations and line-search
+steps of the slowest one.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -30,8 +30,8 @@ from twostage_jax.stages.stage import Batch, Head, Params, Stage
 LEARNING_RATE = 1e-3
 ENCODER_RATE = 1e-4  # learning rate of a pretrained encoder that is fine-tuned
 WEIGHT_DECAY = 1e-3
-# Budget of an end-to-end arm for all numbers of labels together, in images of a training step. An
-# image of the encoder `conv` takes 0.6 CPU seconds per 1,000, so two cores take 150 s.
+# Budget of an end-to-end arm for all numbers of labels together, in images of a training step. With
+# the encoder `conv`, 1,000 of them take 1.1 CPU seconds on cores that other jobs share.
 IMAGES = 500_000
 CHOICE_LIMIT = 3000  # end-to-end arms choose their duration up to this number of labels
 
