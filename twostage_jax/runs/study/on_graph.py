@@ -10,6 +10,7 @@ import numpy as np
 from twostage_jax.runs.study.draws import Draws
 from twostage_jax.runs.study.parallel import Parallel, side_by_side
 from twostage_jax.stages.stage import Head, new_key
+from twostage_jax.trees import PyTree
 
 
 class Graph(NamedTuple):
@@ -110,7 +111,7 @@ def _is_one_of(leaf: jax.Array, arrays: Sequence[jax.Array]) -> bool:
 
 def _origins(
     solve: Callable, index: np.ndarray, label: np.ndarray, shared: Sequence[jax.Array]
-) -> tuple[list[int | None], jax.tree_util.PyTreeDef]:
+) -> tuple[list[int | None], PyTree]:
     """Return which of the shared inputs each leaf of the parameters is, and their structure."""
     traced: list = []
 

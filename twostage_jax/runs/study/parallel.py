@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import TypeVar
 
 import jax
@@ -104,8 +104,10 @@ def side_by_side(function: Callable[[int], T], members: int) -> list[T]:
     """
     stopped = threading.Event()
 
-    def run(number: int) -> T | None:
-        return None if stopped.is_set() else function(number)
+    def run(number: int) -> T:
+        if stopped.is_set():
+            raise CancelledError
+        return function(number)
 
     with ThreadPoolExecutor(min(cores(), THREADS, members)) as pool:
         futures = [pool.submit(run, number) for number in range(members)]

@@ -125,11 +125,11 @@ def choose_values(
     banks = [jax.device_put(part) for part in train]
 
     def score(number: int) -> np.ndarray:
-        arm, draw, fold = np.unravel_index(number, shape)
-        examples = fill(draws, int(draw), weight[fold])
+        arm, draw, fold = map(int, np.unravel_index(number, shape))
+        examples = fill(draws, draw, weight[fold])
         if heldout is None:
             # The other folds are solved for, this one is counted.
-            outside = fill(draws, int(draw), 1 - weight[fold]).weight
+            outside = fill(draws, draw, 1 - weight[fold]).weight
             return np.stack(program(values, banks[arm], *examples, outside))
         counted = np.ones(len(heldout[arm].label), np.float32)
         return np.stack(program(values, banks[arm], *examples, counted, *heldout[arm]))
@@ -216,8 +216,8 @@ def predict_draws(
     tests = [jax.device_put(part) for part in test]
 
     def predict(number: int) -> np.ndarray:
-        arm, draw = np.unravel_index(number, values.shape)
-        examples = fill(draws, int(draw))
+        arm, draw = map(int, np.unravel_index(number, values.shape))
+        examples = fill(draws, draw)
         if grid is None:
             # A head of the user may ignore weights.
             ones = np.ones(draws.count, np.float32)

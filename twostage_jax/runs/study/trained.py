@@ -247,11 +247,11 @@ def choose_durations(
     folds = fold_positions(draws)
 
     def score_member(number: int) -> np.ndarray:
-        arm, draw, fold = np.unravel_index(number, (*shape, len(folds)))
+        arm, draw, fold = map(int, np.unravel_index(number, (*shape, len(folds))))
         inside, outside = folds[fold]
         row = draws.index[draw]
         label = draws.label[draw]
-        member = Member(int(draw), banks[arm], row[inside], label[inside])
+        member = Member(draw, banks[arm], row[inside], label[inside])
         steps = whole_quarters(recipe.steps(draws.count) * len(inside) / draws.count)
         sample = outside[_sample(len(outside), member.bank.shape[1:])]
         # Copies of a held-out example do not count.
@@ -288,8 +288,8 @@ def train_draws(
     tests = [jax.device_put(part) for part in data.test]
 
     def predict(number: int) -> np.ndarray:
-        arm, draw = np.unravel_index(number, durations.shape)
-        member = Member(int(draw), banks[arm], draws.index[draw], draws.label[draw])
+        arm, draw = map(int, np.unravel_index(number, durations.shape))
+        member = Member(draw, banks[arm], draws.index[draw], draws.label[draw])
         quarters = train_quarters(programs, recipe, member, recipe.steps(draws.count), seed)
         # Nothing is trained after the chosen quarter.
         *_, params = (next(quarters) for _ in range(durations[arm, draw] + 1))

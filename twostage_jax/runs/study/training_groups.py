@@ -21,6 +21,7 @@ from twostage_jax.runs.study.trained import (
     train_draws,
 )
 from twostage_jax.runs.views import make_augment
+from twostage_jax.stages.freezing import by_group
 from twostage_jax.stages.heads.trained import attach, mlp
 from twostage_jax.stages.modules import forward
 from twostage_jax.stages.optimiser import adam
@@ -44,7 +45,7 @@ def train_group(
     recipe = Recipe(
         name=name,
         programs=name,
-        stage=_onfeatures_of(head),
+        stage=_on_features(head),
         tx=_head_optimiser,
         rates=(LEARNING_RATE,),
         apply=_head_logits(head),
@@ -66,14 +67,16 @@ def _head_optimiser(rates: jax.Array) -> optax.GradientTransformation:
 
 def _network_optimiser(rates: jax.Array) -> optax.GradientTransformation:
     """AdamW with a learning rate for the encoder and one for the head."""
-    names = ("encoder", "head")
-    parts = {
-        name: adam(rate, weight_decay=WEIGHT_DECAY) for name, rate in zip(names, rates, strict=True)
-    }
-    return optax.multi_transform(parts, {name: name for name in names})
+    encoder_rate, head_rate = rates
+    return by_group(
+        {
+            "encoder": adam(encoder_rate, weight_decay=WEIGHT_DECAY),
+            "head": adam(head_rate, weight_decay=WEIGHT_DECAY),
+        }
+    )
 
 
-def _onfeatures_of(head: Head) -> Stage:
+def _on_features(head: Head) -> Stage:
     """Stage of a trained head alone, on batches that hold features."""
     stage = head.stage
     assert stage is not None, "a solved head has no stage"
