@@ -1,101 +1,26 @@
-"""Groups of arms that are computed in one `vmap`: the same head on features of the same width."""
+"""Groups of arms that are computed together: the same head on features of the same width."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import cache, partial
 
-import jax
 import numpy as np
-import optax
 
-from twostage_jax.runs.own_code import call_named, find_function
 from twostage_jax.runs.study import representations
 from twostage_jax.runs.study.arms import Arm
 from twostage_jax.runs.study.cells import cell_name
-from twostage_jax.runs.study.draws import Draws
-from twostage_jax.runs.study.parallel import Parallel
-from twostage_jax.runs.study.representations import Representation, load_features, scaled
-from twostage_jax.runs.study.solved import (
-    GRIDS,
-    Graph,
-    Heldout,
-    Numbers,
-    choose_values,
-    predict_draws,
-    predict_on_graph,
+from twostage_jax.runs.study.draws import Draws, make_draws
+from twostage_jax.runs.study.group import Choice, Group, Work, make_head_function
+from twostage_jax.runs.study.on_graph import Graph, predict_on_graph
+from twostage_jax.runs.study.representations import (
+    Representation,
+    features_of,
+    load_features,
+    scaled,
 )
+from twostage_jax.runs.study.solved import GRIDS, Heldout, choose_values, predict_draws
 from twostage_jax.runs.study.sources import Source
-from twostage_jax.runs.study.trained import (
-    Data,
-    Recipe,
-    choose_durations,
-    epochs_of,
-    train_draws,
-)
-from twostage_jax.runs.views import make_augment
-from twostage_jax.stages.families import HEADS
-from twostage_jax.stages.heads.trained import attach, mlp
-from twostage_jax.stages.modules import forward
-from twostage_jax.stages.optimiser import adam
-from twostage_jax.stages.pretrain.two_views import Augment
-from twostage_jax.stages.signature import check_head
-from twostage_jax.stages.stage import Batch, Head, Params, Stage
-
-LEARNING_RATE = 1e-3
-ENCODER_RATE = 1e-4  # learning rate of a pretrained encoder that is fine-tuned
-WEIGHT_DECAY = 1e-3
-# Largest number of images that an end-to-end arm trains on, over all draws of one number of labels.
-IMAGES = 60_000
-FEWEST_DRAWS = 3
-CHOICE_LIMIT = 100  # end-to-end arms choose their duration up to this number of labels
-
-
-class Choice(NamedTuple):
-    """Chosen strengths (or quarters of the training) `[A, R]`, and the method of the choice."""
-
-    values: np.ndarray
-    how: str
-
-
-@dataclass(frozen=True, eq=False)
-class Work:
-    """Input that all groups share.
-
-    Attributes:
-        source: data, encoder and features.
-        parallel: compiles and runs.
-        seed: seed of the study.
-        draws: number of draws.
-        select_on_validation: True to choose on the validation split.
-    """
-
-    source: Source
-    parallel: Parallel
-    seed: int
-    draws: int
-    select_on_validation: bool
-
-    def drawn(self, draws: Draws, most: int | None = None) -> Draws:
-        """Return the draws that an arm uses: one if all examples are labelled."""
-        repeats = 1 if draws.count == self.source.labelled else len(draws.index)
-        return draws.first(min(repeats, most or repeats))
-
-
-class Group(NamedTuple):
-    """Arms with one head on features of one width, or a network that is trained end to end.
-
-    Attributes:
-        name: name of the group, for its cells.
-        arms: the A arms.
-        choose: chooses strengths for every arm and draw, while the test split is locked.
-        predict: fits every arm and draw; returns `predicted` int32 `[A, R, T]`.
-    """
-
-    name: str
-    arms: tuple[Arm, ...]
-    choose: Callable[[Draws], Choice]
-    predict: Callable[[Draws, Choice], dict[str, np.ndarray]]
+from twostage_jax.runs.study.training_groups import end_to_end_group, train_group
+from twostage_jax.stages.stage import Head
 
 
 def make_groups(work: Work, arms: Sequence[Arm]) -> list[Group]:
@@ -105,7 +30,7 @@ def make_groups(work: Work, arms: Sequence[Arm]) -> list[Group]:
     features: dict[str, Representation] = {}
     for arm in arms:
         if not arm.representation:
-            groups.append(_end_to_end(work, arm))
+            groups.append(end_to_end_group(work, arm))
             continue
         if arm.representation not in features:
             features[arm.representation] = scaled(_representation(work, arm))
@@ -118,20 +43,9 @@ def make_groups(work: Work, arms: Sequence[Arm]) -> list[Group]:
             # Each graph is as large as its features, so graphs are not stacked.
             groups += map(partial(_prepared, work, head), same, banks)
             continue
-        make = _trained if head.solve is None else _solved
+        make = train_group if head.solve is None else _solved
         groups.append(make(work, f"{protocol}-{width}", same, banks))
     return groups
-
-
-def make_head_function(protocol: str, work: Work) -> Callable[[Numbers], Head]:
-    """Make `numbers -> Head` of a protocol, with its default options."""
-    function = find_function(protocol, HEADS)
-    offered = {"classes": len(work.source.classes)}
-
-    def make(numbers: Numbers) -> Head:
-        return check_head(call_named(protocol, function, offered, dict(numbers)), protocol)
-
-    return make
 
 
 def _representation(work: Work, arm: Arm) -> Representation:
@@ -163,11 +77,6 @@ def _of_file(source: Source, arm: Arm) -> Representation:
     return Representation(arm.representation, features, covers_pool=False)
 
 
-def _stacked(banks: Sequence[Representation], split: str, count: int | None = None) -> np.ndarray:
-    """Features `[A, N, D]` of a split, of the first `count` examples."""
-    return np.stack([bank.features(split)[:count] for bank in banks])
-
-
 def _solved(work: Work, name: str, arms: Sequence[Arm], banks: Sequence[Representation]) -> Group:
     """Group of a head that is solved in one call."""
     protocol = arms[0].protocol
@@ -182,8 +91,8 @@ def _solved(work: Work, name: str, arms: Sequence[Arm], banks: Sequence[Represen
         heldout = None
         if work.select_on_validation:
             label = work.source.dataset.validation["label"]
-            heldout = Heldout(_stacked(banks, "validation"), label)
-        train = _stacked(banks, "train", labelled)
+            heldout = [Heldout(part, label) for part in features_of(banks, "validation")]
+        train = features_of(banks, "train", labelled)
         return Choice(*choose_values(work.parallel, name, make_head, grid, drawn, train, heldout))
 
     def predict(draws: Draws, choice: Choice) -> dict[str, np.ndarray]:
@@ -191,11 +100,11 @@ def _solved(work: Work, name: str, arms: Sequence[Arm], banks: Sequence[Represen
             work.parallel,
             name,
             make_head,
-            grid.number if grid else None,
+            grid,
             choice.values,
             work.drawn(draws),
-            _stacked(banks, "train", labelled),
-            _stacked(banks, "test"),
+            features_of(banks, "train", labelled),
+            features_of(banks, "test"),
         )
         return {"predicted": predicted}
 
@@ -210,138 +119,22 @@ def _prepared(work: Work, head: Head, arm: Arm, bank: Representation) -> Group:
         shape = (1, len(work.drawn(draws).index))
         return Choice(np.zeros(shape, np.float32), "default")
 
-    def predict(draws: Draws, choice: Choice) -> dict[str, np.ndarray]:
+    @cache
+    def predict_all() -> dict[int, dict[str, np.ndarray]]:
+        """Results for all numbers of labels, which share the search for the test images."""
         features = bank.features("train")
         assert head.prepare is not None
         prepare = partial(head.prepare, features)
         prepared = source.cached_arrays(f"graph-{cell_name(arm.name)}", prepare)
-        return predict_on_graph(
-            work.parallel,
-            arm.name,
-            head,
-            work.drawn(draws),
-            Graph(features, prepared, bank.features("test"), source.dataset.train["label"]),
-        )
-
-    return Group(cell_name(arm.name), (arm,), choose, predict)
-
-
-def _trained(work: Work, name: str, arms: Sequence[Arm], banks: Sequence[Representation]) -> Group:
-    """Group of a head that is trained on features."""
-    head = make_head_function(arms[0].protocol, work)({})
-    recipe = Recipe(
-        name=name,
-        stage=_on_features(head),
-        tx=adam(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
-        apply=_head_logits(head),
-        steps=500,
-        passes=20,
-        pretrained={},
-        choose_below=3000,
-    )
-
-    def data(with_test: bool) -> Data:
-        train = _stacked(banks, "train", work.source.labelled)
-        return Data(train, _stacked(banks, "test") if with_test else train[:, :0])
-
-    return _training_group(work, recipe, arms, data, None)
-
-
-def _on_features(head: Head) -> Stage:
-    """Stage of a trained head alone, on batches that hold features."""
-    stage = head.stage
-    assert stage is not None, "a solved head has no stage"
-
-    def init(key: jax.Array, batch: Batch) -> Params:
-        return {"head": stage.init(key, batch)}
-
-    def loss(params: Params, key: jax.Array, batch: Batch):
-        return stage.loss(params["head"], key, batch)
-
-    return Stage(init, loss)
-
-
-def _head_logits(head: Head) -> Callable[[Params, jax.Array], jax.Array]:
-    def logits(params: Params, features: jax.Array) -> jax.Array:
-        return head.logits(params["head"], features)
-
-    return logits
-
-
-def _end_to_end(work: Work, arm: Arm) -> Group:
-    """Group of a network that is trained end to end, from scratch or from the pretrained encoder.
-
-    The head is linear. Everything is trained by AdamW; a pretrained encoder has a tenth of the
-    learning rate.
-    """
-    networks = work.source.networks
-    head = mlp(len(work.source.classes), widths=())
-    stage = attach(networks.encoder, head)
-    augment = make_augment(work.source.run.config, networks.image_shape)
-    if augment is not None:
-        stage = _augmented(stage, augment)
-    tx = adam(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    pretrained = {}
-    if arm.name == "finetuned":
-        pretrained = {"encoder": work.source.run.params["encoder"]}
-        slow = adam(ENCODER_RATE, weight_decay=WEIGHT_DECAY)
-        groups = {"encoder": "encoder", "head": "head"}
-        tx = optax.multi_transform({"encoder": slow, "head": tx}, groups)
-
-    def logits(params: Params, image: jax.Array) -> jax.Array:
-        return head.logits(params["head"], forward(networks.encoder, params["encoder"], image))
-
-    recipe = Recipe(
-        name=arm.name,
-        stage=stage,
-        tx=tx,
-        apply=logits,
-        steps=150,
-        passes=20,
-        pretrained=pretrained,
-        choose_below=CHOICE_LIMIT,
-    )
-
-    def data(with_test: bool) -> Data:
-        train = work.source.dataset.train["image"][None]
-        test = work.source.split_images("test")[None] if with_test else train[:, :0]
-        return Data(train, test)
-
-    return _training_group(work, recipe, [arm], data, IMAGES)
-
-
-def _augmented(stage: Stage, augment: Augment) -> Stage:
-    """Stage that uses a random view of each image, as in the pretraining."""
-
-    def loss(params: Params, key: jax.Array, batch: Batch):
-        view_key, loss_key = jax.random.split(key)
-        image = augment(view_key, batch["image"])
-        return stage.loss(params, loss_key, {**batch, "image": image})
-
-    return stage._replace(loss=loss)
-
-
-def _training_group(
-    work: Work,
-    recipe: Recipe,
-    arms: Sequence[Arm],
-    data: Callable[[bool], Data],
-    images: int | None,
-) -> Group:
-    """Group of a training; it uses fewer draws, but at least 3, if `images` limits the examples."""
-
-    def drawn(draws: Draws) -> Draws:
-        most = None
-        if images is not None:
-            most = max(FEWEST_DRAWS, images // (draws.count * epochs_of(recipe, draws.count)))
-        return work.drawn(draws, most)
-
-    def choose(draws: Draws) -> Choice:
-        chosen = choose_durations(work.parallel, recipe, drawn(draws), data(False), work.seed)
-        return Choice(*chosen)
+        graph = Graph(features, prepared, bank.features("test"), source.dataset.train["label"])
+        draws = [
+            work.drawn(make_draws(source.dataset, count, work.seed, work.draws))
+            for count in work.counts
+        ]
+        results = predict_on_graph(work.parallel, arm.protocol, head, draws, graph)
+        return dict(zip(work.counts, results, strict=True))
 
     def predict(draws: Draws, choice: Choice) -> dict[str, np.ndarray]:
-        arguments = (choice.values, drawn(draws), data(True), work.seed)
-        return {"predicted": train_draws(work.parallel, recipe, *arguments)}
+        return predict_all()[draws.count]
 
-    return Group(recipe.name, tuple(arms), choose, predict)
+    return Group(cell_name(arm.name), (arm,), choose, predict)

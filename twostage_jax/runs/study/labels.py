@@ -19,7 +19,8 @@ from twostage_jax.runs.study.arms import Arm, make_arms
 from twostage_jax.runs.study.cells import cell_name, npz_bytes
 from twostage_jax.runs.study.context import Context, Values
 from twostage_jax.runs.study.draws import Draws, make_draws
-from twostage_jax.runs.study.groups import Choice, Group, Work, make_groups
+from twostage_jax.runs.study.group import Choice, Group, Work
+from twostage_jax.runs.study.groups import make_groups
 from twostage_jax.runs.study.parallel import Parallel
 from twostage_jax.runs.study.representations import check_features
 from twostage_jax.runs.study.sources import Source
@@ -31,6 +32,7 @@ from twostage_jax.store.atomic import write_bytes
 ERRORS = "errors.csv"
 TABLE = "table.csv"
 PREDICTIONS = "predictions"
+VERSION = 2  # part of the names of cells; a larger one if their content changes
 
 
 def resolve_counts(study: LabelStudy, dataset: TrainingData) -> tuple[list[int], list[int]]:
@@ -89,6 +91,7 @@ def study_label_counts(context: Context[LabelStudy]) -> Values:
         source,
         Parallel(),
         seed,
+        tuple(counts),
         study.draws or DRAWS,
         select_on_validation=study.select == "validation",
     )
@@ -105,7 +108,7 @@ def study_label_counts(context: Context[LabelStudy]) -> Values:
             for group in groups:
                 choice = choices[group.name, n]
                 fit = partial(group.predict, draws[n], choice)
-                arrays = context.cells.compute(f"fit-{group.name}-{n}", fit)
+                arrays = context.cells.compute(f"fit-{group.name}-{n}-v{VERSION}", fit)
                 for number, arm in enumerate(group.arms):
                     predictions[arm.name, n] = _prediction(
                         source, arrays, number, choice, draws[n], test["label"]
@@ -138,7 +141,7 @@ def _choose(context: Context[LabelStudy], group: Group, draws: Draws) -> Choice:
         words["how"] = choice.how
         return {"values": choice.values, "how": np.array(choice.how)}
 
-    arrays = context.cells.compute(f"choose-{group.name}-{draws.count}", make)
+    arrays = context.cells.compute(f"choose-{group.name}-{draws.count}-v{VERSION}", make)
     return Choice(arrays["values"], str(arrays["how"]))
 
 

@@ -1,6 +1,6 @@
 """Representations of the images that the arms of a study compare, as features on the host."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +45,13 @@ def scaled(representation: Representation) -> Representation:
         return scale * representation.features(split)
 
     return representation._replace(features=features)
+
+
+def features_of(
+    banks: Sequence[Representation], split: str, count: int | None = None
+) -> list[np.ndarray]:
+    """Features `[N, D]` of a split, of the first `count` examples, for each representation."""
+    return [bank.features(split)[:count] for bank in banks]
 
 
 def frozen(source: Source) -> Representation:
