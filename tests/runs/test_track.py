@@ -147,7 +147,7 @@ def test_tensorboard_has_every_figure_once(data, tmp_path):
     with pytest.raises(KeyboardInterrupt) as stop:
         tiny.run(config, seams=tiny.stopped_after(2 * tiny.STEPS + 2), tensorboard=True)
     assert " --tensorboard " in stop.value.resume
-    tiny.resume(config.out, tensorboard=True)
+    tiny.resume(config.out, tensorboard=True, draw=True)
     training, pictures = scalars(config.out / "tensorboard" / "training")
     validation, _ = scalars(config.out / "tensorboard" / "validation")
     for line in tiny.metrics(config.out):
