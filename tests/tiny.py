@@ -6,6 +6,7 @@ All runs have the same shapes, so their programs are compiled once and then come
 import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,14 +72,20 @@ def config(data: str, out: Path, **options: object) -> ts.Config:
     return ts.Config(data=data, out=out, pretrain=pretrain, head=head, **options)  # type: ignore
 
 
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Let runs within this block leave pictures empty; drawing takes a quarter of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in DRAWN:
+            patch.setattr(pictures, name, lambda *_: b"")
+        yield
+
+
 def run(
     config: ts.Config, terminal: Terminal | None = None, draw: bool = False, **options: object
 ) -> Result:
     """Run without output and, unless `draw` is true, with empty files in place of pictures."""
-    with pytest.MonkeyPatch.context() as patch:
-        # Drawing takes a quarter of a tiny run.
-        for name in () if draw else DRAWN:
-            patch.setattr(pictures, name, lambda *_: b"")
+    with contextlib.nullcontext() if draw else undrawn():
         return ts.run(config, terminal=terminal or Terminal(quiet=True), **options)  # type: ignore
 
 

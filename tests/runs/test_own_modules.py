@@ -35,9 +35,7 @@ def test_constants_and_dropout_go_through_a_run_and_to_another_head(data, module
     member = jax.tree.map(lambda leaf: leaf[1], result.params)
     assert ts.digest(member) == ts.digest(alone.params)
     config = ts.Config(
-        encoder_run=str(alone.folder),
-        out=tmp_path / "second",
-        head={"protocol": "ridge", "encode": "once"},
+        encoder_run=str(alone.folder), out=tmp_path / "second", head={"protocol": "ridge"}
     )
     second = tiny.run(config, trust_code=True)
     assert ts.digest(second.params["encoder"]) == ts.digest(alone.params["encoder"])
