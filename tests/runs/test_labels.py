@@ -83,8 +83,8 @@ def test_stage_1_knows_only_the_labels_that_were_drawn(data):
         np.testing.assert_array_equal(np.flatnonzero(weight), drawn)
         assert not label[weight == 0].any()
         np.testing.assert_array_equal(label[drawn], examples.dataset.train["label"][drawn])
-    # Noise reaches them, too.
-    noisy, _ = make(data, noise=0.5)
+    # A supervised stage 1 has the noise of stage 2.
+    noisy, _ = make(data, noise=0.5, pretrain={"objective": "supervised"})
     labels = pretrain_data(noisy).rows(np.arange(3))["label"]
     np.testing.assert_array_equal(labels, noisy.label)
     assert (labels != noisy.dataset.train["label"]).mean() == pytest.approx(0.5)
