@@ -57,7 +57,7 @@ class EpochLines:
             return
         label = f"{self._stage}  epoch {record.epoch}/{self._epochs}"
         left = len(f"{self._stage}  epoch {self._epochs}/{self._epochs}")
-        columns, others = _in_columns(figures(record), WIDTH - left - ENDING)
+        columns, more_figures = _in_columns(figures(record), WIDTH - left - ENDING)
         texts = [_decimal(value).rjust(_width(name)) for name, value in columns.items()]
         spread = member_range(record, list(columns)[-1])
         if spread:
@@ -70,7 +70,7 @@ class EpochLines:
             self._header(left, list(columns), _member_count(record))
         self._line(f"{label.ljust(left)}{''.join(texts)}")
         indent = {"initial_indent": "  ", "subsequent_indent": "  "}
-        for part in textwrap.wrap(others, WIDTH, **indent):
+        for part in textwrap.wrap(more_figures, WIDTH, **indent):
             self._line(part)
         encoder = describe_encoder({**record.metrics, **record.validation})
         if self._verbose and encoder:
@@ -107,12 +107,12 @@ def _without_encoder(values: Mapping[str, float | None]) -> dict[str, float | No
 
 
 def _in_columns(values: dict[str, float | None], width: int) -> tuple[dict[str, float | None], str]:
-    """Split figures into those of the row and a text with the others, which is often empty."""
+    """Split figures into those of the row and a text with the rest, often empty."""
     if sum(map(_width, values)) <= width:
         return values, ""
     columns = {name: x for name, x in values.items() if name.endswith(COLUMNS)}
-    others = [f"{name} {_decimal(x)}" for name, x in values.items() if name not in columns]
-    return columns, ", ".join(others)
+    more_figures = [f"{name} {_decimal(x)}" for name, x in values.items() if name not in columns]
+    return columns, ", ".join(more_figures)
 
 
 def member_range(record: Record, name: str) -> tuple[float, float] | None:
