@@ -15,6 +15,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # Programs of tests run for milliseconds, so they are compiled quickly rather than well. Tests of
 # the bits of optimised programs are marked slow, and `.ci/run` runs them with XLA_FLAGS empty.
+# Without XLA's newer emitters, a third of the time would go, and so would the equality of the bits
+# of single trainings and members.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
@@ -22,10 +24,23 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from twostage_jax.engine import compile  # noqa: E402
+
+if os.environ["XLA_FLAGS"] == QUICK:
+    # Programs that run once have a level of their own, which would win over the flag.
+    compile._ONCE["cpu"].pop("xla_backend_optimization_level")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 # Members are then always spread over devices, as on a machine with two cores.
 jax.config.update("jax_num_cpu_devices", 2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run all tests of a file, which share programs and fixtures."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
 
 MNIST = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist"
 

@@ -6,12 +6,15 @@ All runs have the same shapes, so their programs are compiled once and then come
 import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import twostage_jax as ts
 from twostage_jax.engine.loop import fit
+from twostage_jax.runs import pictures
 from twostage_jax.runs.complete import Result
 from twostage_jax.runs.train import Seams
 from twostage_jax.show.terminal import Terminal
@@ -24,6 +27,7 @@ TEST = 24
 STEPS = 3  # per epoch: two batches of 32, and a remainder of 12
 PRETRAIN = {"widths": (8, 4), "epochs": 2, "batch_size": 32, "learning_rate": 0.01}
 HEAD = {"widths": (8,), "epochs": 2, "batch_size": 32, "learning_rate": 0.01}
+DRAWN = ("plot_curves", "draw_reconstructions", "plot_confusion", "draw_mistakes")
 SOLVED = ("linear", "ridge", "knn", "knn-reliable", "prototype", "propagate")
 
 
@@ -68,9 +72,21 @@ def config(data: str, out: Path, **options: object) -> ts.Config:
     return ts.Config(data=data, out=out, pretrain=pretrain, head=head, **options)  # type: ignore
 
 
-def run(config: ts.Config, terminal: Terminal | None = None, **options: object) -> Result:
-    """Run without output."""
-    return ts.run(config, terminal=terminal or Terminal(quiet=True), **options)  # type: ignore
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Let runs within this block leave pictures empty; drawing takes a quarter of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in DRAWN:
+            patch.setattr(pictures, name, lambda *_: b"")
+        yield
+
+
+def run(
+    config: ts.Config, terminal: Terminal | None = None, draw: bool = False, **options: object
+) -> Result:
+    """Run without output and, unless `draw` is true, with empty files in place of pictures."""
+    with contextlib.nullcontext() if draw else undrawn():
+        return ts.run(config, terminal=terminal or Terminal(quiet=True), **options)  # type: ignore
 
 
 def resume(folder: Path, terminal: Terminal | None = None, **options: object) -> Result:

@@ -107,6 +107,7 @@ FAULTS = {
     "half of the gradient": lambda case: with_loss(case, halved),
     "bias without gradient": lambda case: with_loss(case, without_bias),
 }
+COARSE = ("bias correction", "transposed weight")  # far above a rounding of float32
 
 
 def halved(loss, params, key, batch):
@@ -122,14 +123,14 @@ def without_bias(loss, params, key, batch):
     return loss({**params, "decoder": decoder}, key, batch)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name not in COARSE])
 def test_a_fault_fails_the_certificate_by_a_factor_of_ten(fault, dataset):
     exact = FAULTS[fault](steps.make_case(dataset, "stage 1", 0, double=True))
     assert failed(checks(exact)), "float64 does not see the fault"
 
 
-@pytest.mark.parametrize("fault", ["bias correction", "transposed weight"])
-def test_float32_detects_a_fault_too(fault, dataset):
+@pytest.mark.parametrize("fault", COARSE)
+def test_float32_detects_a_coarse_fault(fault, dataset):
     case = FAULTS[fault](steps.make_case(dataset, "stage 1", 0))
     assert failed(checks(case))
 

@@ -121,8 +121,7 @@ def test_the_main_commands_work_on_the_bundled_data(tmp_path, capsys):
     assert f"{accuracy:.4f}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_state_and_prints_how_to_resume(signum, tmp_path):
+def test_a_signal_saves_the_state_and_prints_how_to_resume(tmp_path):
     run = tmp_path / "run"
     flags = ("--pretrain.epochs", "200", "--pretrain.widths", "8", "4", "--head.epochs", "1")
     data = tiny.write(tmp_path / "tiny.npz")
@@ -131,9 +130,9 @@ def test_a_signal_saves_the_state_and_prints_how_to_resume(signum, tmp_path):
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
-    process.send_signal(signum)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate()
-    assert process.returncode == 128 + signum
+    assert process.returncode == 130
     assert err.endswith(f"resume with: twostage run --resume --out {run}\n")
     assert "Traceback" not in err
     trained = metrics.read_text().count("\n")

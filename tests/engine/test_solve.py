@@ -1,5 +1,6 @@
 """Solved heads: those of all members equal single solutions."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -56,10 +57,13 @@ def test_solved_heads_equal_single_solutions(name):
     )
     heads = solve_heads(compile_all(programs), numbers, member_keys(0, 3), DATA)
 
-    for member in range(3):
-        head = make_head({number: float(values[member])})
+    @jax.jit
+    def solve(value, key, batch):
+        return make_head({number: value}).solve(key, batch)
+
+    logits = jax.jit(make_head({number: values[0]}).logits)
+    for member, value in enumerate(numbers[number]):
         batch = {**single, "label": labels(np.array([member]))[0]}
-        params = head.solve(member_keys(0, 3)[member], batch)
-        expected = head.logits(params, FEATURES)
-        actual = head.logits(select_member(heads, member), FEATURES)
+        expected = logits(solve(value, member_keys(0, 3)[member], batch), FEATURES)
+        actual = logits(select_member(heads, member), FEATURES)
         np.testing.assert_allclose(actual, expected, atol=1e-4)

@@ -11,6 +11,7 @@ import jax
 import pytest
 
 import twostage_jax as ts
+from tests import tiny
 from tests.house import api
 from tests.house.source import ROOT
 from twostage_jax import cli
@@ -132,7 +133,7 @@ def test_the_recipes_run_and_their_commands_fit(code, commands, tmp_path, monkey
     monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "mine.py"
     path.write_text(code)
-    with jax.numpy_rank_promotion("allow"):  # jax's default, which users have
+    with tiny.undrawn(), jax.numpy_rank_promotion("allow"):  # jax's default, which users have
         runpy.run_path(str(path))
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     for command in commands.splitlines():

@@ -7,6 +7,7 @@ import inspect
 import pytest
 
 import twostage_jax as ts
+from tests import tiny
 from tests.house.source import MODULES
 
 WITH_EXAMPLES = [module for module, path in MODULES.items() if ">>>" in path.read_text()]
@@ -17,7 +18,8 @@ FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 def test_the_examples_of_a_module_run(module, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # examples may write `runs/`
     name = f"twostage_jax.{module}".rstrip(".")
-    failures, count = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
+    with tiny.undrawn():
+        failures, count = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
     assert failures == 0 and count > 0
 
 

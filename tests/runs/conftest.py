@@ -47,7 +47,7 @@ def done(shared, data) -> Path:
     """A finished run with its predictions; tests only read it."""
 
     def make(folder: Path) -> None:
-        tiny.run(tiny.config(data, folder, save_predictions=True))
+        tiny.run(tiny.config(data, folder, save_predictions=True), draw=True)
 
     return shared("done", make)
 

@@ -6,24 +6,35 @@ import pytest
 
 import twostage_jax as ts
 from tests import tiny
+from twostage_jax.config.layers import resolve
 from twostage_jax.engine.speed import Speed
 from twostage_jax.runs import programs
+from twostage_jax.runs.build import make_networks
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.records import read_manifest
 
 WIDTHS = {"conv": (4, 4, 5), "resnet": (4, 6), "vit": (8, 8, 5)}
 
 
-@pytest.mark.parametrize("name", WIDTHS)
-def test_a_run_with_each_encoder_opens_again(name, data, tmp_path):
+def test_a_run_with_batch_statistics_opens_again(data, tmp_path):
     # No decoder and a solved head: most of the time would go into compiling both.
-    pretrain = {"encoder": name, "widths": WIDTHS[name], "objective": "placeholder", "epochs": 1}
+    pretrain = {"encoder": "conv", "widths": (4, 4, 5), "objective": "placeholder", "epochs": 1}
     head = {"protocol": "ridge"}
     result = tiny.run(tiny.config(data, tmp_path / "run", pretrain=pretrain, head=head))
     assert result.record["frozen"]["unchanged"]
     images, _ = tiny.images(3, 1)
     features = ts.open_run(tmp_path / "run").features(images[..., None])
-    assert features.shape == (3, WIDTHS[name][-1])
+    assert features.shape == (3, 5)
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_the_stages_of_each_encoder_fit_each_other(name):
+    widths = WIDTHS[name]
+    config = ts.Config(pretrain={"encoder": name, "widths": widths})
+    # Traces both stages and the decoder.
+    networks = make_networks(resolve(config, (4, 4, 1), 0), (4, 4, 1), 3, 8, 0, 8)
+    assert networks.decode is not None
+    assert networks.feature_shape == (widths[-1],)
 
 
 @pytest.mark.slow

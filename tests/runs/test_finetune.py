@@ -6,7 +6,6 @@ from functools import partial
 
 import jax
 import numpy as np
-import pytest
 
 import twostage_jax as ts
 from tests import tiny
@@ -70,7 +69,7 @@ def test_part_of_an_encoder_is_trained_and_the_rest_keeps_its_bits(done, tmp_pat
     tuned = [*command, "--head.protocol", "finetune"]
     assert cli.main([*tuned, "--head.unfreeze", "dense_9"]) == 2
     error = capsys.readouterr().err
-    assert "no parameter of encoder: give one that matches some of encoder/params/dense_0" in error
+    assert "--head.unfreeze 'dense_9' matches no parameter of encoder: give a pattern" in error
     assert cli.main([*tuned, "--head.encode", "once"]) == 2
     assert "finetune trains the encoder: leave --head.encode out" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
@@ -87,10 +86,9 @@ def test_a_number_of_the_objective_is_not_taken_for_one_of_the_loss():
         check_loss_numbers(ts.Config(sweep={"head.q": (0.3, 0.7)}), asked)
 
 
-@pytest.mark.parametrize("loss", ["gce", "elr", "forward"])
-def test_losses_for_wrong_labels_train_members_as_single_runs(loss, done, tmp_path):
+def test_a_loss_with_a_memory_trains_members_as_single_runs_and_resumes(done, tmp_path):
     def train(name, **options):
-        head = {"loss": loss, "epochs": 1}
+        head = {"loss": "elr", "epochs": 1}
         config = ts.Config(
             encoder_run=str(done), out=tmp_path / name, head=head, labels=30, noise=0.2, **options
         )
@@ -98,16 +96,14 @@ def test_losses_for_wrong_labels_train_members_as_single_runs(loss, done, tmp_pa
 
     member = jax.tree.map(lambda leaf: leaf[1], train("two", members=2).params["head"])
     single = train("one", seed=1).params["head"]
-    if loss == "elr":  # XLA rounds its memory differently with a member axis
-        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), member, single)
-    else:
-        assert ts.digest(member) == ts.digest(single)
+    # XLA rounds the memory differently with a member axis.
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), member, single)
     copy = shutil.copytree(tmp_path / "one", tmp_path / "copy")
     (copy / "result.json").unlink()
     tiny.resume(copy)
     tiny.same(copy, tmp_path / "one")
     stored = json.loads((copy / "config.json").read_text())
-    assert stored["head"]["loss"] == loss
+    assert stored["head"]["loss"] == "elr"
 
 
 def test_an_option_that_no_function_asks_for_is_refused(done, module, tmp_path, capsys):

@@ -83,6 +83,11 @@ def test_stage_1_knows_only_the_labels_that_were_drawn(data):
         np.testing.assert_array_equal(np.flatnonzero(weight), drawn)
         assert not label[weight == 0].any()
         np.testing.assert_array_equal(label[drawn], examples.dataset.train["label"][drawn])
+    # A supervised stage 1 has the noise of stage 2.
+    noisy, _ = make(data, noise=0.5, pretrain={"objective": "supervised"})
+    labels = pretrain_data(noisy).rows(np.arange(3))["label"]
+    np.testing.assert_array_equal(labels, noisy.label)
+    assert (labels != noisy.dataset.train["label"]).mean() == pytest.approx(0.5)
 
 
 def test_noise_flips_labels_of_the_draw_and_is_nested_over_a_sweep(data):

@@ -319,10 +319,10 @@ def test_features_computed_in_the_loop_end_at_the_same_head(done, data, tmp_path
     np.testing.assert_allclose(*(file["probability"] for file in saved), atol=1e-4)
 
 
-def test_random_numbers_do_not_depend_on_the_default_kind_of_keys(data, trio, tmp_path):
+def test_random_numbers_do_not_depend_on_the_default_kind_of_keys(data, done, tmp_path):
     with jax.default_prng_impl("rbg"):
-        tiny.run(tiny.config(data, tmp_path / "rbg", members=3, save_predictions=True))
-    tiny.same(tmp_path / "rbg", trio)
+        tiny.run(tiny.config(data, tmp_path / "rbg", save_predictions=True))
+    tiny.same(tmp_path / "rbg", done)
 
 
 def test_other_settings_of_jax_are_refused_on_resume_and_noted_elsewhere(copy, complete, tmp_path):

@@ -71,6 +71,22 @@ def test_members_are_a_mean_and_a_range_within_80_columns(capsys):
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize("members", [0, 3])
+def test_parts_of_a_loss_that_do_not_fit_have_lines_of_their_own(members, capsys):
+    parts = {"divergence": 12.25, "reconstruction": 123.5}
+    fields = {"metrics": parts, "validation": {**parts, "loss": 0.5}}
+    if members:
+        fields["members"] = {"loss": [0.1] * members, "validation_loss": [0.25, 0.5, 0.75]}
+    with Terminal().progress("pretrain", 12) as bar:
+        bar.epoch(epoch("pretrain", 1, **fields))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    ending = "(0.2500 to 0.7500)" if members else "0.0"
+    assert f"pretrain epoch 1/12 0.0656 0.5000 {ending} train divergence 12.2500, train" in text
+    assert text.endswith("validation reconstruction 123.5000")
+
+
 @pytest.mark.parametrize(
     ("epochs", "verbose", "expected"),
     [

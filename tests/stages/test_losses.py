@@ -167,5 +167,5 @@ def test_a_pattern_selects_the_parameters_that_train_and_leaves_the_bits_of_the_
     assert kept.tolist() == [1.0, 0.0]
     assert after["encoder"]["params"]["dense_1"]["w"].tolist() == [0.0]
     paths = "encoder/params/dense_0/w, encoder/params/dense_1/w"
-    with pytest.raises(ts.UserError, match=f"'dense_1' matches no parameter of encoder: .*{paths}"):
+    with pytest.raises(ts.UserError, match=f"--head.unfreeze 'dense_1' matches no .*{paths}"):
         only_matching(optax.sgd(1.0), "dense_1", "encoder").init(PARAMS["encoder"])

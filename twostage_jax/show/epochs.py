@@ -1,6 +1,7 @@
 """Lines of the epochs of a stage, and a bar while they are computed."""
 
 import math
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -12,12 +13,15 @@ PAUSE = 1.0  # an epoch is printed if the last line is older than this, in secon
 TENTH = 10  # of short epochs, about every tenth is printed
 GAP = 2  # spaces between columns
 DIGITS = 6  # of a figure, for instance 0.9712
+WIDTH = 80  # characters of a row
+COLUMNS = ("loss", "accuracy")  # figures that always have a column, in this order
 # Figures of an encoder have a line of their own: names, and words with a format.
 ENCODER = {
     "probe": "linear probe {:.4f}",
     "knn": "nearest neighbours {:.4f}",
     "rank": "effective rank {:.1f}",
 }
+ENDING = len(" (0.0000 to 0.0000)")  # the range of members; the column of seconds is narrower
 HIDDEN = (*ENCODER, "spread")  # no columns
 
 
@@ -53,9 +57,9 @@ class EpochLines:
             return
         label = f"{self._stage}  epoch {record.epoch}/{self._epochs}"
         left = len(f"{self._stage}  epoch {self._epochs}/{self._epochs}")
-        columns = figures(record)
+        columns, more_figures = _in_columns(figures(record), WIDTH - left - ENDING)
         texts = [_decimal(value).rjust(_width(name)) for name, value in columns.items()]
-        spread = member_range(record)
+        spread = member_range(record, list(columns)[-1])
         if spread:
             texts.append(" ({:.4f} to {:.4f})".format(*spread))
         else:
@@ -65,6 +69,9 @@ class EpochLines:
         if is_first:
             self._header(left, list(columns), _member_count(record))
         self._line(f"{label.ljust(left)}{''.join(texts)}")
+        indent = {"initial_indent": "  ", "subsequent_indent": "  "}
+        for part in textwrap.wrap(more_figures, WIDTH, **indent):
+            self._line(part)
         encoder = describe_encoder({**record.metrics, **record.validation})
         if self._verbose and encoder:
             self._line(f"  {encoder}")
@@ -99,9 +106,17 @@ def _without_encoder(values: Mapping[str, float | None]) -> dict[str, float | No
     return {name: value for name, value in values.items() if name not in HIDDEN}
 
 
-def member_range(record: Record) -> tuple[float, float] | None:
-    """Lowest and highest value of the last figure among the members; None for one member."""
-    name = list(figures(record))[-1]
+def _in_columns(values: dict[str, float | None], width: int) -> tuple[dict[str, float | None], str]:
+    """Split figures into those of the row and a text with the rest, often empty."""
+    if sum(map(_width, values)) <= width:
+        return values, ""
+    columns = {name: x for name, x in values.items() if name.endswith(COLUMNS)}
+    more_figures = [f"{name} {_decimal(x)}" for name, x in values.items() if name not in columns]
+    return columns, ", ".join(more_figures)
+
+
+def member_range(record: Record, name: str) -> tuple[float, float] | None:
+    """Lowest and highest value of a figure among the members; None for one member."""
     key = name.removeprefix("train ").replace(" ", "_")
     finite = [value for value in record.members.get(key, ()) if value is not None]
     return (min(finite), max(finite)) if finite else None
@@ -109,8 +124,7 @@ def member_range(record: Record) -> tuple[float, float] | None:
 
 def _rank(name: str) -> int:
     # The loss comes first, because a stage of any kind has one.
-    order = ("loss", "accuracy")
-    return order.index(name) if name in order else len(order)
+    return COLUMNS.index(name) if name in COLUMNS else len(COLUMNS)
 
 
 def _member_count(record: Record) -> int:

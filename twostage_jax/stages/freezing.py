@@ -131,8 +131,8 @@ def only_matching(
         if "trained" not in jax.tree.leaves(labels):
             paths = [_path(group, path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
             raise UserError(
-                f"the pattern {pattern!r} matches no parameter of {group}: give one that matches "
-                f"some of {', '.join(paths)}"
+                f"--head.unfreeze {pattern!r} matches no parameter of {group}: give a pattern that "
+                f"matches some of {', '.join(paths)}"
             )
         return labels
 

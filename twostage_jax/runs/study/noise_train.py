@@ -139,15 +139,7 @@ def predict_network(
 ) -> dict[str, np.ndarray]:
     """Train an encoder with a linear head end to end from scratch, and predict as `predict_head`.
 
-    Args:
-        parallel: compiles and runs.
-        arm: network that is trained end to end.
-        encoder: Linen module.
-        images: uint8 images.
-        labels: noisy labels.
-        classes: number of classes K.
-        epochs: epochs of the training.
-        seed: seed of the study.
+    `encoder` is a Linen module, and `images` has uint8 images instead of features.
     """
     head = make_head(arm, classes, len(images.train))
     fit = _make_fit(attach(encoder, head), len(images.train), epochs)

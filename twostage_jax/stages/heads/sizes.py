@@ -33,15 +33,21 @@ def parse_sizes(class_sizes: ClassSizes, classes: int) -> str | tuple[float, ...
         shares = tuple(float(item) for item in items)
     except (TypeError, ValueError):
         raise UserError(
-            f"class sizes are {shown(class_sizes)}: give equal, labels, free, or {classes} shares "
-            "such as 0.2,0.8"
+            f"--head.class-sizes is {shown(class_sizes)}: give equal, labels, free, or {classes} "
+            "shares such as 0.2,0.8"
         ) from None
     if len(shares) != classes:
-        raise UserError(f"class sizes have {len(shares)} shares: give one for each of {classes}")
+        raise UserError(
+            f"--head.class-sizes has {len(shares)} shares: give one for each of {classes} classes"
+        )
     if not all(0 < share < 1 for share in shares):
-        raise UserError(f"class sizes are {shown(class_sizes)}: give shares above 0 and below 1")
+        raise UserError(
+            f"--head.class-sizes is {shown(class_sizes)}: give shares above 0 and below 1"
+        )
     if abs(sum(shares) - 1) > 1e-3:
-        raise UserError(f"class sizes add up to {sum(shares):.4g}: give shares that add up to 1")
+        raise UserError(
+            f"--head.class-sizes adds up to {sum(shares):.4g}: give shares that add up to 1"
+        )
     return shares
 
 

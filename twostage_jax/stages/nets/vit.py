@@ -44,21 +44,13 @@ class ViT(nn.Module):
     patch: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
-        """Apply all layers.
-
-        Args:
-            x: images.
-            keep: int32 `[B, n]`, the patches of each image to look at, row by row; all by default
-                (He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022).
-        """
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply all layers."""
         width = token_width(self.widths)
         patch = patch_size(self.patch, x.shape[1:])
         x = PatchConv(width, patch, patch, use_bias=True, name="embed")(x)
         positions = sine_positions(x.shape[1], x.shape[2], width)
         x = x.reshape(len(x), -1, width) + positions[None]
-        if keep is not None:
-            x = jnp.take_along_axis(x, keep[:, :, None], 1)
         for index in range(len(self.widths) - 1):
             x = Block(name=f"block_{index}")(x)
         x = nn.LayerNorm(name="norm")(x).mean(1)
