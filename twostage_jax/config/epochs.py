@@ -14,12 +14,12 @@ def default_epochs(steps: int, examples: int, batch_size: int) -> int:
 
     There are at most `MOST_EPOCHS` epochs, or more if they have fewer than `LEAST_STEPS` steps.
 
-    >>> default_epochs(2580, 55_000, 256), default_epochs(2580, 1295, 256)
-    (12, 300)
+    >>> default_epochs(3870, 55_000, 256), default_epochs(3870, 1295, 256)
+    (18, 300)
     """
-    each = -(-examples // batch_size)
-    steps = min(steps, max(LEAST_STEPS, MOST_EPOCHS * each))
-    return max(1, round(steps / each))
+    steps_per_epoch = -(-examples // batch_size)
+    steps = min(steps, max(LEAST_STEPS, MOST_EPOCHS * steps_per_epoch))
+    return max(1, round(steps / steps_per_epoch))
 
 
 def resolve_epochs(config: Config, examples: Mapping[str, int]) -> Config:
