@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import pytest
 
 import twostage_jax as ts
 from tests import tiny
