@@ -34,7 +34,10 @@ WEIGHT_DECAY = 1e-3
 # Budget of an end-to-end arm for all numbers of labels together, in images of a training step. With
 # the encoder `conv`, 1,000 of them take 1.1 CPU seconds on cores that other jobs share.
 IMAGES = 500_000
-CHOICE_LIMIT = 3000  # end-to-end arms choose their duration up to this number of labels
+# Largest number of labels for which the duration is chosen. A choice for a network costs as much as
+# its training, so with more labels the budget is spent on a longer training.
+HEAD_CHOICE_LIMIT = 3000
+NETWORK_CHOICE_LIMIT = 100
 
 
 def train_group(
@@ -51,7 +54,7 @@ def train_group(
         apply=_head_logits(head),
         pretrained={},
         steps=partial(steps_of, fewest=500, root=30, epochs=4),
-        choose_below=CHOICE_LIMIT,
+        choose_below=HEAD_CHOICE_LIMIT,
     )
 
     def data(with_test: bool) -> Data:
@@ -126,8 +129,8 @@ def end_to_end_group(work: Work, arm: Arm) -> Group:
         rates=(encoder_rate, LEARNING_RATE),
         apply=logits,
         pretrained=pretrained,
-        steps=partial(steps_of, fewest=80, root=8, epochs=2),
-        choose_below=CHOICE_LIMIT,
+        steps=partial(steps_of, fewest=120, root=10, epochs=2),
+        choose_below=NETWORK_CHOICE_LIMIT,
     )
 
     def data(with_test: bool) -> Data:
