@@ -17,16 +17,16 @@ def resolved(**options):
 @pytest.mark.parametrize("examples", [1, 100, 5000, 20_000, 55_000, 10**6])
 def test_the_steps_are_those_of_the_preset_within_the_limits(examples):
     batch = 256
-    each = -(-examples // batch)
-    epochs = default_epochs(2580, examples, batch)
-    assert LEAST_STEPS <= epochs * each
+    steps = -(-examples // batch)
+    epochs = default_epochs(3870, examples, batch)
+    assert LEAST_STEPS <= epochs * steps
     # Whole epochs: half an epoch more or less.
-    assert abs(epochs * each - 2580) <= each / 2 or epochs in (1, max(MOST_EPOCHS, LEAST_STEPS))
+    assert abs(epochs * steps - 3870) <= steps / 2 or epochs in (1, max(MOST_EPOCHS, LEAST_STEPS))
 
 
-def test_mnist_has_twelve_epochs_and_a_tiny_set_as_many_as_its_steps_need():
-    assert default_epochs(STEPS["few-labels"], 55_000, 256) == 12
-    assert default_epochs(2580, 10, 256) == LEAST_STEPS
+def test_mnist_has_eighteen_epochs_and_a_tiny_set_as_many_as_its_steps_need():
+    assert default_epochs(STEPS["few-labels"], 55_000, 256) == 18
+    assert default_epochs(3870, 10, 256) == LEAST_STEPS
 
 
 @pytest.mark.parametrize("preset", STEPS)

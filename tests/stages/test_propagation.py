@@ -158,14 +158,15 @@ def test_poisson_mbo_keeps_the_start_with_the_best_modularity(monkeypatch):
     weights = neighbour_graph(features, 6)
     arrays = prepared(weights, 24)
 
-    def quality(*starts: int) -> float:
+    def quality(*starts: tuple[int, float]) -> float:
         monkeypatch.setattr(threshold, "_STARTS", starts)
         share = run_method("poisson-mbo", weights, np.arange(3), label[:3], 3, 24, time=8.0)
         return round(float(modularity(arrays, jnp.asarray(share.T))), 5)
 
-    single = [quality(part) for part in (4, 2, 1)]
+    starts = threshold._STARTS
+    single = [quality(start) for start in starts]
     assert len(set(single)) > 1
-    assert quality(4, 2, 1) == max(single)
+    assert quality(*starts) == max(single)
 
 
 @pytest.mark.parametrize(("count", "method"), [(59, "poisson-mbo"), (60, "zhou")])

@@ -69,8 +69,7 @@ class EpochLines:
         if is_first:
             self._header(left, list(columns), _member_count(record))
         self._line(f"{label.ljust(left)}{''.join(texts)}")
-        indent = {"initial_indent": "  ", "subsequent_indent": "  "}
-        for part in textwrap.wrap(more_figures, WIDTH, **indent):
+        for part in textwrap.wrap(more_figures, WIDTH, initial_indent="  ", subsequent_indent="  "):
             self._line(part)
         encoder = describe_encoder({**record.metrics, **record.validation})
         if self._verbose and encoder:

@@ -113,7 +113,7 @@ def predict_head(
     if not arm.trained:
         # A graph of neighbours depends on no label.
         prepared = {} if head.prepare is None else dict(head.prepare(images.train))
-        return _map(parallel, arm, _solve(head, prepared), images, labels, seed)
+        return _map(parallel, arm, _solve(head), images, labels, seed, prepared)
     stage_fit = _make_fit(attach_to_features(head), len(images.train), epochs)
 
     def logits(params: Params, features: jax.Array) -> jax.Array:
@@ -190,7 +190,7 @@ def _make_fit(stage, examples: int, epochs: int) -> Fit:
 def _train(fit: Fit, logits: Callable, blocks: bool) -> Predict:
     """Make the function of one member that trains, and predicts images in blocks."""
 
-    def predict(key, label, validation_label, train, validation, test):
+    def predict(key, label, validation_label, train, validation, test, nothing):
         params = fit(key, train, label)
 
         def classify(image: jax.Array) -> jax.Array:
@@ -202,7 +202,7 @@ def _train(fit: Fit, logits: Callable, blocks: bool) -> Predict:
     return predict
 
 
-def _solve(head: Head, prepared: Mapping[str, np.ndarray]) -> Predict:
+def _solve(head: Head) -> Predict:
     """Make the function of one member that solves a head and predicts.
 
     Features have no member axis, so that neighbours and decompositions are computed once.
@@ -210,7 +210,7 @@ def _solve(head: Head, prepared: Mapping[str, np.ndarray]) -> Predict:
     solution = head.solve
     assert solution is not None
 
-    def predict(key, label, validation_label, train, validation, test):
+    def predict(key, label, validation_label, train, validation, test, prepared):
         batch = {
             "image": train,
             "label": label,
@@ -219,7 +219,7 @@ def _solve(head: Head, prepared: Mapping[str, np.ndarray]) -> Predict:
             "validation_label": validation_label,
             "features": train,
             "index": jnp.arange(len(label), dtype=jnp.int32),
-            "prepared": {name: jnp.asarray(values) for name, values in prepared.items()},
+            "prepared": prepared,
         }
         params = solution(key, batch)
         return {
@@ -237,6 +237,7 @@ def _map(
     images: Images,
     labels: Labels,
     seed: int,
+    prepared: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Run a function of one member for all members."""
 
@@ -250,5 +251,5 @@ def _map(
     if not arm.representation:
         # Activations of a step, as a rough guess: images are larger than features.
         size += 20 * batch_size(len(images.train)) * int(np.prod(images.train.shape[1:]))
-    result = parallel.map((arm.name,), member, rows, tuple(images), size)
+    result = parallel.map((arm.name,), member, rows, (*images, prepared or {}), size)
     return {name: values.astype(np.int32) for name, values in result.items()}

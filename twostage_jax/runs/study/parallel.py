@@ -36,7 +36,7 @@ class Parallel:
         name: tuple,
         function: Callable[..., PyTree],
         rows: tuple[np.ndarray, ...],
-        shared: tuple[np.ndarray, ...],
+        shared: tuple[PyTree, ...],
         floats: int,
     ) -> PyTree:
         """Return the results `[M, ...]` of all members, on the host.
@@ -45,7 +45,7 @@ class Parallel:
             name: name of `function`, so that a new closure of it is not compiled again.
             function: pure function of one member: `(*rows, *shared)`.
             rows: arrays `[M, ...]`, a row for each member.
-            shared: arrays that all members share.
+            shared: trees of arrays that all members share.
             floats: smallest number of values that one member holds, to choose the chunk.
         """
         members = len(rows[0])

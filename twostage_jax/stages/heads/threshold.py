@@ -2,7 +2,7 @@
 
 Calder et al., "Poisson Learning: Graph Based Semi-Supervised Learning at Very Low Label Rates",
 ICML 2020. Threshold dynamics finds a local optimum, and a wrong one exchanges or joins classes. So
-it starts from coarse clusters of three resolutions, refines each result, and keeps the best
+it starts three times, from coarse and fine clusters, refines each result, and keeps the best
 partition of the graph.
 
 The arguments of `poisson_mbo` and `auto` are those of the functions in `spreading`.
@@ -22,8 +22,8 @@ from twostage_jax.stages.stage import Scalar
 
 # Labels per class from which the labels themselves say more than the clusters of the graph.
 MANY = 20
-# A start uses one in 4, one in 2, or all of the leading vectors.
-_STARTS = (4, 2, 1)
+# Starts: one in 4 or all of the leading vectors, and the part of the time for which they diffuse.
+_STARTS = ((4, 1.0), (1, 1.0), (1, 0.25))
 # Rounds with class sizes from a start and in the refinement, and rounds without them afterwards.
 _ROUNDS = (10, 5)
 _FREE_ROUNDS = 5
@@ -31,7 +31,7 @@ _FREE_ROUNDS = 5
 _FINE = 1 / 8
 # Class weights: number of steps in the first round and in the others, factor by which each step
 # shrinks, size of the first step, and largest weight.
-_STEPS = (40, 6)
+_STEPS = (40, 12)
 _SHRINK = (0.9, 0.75)
 _STEP = 0.3
 _CAP = 1.3
@@ -62,12 +62,12 @@ def poisson_mbo(
 ) -> jax.Array:
     """Threshold dynamics on the leading vectors, from Poisson scores.
 
-    Each start uses its own number of leading vectors and `time`, and its result is refined on all
-    vectors with an eighth of `time`. The result with the largest modularity is returned. `alpha` is
-    not used.
+    Each start has its own number of leading vectors and its own part of `time`. Its result is
+    refined on all vectors with an eighth of `time`. The result with the largest modularity is
+    returned. `alpha` is not used.
     """
     results = []
-    for part in _STARTS:
+    for part, length in _STARTS:
         count = max(2, graph["vectors"].shape[1] // part)
         coarse = {
             **graph,
@@ -77,8 +77,9 @@ def poisson_mbo(
         score = poisson_scores(coarse, index, counted, exact=False)
         # The smallest score of a class becomes 0.
         score = score - score.min(1, keepdims=True)
-        hard = _threshold(coarse, score, index, counted, sizes, time, _ROUNDS[0])
-        results.append(_threshold(graph, hard, index, counted, sizes, _FINE * time, _ROUNDS[1]))
+        hard, balanced = _threshold(coarse, score, index, counted, sizes, length * time, _ROUNDS[0])
+        fine, _ = _threshold(graph, hard, index, counted, sizes, _FINE * time, _ROUNDS[1])
+        results.append(fine if sizes is None else _stable(fine, balanced, hard))
     candidates = jnp.stack(results)
     best = jnp.stack([modularity(graph, hard) for hard in results]).argmax()
     return candidates[best].T
@@ -107,8 +108,8 @@ def _threshold(
     sizes: jax.Array | None,
     time: Scalar,
     rounds: int,
-) -> jax.Array:
-    """Hard labels `[K, N]` by threshold dynamics from scores `[K, N]`.
+) -> tuple[jax.Array, jax.Array]:
+    """Hard labels `[K, N]` by threshold dynamics from scores, and those before the free rounds.
 
     A round multiplies the shares by class weights, gives each image its best class, resets the
     labelled ones, and diffuses the result: `D^-1/2 V exp(-t (1 - λ)) V' D^1/2` with `t = time`. Two
@@ -144,12 +145,17 @@ def _threshold(
     balanced = assign(as_shares(carry[0]) * carry[1][:, None])
     score = jax.lax.fori_loop(0, _FREE_ROUNDS - 1, free, carry[0])
     final = assign(as_shares(score))
-    if sizes is None:
-        return final
-    # On weak features, one class may take over as soon as the sizes are free.
-    growth = final.sum(1) / jnp.maximum(balanced.sum(1), 1.0)
+    return (final if sizes is None else _stable(final, balanced, balanced)), balanced
+
+
+def _stable(hard: jax.Array, balanced: jax.Array, otherwise: jax.Array) -> jax.Array:
+    """Return `hard`, or `otherwise` if it doubles or halves a class of `balanced`.
+
+    On weak features, one class may take over as soon as the sizes are free.
+    """
+    growth = hard.sum(1) / jnp.maximum(balanced.sum(1), 1.0)
     stable = (growth.max() < _TAKEN_OVER) & (growth.min() > 1 / _TAKEN_OVER)
-    return jnp.where(stable, final, balanced)
+    return jnp.where(stable, hard, otherwise)
 
 
 def _balance(
