@@ -96,8 +96,8 @@ def _show_extrapolations(results: Record, terminal: Terminal) -> None:
             expected = _interval_words(entry["expected"])
             predicted = _interval_words(entry["predicted"])
             terminal.line(
-                f"{entry['arm']}: a power law predicts {expected} errors with {entry['labels']:,} "
-                f"labels; fitted without {entry['held_out']:,} labels, it predicts {predicted} for "
+                f"{entry['arm']}: a power law predicts an error of {expected} with "
+                f"{entry['labels']:,} labels; fitted without {entry['held_out']:,} labels, it predicts {predicted} for "
                 f"them ({percent(entry['measured'])} measured)",
                 hang=2,
             )
@@ -138,7 +138,7 @@ def headline(results: Record) -> str:
     count = main_count(results)
     entry = _find(results["table"], name, count)
     made = (
-        f"With {count:,} labels {_arm_words(name)} makes {percent(entry['mean'])} errors "
+        f"With {count:,} labels {_arm_words(name)} has an error of {percent(entry['mean'])} "
         f"({percent(entry['low'])} to {percent(entry['high'])})"
     )
     controls = results["controls"][name]
@@ -154,14 +154,13 @@ def headline(results: Record) -> str:
     )
     other = percent(_find(results["table"], control, count)["mean"])
     if difference[2] < 0:
-        return f"{made}; {words} {_needs(match)} for that (it makes {other} with {count:,}). " + (
-            _saved(match, count)
-        )
+        needed = f"{words} {_needs(match)} for that (its error is {other} with {count:,})"
+        return f"{made}; {needed}. {_saved(match, count)}"
     if difference[1] > 0:
-        return f"{made}; {words} makes only {other}: pretraining reduced the accuracy."
+        return f"{made}; {words} has an error of only {other}: pretraining reduced the accuracy."
     return (
-        f"{made}; {words} makes {other}: the interval of the difference contains 0, so no saving "
-        "by pretraining was measured."
+        f"{made}; {words} has an error of {other}: the interval of the difference contains 0, so "
+        "no saving by pretraining was measured."
     )
 
 
