@@ -97,8 +97,8 @@ def _show_extrapolations(results: Record, terminal: Terminal) -> None:
             predicted = _interval_words(entry["predicted"])
             terminal.line(
                 f"{entry['arm']}: a power law predicts an error of {expected} with "
-                f"{entry['labels']:,} labels; fitted without {entry['held_out']:,} labels, it predicts {predicted} for "
-                f"them ({percent(entry['measured'])} measured)",
+                f"{entry['labels']:,} labels; fitted without {entry['held_out']:,} labels, it "
+                f"predicts {predicted} for them ({percent(entry['measured'])} measured)",
                 hang=2,
             )
 
