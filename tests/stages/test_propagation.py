@@ -22,7 +22,7 @@ from twostage_jax.stages.heads.graph import (
 from twostage_jax.stages.heads.propagation import METHODS, prepare_graph
 from twostage_jax.stages.heads.search import nearest
 from twostage_jax.stages.heads.sizes import parse_sizes, size_shares
-from twostage_jax.stages.heads.spreading import ALPHAS, multiply
+from twostage_jax.stages.heads.spreading import ALPHAS, Labels, multiply
 from twostage_jax.stages.heads.threshold import modularity
 from twostage_jax.stages.signature import call
 
@@ -62,7 +62,7 @@ def run_method(method, weights, index, label, classes=2, vectors=4, sizes=None, 
     numbers = {"alpha": 0.99, "time": 1.0} | numbers
     arrays = prepared(weights, vectors)
     with jax.default_matmul_precision("highest"):
-        solve = jax.jit(lambda a, i, c: METHODS[method](a, i, c, sizes, **numbers))
+        solve = jax.jit(lambda a, i, c: METHODS[method](a, Labels(i, c, sizes), **numbers))
         return np.asarray(solve(arrays, jnp.asarray(index), counted))
 
 

@@ -114,17 +114,13 @@ def predict_head(
         # A graph of neighbours depends on no label.
         prepared = {} if head.prepare is None else dict(head.prepare(images.train))
         return _map(parallel, arm, _solve(head), images, labels, seed, prepared)
-    stage_fit = _make_fit(attach_to_features(head), len(images.train), epochs)
+    stage = attach(Identity(), head, frozen=True)
+    stage_fit = _make_fit(stage, len(images.train), epochs)
 
     def logits(params: Params, features: jax.Array) -> jax.Array:
         return head.logits(params["head"], features)
 
     return _map(parallel, arm, _train(stage_fit, logits, blocks=False), images, labels, seed)
-
-
-def attach_to_features(head: Head):
-    """Return the stage of a head on batches that hold features."""
-    return attach(Identity(), head, frozen=True)
 
 
 def predict_network(
@@ -190,7 +186,7 @@ def _make_fit(stage, examples: int, epochs: int) -> Fit:
 def _train(fit: Fit, logits: Callable, blocks: bool) -> Predict:
     """Make the function of one member that trains, and predicts images in blocks."""
 
-    def predict(key, label, validation_label, train, validation, test, nothing):
+    def predict(key, label, validation_label, train, validation, test, prepared):
         params = fit(key, train, label)
 
         def classify(image: jax.Array) -> jax.Array:

@@ -107,12 +107,16 @@ class Programs(NamedTuple):
 def make_programs(parallel: Parallel, recipe: Recipe) -> Programs:
     """Return the programs of a recipe; each is compiled once for all numbers of labels."""
 
+    def optimiser(rates: jax.Array) -> optax.GradientTransformation:
+        tx = recipe.tx(rates)
+        return tx if recipe.stage.optimiser is None else recipe.stage.optimiser(tx)
+
     def start(rates, key, image, label, pretrained):
         batch = {"image": image, "label": label}
-        return make_init(recipe.stage, recipe.tx(rates))(key, batch, pretrained)
+        return make_init(recipe.stage, optimiser(rates))(key, batch, pretrained)
 
     def advance(rates, state, key, bank, rows, label, count):
-        step = make_step(recipe.stage, recipe.tx(rates))
+        step = make_step(recipe.stage, optimiser(rates))
 
         def body(number: jax.Array, state: TrainState) -> TrainState:
             examples = {"image": bank[rows[number]], "label": label[number]}

@@ -24,6 +24,7 @@ from twostage_jax.runs.views import make_augment
 from twostage_jax.stages.freezing import by_group
 from twostage_jax.stages.heads.trained import attach, mlp
 from twostage_jax.stages.modules import forward
+from twostage_jax.stages.nets.mlp import Identity
 from twostage_jax.stages.optimiser import adam
 from twostage_jax.stages.pretrain.two_views import Augment
 from twostage_jax.stages.stage import Batch, Head, Params, Stage
@@ -48,7 +49,7 @@ def train_group(
     recipe = Recipe(
         name=name,
         programs=name,
-        stage=_on_features(head),
+        stage=attach(Identity(), head, frozen=True),
         tx=_head_optimiser,
         rates=(LEARNING_RATE,),
         apply=_head_logits(head),
@@ -77,20 +78,6 @@ def _network_optimiser(rates: jax.Array) -> optax.GradientTransformation:
             "head": adam(head_rate, weight_decay=WEIGHT_DECAY),
         }
     )
-
-
-def _on_features(head: Head) -> Stage:
-    """Stage of a trained head alone, on batches that hold features."""
-    stage = head.stage
-    assert stage is not None, "a solved head has no stage"
-
-    def init(key: jax.Array, batch: Batch) -> Params:
-        return {"head": stage.init(key, batch)}
-
-    def loss(params: Params, key: jax.Array, batch: Batch):
-        return stage.loss(params["head"], key, batch)
-
-    return Stage(init, loss)
 
 
 def _head_logits(head: Head) -> Callable[[Params, jax.Array], jax.Array]:

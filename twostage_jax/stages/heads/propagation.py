@@ -18,7 +18,7 @@ from twostage_jax.stages.heads.graph import (
 from twostage_jax.stages.heads.labels import check_labels
 from twostage_jax.stages.heads.search import map_blocks, query_block, top, unit
 from twostage_jax.stages.heads.sizes import ClassSizes, parse_sizes, size_shares
-from twostage_jax.stages.heads.spreading import poisson, zhou
+from twostage_jax.stages.heads.spreading import Labels, poisson, zhou
 from twostage_jax.stages.heads.threshold import auto, poisson_mbo
 from twostage_jax.stages.stage import Batch, Head, Key, Scalar
 from twostage_jax.trees import PyTree
@@ -108,12 +108,11 @@ def propagate(
         # A label out of range has a row of zeros and must not count as unlabelled.
         counted = batch["weight"][:, None] * jax.nn.one_hot(batch["label"], classes)
         wrong = (batch["weight"] != 0) & ((batch["label"] < 0) | (batch["label"] >= classes))
-        sizes = size_shares(shares, counted)
-        numbers = {"alpha": alpha, "time": time}
+        labels = Labels(batch["index"], counted, size_shares(shares, counted))
         graph: PyTree = batch["prepared"]
         # GPUs and TPUs round the factors of a float32 product by default.
         with jax.default_matmul_precision("highest"):
-            share = METHODS[method](graph, batch["index"], counted, sizes, **numbers)
+            share = METHODS[method](graph, labels, alpha, time)
         share = jnp.where(wrong.any(), jnp.nan, share)
         return {"share": share, "features": batch["features"]}
 

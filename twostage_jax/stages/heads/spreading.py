@@ -1,13 +1,13 @@
 """Two ways to spread labels over a graph: Zhou's and Poisson learning.
 
-All functions are pure. They take the arrays of `propagation.prepare_graph`, the rows `[n]` of the
-labelled examples, their labels as weights `[n, K]`, and the assumed class sizes `[K]` (None for no
-assumption). They return shares `[N, K]`. Inside, scores are `[K, N]`: long rows are fast.
+All functions are pure. They take the arrays of `propagation.prepare_graph` and the `Labels`, and
+return shares `[N, K]`. Inside, scores are `[K, N]`: long rows are fast.
 
 `V` holds the leading vectors of `S = D^-1/2 W D^-1/2` and `λ` their eigenvalues.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +26,21 @@ _FLOOR = 1e-4
 ALPHAS = (0.9, 0.97, 0.99)
 
 
-def zhou(
-    graph: Graph,
-    index: jax.Array,
-    counted: jax.Array,
-    sizes: jax.Array | None,
-    alpha: Scalar,
-    time: Scalar,
-) -> jax.Array:
+class Labels(NamedTuple):
+    """Labels of some examples of a graph, and the assumption about the class sizes.
+
+    Attributes:
+        index: rows of the labelled examples, int32 `[n]`.
+        counted: their one-hot labels times their weights, `[n, K]`.
+        sizes: assumed shares of the classes `[K]`; None for no assumption.
+    """
+
+    index: jax.Array
+    counted: jax.Array
+    sizes: jax.Array | None
+
+
+def zhou(graph: Graph, labels: Labels, alpha: Scalar, time: Scalar) -> jax.Array:
     """Local and global consistency: `(1 - α) (I - α S)^-1 Y` for labels `Y` (Zhou et al., 2004).
 
     With class sizes, the scores of each class are scaled to add up to its size (class mass
@@ -42,37 +49,33 @@ def zhou(
     """
     # A swept value is traced. Then the choice is computed even if no value is 0.
     if isinstance(alpha, jax.Array) or alpha == 0:
-        alpha = jnp.where(alpha > 0, alpha, choose_alpha(graph, index, counted, sizes))
-    return _zhou(graph, index, counted, sizes, jnp.asarray(alpha, jnp.float32), ITERATIONS)
+        alpha = jnp.where(alpha > 0, alpha, choose_alpha(graph, labels))
+    return _zhou(graph, labels, jnp.asarray(alpha, jnp.float32), ITERATIONS)
 
 
-def _zhou(
-    graph: Graph,
-    index: jax.Array,
-    counted: jax.Array,
-    sizes: jax.Array | None,
-    alpha: jax.Array,
-    iterations: int,
-) -> jax.Array:
-    size = len(graph["root"])
-    labels = jnp.zeros((counted.shape[1], size)).at[:, index].add(counted.T)
+def _zhou(graph: Graph, labels: Labels, alpha: jax.Array, iterations: int) -> jax.Array:
     inverse = 1 / (1 - alpha * graph["values"])
-    score = (1 - alpha) * _solve(graph, labels, alpha, inverse, iterations)
+    right = _spread_out(graph, labels.index, labels.counted)
+    score = (1 - alpha) * _solve(graph, right, alpha, inverse, iterations)
     score = jnp.maximum(score, 0)
-    if sizes is not None:
-        score = score * (sizes / (score.sum(1) + 1e-30))[:, None]
+    if labels.sizes is not None:
+        score = score * (labels.sizes / (score.sum(1) + 1e-30))[:, None]
     return as_shares(score).T
 
 
-def choose_alpha(
-    graph: Graph, index: jax.Array, counted: jax.Array, sizes: jax.Array | None
-) -> jax.Array:
+def _spread_out(graph: Graph, index: jax.Array, values: jax.Array) -> jax.Array:
+    """Values `[n, K]` of some rows as `[K, N]`, with zeros for all other rows."""
+    return jnp.zeros((values.shape[1], len(graph["root"]))).at[:, index].add(values.T)
+
+
+def choose_alpha(graph: Graph, labels: Labels) -> jax.Array:
     """Choose the α of `zhou`: one half of the labelled examples predicts the labels of the other.
 
     Of `ALPHAS`, the choice is the one with the best accuracy; of equal ones, the largest. Labels
     may be wrong: all candidates are compared on the same ones. A single label of a class is in the
     first half and is not predicted.
     """
+    counted = labels.counted
     counts = (counted > 0).astype(jnp.int32)
     # Labels of a class alternate between the halves.
     rank = ((jnp.cumsum(counts, 0) - counts) * counts).sum(1)
@@ -80,8 +83,8 @@ def choose_alpha(
     second = counted - first
 
     def accuracy(alpha: jax.Array) -> jax.Array:
-        share = _zhou(graph, index, first, sizes, alpha, _ROUGH)
-        predicted = share[index].argmax(1)
+        share = _zhou(graph, labels._replace(counted=first), alpha, _ROUGH)
+        predicted = share[labels.index].argmax(1)
         return jnp.take_along_axis(second, predicted[:, None], 1).sum()
 
     alphas = jnp.asarray(ALPHAS, jnp.float32)
@@ -89,23 +92,17 @@ def choose_alpha(
     return jnp.where(scores == scores.max(), alphas, 0).max()
 
 
-def poisson(
-    graph: Graph,
-    index: jax.Array,
-    counted: jax.Array,
-    sizes: jax.Array | None,
-    alpha: Scalar,
-    time: Scalar,
-) -> jax.Array:
+def poisson(graph: Graph, labels: Labels, alpha: Scalar, time: Scalar) -> jax.Array:
     """Poisson learning: the solution of `(D - W) u = y - mean(y)` (Calder et al., 2020).
 
     With class sizes, scores are multiplied by the size of the class over its share of the labels,
     as in the paper. `alpha` and `time` are not used.
     """
-    score = poisson_scores(graph, index, counted, exact=True)
-    if sizes is not None:
-        labelled = counted.sum(0) / jnp.maximum(counted.sum(), 1e-30)
-        score = score * (sizes / jnp.maximum(labelled, 1e-6))[:, None]
+    score = poisson_scores(graph, labels, exact=True)
+    if labels.sizes is not None:
+        counts = labels.counted.sum(0)
+        labelled = counts / jnp.maximum(counts.sum(), 1e-30)
+        score = score * (labels.sizes / jnp.maximum(labelled, 1e-6))[:, None]
     # Scores are of both signs; a softmax on their own scale makes shares of them.
     scale = jnp.sqrt((score**2).mean()) + 1e-30
     return jax.nn.softmax(score / scale, axis=0).T
@@ -117,12 +114,13 @@ def as_shares(score: jax.Array) -> jax.Array:
     return score / (score.sum(0, keepdims=True) + 1e-12)
 
 
-def poisson_scores(graph: Graph, index: jax.Array, counted: jax.Array, exact: bool) -> jax.Array:
+def poisson_scores(graph: Graph, labels: Labels, exact: bool) -> jax.Array:
     """Scores `[K, N]` of Poisson learning, of mean 0 by degree.
 
     The source of a class is its labels minus their mean, so it adds up to 0. Unless `exact`, the
     solution is that on the leading vectors.
     """
+    index, counted, _ = labels
     mean = counted.sum(0) / jnp.maximum(counted.sum(), 1e-30)
     source = counted - counted.sum(1, keepdims=True) * mean[None]
     root = graph["root"][index][:, None]
@@ -132,8 +130,7 @@ def poisson_scores(graph: Graph, index: jax.Array, counted: jax.Array, exact: bo
     if not exact:
         coefficient = (source / root).T @ graph["vectors"][index]
         return (coefficient * inverse[None]) @ graph["vectors"].T / graph["root"][None]
-    size = len(graph["root"])
-    right = jnp.zeros((counted.shape[1], size)).at[:, index].add((source / root).T)
+    right = _spread_out(graph, index, source / root)
     return _solve(graph, right, jnp.float32(1), inverse, ITERATIONS) / graph["root"][None]
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from twostage_jax.stages.heads.spreading import (
     Graph,
+    Labels,
     as_shares,
     multiply,
     poisson_scores,
@@ -39,27 +40,14 @@ _CAP = 1.3
 _TAKEN_OVER = 2.0
 
 
-def auto(
-    graph: Graph,
-    index: jax.Array,
-    counted: jax.Array,
-    sizes: jax.Array | None,
-    alpha: Scalar,
-    time: Scalar,
-) -> jax.Array:
+def auto(graph: Graph, labels: Labels, alpha: Scalar, time: Scalar) -> jax.Array:
     """`zhou` if classes have at least 20 labels on average, else `poisson_mbo`."""
-    many = len(index) >= MANY * counted.shape[1]
-    return (zhou if many else poisson_mbo)(graph, index, counted, sizes, alpha, time)
+    count, classes = labels.counted.shape
+    method = zhou if count >= MANY * classes else poisson_mbo
+    return method(graph, labels, alpha, time)
 
 
-def poisson_mbo(
-    graph: Graph,
-    index: jax.Array,
-    counted: jax.Array,
-    sizes: jax.Array | None,
-    alpha: Scalar,
-    time: Scalar,
-) -> jax.Array:
+def poisson_mbo(graph: Graph, labels: Labels, alpha: Scalar, time: Scalar) -> jax.Array:
     """Threshold dynamics on the leading vectors, from Poisson scores.
 
     Each start has its own number of leading vectors and its own part of `time`. Its result is
@@ -74,12 +62,12 @@ def poisson_mbo(
             "vectors": graph["vectors"][:, :count],
             "values": graph["values"][:count],
         }
-        score = poisson_scores(coarse, index, counted, exact=False)
+        score = poisson_scores(coarse, labels, exact=False)
         # The smallest score of a class becomes 0.
         score = score - score.min(1, keepdims=True)
-        hard, balanced = _threshold(coarse, score, index, counted, sizes, length * time, _ROUNDS[0])
-        fine, _ = _threshold(graph, hard, index, counted, sizes, _FINE * time, _ROUNDS[1])
-        results.append(fine if sizes is None else _stable(fine, balanced, hard))
+        hard, balanced = _threshold(coarse, score, labels, length * time, _ROUNDS[0])
+        fine, _ = _threshold(graph, hard, labels, _FINE * time, _ROUNDS[1])
+        results.append(fine if labels.sizes is None else _stable(fine, balanced, hard))
     candidates = jnp.stack(results)
     best = jnp.stack([modularity(graph, hard) for hard in results]).argmax()
     return candidates[best].T
@@ -101,13 +89,7 @@ def modularity(graph: Graph, hard: jax.Array) -> jax.Array:
 
 
 def _threshold(
-    graph: Graph,
-    score: jax.Array,
-    index: jax.Array,
-    counted: jax.Array,
-    sizes: jax.Array | None,
-    time: Scalar,
-    rounds: int,
+    graph: Graph, score: jax.Array, labels: Labels, time: Scalar, rounds: int
 ) -> tuple[jax.Array, jax.Array]:
     """Hard labels `[K, N]` by threshold dynamics from scores, and those before the free rounds.
 
@@ -117,6 +99,7 @@ def _threshold(
     (they take a few shrinking steps towards the sizes and stay within 1/1.3 and 1.3). Five rounds
     without weights follow, unless they double or halve a class.
     """
+    index, counted, sizes = labels
     classes = counted.shape[1]
     decay = jnp.exp(-time * (1 - graph["values"]))
 

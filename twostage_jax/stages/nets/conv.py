@@ -56,7 +56,7 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Apply all layers; `train` normalises with the statistics of the batch."""
         for index, layer in enumerate(conv_layers(self.widths, x.shape[1:])):
-            padding = "zeros" if index else "edge"
+            padding = "constant" if index else "edge"
             x = PatchConv(*layer, padding=padding, name=f"conv_{index}")(x)
             x = nn.relu(Norm(self.norm, name=f"norm_{index}")(x, train))
         x = x.reshape(len(x), -1)

@@ -21,8 +21,8 @@ class PatchConv(nn.Module):
         kernel: side of the square kernel, at least `stride`.
         stride: step between patches.
         use_bias: add a bias; without one by default, because a normalisation follows.
-        padding: `zeros`, or `edge` to repeat the pixels at the border. Images have no neutral
-            value: in [-1, 1], zeros are a grey frame around them.
+        padding: mode of `jnp.pad`: `constant` for zeros, or `edge` to repeat the pixels at the
+            border. Images have no neutral value: in [-1, 1], zeros are a grey frame around them.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -36,7 +36,7 @@ class PatchConv(nn.Module):
     kernel: int = 3
     stride: int = 1
     use_bias: bool = False
-    padding: str = "zeros"
+    padding: str = "constant"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -44,8 +44,7 @@ class PatchConv(nn.Module):
         channels = x.shape[-1]
         shape = (self.kernel, self.kernel, channels, self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        mode = "edge" if self.padding == "edge" else "constant"
-        x = pad_same(x, self.kernel, self.stride, mode)
+        x = pad_same(x, self.kernel, self.stride, self.padding)
         if self.kernel % self.stride == 0 and self.stride > 1:
             # A kernel of 8 with stride 4 equals one of 2 with stride 1 on blocks of 4×4, which
             # takes 4 slices instead of 64.

@@ -49,7 +49,7 @@ class ResNet(nn.Module):
         first = len(layers) - len(self.widths[1:])
 
         def block(x: jax.Array, layer: Layer, name: str) -> jax.Array:
-            padding = "edge" if name == "0" else "zeros"
+            padding = "edge" if name == "0" else "constant"
             x = PatchConv(*layer, padding=padding, name=f"conv_{name}")(x)
             return nn.relu(Norm(self.norm, name=f"norm_{name}")(x, train))
 
