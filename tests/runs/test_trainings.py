@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import twostage_jax as ts
@@ -134,6 +135,20 @@ def test_a_chosen_quarter_is_a_training_that_ends_there(parallel, data):
     long = recipe(steps=lambda count: 16)
     first = train_draws(parallel, short, whole, draws, parts, 0)
     np.testing.assert_array_equal(first, train_draws(parallel, long, half, draws, parts, 0))
+
+
+def test_a_stage_adapts_the_optimiser(parallel, data):
+    image, label = data
+    draws = drawn(label, 12, 1)
+    parts = Data([image], [image])
+    last = np.full((1, 1), QUARTERS - 1)
+    stage = recipe().stage._replace(optimiser=lambda tx: optax.set_to_zero())
+    fixed = recipe(programs="fixed", stage=stage)
+    longer = fixed._replace(steps=lambda count: 40)
+    first = train_draws(parallel, fixed, last, draws, parts, 0)
+    # Nothing is trained, so the number of steps does not matter.
+    np.testing.assert_array_equal(first, train_draws(parallel, longer, last, draws, parts, 0))
+    assert (first != train_draws(parallel, recipe(), last, draws, parts, 0)).any()
 
 
 def test_filled_draws_give_the_numbers_of_the_draw_alone(parallel, data):
