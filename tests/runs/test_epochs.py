@@ -16,7 +16,7 @@ def test_epochs_follow_from_the_examples_and_are_stored(data, tmp_path, monkeypa
     ts.run(tiny.config(data, tmp_path / "run", **options))
     output = capsys.readouterr().out
     # 76 images are two batches of 32 and a remainder.
-    assert "pretrain: 2 epochs of 3 steps; --pretrain.epochs overrides" in output
+    assert "pretrain: 2 epochs of 3 steps (--pretrain.epochs)" in output
     stored = tiny.stored(tmp_path / "run", "config.json")
     assert (stored["pretrain"]["epochs"], stored["head"]["epochs"]) == (2, 2)
     assert tiny.resume(tmp_path / "run").record["pretrain"]["epochs"] == 2

@@ -47,16 +47,13 @@ def announce(
 
 
 def _show_epochs(plan: Plan, terminal: Terminal) -> None:
-    """Print the numbers of epochs, which follow from the numbers of examples."""
+    """Print the numbers of epochs: by default, they follow from the numbers of examples."""
     for stage in plan.stages:
         settings = getattr(plan.config, stage)
         if settings.epochs:  # a solved head has none
             steps = -(-plan.examples.counts[stage] // settings.batch_size)
-            terminal.line(
-                f"{stage}: {settings.epochs:,} epochs of {counted(steps, 'step')}; "
-                f"--{stage}.epochs overrides",
-                hang=2,
-            )
+            length = f"{settings.epochs:,} epochs of {counted(steps, 'step')}"
+            terminal.line(f"{stage}: {length} (--{stage}.epochs)", hang=2)
 
 
 def show_machine(device: Device, terminal: Terminal) -> None:
