@@ -25,7 +25,8 @@ LARGEST_GRID = 8  # rows or columns of the grid after the stem
 class Conv(nn.Module):
     """Plain convolutional network: images `[B, H, W, C]` of any size to `[B, widths[-1]]`.
 
-    A stem reduces the image to a grid of at most 8×8: an 8×8 convolution of stride 4 (28×28 becomes
+    The first layer repeats the border pixels, all others pad with zeros. A stem reduces the image
+    to a grid of at most 8×8: an 8×8 convolution of stride 4 (28×28 becomes
     7×7), a smaller one for images below 16×16, and further ones of stride 2 for images above 32×32.
     The second width is a 3×3 convolution, each width after it a 4×4 convolution of stride 2, and
     the last one a dense layer on the flattened grid. Each layer is a product, a normalisation and a
