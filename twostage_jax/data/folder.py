@@ -23,27 +23,39 @@ SPLITS = {
     "unlabelled": POOL,
 }
 UNUSED = "unused"
+HELD_OUT = "held out"  # of a split that nothing may be trained on
 
 
-def list_folder(root: Path, reading: Reading) -> tuple[list[Entry], list[str]]:
+def list_folder(
+    root: Path, reading: Reading, as_pool: bool = False
+) -> tuple[list[Entry], list[str]]:
     """List the images of a folder with their splits and labels, and notes on the others.
+
+    With `as_pool`, labels do not matter, and images outside of the folders of classes count.
 
     Raises:
         UserError: a folder that cannot be read or has no images.
     """
     if root.is_file():
         raise UserError(f"{root} is a file: give a folder of images, or csv:FILE for a table")
-    found = find_images(root, reading.glob, depth=2)
+    found = find_images(root, reading.glob, _has_classes)
     if not found.images:
         raise UserError(_nothing(root, found, reading))
     notes = others_note(found, reading.glob)
-    entries = _as_entries(root, found.images, notes)
+    entries = _as_entries(root, found.images, notes, as_pool)
+    if as_pool:
+        return entries, notes
     missing = sorted(set(_class_folders(root, entries)) - {entry.label for entry in entries})
     if missing:
         notes.append(
             f"folders without an image, which are no classes: {listed(map(repr, missing))}"
         )
     return entries, notes
+
+
+def _has_classes(parts: tuple[str, ...]) -> bool:
+    """Return True for the folder itself and the folders of splits."""
+    return not parts or (len(parts) == 1 and parts[0].lower() in SPLITS)
 
 
 def _nothing(root: Path, found: Found, reading: Reading) -> str:
@@ -55,7 +67,9 @@ def _nothing(root: Path, found: Found, reading: Reading) -> str:
     return f"{root} has no images{f', only {others}' if others else ''}: {remedy}"
 
 
-def _as_entries(root: Path, images: list[tuple[str, ...]], notes: list[str]) -> list[Entry]:
+def _as_entries(
+    root: Path, images: list[tuple[str, ...]], notes: list[str], as_pool: bool
+) -> list[Entry]:
     """Return the images with their splits and labels, by the names of their folders."""
     base = os.fspath(root)
     by_split = _has_splits(images)
@@ -67,7 +81,9 @@ def _as_entries(root: Path, images: list[tuple[str, ...]], notes: list[str]) -> 
     for row, parts in enumerate(images):
         split, label = _meaning(parts, by_split)
         path = "/".join(parts)
-        if split == UNUSED:
+        if split == UNUSED and as_pool:
+            split = POOL
+        if split in (UNUSED, HELD_OUT):
             unused[label] += 1
         else:
             entries.append(Entry(f"{base}/{path}", path, split, label, row=row))
@@ -100,7 +116,7 @@ def _meaning(parts: tuple[str, ...], by_split: bool) -> tuple[str, str]:
     if has_class and SPLITS.get(parts[1].lower()) != POOL:
         return split, parts[1]
     # An unlabelled image of the test split must not be trained on.
-    return (POOL, "") if split == "train" else (UNUSED, f"of {split} without a class")
+    return (POOL, "") if split == "train" else (HELD_OUT, f"of {split} without a class")
 
 
 def _class_folders(root: Path, entries: list[Entry]) -> list[str]:

@@ -67,7 +67,11 @@ class Found(NamedTuple):
     repeated: int
 
 
-def find_images(root: Path, glob: str | None = None, depth: int = 0) -> Found:
+def find_images(
+    root: Path,
+    glob: str | None = None,
+    has_classes: Callable[[tuple[str, ...]], bool] = lambda parts: False,
+) -> Found:
     """List the images of a folder and its sub-folders.
 
     A link to a folder is followed, but no folder is read twice, so links may form a loop.
@@ -76,8 +80,8 @@ def find_images(root: Path, glob: str | None = None, depth: int = 0) -> Found:
         root: the folder.
         glob: pattern of names, or of relative paths if it has a `/`; it replaces all other rules
             but the one for hidden files.
-        depth: folders called `masks` at this depth or above may be classes; deeper ones are left
-            out.
+        has_classes: True for a folder, as names below `root`, in which a folder called `masks` may
+            be a class; elsewhere it is left out.
 
     Raises:
         UserError: a folder that does not exist or cannot be read.
@@ -92,7 +96,7 @@ def find_images(root: Path, glob: str | None = None, depth: int = 0) -> Found:
     while waiting or links:
         # Links come last and in order, so a folder has the same path whatever the order on disk.
         if not waiting:
-            links.sort()
+            links.sort(key=lambda link: (len(link[1]), link))
             waiting.append(links.pop(0))
         folder, parts = waiting.pop()
         files: list[str] = []
@@ -103,7 +107,7 @@ def find_images(root: Path, glob: str | None = None, depth: int = 0) -> Found:
                 files.append(entry.name)
             elif entry.name.startswith(".") or entry.name == "__MACOSX":
                 others["hidden folders"] += 1
-            elif not glob and len(parts) > depth and entry.name.lower() in MASK_FOLDERS:
+            elif not glob and entry.name.lower() in MASK_FOLDERS and not has_classes(parts):
                 others[f"folders {entry.name}"] += 1
             else:
                 queue = links if entry.is_symlink() else waiting

@@ -68,7 +68,7 @@ def with_more(source: Source, more: Source, spec: str) -> Source:
         columns = {name: values[kept] for name, values in columns.items()}
     notes.append(f"--unlabeled {spec}: {len(columns['image']):,} images for stage 1")
     if more.test is not None:
-        notes.append(f"--unlabeled {spec}: its test split is not used")
+        notes.append(f"--unlabeled {spec}: images of its test split are not used")
     return _joined(source, columns)._replace(
         groups=groups, notes=(*source.notes, *notes), broken=(*source.broken, *more.broken)
     )
