@@ -155,10 +155,10 @@ def _looks_like_header(table: Table, files: Files, reading: Reading) -> bool:
     first = [cell.strip() for cell in table.rows[0]]
     if any(files.exists(cell) for cell in first):
         return False
-    known = {cell.lower() for cell in first} & {*PATH_NAMES, *LABEL_NAMES}
+    named_columns = {cell.lower() for cell in first} & {*PATH_NAMES, *LABEL_NAMES}
     # Without a known name: a header is a row without a file above rows with files.
     below = table.rows[1 : 1 + SAMPLE]
-    return bool(known) or any(files.exists(cell.strip()) for row in below for cell in row)
+    return bool(named_columns) or any(files.exists(cell.strip()) for row in below for cell in row)
 
 
 def _path_column(
@@ -173,14 +173,14 @@ def _path_column(
     columns = range(len(table.rows[0]) if rows else len(header or []))
     counts = {c: sum(files.exists(row[c].strip()) for row in rows) for c in columns}
     lower = [name.lower() for name in header or []]
-    known = [lower.index(name) for name in PATH_NAMES if name in lower]
+    named_columns = [lower.index(name) for name in PATH_NAMES if name in lower]
     if any(counts.values()):
         # Of equal columns one that has no other meaning, with a known name, then the first.
-        return max(counts, key=lambda c: (counts[c], c not in taken, c in known, -c))
+        return max(counts, key=lambda c: (counts[c], c not in taken, c in named_columns, -c))
     # Files that do not exist are reported with the folder where they were sought.
     named = [c for c in columns if any(row[c].lower().endswith(ENDINGS) for row in rows)]
-    candidates = [c for c in (*known, *named, *columns[:1]) if c not in taken]
-    if candidates and (known or named or len(columns) == 1):
+    candidates = [c for c in (*named_columns, *named, *columns[:1]) if c not in taken]
+    if candidates and (named_columns or named or len(columns) == 1):
         return candidates[0]
     first = header if header is not None else table.rows[0]
     raise UserError(
@@ -197,10 +197,10 @@ def _label_column(
     if not free:
         return None
     lower = [name.lower() for name in header or []]
-    known = [lower.index(name) for name in LABEL_NAMES if name in lower]
-    known = [column for column in known if column in free]
-    if known:
-        return known[0]
+    named_columns = [lower.index(name) for name in LABEL_NAMES if name in lower]
+    named_columns = [column for column in named_columns if column in free]
+    if named_columns:
+        return named_columns[0]
     if len(free) == 1:
         return free[0]
     raise UserError(

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from twostage_jax.data.listing import Entry, Found, find_images, others_note
+from twostage_jax.data.listing import Entry, Listing, find_images, others_note
 from twostage_jax.data.names import listed
 from twostage_jax.data.spec import Reading
 from twostage_jax.errors import UserError, shown
@@ -38,11 +38,11 @@ def list_folder(
     """
     if root.is_file():
         raise UserError(f"{root} is a file: give a folder of images, or csv:FILE for a table")
-    found = find_images(root, reading.glob, _has_classes)
-    if not found.images:
-        raise UserError(_nothing(root, found, reading))
-    notes = others_note(found, reading.glob)
-    entries = _as_entries(root, found.images, notes, as_pool)
+    listing = find_images(root, reading.glob, _has_classes)
+    if not listing.images:
+        raise UserError(_nothing(root, listing, reading))
+    notes = others_note(listing, reading.glob)
+    entries = _as_entries(root, listing.images, notes, as_pool)
     if as_pool:
         return entries, notes
     missing = sorted(set(_class_folders(root, entries)) - {entry.label for entry in entries})
@@ -58,13 +58,13 @@ def _has_classes(parts: tuple[str, ...]) -> bool:
     return not parts or (len(parts) == 1 and parts[0].lower() in SPLITS)
 
 
-def _nothing(root: Path, found: Found, reading: Reading) -> str:
-    others = ", ".join(f"{count:,} {kind}" for kind, count in sorted(found.others.items())[:8])
+def _nothing(root: Path, listing: Listing, reading: Reading) -> str:
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(listing.unread.items())[:8])
     if reading.glob:
         remedy = f"no file matches --glob {shown(reading.glob)}; give another pattern"
     else:
         remedy = "give a folder of PNG, JPEG, BMP, GIF, TIFF or WebP files"
-    return f"{root} has no images{f', only {others}' if others else ''}: {remedy}"
+    return f"{root} has no images{f', only {counts}' if counts else ''}: {remedy}"
 
 
 def _as_entries(

@@ -102,10 +102,10 @@ def _joined(source: Source, columns: Split) -> Source:
     counts = (len(source.unlabelled), len(images))
     pool = {}
     for name in sorted(old.keys() | columns.keys()):
-        known = (old.get(name), columns.get(name))
+        both = (old.get(name), columns.get(name))
         parts = [
             np.full(count, UNKNOWN[name]) if values is None else values
-            for values, count in zip(known, counts, strict=True)
+            for values, count in zip(both, counts, strict=True)
         ]
         pool[name] = np.concatenate(parts)
     return source._replace(unlabelled=np.concatenate([source.unlabelled, images]), pool=pool)
