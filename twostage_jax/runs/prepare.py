@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import jax
 
+from twostage_jax.config.choices import SUPERVISED
 from twostage_jax.config.epochs import resolve_epochs
 from twostage_jax.config.groups import TRAINED
 from twostage_jax.config.layers import completed, from_dict, overlay, resolve, to_dict
 from twostage_jax.config.options import check_options, without_unused
 from twostage_jax.config.presets import STEPS
+from twostage_jax.config.reading import READING_FIELDS
 from twostage_jax.config.rules import check, check_solved
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
@@ -27,6 +29,7 @@ from twostage_jax.runs.handover import load_pretrained, source_digest
 from twostage_jax.runs.networks import Networks
 from twostage_jax.runs.plan import Plan, stage_names
 from twostage_jax.runs.programs import Placed
+from twostage_jax.runs.reading import load_data, with_form_of
 from twostage_jax.runs.resume import (
     notice_switches,
     package_versions,
@@ -143,6 +146,7 @@ def _on_encoder_of(config: Config, trust_code: bool) -> Config:
     values = {name: x for name, x in to_dict(inherited).items() if name not in fresh}
     if config.data not in (None, base.data):
         values |= {"validation": None, "data_dir": None, "labels": None}
+        values |= dict.fromkeys(READING_FIELDS)
     values["encoder_run"] = _origin(config, trust_code)
     merged = overlay(dataclasses.replace(config, encoder_run=None), values)
     if merged.pretrain != base.pretrain:
@@ -162,17 +166,19 @@ def prepare(
     Raises:
         UserError: data, modules or settings that do not fit together.
     """
-    with terminal.status("reading data"), clock.phase("data"):
-        # The encoder of another run takes images in the scale of that run's data.
-        encoder_run = config.encoder_run
-        scale = read_manifest(Path(encoder_run)).data.scale if encoder_run else ""
-        source = load(config.data or "digits", config.validation, config.data_dir, scale)
+    with terminal.reading("reading data") as progress, clock.phase("data"):
+        source = load_data(config, request.pretrain_only, load, progress)
         dataset, lockbox = source.lock()
     requested = config
-    config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
+    config = resolve(with_form_of(config, dataset), dataset.image_shape, dataset.validation_size)
     # Again, because earlier runs and the data have added values: a sweep needs validation examples.
     check(config)
     trials = make_trials(config)
+    if config.pretrain.objective in SUPERVISED and not dataset.classes:
+        raise UserError(
+            f"--pretrain.objective {config.pretrain.objective} trains on labels, and "
+            f"{dataset.name} has none: give another objective, such as autoencoder"
+        )
     examples = make_examples(config, dataset, trials)
     config = resolve_epochs(config, examples.counts)
     with terminal.status("choosing an augmentation"), clock.phase("data"):
@@ -294,7 +300,9 @@ def make_manifest(plan: Plan, placed: dict[str, Placed]) -> Manifest:
         config=to_dict(config),
         groups={},
         preprocessing=PreprocessingRecord(
-            image=("uint8", *dataset.image_shape), formula="(x / 255 - 0.5) / 0.5"
+            image=("uint8", *dataset.image_shape),
+            formula="(x / 255 - 0.5) / 0.5",
+            fit=dataset.fit,
         ),
         classes=list(dataset.classes),
         data=DataRecord(
