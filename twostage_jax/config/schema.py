@@ -43,6 +43,7 @@ from twostage_jax.config.presets import (
     PRESETS,
 )
 from twostage_jax.config.settings import Settings, from_mapping
+from twostage_jax.config.trust import TrustConfig
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,7 +67,7 @@ class CommonConfig(Settings):
 
 
 @dataclass(frozen=True, repr=False)
-class MembersConfig(CommonConfig):
+class MembersConfig(TrustConfig, CommonConfig):
     """Fields of every command that trains heads: labels, members, sweep and placement."""
 
     labels: Annotated[int, *declare("N", integer(1), "all")] = UNSET

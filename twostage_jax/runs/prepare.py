@@ -15,6 +15,7 @@ from twostage_jax.config.presets import STEPS
 from twostage_jax.config.rules import check, check_solved
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
+from twostage_jax.data.duplicates import find_duplicates
 from twostage_jax.data.spec import absolute
 from twostage_jax.engine.compile import cores
 from twostage_jax.engine.passes import choose_encoding
@@ -25,6 +26,7 @@ from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.examples import make_examples
 from twostage_jax.runs.handover import load_pretrained, source_digest
 from twostage_jax.runs.networks import Networks
+from twostage_jax.runs.outsiders import without_outsiders
 from twostage_jax.runs.plan import Plan, stage_names
 from twostage_jax.runs.programs import Placed
 from twostage_jax.runs.resume import (
@@ -142,7 +144,7 @@ def _on_encoder_of(config: Config, trust_code: bool) -> Config:
         inherited = dataclasses.replace(base, head=dataclasses.replace(base.head, epochs=None))
     values = {name: x for name, x in to_dict(inherited).items() if name not in fresh}
     if config.data not in (None, base.data):
-        values |= {"validation": None, "data_dir": None, "labels": None}
+        values |= dict.fromkeys(("validation", "data_dir", "labels", "other_class"))
     values["encoder_run"] = _origin(config, trust_code)
     merged = overlay(dataclasses.replace(config, encoder_run=None), values)
     if merged.pretrain != base.pretrain:
@@ -167,9 +169,16 @@ def prepare(
         encoder_run = config.encoder_run
         scale = read_manifest(Path(encoder_run)).data.scale if encoder_run else ""
         source = load(config.data or "digits", config.validation, config.data_dir, scale)
-        dataset, lockbox = source.lock()
+        # A resumed run asks for the split with the images of the other class.
+        validation = len(source.validation["label"])
+        source = without_outsiders(source, config.other_class)
+    duplicates = None
+    if not request.pretrain_only:
+        with terminal.status("searching for duplicates"), clock.phase("data"):
+            duplicates = find_duplicates(source.splits, config.duplicates or "auto")
+    dataset, lockbox = source.lock()
     requested = config
-    config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
+    config = resolve(config, dataset.image_shape, validation)
     # Again, because earlier runs and the data have added values: a sweep needs validation examples.
     check(config)
     trials = make_trials(config)
@@ -210,6 +219,7 @@ def prepare(
         chunks=chunks,
         encoding=encoding,
         augmentation=augmentation,
+        duplicates=duplicates,
     )
     return plan, lockbox
 

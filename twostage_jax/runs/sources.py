@@ -11,6 +11,7 @@ from twostage_jax.data.sources import load, load_examples, load_images
 from twostage_jax.data.spec import absolute, takes_data_dir
 from twostage_jax.errors import UserError
 from twostage_jax.runs.open import Run
+from twostage_jax.runs.outsiders import without_outsiders
 from twostage_jax.show.terminal import Terminal
 
 
@@ -99,6 +100,7 @@ def load_own(run: Run, spec: str, data_dir: Path | None) -> Dataset:
         UserError: data that have changed.
     """
     dataset = load(spec, run.config.validation, data_dir, run.manifest.data.scale)
+    dataset = without_outsiders(dataset, run.config.other_class)
     if not is_own_data(run, dataset):
         raise UserError(
             f"{spec} has changed since {run.folder} was made: its fingerprint is "

@@ -12,7 +12,9 @@ MANIFEST = "manifest.json"  # the source of truth: a folder with this file is a 
 RESULT = "result.json"
 SUMS = "SHA256SUMS"  # in the format of sha256sum
 LOCK = "lock"
-OUTPUTS = ("*.png", "predictions-*.npz")
+DUPLICATES = "duplicates.csv"
+REJECTION = "rejection.npz"
+OUTPUTS = ("*.png", "predictions-*.npz", DUPLICATES, REJECTION)
 LONGEST_NAME = 255  # bytes of a file name on common file systems
 PART = ".part"  # suffix of a file that is being written
 
