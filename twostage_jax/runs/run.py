@@ -32,15 +32,10 @@ from twostage_jax.runs.handover import (
     head_groups,
     pretrain_groups,
 )
+from twostage_jax.runs.manifest import make_manifest, open_folder
 from twostage_jax.runs.pictures import draw_pictures, draw_stage_1
 from twostage_jax.runs.plan import Plan, as_one_class
-from twostage_jax.runs.prepare import (
-    Request,
-    make_manifest,
-    open_folder,
-    prepare,
-    resolve_request,
-)
+from twostage_jax.runs.prepare import Request, prepare, resolve_request
 from twostage_jax.runs.programs import compile_run, place_stages
 from twostage_jax.runs.result import Result
 from twostage_jax.runs.resume import resumed_folder

@@ -13,7 +13,9 @@ RESULT = "result.json"
 SUMS = "SHA256SUMS"  # in the format of sha256sum
 LOCK = "lock"
 BROKEN = "broken.csv"  # files of the source that were left out
-OUTPUTS = ("*.png", "predictions-*.npz")
+DUPLICATES = "duplicates.csv"
+REJECTION = "rejection.npz"
+OUTPUTS = ("*.png", "predictions-*.npz", DUPLICATES, REJECTION)
 LONGEST_NAME = 255  # bytes of a file name on common file systems
 PART = ".part"  # suffix of a file that is being written
 
