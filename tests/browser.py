@@ -268,8 +268,8 @@ class Browser:
     def __init__(self, program: str, folder: Path) -> None:
         self._folder = folder
         command = [program, *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **quiet)
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
         self._port = self._wait_for_port()
 
     def new_page(self) -> Page:
