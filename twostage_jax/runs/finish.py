@@ -36,15 +36,13 @@ from twostage_jax.scores.detection import mean_probability
 from twostage_jax.scores.figures import (
     MemberScores,
     Scores,
-    SweepPoint,
-    SweepRecord,
     assess,
-    choose_point,
     compute_scores,
     member_scores,
     prediction_file,
     probabilities,
 )
+from twostage_jax.scores.sweep import SweepPoint, SweepRecord, choose_point
 from twostage_jax.show.plots import plot_sweep
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.epochs import EpochRecord, last_loss

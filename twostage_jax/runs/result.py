@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from twostage_jax.reprs import Rows, html_table, text_table
-from twostage_jax.scores.figures import MemberScores, Scores, Summary, SweepRecord, Uncertainty
+from twostage_jax.scores.figures import MemberScores, Scores, Summary, Uncertainty
+from twostage_jax.scores.sweep import SweepRecord
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.records import FrozenRecord, PretrainRecord
 

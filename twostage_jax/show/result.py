@@ -38,7 +38,7 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
         terminal.line()
         show_sweep(result.sweep, terminal)
     if terminal.verbose:
-        _show_details(result, terminal)
+        _show_details(result, classes, terminal)
     terminal.line()
     show_accuracy(result.test, "test", result.member_test["accuracy"], terminal)
     show_class_balance(result.test, classes, terminal)
@@ -104,9 +104,10 @@ def show_encoder(pretrain: Record, terminal: Terminal) -> None:
         _field("collapsed", pretrain.collapsed, terminal)
 
 
-def _show_details(result: Record, terminal: Terminal) -> None:
+def _show_details(result: Record, classes: Sequence[str], terminal: Terminal) -> None:
     """Print all figures, for `--verbose`."""
     terminal.line()
+    show_classes("test by class", result.test, classes, terminal)
     show_scores("results", {"validation": result.validation, "test": result.test}, terminal)
     show_members(result.summary, len(result.ensemble.rows), "test", terminal)
     show_uncertainty(result.test, result.uncertainty, "test", terminal)
@@ -136,7 +137,7 @@ def show_evaluation(
     """
     scores = assessment.scores
     members = len(assessment.members["accuracy"])
-    show_classes("accuracy by class", scores, classes, terminal)
+    show_classes(f"{split} by class", scores, classes, terminal)
     show_members(assessment.summary, members, split, terminal)
     show_uncertainty(scores, assessment.uncertainty, split, terminal)
     if detection is not None:
