@@ -14,7 +14,7 @@ import pytest
 
 import twostage_jax as ts
 from twostage_jax.engine.loop import fit
-from twostage_jax.runs import pictures
+from twostage_jax.runs import outputs, pictures
 from twostage_jax.runs.complete import Result
 from twostage_jax.runs.train import Seams
 from twostage_jax.show.terminal import Terminal
@@ -78,6 +78,9 @@ def undrawn() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in DRAWN:
             patch.setattr(pictures, name, lambda *_: b"")
+        patch.setattr(outputs, "draw_report", lambda *_: b"")
+        for name in ("first_material", "run_material"):
+            patch.setattr(outputs, name, lambda *_: {})
         yield
 
 

@@ -30,5 +30,8 @@ images.py    images of users, as the network takes them
 sources.py   data that a finished run is evaluated on
 evaluate.py  `twostage evaluate`
 pictures.py  pictures of a run
+material.py  arrays of the page of a run
+outputs.py   everything that a run draws at its end
+report.py    the page of a run, and `twostage report`
 clock.py     seconds of each phase
 """

@@ -12,7 +12,10 @@ MANIFEST = "manifest.json"  # the source of truth: a folder with this file is a 
 RESULT = "result.json"
 SUMS = "SHA256SUMS"  # in the format of sha256sum
 LOCK = "lock"
-OUTPUTS = ("*.png", "predictions-*.npz")
+REPORT = "report.html"
+MATERIAL = "report.npz"  # pictures and points of the report
+PROGRESS = "progress.jsonl"  # predictions for the same images after each epoch of stage 2
+OUTPUTS = ("*.png", "predictions-*.npz", REPORT, MATERIAL, PROGRESS)
 LONGEST_NAME = 255  # bytes of a file name on common file systems
 PART = ".part"  # suffix of a file that is being written
 
