@@ -7,6 +7,7 @@ from twostage_jax.runs.finish import Finished, Trained
 from twostage_jax.runs.material import first_material, run_material
 from twostage_jax.runs.pictures import draw_pictures, draw_stage_1, reconstruct
 from twostage_jax.runs.plan import Plan
+from twostage_jax.runs.preview import progress_arrays, read_progress
 from twostage_jax.runs.report import draw_report
 from twostage_jax.runs.result import ResultRecord
 from twostage_jax.runs.steps import RunContext
@@ -38,7 +39,10 @@ def draw_run(
     # The first of the chosen encoders stands for all of them.
     first = int(plan.trials.encoder_numbers[record.ensemble.rows[0]])
     decoded = reconstruct(plan, trained.pretrained, first, "test", finished.test)
-    arrays = run_material(plan, context.programs, trained.pretrained, finished, decoded)
+    arrays = {
+        **run_material(plan, context.programs, trained.pretrained, finished, decoded),
+        **progress_arrays(plan, read_progress(context.folder)),
+    }
     return {
         **draw_pictures(plan, epochs, finished, decoded),
         MATERIAL: arrays_file(arrays),

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.checksums import check, write_files
 from twostage_jax.store.epochs import EpochRecord, read_epochs
-from twostage_jax.store.layout import MATERIAL, PROGRESS, REPORT, RESULT
+from twostage_jax.store.layout import MATERIAL, REPORT, RESULT
 from twostage_jax.store.lock import locked
 from twostage_jax.store.records import Manifest, read_manifest, read_result
 
@@ -60,7 +59,6 @@ def draw_report(
             result=result,
             epochs=epochs,
             arrays=arrays,
-            progress=_read_progress(folder),
             tables={n: rows for n, file in TABLES.items() if (rows := _read_csv(folder / file))},
             study=open_study(study, manifest) if study else find_study(folder, manifest),
         )
@@ -140,13 +138,6 @@ def _material(folder: Path, terminal: Terminal) -> Mapping[str, np.ndarray]:
         return read_archive(path)
     except UserError as error:
         raise Corrupted(f"{path} is corrupted: {error}") from error
-
-
-def _read_progress(folder: Path) -> list[Mapping]:
-    path = folder / PROGRESS
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in read_text(path, regular=True).splitlines()]
 
 
 def _read_csv(path: Path) -> list[list[str]] | None:

@@ -167,6 +167,7 @@ def run(
             seams=seams,
             stopped=manifest.stopped,
             on_epoch=call_both(board, on_epoch),
+            board=board,
         )
         result = _run_stages(context, manifest, lockbox)
         if board:

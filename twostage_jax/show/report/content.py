@@ -24,7 +24,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Content:
-    """Files of a run's folder. Whatever a run lacks is None or empty, and its section is left out.
+    """Files of a run's folder. Data that a run lacks is None or empty, and its section is left out.
 
     Attributes:
         folder: folder of the run, as commands name it.
@@ -32,7 +32,6 @@ class Content:
         result: `runs.ResultRecord`.
         epochs: `store.EpochRecord` of both stages.
         arrays: pictures, points and bins of `report.npz`; see `runs.material`.
-        progress: predictions after each epoch of stage 2, from `progress.jsonl`.
         tables: content of csv files by name (`duplicates`, `broken`); the first row has the names.
         study: study of labels that used the encoder.
     """
@@ -42,7 +41,6 @@ class Content:
     result: Record = None
     epochs: Sequence[Record] = ()
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    progress: Sequence[Mapping] = ()
     tables: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
     study: Study | None = None
 

@@ -1,14 +1,13 @@
 """Sections with examples: reconstructions, views, map of features, neighbours, mistakes, epochs."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from twostage_jax.show.report.blocks import Block, Drawing, Gallery, Picture, Section, Table, Text
 from twostage_jax.show.report.charts import FeatureMap, plot_map
 from twostage_jax.show.report.content import Content
-from twostage_jax.show.report.result import share_words
 from twostage_jax.show.tables import counted
+
+EPOCHS = 12  # rows of the table of predictions
 
 
 def encoder_section(content: Content) -> Section | None:
@@ -97,39 +96,32 @@ def confidence_words(confidence: float) -> str:
 
 def epochs_section(content: Content) -> Section | None:
     """Section with the predictions for the same validation images after each epoch."""
-    images = content.arrays.get("progress_image")
-    progress = content.progress
-    if images is None or not progress:
+    arrays = content.arrays
+    if "progress_image" not in arrays:
         return None
     names = content.classes
-    last = progress[-1]
+    labels = [names[int(label)] for label in arrays["progress_label"]]
+    predicted = arrays["progress_predicted"]
+    probability = arrays["progress_probability"]
     pictures = []
-    for number, image in enumerate(images):
-        true = names[last["label"][number]]
-        guess = names[last["predicted"][number]]
-        words = f"{guess}, {confidence_words(last['probability'][number])}"
-        alt = f"Validation image of class {true}, at the end {words}"
-        wrong = guess != true
-        pictures.append(Picture([image], alt, (f"{number + 1}. true {true}", words), wrong))
-    columns = ("epoch", *(f"{number + 1}. {names[k]}" for number, k in enumerate(last["label"])))
+    for number, image in enumerate(arrays["progress_image"]):
+        true = labels[number]
+        guess = names[int(predicted[-1, number])]
+        percent = confidence_words(probability[-1, number])
+        alt = f"Validation image of class {true}, at the end predicted {guess} with {percent}"
+        lines = (f"{number + 1}. true {true}", f"predicted {guess}", percent)
+        pictures.append(Picture([image], alt, lines, guess != true))
+    epochs = arrays["progress_epoch"]
+    # The first and the last epoch, and some between them.
+    shown = np.unique(np.linspace(0, len(epochs) - 1, EPOCHS).round().astype(int))
     rows = []
-    for line in _spread(progress):
-        guesses = (
-            f"{names[k]} {share_words(p)}"
-            for k, p in zip(line["predicted"], line["probability"], strict=True)
-        )
-        rows.append((f"{line['epoch']}", *guesses))
-    caption = "Prediction and probability after each epoch"
+    for row in shown:
+        guesses = zip(predicted[row], probability[row], strict=True)
+        texts = (f"{names[int(guess)]} {confidence_words(value)}" for guess, value in guesses)
+        rows.append((f"{epochs[row]}", *texts))
+    columns = ("epoch", *(f"{number}. {name}" for number, name in enumerate(labels, 1)))
     blocks = [
-        Gallery("The same validation images after every epoch; below, at the end", pictures),
-        Table(caption, columns, rows),
+        Gallery("The same validation images after every epoch; here after the last one", pictures),
+        Table("Prediction and probability after each epoch", columns, rows),
     ]
     return Section("epochs", "How predictions changed in stage 2", blocks)
-
-
-def _spread(lines: Sequence) -> Sequence:
-    """Return at most twelve lines: the first, the last, and some between them."""
-    if len(lines) <= 12:
-        return lines
-    chosen = np.unique(np.linspace(0, len(lines) - 1, 12).round().astype(int))
-    return [lines[index] for index in chosen]

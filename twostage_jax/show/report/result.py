@@ -56,9 +56,21 @@ def answer(content: Content) -> str:
         pretrain = content.manifest.pretrain
         if pretrain is None:
             return "This run has not finished stage 1."
+        if content.epochs and content.epochs[-1].stage == "head":
+            return _progress_sentence(content)
         epochs = counted(pretrain.epochs, "epoch")
         return f"An encoder was pretrained ({pretrain.objective}, {epochs}); there is no head yet."
     return accuracy_sentence(result)
+
+
+def _progress_sentence(content: Content) -> str:
+    last = content.epochs[-1]
+    settings = content.manifest.config.get("head") or {}
+    words = f"Stage 2 is in training: epoch {last.epoch} of {settings.get('epochs')}"
+    for split, figures in (("validation", last.validation), ("training", last.metrics)):
+        if figures.get("accuracy") is not None:
+            return f"{words}, {split} accuracy {share_words(figures['accuracy'])}."
+    return f"{words}."
 
 
 def accuracy_sentence(result: Record) -> str:
