@@ -5,6 +5,7 @@ first trial. The page `report.html` so far is written again if its last version 
 seconds.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from twostage_jax.errors import UserError
 from twostage_jax.files import as_json, read_text
 from twostage_jax.runs.clock import Alarm
 from twostage_jax.runs.handover import chosen_groups
@@ -148,14 +148,13 @@ def read_progress(folder: Path) -> list[Line]:
     lines: list[Line] = []
     if not path.is_file():
         return lines
-    for text in read_text(path, regular=True).splitlines():
-        try:
+    # The predictions are no part of the result, so a corrupted file stops nothing.
+    with contextlib.suppress(ValueError, RecursionError):
+        for text in read_text(path, regular=True).splitlines():
             line = as_json(text)
-        except UserError:
-            break
-        if not _is_line(line, len(lines) + 1):
-            break
-        lines.append(line)
+            if not _is_line(line, len(lines) + 1):
+                break
+            lines.append(line)
     return lines
 
 

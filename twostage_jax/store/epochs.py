@@ -121,7 +121,7 @@ def _read_line(line: str, where: str) -> EpochRecord:
         fields = {name: values[name] for name in EpochRecord.__dataclass_fields__ if name in values}
         metrics = {name: value for name, value in values.items() if name not in fields}
         return decode(EpochRecord, {**fields, "metrics": metrics}, where)
-    except UserError as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupted(f"{where} is corrupted: {error}") from error
 
 
