@@ -15,7 +15,18 @@ LOCK = "lock"
 BROKEN = "broken.csv"  # files of the source that were left out
 DUPLICATES = "duplicates.csv"
 REJECTION = "rejection.npz"
-OUTPUTS = ("*.png", "predictions-*.npz", DUPLICATES, REJECTION)
+REPORT = "report.html"
+MATERIAL = "report.npz"  # pictures and points of the report
+PROGRESS = "progress.jsonl"  # predictions for the same images after each epoch of stage 2
+OUTPUTS = (
+    "*.png",
+    "predictions-*.npz",
+    DUPLICATES,
+    REJECTION,
+    REPORT,
+    MATERIAL,
+    PROGRESS,
+)
 LONGEST_NAME = 255  # bytes of a file name on common file systems
 PART = ".part"  # suffix of a file that is being written
 
