@@ -193,10 +193,15 @@ def open_model(path: Path | str, trust_code: bool = False) -> Model:
     # Imported here: an exported file needs neither Flax nor Orbax.
     from twostage_jax.runs.open import open_run
 
-    return _from_run(open_run(path, trust_code))
+    return from_run(open_run(path, trust_code))
 
 
-def _from_run(run: "Run") -> Model:
+def from_run(run: "Run") -> Model:
+    """Return the classifier of an opened run.
+
+    Raises:
+        UserError: a run without a head.
+    """
     predictor = run.predictor
     uncertainty = run.record.uncertainty
     sets = uncertainty.conformal
