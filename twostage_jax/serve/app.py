@@ -109,7 +109,11 @@ def _label_routes(labelling: Labelling) -> list[Route]:
     async def record(request: Request) -> Response:
         content = await read_body(request, MIB)
         try:
-            return JSONResponse(await run_in_threadpool(labelling.answer, as_json(content)))
+            change = as_json(content)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"the answer is not JSON: {error}") from error
+        try:
+            return JSONResponse(await run_in_threadpool(labelling.answer, change))
         except WrongImage as error:
             return JSONResponse({"error": str(error), "state": labelling.state()})
 

@@ -1,33 +1,45 @@
 """Training images that a model finds similar to an image."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from twostage_jax.data.split import Split
-from twostage_jax.runs.opened import Run
 from twostage_jax.serve.pictures import encode_picture
 
 SHOWN = 8
 NO_IMAGES = "A model file has no training images, so the nearest ones are not shown."
 
 
+Features = Callable[[np.ndarray], np.ndarray]
+
+
 class Neighbours:
     """Nearest training images of a run. Their features are computed in the background.
 
-    Similarity is the cosine of centred features; with several encoders, those of the first member.
+    Similarity is the cosine of centred features.
 
     Args:
-        run: opened run; None for a model file.
+        features: returns features `[E, N, D]` of images uint8 `[N, H, W, C]`. If there are several
+            encoders, the first one counts.
+        quick: the same, compiled for few images.
         train: train split of the run's data; None if it cannot be read.
         reason: sentence for the page if there are no training images.
     """
 
-    def __init__(self, run: Run | None, train: Split | None, reason: str = NO_IMAGES) -> None:
+    def __init__(
+        self,
+        features: Features,
+        quick: Features,
+        train: Split | None,
+        reason: str = NO_IMAGES,
+    ) -> None:
         self._ready = threading.Event()
         self._reason = reason
-        self._run = run
+        self._encode_all = features
+        self._encode_one = quick
         self._train = train
         self._mean = np.zeros(0, np.float32)
         self._units = np.zeros((0, 0), np.float32)
@@ -44,7 +56,7 @@ class Neighbours:
     def _prepare(self) -> None:
         try:
             if self._train is not None:
-                features = self._features(self._train["image"])
+                features = self._encode_all(self._train["image"])[0]
                 self._mean = features.mean(0)
                 self._units = self._unit(features)
         except Exception as error:  # a thread's error would be lost, and its requests would wait
@@ -62,7 +74,7 @@ class Neighbours:
         """Return the training images nearest to `image` uint8 `[H, W, C]`, as JSON values."""
         if self._train is None:
             return {"reason": self._reason, "images": []}
-        similarity = self._units @ self._unit(self._features(image[None]))[0]
+        similarity = self._units @ self._unit(self._encode_one(image[None])[0])[0]
         best = np.argsort(-similarity, kind="stable")[:SHOWN]
         images = [
             {
@@ -79,11 +91,6 @@ class Neighbours:
         if self._train is None or not 0 <= index < len(self._train["image"]):
             return None
         return encode_picture(self._train["image"][index])
-
-    def _features(self, images: np.ndarray) -> np.ndarray:
-        assert self._run is not None, "without a run there are no training images"
-        features = self._run.features(images)
-        return features[0] if self._run.several else features
 
     def _unit(self, features: np.ndarray) -> np.ndarray:
         # Features that are all positive, as after a ReLU, have cosines near 1 if not centred.

@@ -80,7 +80,11 @@ def make_assessor(run: Run | None, model: Model, command: Serve, terminal: Termi
         except UserError as error:
             reason = f"The nearest training images are not shown: {error}"
             terminal.notice(f"the page shows no training images: {error}")
-    assessor = Assessor(model, Neighbours(run, train, reason), threading.Lock())
+    assessor = Assessor(
+        model,
+        Neighbours(model.passes.features, model.quick.features, train, reason),
+        threading.Lock(),
+    )
     with terminal.status("compiling the model"):
         assessor.warm_up()
     assessor.neighbours.prepare()
@@ -147,8 +151,8 @@ def listen(command: Serve) -> socket.socket:
     )
 
 
-def run_server(app: Starlette, listener: socket.socket) -> None:
-    """Answer requests until the process ends."""
+def make_server(app: Starlette) -> uvicorn.Server:
+    """Make the server of the page."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -159,7 +163,12 @@ def run_server(app: Starlette, listener: socket.socket) -> None:
         limit_concurrency=REQUESTS,
         timeout_keep_alive=30,
     )
-    server = uvicorn.Server(config)
+    return uvicorn.Server(config)
+
+
+def run_server(app: Starlette, listener: socket.socket) -> None:
+    """Answer requests until the process ends."""
+    server = make_server(app)
     # In the main thread, the server would replace our handlers of signals.
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -35,12 +35,12 @@ def label_order(features: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     if len(features) < 2:
         return np.setdiff1d(np.arange(len(features), dtype=np.int32), done)
     pool = Pool(np.asarray(features, np.float32))
-    key = jax.random.fold_in(new_key(), 0)
     order = np.empty(0, np.int32)
-    for count in (*ROUNDS, left):
+    for number, count in enumerate((*ROUNDS, left)):
         budget = min(count, left - len(order))
         if budget:
-            choice = Choice(budget, key)
+            # The first key is that of the study.
+            choice = Choice(budget, jax.random.fold_in(new_key(), number))
             chosen = choose_from(pool, "typical", choice, np.concatenate([done, order]))
             order = np.concatenate([order, chosen])
     return order
