@@ -54,4 +54,4 @@ AUGMENTATIONS = (
     "objects",
     "photographs",
 )
-NOT_COMPUTED = ("out", "save_predictions")  # fields about files; they change no result
+NOT_COMPUTED = ("out", "save_predictions", "cache_dir")  # fields about files; they change no result

@@ -6,9 +6,10 @@ import re
 from twostage_jax.config.choices import SOLVED
 from twostage_jax.config.fields import declarations, dotted
 from twostage_jax.config.groups import GROUPS, TRAINED
+from twostage_jax.config.reading import reading_of
 from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import DECLARATIONS, SWEEPABLE, swept
-from twostage_jax.data.spec import check_spec
+from twostage_jax.data.spec import check_reading, check_spec
 from twostage_jax.errors import UserError, did_you_mean, shown
 
 # A number that an objective or head may take; it is checked when the function is loaded.
@@ -32,6 +33,7 @@ def check(config: Config) -> None:
     # Before any data is read, because a source may take minutes.
     if config.data is not None:
         check_spec(config.data, config.data_dir is not None)
+        check_reading(reading_of(config), config.data)
     for group in GROUPS:
         _check_set(config, group)
     _check_sweep(config)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from twostage_jax.data.dataset import TrainingData
+from twostage_jax.data.split import as_columns
 from twostage_jax.errors import UserError, shown
 
 if TYPE_CHECKING:
@@ -33,11 +34,15 @@ def with_labels(dataset: Data, count: int, seed: int = 0) -> Data:
         UserError: a `count` that does not fit the training examples.
     """
     chosen = draw_labels(dataset.train["label"], count, dataset.classes, seed)
-    rest = np.delete(dataset.train["image"], chosen, axis=0)
+    pool = {
+        name: np.concatenate([values, np.delete(dataset.train[name], chosen, axis=0)])
+        for name, values in dataset.unlabelled.items()
+        if name in dataset.train
+    }
     return dataclasses.replace(
         dataset,
-        train={name: values[chosen] for name, values in dataset.train.items()},
-        unlabelled={"image": np.concatenate([dataset.unlabelled["image"], rest])},
+        train=as_columns({name: values[chosen] for name, values in dataset.train.items()}),
+        unlabelled=as_columns(pool),
         rows={**dataset.rows, "train": dataset.rows["train"][chosen]},
     )
 

@@ -84,7 +84,8 @@ class Plan:
 
 def few_examples(dataset: TrainingData) -> dict[str, np.ndarray]:
     """Return two training examples, for functions that only need shapes."""
-    return {name: values[:2] for name, values in dataset.train.items()}
+    train = dataset.train
+    return {name: train[name][:2] for name in ("image", "label")}
 
 
 def stage_names(pretrained: Params | None, pretrain_only: bool) -> Sequence[str]:

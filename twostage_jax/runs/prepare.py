@@ -12,10 +12,11 @@ from twostage_jax.config.groups import TRAINED
 from twostage_jax.config.layers import completed, from_dict, overlay, resolve, to_dict
 from twostage_jax.config.options import check_options, without_unused
 from twostage_jax.config.presets import STEPS
+from twostage_jax.config.reading import READING_FIELDS, reading_of, with_form
 from twostage_jax.config.rules import check, check_solved
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
-from twostage_jax.data.spec import absolute
+from twostage_jax.data.spec import FILE_KINDS, absolute, fitting, kind_of
 from twostage_jax.engine.compile import cores
 from twostage_jax.engine.passes import choose_encoding
 from twostage_jax.engine.switches import numeric_switches
@@ -143,6 +144,7 @@ def _on_encoder_of(config: Config, trust_code: bool) -> Config:
     values = {name: x for name, x in to_dict(inherited).items() if name not in fresh}
     if config.data not in (None, base.data):
         values |= {"validation": None, "data_dir": None, "labels": None}
+        values |= dict.fromkeys(READING_FIELDS)
     values["encoder_run"] = _origin(config, trust_code)
     merged = overlay(dataclasses.replace(config, encoder_run=None), values)
     if merged.pretrain != base.pretrain:
@@ -162,14 +164,11 @@ def prepare(
     Raises:
         UserError: data, modules or settings that do not fit together.
     """
-    with terminal.status("reading data"), clock.phase("data"):
-        # The encoder of another run takes images in the scale of that run's data.
-        encoder_run = config.encoder_run
-        scale = read_manifest(Path(encoder_run)).data.scale if encoder_run else ""
-        source = load(config.data or "digits", config.validation, config.data_dir, scale)
+    with terminal.reading("reading data") as progress, clock.phase("data"):
+        source = _load(config, request, load, progress)
         dataset, lockbox = source.lock()
     requested = config
-    config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
+    config = resolve(with_form_of(config, dataset), dataset.image_shape, dataset.validation_size)
     # Again, because earlier runs and the data have added values: a sweep needs validation examples.
     check(config)
     trials = make_trials(config)
@@ -212,6 +211,41 @@ def prepare(
         augmentation=augmentation,
     )
     return plan, lockbox
+
+
+def _load(
+    config: Config, request: Request, load: Callable[..., Dataset], progress: Callable[..., None]
+) -> Dataset:
+    """Read the data of a run, in the form and scale of the encoder that it takes, if any."""
+    spec = config.data or "digits"
+    reading = reading_of(config)
+    scale = ""
+    if config.encoder_run:
+        manifest = read_manifest(Path(config.encoder_run))
+        scale = manifest.data.scale
+        preprocessing = manifest.preprocessing
+        reading = with_form(reading, preprocessing.image_shape, preprocessing.fit)
+        reading = fitting(reading, spec)
+    return load(
+        spec,
+        config.validation,
+        config.data_dir,
+        scale,
+        needs_labels=not request.pretrain_only,
+        progress=progress,
+        **reading._asdict(),
+    )
+
+
+def with_form_of(config: Config, dataset: TrainingData) -> Config:
+    """Return a config with the form of the images that was chosen when they were read."""
+    specs = [spec for spec in (config.data, config.unlabeled) if spec]
+    if not any(kind_of(spec) in FILE_KINDS for spec in specs):
+        return config
+    height, width, channels = dataset.image_shape
+    return dataclasses.replace(
+        config, image_size=f"{height}x{width}", channels=channels, image_fit=dataset.fit
+    )
 
 
 def _head_settings(requested: Config, config: Config, networks: Networks) -> Config:
@@ -294,7 +328,9 @@ def make_manifest(plan: Plan, placed: dict[str, Placed]) -> Manifest:
         config=to_dict(config),
         groups={},
         preprocessing=PreprocessingRecord(
-            image=("uint8", *dataset.image_shape), formula="(x / 255 - 0.5) / 0.5"
+            image=("uint8", *dataset.image_shape),
+            formula="(x / 255 - 0.5) / 0.5",
+            fit=dataset.fit,
         ),
         classes=list(dataset.classes),
         data=DataRecord(

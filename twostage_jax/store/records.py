@@ -44,12 +44,15 @@ class PreprocessingRecord:
 
     image: tuple[str, int, int, int]  # dtype, height, width and channels
     formula: str  # input as a function of the pixel `x`
+    fit: str = "pad"  # how images of other shapes are brought into this one: pad or crop
 
     def __post_init__(self) -> None:
         """Check the sizes."""
         # They decide about the size of the modules, before any array is compared.
         if min(self.image_shape) < 1:
             raise ValueError("every size of an image is at least 1")
+        if self.fit not in ("pad", "crop"):
+            raise ValueError(f"fit is pad or crop, not {self.fit}")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
