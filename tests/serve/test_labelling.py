@@ -8,12 +8,13 @@ import pytest
 
 from tests.serve.conftest import PORT, make_client
 from twostage_jax.data.marks import read_labels
+from twostage_jax.data.spec import READING
 from twostage_jax.errors import UserError
 from twostage_jax.serve import label_file
 from twostage_jax.serve.app import make_app
 from twostage_jax.serve.label_file import LabelFile
 from twostage_jax.serve.labelling import Labelling, WrongImage, keys_for
-from twostage_jax.serve.pool import ORDER_LIMIT, Pool, array_pool, find_order
+from twostage_jax.serve.pool import ORDER_LIMIT, Pool, find_order, make_pool
 
 CLASSES = ("cat", "dog")
 KEYS = ["3", "5", "8", "9"]
@@ -211,8 +212,9 @@ def test_keys_are_names_of_one_letter_or_numbers_and_letters():
     assert keys_for(("?", "!")) == ["1", "2"]
 
 
-def test_the_images_of_arrays_come_in_the_order_of_typical_images(digits, model):
-    pool = array_pool(digits, lambda images: model.passes.features(images)[0])
+def test_the_images_of_arrays_come_in_the_order_of_typical_images(digits, model, tmp_path):
+    out = tmp_path / "a.csv"
+    pool = make_pool(digits, "digits", READING, out, lambda x: model.passes.features(x)[0])
     assert sorted(pool.order) == list(range(len(digits.train["label"])))
     assert [int(key) for key in pool.keys] == digits.rows["train"].tolist()
     # The first images have most classes, which random ones have not.
@@ -230,11 +232,11 @@ def test_a_very_large_pool_is_ordered_in_parts(monkeypatch):
         read.append(len(batch))
         return batch.reshape(-1, 1).astype(np.float32)
 
-    orders = [find_order(70, lambda rows: images[rows], images[:3], features) for _ in range(2)]
+    orders = [find_order(images, images[:3], features) for _ in range(2)]
     assert orders[0] == orders[1] and sorted(orders[0]) == list(range(70))
     assert read == [33, 33] and ORDER_LIMIT >= 10_000
     with pytest.raises(UserError, match="no images to label"):
-        find_order(0, lambda rows: images[rows], images[:0], features)
+        find_order(images[:0], images[:0], features)
 
 
 def test_the_page_gets_images_and_answers_conflicts(tmp_path):

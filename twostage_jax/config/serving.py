@@ -9,16 +9,19 @@ import tyro
 
 from twostage_jax.config.fields import SWITCH, flag, number
 from twostage_jax.config.flags import Loading
+from twostage_jax.config.reading import ReadingConfig, reading_of
+from twostage_jax.data.spec import SPECS, check_reading, check_spec, expanded
 from twostage_jax.errors import UserError, shown
 
+KINDS = {form.partition(":")[0] for form in SPECS}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORT = 8000  # if it is free
 PACKAGES = ("starlette", "uvicorn")  # of the extra `serve`
 check_port = number("a port from 1 to 65535", 1, 65536, (int,))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Serve(Loading):
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Serve(Loading, ReadingConfig):
     """Show a local page to try a model and to label images (extra: serve)."""
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN|MODEL")]
@@ -44,7 +47,8 @@ def check_serve(command: Serve) -> None:
 
     Raises:
         UserError: the extra `serve` is not installed, an address that other machines can reach, a
-            port out of range, or one of `--label` and `--labels-out` without the other.
+            port out of range, flags for labelling without `--label`, or `--label` without
+            `--labels-out`.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -61,7 +65,27 @@ def check_serve(command: Serve) -> None:
         check_port("--port", command.port)
     if command.label and not command.labels_out:
         raise UserError("--label needs a file for the labels: add --labels-out FILE.csv")
-    for name in ("labels_out", "classes"):
-        if getattr(command, name) and not command.label:
+    reading = reading_of(command)
+    given = [name for name, value in reading._asdict().items() if value not in (None, False, ())]
+    for name in ("labels_out", "classes", *given):
+        # The cache is used for the training images, too.
+        if name != "cache_dir" and not command.label and getattr(command, name):
             flag_name = name.replace("_", "-")
             raise UserError(f"--{flag_name} is for labelling: add --label SPEC, or leave it out")
+    if command.label:
+        spec = label_spec(command.label)
+        check_spec(spec, flag="--label")
+        check_reading(reading, spec)
+
+
+def label_spec(text: str) -> str:
+    """SPEC of the images to label: a path alone is a folder of images, or a csv file.
+
+    >>> [label_spec(text) for text in ("photos", "labels.csv", "npz:a.npz", "digits")]
+    ['folder:photos', 'csv:labels.csv', 'npz:a.npz', 'digits']
+    """
+    if text.lower().endswith(".csv") and ":" not in text:
+        return f"csv:{text}"
+    is_path = "/" in text.partition(":")[0] or expanded(text).is_dir()
+    is_spec = text.partition(":")[0] in KINDS
+    return f"folder:{text}" if is_path or not is_spec else text

@@ -93,10 +93,8 @@ class LabelFile:
     def _line(self, image: int) -> bytes:
         label = self.answers.get(image)
         name = self._classes[label] if label is not None and label != UNSURE else ""
-        file = io.StringIO()
         row = (self._keys[image], name, NOTE if label == UNSURE else "")
-        csv.writer(file, lineterminator="\n").writerow(row)
-        return file.getvalue().encode()
+        return csv_bytes(self._header, [row]).partition(b"\n")[2]
 
     def _read(self) -> None:
         """Read the answers of an earlier session."""
@@ -115,16 +113,15 @@ class LabelFile:
         number = {name: k for k, name in enumerate(self._classes)}
         for line, row in enumerate(lines[1:], start=2):
             key, name, note = (*row, "", "", "")[:3]
-            if not name and note != NOTE:
+            # Images of the source that had a label from the start are not part of the pool.
+            if key not in position or (not name and note != NOTE):
                 continue
             if name and name not in number:
                 raise UserError(
                     f"line {line} of {self.path} has the label {shown(name)}: give one of "
                     f"{listed(self._classes)}, or add it with --classes"
                 )
-            # Images of the source that had a label from the start are not part of the pool.
-            if key in position:
-                self.answers[position[key]] = number[name] if name else UNSURE
+            self.answers[position[key]] = number[name] if name else UNSURE
 
 
 def check_classes(classes: Sequence[str]) -> None:

@@ -1,14 +1,21 @@
 """Images to label, and their order."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from twostage_jax.config.studies import NextStudy
 from twostage_jax.data.dataset import TrainingData
+from twostage_jax.data.decode import decode
+from twostage_jax.data.pictures import LISTERS
+from twostage_jax.data.spec import Reading, expanded
 from twostage_jax.errors import UserError
 from twostage_jax.runs.study.next import find_candidates
 from twostage_jax.runs.study.ordering import label_order
+from twostage_jax.serve.label_file import FORMULA
 from twostage_jax.serve.pictures import encode_picture
 
 # Images whose features decide the order. More would delay the start by minutes, and nobody labels
@@ -28,6 +35,7 @@ class Pool(NamedTuple):
         picture: returns the image at a position as a file and its type.
         order: positions in the order in which they are shown.
         known: labels of other images of the same source, by the value of the first column.
+        remedy: words of the command that read the csv file back.
     """
 
     column: str
@@ -35,59 +43,122 @@ class Pool(NamedTuple):
     names: Sequence[str]
     picture: Callable[[int], tuple[bytes, str]]
     order: Sequence[int]
-    known: dict[str, str]
+    known: Mapping[str, str]
+    remedy: str = ""
 
 
-def array_pool(dataset: TrainingData, features: Features) -> Pool:
-    """Make the pool of a source whose images are arrays: its unlabelled images, or its train split.
+def make_pool(
+    dataset: TrainingData, spec: str, reading: Reading, out: Path, features: Features
+) -> Pool:
+    """Make the pool of a source: its unlabelled images, or its train split if there are none.
 
     Args:
         dataset: data without the test split.
+        spec: its SPEC.
+        reading: settings with which it was read.
+        out: csv file for the labels.
         features: returns features `[N, D]` of images uint8 `[N, H, W, C]`.
+
+    Raises:
+        UserError: no images.
     """
-    candidates = find_candidates(None, dataset)
-    train = dataset.train["image"]
-    images = train if candidates.ignored else dataset.unlabelled["image"]
+    candidates = find_candidates(NextStudy(), dataset)
+    split = dataset.train if candidates.ignored else dataset.unlabelled
+    images = split["image"]
+    known = dataset.train["image"][: candidates.first]
+    if "file" not in split:
+
+        def picture(position: int) -> tuple[bytes, str]:
+            return encode_picture(images[position])
+
+        index = [str(row) for row in candidates.index]
+        names = [f"no. {row}" for row in index]
+        order = find_order(images, known, features)
+        return Pool("index", index, names, picture, order, {}, f"study next --labelled {out}")
+    # More images for stage 1 can come from arrays, and a csv of paths cannot name those.
+    files = split["file"].tolist()
+    kept = np.flatnonzero(split["file"] != "")
+    order = find_order(images[kept] if len(kept) < len(files) else images, known, features)
+    labels = {} if candidates.ignored else known_labels(spec, reading)
+    names = split["path"][kept].tolist()
+    return file_pool([files[row] for row in kept], names, order, labels, out)
+
+
+def file_pool(
+    files: Sequence[str],
+    names: Sequence[str],
+    order: Sequence[int],
+    labels: Mapping[str, str],
+    out: Path,
+) -> Pool:
+    """Make a pool of files, which are shown in their own size.
+
+    Args:
+        files: absolute path of each image.
+        names: path of each image, as its source has it.
+        order: positions in the order in which they are shown.
+        labels: labels of other images, by their absolute paths.
+        out: csv file for the labels. Paths in its folder are relative to it.
+    """
+    folder = os.path.abspath(out.parent)
+
+    def key(file: str) -> str:
+        is_inside = file.startswith(f"{folder.rstrip('/')}/")
+        return safe_path(os.path.relpath(file, folder)) if is_inside else file
 
     def picture(position: int) -> tuple[bytes, str]:
-        return encode_picture(images[position])
+        return encode_picture(decode(Path(files[position]), None))
 
-    def read(positions: np.ndarray) -> np.ndarray:
-        return images[positions]
-
-    known = train[: candidates.first]
-    return Pool(
-        "index",
-        [str(index) for index in candidates.index],
-        [f"no. {index}" for index in candidates.index],
-        picture,
-        find_order(len(images), read, known, features),
-        {},
-    )
+    known = {key(file): label for file, label in labels.items()}
+    return Pool("path", [key(x) for x in files], names, picture, order, known, f"--data csv:{out}")
 
 
-def find_order(
-    count: int, read: Callable[[np.ndarray], np.ndarray], known: np.ndarray, features: Features
-) -> list[int]:
+def known_labels(spec: str, reading: Reading) -> dict[str, str]:
+    """Return the labels for training that a source has, by the absolute paths of its images.
+
+    Those of a test or validation split of its own are left out: a csv file has no splits, so they
+    would be trained on.
+    """
+    kind, _, rest = spec.partition(":")
+    entries = LISTERS[kind](expanded(rest), reading)[0]
+    ignored = set(reading.unlabeled_label or ())
+    return {
+        entry.file: entry.label
+        for entry in entries
+        if entry.split == "train" and entry.label and entry.label not in ignored
+    }
+
+
+def safe_path(path: str) -> str:
+    """Return a relative path that no spreadsheet computes as a formula.
+
+    >>> safe_path("=cmd().png"), safe_path("a/b.png")
+    ('./=cmd().png', 'a/b.png')
+    """
+    return f"./{path}" if path.startswith(FORMULA) else path
+
+
+def find_order(images: np.ndarray, known: np.ndarray, features: Features) -> list[int]:
     """Order the images of a pool: the typical of each cluster first, as `label_order`.
 
     Args:
-        count: number of images.
-        read: returns images uint8 `[P, H, W, C]` at some positions.
+        images: uint8 `[N, H, W, C]`.
         known: images that have a label, uint8 `[L, H, W, C]`.
         features: returns features `[N, D]` of images.
 
     Raises:
         UserError: a pool without images.
     """
+    count = len(images)
     if not count:
         raise UserError("there are no images to label: give --label another source")
     positions = np.arange(count)
     if count > ORDER_LIMIT:
         # Always the same ones, so that a second start continues in the same order.
         positions = np.random.RandomState(0).permutation(count)
-    first = positions[:ORDER_LIMIT]
+    # A memory-mapped file is read in its order.
+    first = np.sort(positions[:ORDER_LIMIT])
     labelled = known[:ORDER_LIMIT]
-    encoded = features(np.concatenate([labelled, read(first)]))
+    encoded = features(np.concatenate([labelled, images[first]]))
     order = label_order(encoded, np.arange(len(labelled))) - len(labelled)
     return [*first[order].tolist(), *positions[ORDER_LIMIT:].tolist()]

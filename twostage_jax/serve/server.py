@@ -7,12 +7,10 @@ import sys
 import threading
 import webbrowser
 
-import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 
 from twostage_jax.config.serving import PORT, Serve
-from twostage_jax.data.sources import load
 from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
 from twostage_jax.runs.model import Model, from_run, open_model
@@ -21,10 +19,8 @@ from twostage_jax.runs.opened import Run
 from twostage_jax.runs.sources import load_own
 from twostage_jax.serve.app import make_app
 from twostage_jax.serve.assessor import Assessor
-from twostage_jax.serve.label_file import LabelFile
-from twostage_jax.serve.labelling import Labelling
 from twostage_jax.serve.neighbours import NO_IMAGES, Neighbours
-from twostage_jax.serve.pool import Features, array_pool
+from twostage_jax.serve.sources import load_labelling
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.signals import resumable
 
@@ -48,7 +44,7 @@ def serve(command: Serve, terminal: Terminal) -> None:
         assessor = make_assessor(run, model, command, terminal)
     labelling = None
     if command.label:
-        labelling = make_labelling(run, model, command, terminal)
+        labelling = load_labelling(run, model, command, terminal)
     app = make_app(command.model.name, port, assessor, labelling)
     name = f"[{command.host}]" if ":" in command.host else command.host
     address = f"http://{name}:{port}/{'label' if labelling else ''}"
@@ -74,9 +70,9 @@ def make_assessor(run: Run | None, model: Model, command: Serve, terminal: Termi
     reason = NO_IMAGES
     if run is not None:
         try:
-            with terminal.status("reading the training images"):
+            with terminal.reading("reading the training images") as progress:
                 folder = command.data_dir or run.config.data_dir
-                train = load_own(run, run.config.data, folder).train
+                train = load_own(run, run.config.data, folder, command.cache_dir, progress).train
         except UserError as error:
             reason = f"The nearest training images are not shown: {error}"
             terminal.notice(f"the page shows no training images: {error}")
@@ -89,40 +85,6 @@ def make_assessor(run: Run | None, model: Model, command: Serve, terminal: Termi
         assessor.warm_up()
     assessor.neighbours.prepare()
     return assessor
-
-
-def make_labelling(
-    run: Run | None, model: Model | None, command: Serve, terminal: Terminal
-) -> Labelling:
-    """Read the images to label, put them in order, and continue the file of labels.
-
-    Raises:
-        UserError: no images, no classes, or a file that was not written for these images.
-    """
-    assert command.label is not None and command.labels_out is not None
-    classes = run.classes if run is not None else ()
-    classes = model.classes if model is not None else classes
-    if command.classes:
-        classes = tuple(name.strip() for name in command.classes.split(","))
-    if len(classes) < 2:
-        raise UserError(f"{command.model} has no classes to choose from: give --classes NAME,NAME")
-    with terminal.status("reading and ordering the images to label"):
-        pool = array_pool(load(command.label, None, command.data_dir), features_of(run, model))
-    file = LabelFile(command.labels_out, pool.column, pool.keys, classes, pool.known)
-    return Labelling(pool, classes, file)
-
-
-def features_of(run: Run | None, model: Model | None) -> Features:
-    """Return the function of the features `[N, D]`; with several encoders, of the first member."""
-
-    def features(images: np.ndarray) -> np.ndarray:
-        if run is None:
-            assert model is not None, "a file is always a model"
-            return model.passes.features(images)[0]
-        values = run.features(images)
-        return values[0] if run.several else values
-
-    return features
 
 
 def listen(command: Serve) -> socket.socket:

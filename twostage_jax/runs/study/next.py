@@ -1,6 +1,5 @@
 """`twostage study next`: the unlabelled images that are most useful to label next."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -57,15 +56,11 @@ class Candidates(NamedTuple):
         return self.first + len(self.index) - len(self.labelled)
 
 
-def find_candidates(labelled_file: Path | str | None, dataset: TrainingData) -> Candidates:
+def find_candidates(study: NextStudy, dataset: TrainingData) -> Candidates:
     """Return the images that can be labelled, and the labels so far.
 
     If the source has unlabelled images, they are the candidates, and the labels of the train split
     count. Otherwise the train split is treated as if it had no labels.
-
-    Args:
-        labelled_file: csv file with more labels, or None.
-        dataset: data without the test split.
 
     Raises:
         UserError: a file of labels that cannot be read or does not fit.
@@ -76,8 +71,8 @@ def find_candidates(labelled_file: Path | str | None, dataset: TrainingData) -> 
     first = len(train) if pool else 0
     labelled = np.arange(first)
     label = train[:first]
-    if labelled_file is not None:
-        position, more = read_labels(labelled_file, index, dataset.classes)
+    if study.labelled is not None:
+        position, more = read_labels(study.labelled, index, dataset.classes)
         labelled = np.concatenate([labelled, first + position])
         label = np.concatenate([label, more])
     return Candidates(index, first, labelled, label, not pool)
@@ -92,7 +87,7 @@ def check_next(study: NextStudy, dataset: TrainingData) -> None:
     """
     if study.budget is None:
         raise UserError("twostage study next needs the number of images to list: give --budget N")
-    candidates = find_candidates(study.labelled, dataset)
+    candidates = find_candidates(study, dataset)
     check_budget(study.budget, candidates.unlabelled)
     if study.strategy == "margin" and not len(candidates.label):
         raise UserError(NEEDS_LABELS)
@@ -127,7 +122,7 @@ def study_next(context: Context[NextStudy]) -> Values:
     """Compute, print and write what to label next; return the results for `study.json`."""
     study = context.study
     source = context.source
-    candidates = find_candidates(study.labelled, source.dataset)
+    candidates = find_candidates(study, source.dataset)
     strategy = study.strategy or NAMES[0]
     features = source.features("train")
     with context.terminal.status("choosing images"):
