@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from twostage_jax.data.listing import Entry
 from twostage_jax.data.located import Files
+from twostage_jax.data.marks import original
 from twostage_jax.data.names import listed
 from twostage_jax.data.spec import Reading, expanded
 from twostage_jax.data.table import SAMPLE, Table, read_table
@@ -42,8 +43,8 @@ def list_csv(path: Path, reading: Reading) -> tuple[list[Entry], list[str]]:
         if file is None:
             absent.append(text)
             continue
-        label = row[columns.label].strip() if columns.label is not None else ""
-        group = row[columns.group].strip() if columns.group is not None else ""
+        label = original(row[columns.label].strip()) if columns.label is not None else ""
+        group = original(row[columns.group].strip()) if columns.group is not None else ""
         entry = Entry(file, text, "train", label, group, number)
         before = entries.setdefault(file, entry)
         if before is not entry:

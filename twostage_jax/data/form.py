@@ -83,7 +83,7 @@ def _look_at(files: Sequence[str], limit: int) -> dict[str, object]:
     sizes: list[tuple[int, int]] = []
     coloured = 0
     for row in rows.tolist():
-        file = Path(files[row])
+        file = Path(str(files[row]))
         try:
             height, width, is_grey = size_of(file, limit)
             coloured += not is_grey and _is_coloured(decode(file, THUMBNAIL, limit))

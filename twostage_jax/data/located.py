@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from twostage_jax.data.listing import ENDINGS, Entry, find_images
+from twostage_jax.data.marks import original
 from twostage_jax.errors import UserError, shown
 
 
@@ -38,7 +39,7 @@ class Files:
         """
         if not text or "\0" in text:
             return None
-        for name in dict.fromkeys((text, text.replace("\\", "/"))):
+        for name in dict.fromkeys((text, original(text), text.replace("\\", "/"))):
             file = os.path.normpath(os.path.join(self._base, os.path.expanduser(name)))
             self._check_inside(file, text, line)
             if os.path.isfile(file):

@@ -31,7 +31,7 @@ NOTE_LIMIT = 500  # characters; names of files can be long
 
 
 class BrokenFiles(UserError):
-    """Files that cannot be decoded, in `details` with the reason, one line each."""
+    """Files that cannot be decoded; `details` has all of them with the reason."""
 
     def __init__(self, message: str, details: Sequence[str]) -> None:
         super().__init__(message)

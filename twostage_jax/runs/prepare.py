@@ -7,16 +7,17 @@ from typing import NamedTuple
 
 import jax
 
+from twostage_jax.config.choices import SUPERVISED
 from twostage_jax.config.epochs import resolve_epochs
 from twostage_jax.config.groups import TRAINED
 from twostage_jax.config.layers import completed, from_dict, overlay, resolve, to_dict
 from twostage_jax.config.options import check_options, without_unused
 from twostage_jax.config.presets import STEPS
-from twostage_jax.config.reading import READING_FIELDS, reading_of, with_form
+from twostage_jax.config.reading import READING_FIELDS
 from twostage_jax.config.rules import check, check_solved
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
-from twostage_jax.data.spec import FILE_KINDS, absolute, fitting, kind_of
+from twostage_jax.data.spec import absolute
 from twostage_jax.engine.compile import cores
 from twostage_jax.engine.passes import choose_encoding
 from twostage_jax.engine.switches import numeric_switches
@@ -28,6 +29,7 @@ from twostage_jax.runs.handover import load_pretrained, source_digest
 from twostage_jax.runs.networks import Networks
 from twostage_jax.runs.plan import Plan, stage_names
 from twostage_jax.runs.programs import Placed
+from twostage_jax.runs.reading import load_data, with_form_of
 from twostage_jax.runs.resume import (
     notice_switches,
     package_versions,
@@ -165,13 +167,18 @@ def prepare(
         UserError: data, modules or settings that do not fit together.
     """
     with terminal.reading("reading data") as progress, clock.phase("data"):
-        source = _load(config, request, load, progress)
+        source = load_data(config, request.pretrain_only, load, progress)
         dataset, lockbox = source.lock()
     requested = config
     config = resolve(with_form_of(config, dataset), dataset.image_shape, dataset.validation_size)
     # Again, because earlier runs and the data have added values: a sweep needs validation examples.
     check(config)
     trials = make_trials(config)
+    if config.pretrain.objective in SUPERVISED and not dataset.classes:
+        raise UserError(
+            f"--pretrain.objective {config.pretrain.objective} trains on labels, and "
+            f"{dataset.name} has none: give another objective, such as autoencoder"
+        )
     examples = make_examples(config, dataset, trials)
     config = resolve_epochs(config, examples.counts)
     with terminal.status("choosing an augmentation"), clock.phase("data"):
@@ -211,41 +218,6 @@ def prepare(
         augmentation=augmentation,
     )
     return plan, lockbox
-
-
-def _load(
-    config: Config, request: Request, load: Callable[..., Dataset], progress: Callable[..., None]
-) -> Dataset:
-    """Read the data of a run, in the form and scale of the encoder that it takes, if any."""
-    spec = config.data or "digits"
-    reading = reading_of(config)
-    scale = ""
-    if config.encoder_run:
-        manifest = read_manifest(Path(config.encoder_run))
-        scale = manifest.data.scale
-        preprocessing = manifest.preprocessing
-        reading = with_form(reading, preprocessing.image_shape, preprocessing.fit)
-        reading = fitting(reading, spec)
-    return load(
-        spec,
-        config.validation,
-        config.data_dir,
-        scale,
-        needs_labels=not request.pretrain_only,
-        progress=progress,
-        **reading._asdict(),
-    )
-
-
-def with_form_of(config: Config, dataset: TrainingData) -> Config:
-    """Return a config with the form of the images that was chosen when they were read."""
-    specs = [spec for spec in (config.data, config.unlabeled) if spec]
-    if not any(kind_of(spec) in FILE_KINDS for spec in specs):
-        return config
-    height, width, channels = dataset.image_shape
-    return dataclasses.replace(
-        config, image_size=f"{height}x{width}", channels=channels, image_fit=dataset.fit
-    )
 
 
 def _head_settings(requested: Config, config: Config, networks: Networks) -> Config:

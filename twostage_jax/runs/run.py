@@ -17,6 +17,7 @@ from twostage_jax.config.layers import imported_names
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Lockbox
+from twostage_jax.data.marks import csv_bytes
 from twostage_jax.data.split import Split
 from twostage_jax.engine.device import find_device
 from twostage_jax.errors import UserError, shown
@@ -32,7 +33,7 @@ from twostage_jax.runs.handover import (
     pretrain_groups,
 )
 from twostage_jax.runs.pictures import draw_pictures, draw_stage_1
-from twostage_jax.runs.plan import Plan
+from twostage_jax.runs.plan import Plan, as_one_class
 from twostage_jax.runs.prepare import (
     Request,
     make_manifest,
@@ -57,6 +58,7 @@ from twostage_jax.store.checksums import write_files
 from twostage_jax.store.decoding import encode
 from twostage_jax.store.epochs import EpochRecord, epochs_bytes
 from twostage_jax.store.layout import (
+    BROKEN,
     CONFIG,
     MANIFEST,
     METRICS,
@@ -153,6 +155,9 @@ def run(
             _claim(stack, folder, command, terminal)
             check_free(folder)
         manifest = open_folder(folder, make_manifest(plan, placed), terminal)
+        if plan.dataset.broken:
+            rows = csv_bytes(("path", "reason"), plan.dataset.broken)
+            write_bytes(folder / BROKEN, rows)
         announce(plan, placed, folder, machine, terminal)
         with terminal.status("compiling"), clock.phase("compile"):
             programs = compile_run(plan, placed)
@@ -282,7 +287,10 @@ def _images_to_show(plan: Plan) -> tuple[str, Split]:
     """Return the split whose images stage 1 reconstructs in a picture, and its name."""
     # The test split stays locked.
     held_out = plan.dataset.validation
-    return ("validation", held_out) if len(held_out["label"]) else ("train", plan.dataset.train)
+    if len(held_out["label"]):
+        return "validation", held_out
+    train = plan.dataset.train
+    return "train", train if len(train["label"]) else as_one_class(plan.examples.images)
 
 
 def _with_pretrain(manifest: Manifest, plan: Plan, first: StageResult) -> Manifest:
