@@ -24,7 +24,7 @@ ORDER = [2, 0, 3, 1]
 def start(path, known=None):
     """The state as the command makes it, from the file if there is one."""
     pool = Pool("index", KEYS, [f"no. {key}" for key in KEYS], str, ORDER, known or {})
-    return Labelling(pool, CLASSES, LabelFile(path, "index", KEYS, CLASSES, pool.known))
+    return Labelling(pool, CLASSES, LabelFile(path, "index", KEYS, CLASSES, pool.labelled))
 
 
 def press(labelling, action, label=None):
@@ -170,7 +170,7 @@ def test_a_file_from_a_spreadsheet_is_continued(tmp_path):
     [
         ("path,label\na.png,cat\n", "has the columns path, label"),
         ("index,label,note\n3,bird,\n", "line 2 .* has the label 'bird': give one of cat, dog"),
-        ("", "has the columns none"),
+        ("", "is empty"),
     ],
 )
 def test_a_file_for_other_images_or_classes_is_refused(tmp_path, text, message):
@@ -181,10 +181,14 @@ def test_a_file_for_other_images_or_classes_is_refused(tmp_path, text, message):
     assert path.read_text() == text
 
 
-def test_names_that_a_spreadsheet_would_compute_are_refused(tmp_path):
-    with pytest.raises(UserError, match="would be a formula"):
-        LabelFile(tmp_path / "a.csv", "path", [], ("=cmd()", "b"), {})
-    LabelFile(tmp_path / "a.csv", "path", [], ("-1", "+1.5"), {})
+def test_names_that_a_spreadsheet_would_compute_are_harmless_and_read_back(tmp_path):
+    path = tmp_path / "a.csv"
+    keys = ["=cmd().png", "a,\n'b'.png"]
+    file = LabelFile(path, "path", keys, ("=1+1", "-1"), {})
+    file.record(0, 0)
+    file.record(1, 1)
+    assert path.read_text().splitlines()[1] == "'=cmd().png,'=1+1,"
+    assert LabelFile(path, "path", keys, ("=1+1", "-1"), {}).answers == {0: 0, 1: 1}
 
 
 def test_labels_that_were_there_before_stay_in_the_file(tmp_path):

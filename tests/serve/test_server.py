@@ -46,6 +46,9 @@ def run(tmp_path_factory):
         ("--label digits", "--label needs a file for the labels: add --labels-out"),
         ("--labels-out a.csv", "--labels-out is for labelling: add --label SPEC"),
         ("--classes a,b", "--classes is for labelling: add --label SPEC"),
+        ("--image-dir a", "--image-dir is for labelling: add --label SPEC"),
+        ("--label digits --labels-out a --image-dir b", "--image-dir goes with csv:FILE"),
+        ("--label folder: --labels-out a", "--label 'folder:' is incomplete"),
         ("", "nowhere"),
     ],
 )
@@ -99,7 +102,7 @@ def test_a_run_whose_data_is_gone_can_still_be_tried(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("label", "message"),
-    [("npz:gone.npz", "cannot read"), ("folder:", "is incomplete"), ("digits", "8×8×1")],
+    [("npz:gone.npz", "cannot read"), ("gone", "cannot list"), ("digits", "8×8×1")],
 )
 def test_images_that_cannot_be_labelled_are_one_line(run, capsys, tmp_path, label, message):
     out = tmp_path / "labels.csv"
@@ -141,4 +144,4 @@ def test_the_command_prints_its_address_answers_and_ends_on_a_signal(run, tmp_pa
         process.send_signal(signal.SIGTERM)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "resume with: " in error and "serve" in error
+    assert f"resume with: twostage serve {run} --label" in error

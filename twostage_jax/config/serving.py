@@ -66,8 +66,8 @@ def check_serve(command: Serve) -> None:
     if command.label and not command.labels_out:
         raise UserError("--label needs a file for the labels: add --labels-out FILE.csv")
     reading = reading_of(command)
-    given = [name for name, value in reading._asdict().items() if value not in (None, False, ())]
-    for name in ("labels_out", "classes", *given):
+    settings = [name for name, value in reading._asdict().items() if value not in (None, False, ())]
+    for name in ("labels_out", "classes", *settings):
         # The cache is used for the training images, too.
         if name != "cache_dir" and not command.label and getattr(command, name):
             flag_name = name.replace("_", "-")

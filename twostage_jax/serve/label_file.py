@@ -1,20 +1,16 @@
 """The csv file of labels that are made by click: read when it is continued, written after each."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from twostage_jax.data.marks import csv_bytes
+from twostage_jax.data.marks import csv_bytes, original
 from twostage_jax.data.names import listed
+from twostage_jax.data.table import read_table
 from twostage_jax.errors import UserError, shown
-from twostage_jax.files import read_bytes
 from twostage_jax.store.atomic import write_bytes
 
 UNSURE = -1  # answer in place of a class: the image stays unlabelled and is not shown again
 NOTE = "not sure"
-LIMIT = 2**28  # bytes
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings that spreadsheets compute
 
 
 class LabelFile:
@@ -32,7 +28,7 @@ class LabelFile:
         column: name of the first column.
         keys: value of the first column for each image of the pool.
         classes: names of the classes.
-        known: labels of other images of the same source, by the value of the first column.
+        labelled: labels of other images of the same source, by the value of the first column.
 
     Raises:
         UserError: a file that was not written for these images and classes.
@@ -44,18 +40,17 @@ class LabelFile:
         column: str,
         keys: Sequence[str],
         classes: Sequence[str],
-        known: Mapping[str, str],
+        labelled: Mapping[str, str],
     ) -> None:
         self.path = path
         self.answers: dict[int, int] = {}
         self._classes = tuple(classes)
         self._keys = keys
         self._header = (column, "label", "note")
-        check_classes(classes)
         if path.exists():
             self._read()
         self._content = path.read_bytes() if path.exists() else None
-        self._known = csv_bytes(self._header, [(key, name, "") for key, name in known.items()])
+        self._fixed = csv_bytes(self._header, [(key, name, "") for key, name in labelled.items()])
         # Only one line changes with an answer; with 200,000 lines it would take half a second to
         # make all of them again.
         self._lines = [self._line(image) for image in range(len(keys))]
@@ -86,7 +81,7 @@ class LabelFile:
                 f"{self.path} was changed by another program: start twostage serve again to "
                 "continue from the changed file"
             )
-        content = self._known + b"".join(self._lines)
+        content = self._fixed + b"".join(self._lines)
         write_bytes(self.path, content)
         self._content = content
 
@@ -98,12 +93,8 @@ class LabelFile:
 
     def _read(self) -> None:
         """Read the answers of an earlier session."""
-        text = read_bytes(self.path, LIMIT, regular=True).decode("utf-8-sig", "replace")
-        first = text.partition("\n")[0]
-        # A spreadsheet may have saved it with semicolons.
-        delimiter = max(",;\t", key=first.count)
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-        header = tuple(lines[0]) if lines else ()
+        table = read_table(self.path)
+        header = tuple(cell.strip() for cell in table.rows[0])
         if header[:2] != self._header[:2]:
             raise UserError(
                 f"{self.path} has the columns {listed(header) or 'none'}, so twostage serve did "
@@ -111,8 +102,8 @@ class LabelFile:
             )
         position = {key: image for image, key in enumerate(self._keys)}
         number = {name: k for k, name in enumerate(self._classes)}
-        for line, row in enumerate(lines[1:], start=2):
-            key, name, note = (*row, "", "", "")[:3]
+        for line, row in zip(table.lines[1:], table.rows[1:], strict=True):
+            key, name, note = (original(cell.strip()) for cell in (*row, "")[:3])
             # Images of the source that had a label from the start are not part of the pool.
             if key not in position or (not name and note != NOTE):
                 continue
@@ -122,17 +113,3 @@ class LabelFile:
                     f"{listed(self._classes)}, or add it with --classes"
                 )
             self.answers[position[key]] = number[name] if name else UNSURE
-
-
-def check_classes(classes: Sequence[str]) -> None:
-    """Check that the names of classes can stand in a csv file.
-
-    Raises:
-        UserError: a name that a spreadsheet would compute as a formula.
-    """
-    for name in classes:
-        if name.startswith(FORMULA) and not name.lstrip("+-").replace(".", "", 1).isdecimal():
-            raise UserError(
-                f"the class {shown(name)} would be a formula in a spreadsheet: give other names "
-                "with --classes"
-            )

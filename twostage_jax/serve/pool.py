@@ -10,12 +10,12 @@ import numpy as np
 from twostage_jax.config.studies import NextStudy
 from twostage_jax.data.dataset import TrainingData
 from twostage_jax.data.decode import decode
+from twostage_jax.data.listing import Entry
 from twostage_jax.data.pictures import LISTERS
 from twostage_jax.data.spec import Reading, expanded
 from twostage_jax.errors import UserError
 from twostage_jax.runs.study.next import find_candidates
 from twostage_jax.runs.study.ordering import label_order
-from twostage_jax.serve.label_file import FORMULA
 from twostage_jax.serve.pictures import encode_picture
 
 # Images whose features decide the order. More would delay the start by minutes, and nobody labels
@@ -34,7 +34,7 @@ class Pool(NamedTuple):
         names: name of each image, as a person reads it.
         picture: returns the image at a position as a file and its type.
         order: positions in the order in which they are shown.
-        known: labels of other images of the same source, by the value of the first column.
+        labelled: labels of other images of the same source, by the value of the first column.
         remedy: words of the command that read the csv file back.
     """
 
@@ -43,7 +43,7 @@ class Pool(NamedTuple):
     names: Sequence[str]
     picture: Callable[[int], tuple[bytes, str]]
     order: Sequence[int]
-    known: Mapping[str, str]
+    labelled: Mapping[str, str]
     remedy: str = ""
 
 
@@ -65,23 +65,58 @@ def make_pool(
     candidates = find_candidates(NextStudy(), dataset)
     split = dataset.train if candidates.ignored else dataset.unlabelled
     images = split["image"]
-    known = dataset.train["image"][: candidates.first]
-    if "file" not in split:
+    order = find_order(images, dataset.train["image"][: candidates.first], features)
+    if candidates.path is not None:
+        paths = candidates.path.tolist()
+        files, labels = locate(paths, spec, reading, candidates.ignored)
+        return file_pool(files, paths, order, labels, out)
 
-        def picture(position: int) -> tuple[bytes, str]:
-            return encode_picture(images[position])
+    def picture(position: int) -> tuple[bytes, str]:
+        return encode_picture(images[position])
 
-        index = [str(row) for row in candidates.index]
-        names = [f"no. {row}" for row in index]
-        order = find_order(images, known, features)
-        return Pool("index", index, names, picture, order, {}, f"study next --labelled {out}")
-    # More images for stage 1 can come from arrays, and a csv of paths cannot name those.
-    files = split["file"].tolist()
-    kept = np.flatnonzero(split["file"] != "")
-    order = find_order(images[kept] if len(kept) < len(files) else images, known, features)
-    labels = {} if candidates.ignored else known_labels(spec, reading)
-    names = split["path"][kept].tolist()
-    return file_pool([files[row] for row in kept], names, order, labels, out)
+    index = [str(row) for row in candidates.index]
+    names = [f"no. {row}" for row in index]
+    return Pool("index", index, names, picture, order, {}, f"study next --labelled {out}")
+
+
+def locate(
+    paths: Sequence[str], spec: str, reading: Reading, is_relabelled: bool
+) -> tuple[list[str], dict[str, str]]:
+    """Return the files of some images of a source, and the labels of its other images.
+
+    Args:
+        paths: path of each image, as the source has it.
+        spec: SPEC of the source.
+        reading: settings with which it was read.
+        is_relabelled: True if the images are those that have a label.
+
+    Returns:
+        Absolute path of each image, empty if it has none; and labels for training by absolute
+        path. Labels of a test or validation split are left out: a csv file has no splits, so they
+        would be trained on.
+    """
+    ignored = {name.casefold() for name in reading.unlabeled_label or ()} | {""}
+    free = {}
+    labelled = {}
+    for entry in _entries(spec, reading):
+        has_label = entry.label.casefold() not in ignored
+        if has_label == is_relabelled:
+            free[entry.path] = entry.file
+        elif has_label and entry.split == "train":
+            labelled[entry.file] = entry.label
+    more = {}
+    if reading.unlabeled is not None:
+        more = {entry.path: entry.file for entry in _entries(reading.unlabeled, reading)}
+    files = []
+    for path in paths:
+        # The images of the source come first; those of `--unlabeled` can have the same paths.
+        files.append(free.pop(path, None) or more.get(path, ""))
+    return files, labelled
+
+
+def _entries(spec: str, reading: Reading) -> list[Entry]:
+    kind, _, rest = spec.partition(":")
+    return LISTERS[kind](expanded(rest), reading)[0] if kind in LISTERS else []
 
 
 def file_pool(
@@ -94,56 +129,39 @@ def file_pool(
     """Make a pool of files, which are shown in their own size.
 
     Args:
-        files: absolute path of each image.
+        files: absolute path of each image; empty for an image without a file, which is left out.
         names: path of each image, as its source has it.
         order: positions in the order in which they are shown.
         labels: labels of other images, by their absolute paths.
         out: csv file for the labels. Paths in its folder are relative to it.
     """
+    # More images for stage 1 can come from arrays, and a csv of paths cannot name those.
+    kept = [position for position, file in enumerate(files) if file]
+    place = {position: number for number, position in enumerate(kept)}
+    files = [files[position] for position in kept]
+    names = [names[position] for position in kept]
+    order = [place[position] for position in order if position in place]
     folder = os.path.abspath(out.parent)
 
     def key(file: str) -> str:
         is_inside = file.startswith(f"{folder.rstrip('/')}/")
-        return safe_path(os.path.relpath(file, folder)) if is_inside else file
+        return os.path.relpath(file, folder) if is_inside else file
 
     def picture(position: int) -> tuple[bytes, str]:
         return encode_picture(decode(Path(files[position]), None))
 
-    known = {key(file): label for file, label in labels.items()}
-    return Pool("path", [key(x) for x in files], names, picture, order, known, f"--data csv:{out}")
+    labelled = {key(file): label for file, label in labels.items()}
+    return Pool(
+        "path", [key(x) for x in files], names, picture, order, labelled, f"--data csv:{out}"
+    )
 
 
-def known_labels(spec: str, reading: Reading) -> dict[str, str]:
-    """Return the labels for training that a source has, by the absolute paths of its images.
-
-    Those of a test or validation split of its own are left out: a csv file has no splits, so they
-    would be trained on.
-    """
-    kind, _, rest = spec.partition(":")
-    entries = LISTERS[kind](expanded(rest), reading)[0]
-    ignored = set(reading.unlabeled_label or ())
-    return {
-        entry.file: entry.label
-        for entry in entries
-        if entry.split == "train" and entry.label and entry.label not in ignored
-    }
-
-
-def safe_path(path: str) -> str:
-    """Return a relative path that no spreadsheet computes as a formula.
-
-    >>> safe_path("=cmd().png"), safe_path("a/b.png")
-    ('./=cmd().png', 'a/b.png')
-    """
-    return f"./{path}" if path.startswith(FORMULA) else path
-
-
-def find_order(images: np.ndarray, known: np.ndarray, features: Features) -> list[int]:
+def find_order(images: np.ndarray, labelled: np.ndarray, features: Features) -> list[int]:
     """Order the images of a pool: the typical of each cluster first, as `label_order`.
 
     Args:
         images: uint8 `[N, H, W, C]`.
-        known: images that have a label, uint8 `[L, H, W, C]`.
+        labelled: images that have a label, uint8 `[L, H, W, C]`.
         features: returns features `[N, D]` of images.
 
     Raises:
@@ -158,7 +176,7 @@ def find_order(images: np.ndarray, known: np.ndarray, features: Features) -> lis
         positions = np.random.RandomState(0).permutation(count)
     # A memory-mapped file is read in its order.
     first = np.sort(positions[:ORDER_LIMIT])
-    labelled = known[:ORDER_LIMIT]
+    labelled = labelled[:ORDER_LIMIT]
     encoded = features(np.concatenate([labelled, images[first]]))
     order = label_order(encoded, np.arange(len(labelled))) - len(labelled)
     return [*first[order].tolist(), *positions[ORDER_LIMIT:].tolist()]

@@ -52,7 +52,7 @@ def serve(command: Serve, terminal: Terminal) -> None:
     terminal.line("only this machine can open it; end it with Ctrl-C", hang=2)
     if not command.no_browser:
         open_browser(address)
-    with resumable(shlex.join(sys.argv)):
+    with resumable(shlex.join(["twostage", *sys.argv[1:]])):
         run_server(app, listener)
 
 

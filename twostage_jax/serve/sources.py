@@ -38,7 +38,7 @@ def load_labelling(
     out = command.labels_out
     with terminal.status("putting the images in order"):
         pool = make_pool(dataset, spec, reading, out, features_of(run, model))
-    file = LabelFile(out, pool.column, pool.keys, classes, pool.known)
+    file = LabelFile(out, pool.column, pool.keys, classes, pool.labelled)
     labelling = Labelling(pool, classes, file)
     state = labelling.state()
     terminal.line(
@@ -58,20 +58,20 @@ def load_dataset(
     Raises:
         UserError: images that cannot be read, or of another shape.
     """
-    given = reading_of(command)
-    is_plain = given._replace(cache_dir=None) == READING
+    asked = reading_of(command)
+    is_plain = asked._replace(cache_dir=None) == READING
     if run is not None and is_plain and spec == run.config.data:
         folder = command.data_dir or run.config.data_dir
         dataset = load_own(run, spec, folder, command.cache_dir, progress)
         return dataset, fitting(reading_of(run.config), spec)
     if run is not None:
         shape = run.manifest.preprocessing.image_shape
-        reading = reading_for(run, spec, given)
+        reading = reading_for(run, spec, asked)
         scale = run.manifest.data.scale
     else:
         assert model is not None, "a file is always a model"
         shape = model.image_shape
-        reading = fitting(with_form(given, shape, model.fit), spec)
+        reading = fitting(with_form(asked, shape, model.fit), spec)
         scale = ""
     if kind_of(spec) in FILE_KINDS:
         # A person labels the images that can be shown; the notes say which ones cannot.

@@ -3,6 +3,7 @@
 
 const SHOWN = 5; // bars of one answer, before "all classes"
 const KEPT = 50; // answers on the page
+const SMALL = 64; // pixels; the pixels of smaller pictures are shown as they are
 const $ = (id) => document.getElementById(id);
 
 function element(name, className, text) {
@@ -51,6 +52,7 @@ function tryPage(page) {
   let waiting = Promise.resolve(); // images are answered one after another
 
   $("try").hidden = false;
+  $("draw").hidden = shape[2] > 1;
   $("drawing").textContent = page.model.drawing;
   $("limits").textContent =
     `Nothing leaves this machine, and nothing is stored. At most ${limits.files} images at a time, ` +
@@ -90,7 +92,7 @@ function tryPage(page) {
     preview.hidden = !answer.preview;
     if (answer.preview) {
       preview.src = answer.preview;
-      preview.onload = () => preview.classList.toggle("pixels", preview.naturalWidth < 120);
+      preview.onload = () => preview.classList.toggle("pixels", preview.naturalWidth <= SMALL);
     }
     const seen = card.querySelector(".seen");
     seen.hidden = !answer.seen;
@@ -276,8 +278,8 @@ function labelPage(page, state) {
       const node = element("img");
       node.addEventListener("load", () => {
         // A tiny image is hard to recognise if its pixels are too large.
-        node.classList.toggle("pixels", node.naturalWidth <= 128);
-        node.style.maxWidth = node.naturalWidth <= 128 ? `min(100%, ${20 * node.naturalWidth}px)` : "";
+        node.classList.toggle("pixels", node.naturalWidth <= SMALL);
+        node.style.maxWidth = node.naturalWidth <= SMALL ? `min(100%, ${20 * node.naturalWidth}px)` : "";
       });
       node.src = `/image/${image.index}`;
       pictures.set(image.index, node);
