@@ -33,6 +33,11 @@ def quiet(page):
     assert page.requests and all(url.startswith(origin) for url in page.requests)
 
 
+def open_trial(page, address):
+    page.open(f"{address}/")
+    page.wait_for("!document.querySelector('#try').hidden")
+
+
 def write(path, image):
     Image.fromarray(image[..., 0]).save(path)
     return path
@@ -42,7 +47,7 @@ def test_dropped_and_chosen_files_are_classified_in_their_order(address, quiet, 
     page = quiet
     files = [write(tmp_path / f"{k}.png", digits.test["image"][k]) for k in range(3)]
     expected = [str(label) for label in digits.test["label"][:3]]
-    page.open(f"{address}/")
+    open_trial(page, address)
     assert page.text("#name") == "<b>digits</b>"
     page.drop_files("#drop", files)
     page.wait_for(f"{NEAREST} == 3 * 8")
@@ -62,7 +67,7 @@ def test_dropped_and_chosen_files_are_classified_in_their_order(address, quiet, 
 )
 def test_a_drawn_digit_is_classified(address, quiet, digit, stroke):
     page = quiet
-    page.open(f"{address}/")
+    open_trial(page, address)
     box = page.evaluate(
         "(() => { const box = document.querySelector('#canvas').getBoundingClientRect();"
         "return [box.x, box.y, box.width] })()"
@@ -79,7 +84,7 @@ def test_a_png_of_200_megapixels_is_refused_and_names_are_text(address, quiet, t
     page = quiet
     large = tmp_path / "<img src=x onerror=alert(1)>.png"
     Image.new("1", (20_000, 10_000)).save(large)
-    page.open(f"{address}/")
+    open_trial(page, address)
     page.drop_files("#drop", [large])
     page.wait_for("!!document.querySelector('.failed')")
     assert "200 megapixels, and the limit is 100" in page.text(".failed .verdict")
@@ -91,7 +96,7 @@ def test_more_files_than_allowed_are_refused(address, quiet, digits, tmp_path):
     page = quiet
     image = digits.test["image"][0]
     files = [write(tmp_path / f"{k}.png", image) for k in range(FILE_LIMIT + 1)]
-    page.open(f"{address}/")
+    open_trial(page, address)
     page.drop_files("#drop", files)
     page.wait_for("!!document.querySelector('.failed')")
     assert "only 50 are taken at a time" in page.text(".failed .verdict")
@@ -99,7 +104,7 @@ def test_more_files_than_allowed_are_refused(address, quiet, digits, tmp_path):
 
 def test_a_pasted_image_is_classified(address, quiet):
     page = quiet
-    page.open(f"{address}/")
+    open_trial(page, address)
     page.evaluate(
         """new Promise((done) => {
           const canvas = document.createElement("canvas");
@@ -177,6 +182,26 @@ def test_the_end_of_the_images_is_said_and_can_be_undone(live, labelling, quiet)
     page.wait_for("document.querySelector('#subject').textContent == '7'")
 
 
+def test_with_many_classes_a_part_of_the_name_is_typed(live, digits, quiet, tmp_path):
+    page = quiet
+    classes = [f"breed {k}" for k in range(50)]
+    images = digits.train["image"]
+    pool = Pool(
+        "index", list("012"), list("012"), lambda i: encode_picture(images[i]), [0, 1, 2], {}
+    )
+    file = LabelFile(tmp_path / "a.csv", "index", pool.keys, classes, {})
+    address = live(lambda port: make_app("a", port, None, Labelling(pool, classes, file)))
+    page.open(f"{address}/label")
+    for number, following in (("17", "1"), ("8", "2")):
+        shown(page)
+        for key in (*number, "Enter"):
+            page.press(key)
+        page.wait_for(f"document.querySelector('#subject').textContent == '{following}'")
+    page.press("ArrowLeft")
+    page.wait_for("document.querySelector('#subject').textContent == '1'")
+    assert file.answers == {0: 17}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_both_pages_fit_the_window_and_can_be_read(
@@ -186,7 +211,7 @@ def test_both_pages_fit_the_window_and_can_be_read(
     page.set_window(*size, phone=size[0] < 500)
     page.set_scheme(scheme)
     address = live(lambda port: make_app("digits", port, assessor, labelling))
-    page.open(f"{address}/")
+    open_trial(page, address)
     page.drop_files("#drop", [write(tmp_path / f"{'long name ' * 9}.png", digits.test["image"][0])])
     page.wait_for(f"{NEAREST} == 8")
     assert page.evaluate("document.documentElement.scrollWidth") == size[0]
@@ -202,7 +227,7 @@ def test_both_pages_fit_the_window_and_can_be_read(
 
 def test_the_focus_is_visible_and_reaches_everything(address, quiet):
     page = quiet
-    page.open(f"{address}/")
+    open_trial(page, address)
     page.press("Tab")
     page.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"

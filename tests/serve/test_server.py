@@ -12,6 +12,7 @@ import urllib.request
 import numpy as np
 import pytest
 
+import twostage_jax as ts
 from tests import tiny
 from twostage_jax import cli
 from twostage_jax.config.serving import Serve
@@ -19,6 +20,7 @@ from twostage_jax.errors import UserError
 from twostage_jax.serve import server
 from twostage_jax.serve.neighbours import SHOWN
 from twostage_jax.serve.server import listen, make_assessor, open_either
+from twostage_jax.serve.sources import load_labelling
 from twostage_jax.show.terminal import Terminal
 
 
@@ -110,6 +112,23 @@ def test_images_that_cannot_be_labelled_are_one_line(run, capsys, tmp_path, labe
     assert cli.main(words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error and not out.exists()
+
+
+def test_a_run_without_a_head_can_only_label(run, tmp_path, capsys):
+    folder = tmp_path / "encoder"
+    data = f"npz:{run.parent / 'tiny.npz'}"
+    tiny.run(tiny.config(data, folder, pretrain={"epochs": 1}), pretrain_only=True)
+    assert cli.main(["serve", str(folder), "--no-browser"]) == 2
+    assert "has no head" in capsys.readouterr().err
+    command = Serve(model=folder, label=data, labels_out=tmp_path / "a.csv")
+    opened, model = open_either(command)
+    assert model is None
+    labelling = load_labelling(opened, model, command, Terminal(quiet=True))
+    state = labelling.state()
+    assert state["left"] == tiny.TRAIN and state["classes"] == ["0", "1", "2"]
+    # The images of the run's validation split are not among them.
+    rows = {int(key) for key in labelling.keys}
+    assert rows == set(ts.load(data, tiny.VALIDATION).rows["train"].tolist())
 
 
 def test_a_browser_is_opened_only_on_a_screen(monkeypatch):

@@ -12,7 +12,6 @@ from twostage_jax.serve.pool import Pool
 AHEAD = 4  # pictures that the page loads in advance
 ACTIONS = ("label", "unsure", "skip", "undo")
 KEYS = "1234567890" + string.ascii_lowercase
-RESERVED = "?"  # key of `unsure`
 
 
 class WrongImage(Exception):
@@ -37,6 +36,11 @@ class Labelling:
         self._history: list[tuple[str, int]] = []  # action and image
         # Requests come from several threads.
         self._lock = threading.RLock()
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """First column of the csv file for each image."""
+        return self._pool.keys
 
     def state(self) -> dict[str, Any]:
         """Return everything that the page shows, as JSON values."""
@@ -123,7 +127,7 @@ class Labelling:
 
 
 def keys_for(classes: Sequence[str]) -> list[str]:
-    """Key of each class; empty for classes beyond the 36 keys.
+    """Key of each class; no keys if there are more than 36 classes, whose names are typed instead.
 
     Names of one letter or digit are their own keys. Otherwise the keys are 1 to 9, 0, and then the
     letters.
@@ -131,6 +135,6 @@ def keys_for(classes: Sequence[str]) -> list[str]:
     >>> keys_for(("0", "1", "2")), keys_for(("cat", "dog"))
     (['0', '1', '2'], ['1', '2'])
     """
-    if all(len(name) == 1 and name not in RESERVED and name.isalnum() for name in classes):
+    if all(len(name) == 1 and name.isalnum() for name in classes):
         return list(classes)
-    return [KEYS[k] if k < len(KEYS) else "" for k in range(len(classes))]
+    return list(KEYS[: len(classes)]) if len(classes) <= len(KEYS) else []

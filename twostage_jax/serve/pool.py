@@ -98,7 +98,7 @@ def locate(
     ignored = {name.casefold() for name in reading.unlabeled_label or ()} | {""}
     free = {}
     labelled = {}
-    for entry in _entries(spec, reading):
+    for entry in _entries(spec, reading, False):
         has_label = entry.label.casefold() not in ignored
         if has_label == is_relabelled:
             free[entry.path] = entry.file
@@ -106,7 +106,7 @@ def locate(
             labelled[entry.file] = entry.label
     more = {}
     if reading.unlabeled is not None:
-        more = {entry.path: entry.file for entry in _entries(reading.unlabeled, reading)}
+        more = {entry.path: entry.file for entry in _entries(reading.unlabeled, reading, True)}
     files = []
     for path in paths:
         # The images of the source come first; those of `--unlabeled` can have the same paths.
@@ -114,9 +114,9 @@ def locate(
     return files, labelled
 
 
-def _entries(spec: str, reading: Reading) -> list[Entry]:
+def _entries(spec: str, reading: Reading, as_pool: bool) -> list[Entry]:
     kind, _, rest = spec.partition(":")
-    return LISTERS[kind](expanded(rest), reading)[0] if kind in LISTERS else []
+    return LISTERS[kind](expanded(rest), reading, as_pool)[0] if kind in LISTERS else []
 
 
 def file_pool(

@@ -37,6 +37,11 @@ def serve(command: Serve, terminal: Terminal) -> None:
     """
     with terminal.status("opening the model"):
         run, model = open_either(command)
+    if model is None and not command.label:
+        raise UserError(
+            f"{command.model} has no head, so it classifies nothing: give a run with a head, or "
+            "--label SPEC to label images"
+        )
     listener = listen(command)
     port = listener.getsockname()[1]
     assessor = None

@@ -187,7 +187,6 @@ function tryPage(page) {
   });
   for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(name, (event) => {
-      event.preventDefault(); // a dropped file would replace the page
       const inside = name === "dragenter" || name === "dragover";
       document.body.classList.toggle("dragging", inside);
       if (name === "drop") add(event.dataTransfer.files);
@@ -289,7 +288,23 @@ function labelPage(page, state) {
     return node;
   }
 
+  // With too many classes for the keys, a person types a part of a name.
+  const find = $("find");
+  const typed = state.keys.length === 0;
+  const matches = () => buttons.filter((button) => !button.hidden);
+
+  function filter() {
+    const part = find.value.trim().toLowerCase();
+    for (const button of buttons) {
+      button.hidden = !button.title.toLowerCase().includes(part);
+      button.classList.remove("first");
+    }
+    if (part && matches().length) matches()[0].classList.add("first");
+  }
+
   $("label").hidden = false;
+  find.hidden = !typed;
+  $("classes").classList.toggle("many", typed);
   $("classes").replaceChildren(...buttons);
   $("classes").classList.toggle("short", state.classes.every((name) => [...name].length <= 2));
   $("written").textContent = `Each label is written to ${state.file} at once.`;
@@ -327,14 +342,25 @@ function labelPage(page, state) {
       if (error.state) show(error.state);
     }
     busy = false;
+    if (typed) {
+      find.value = "";
+      filter();
+      find.focus();
+    }
   }
 
+  find.addEventListener("input", filter);
   for (const action of ["undo", "unsure", "skip"]) $(action).addEventListener("click", () => act(action));
 
   const actions = { ArrowLeft: "undo", Backspace: "undo", ArrowRight: "skip", "?": "unsure" };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     const key = event.key;
+    if (event.target === find && find.value) {
+      // Everything else is typed into the field.
+      if (key === "Enter" && matches().length) act("label", buttons.indexOf(matches()[0]));
+      return;
+    }
     const label = keys.has(key) ? keys.get(key) : keys.get(key.toLowerCase());
     if (label === undefined && !actions[key]) return;
     event.preventDefault();
@@ -342,7 +368,11 @@ function labelPage(page, state) {
     else act(actions[key]);
   });
   show(state);
+  if (typed) find.focus();
 }
+
+// A dropped file would replace the page.
+for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
 
 async function start() {
   const page = await request("/api/page");
