@@ -28,6 +28,7 @@ from twostage_jax.config.reading import reading_of
 from twostage_jax.config.reports import Report
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
+from twostage_jax.config.serving import Serve, check_serve
 from twostage_jax.config.studies import Study, check_study
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import Corrupted, UserError, import_errors, user_message
@@ -58,6 +59,8 @@ def execute(command: Command) -> None:
         write_report(command, _make_terminal(command))
     elif isinstance(command, Study):
         _study(command)
+    elif isinstance(command, Serve):
+        _serve(command)
     elif isinstance(command, Bench):
         with interrupt_as_exception():  # the benchmark trains in processes of its own
             _bench(command)
@@ -204,6 +207,17 @@ def _study(command: Study) -> None:
         from twostage_jax.runs.study.start import run_study
     _keep_compiled(command.compile_cache, terminal)
     run_study(command, terminal)
+
+
+def _serve(command: Serve) -> None:
+    check_serve(command)
+    terminal = _make_terminal(command)
+    with terminal.status("importing jax"), import_errors():
+        from twostage_jax.engine.device import find_device
+        from twostage_jax.serve.server import serve
+    find_device(command.device)
+    _keep_compiled(command.compile_cache, terminal)
+    serve(command, terminal)
 
 
 def _describe_data(command: Data) -> None:

@@ -12,6 +12,7 @@ from twostage_jax.config.groups import HeadConfig, PretrainConfig
 from twostage_jax.config.reading import ReadingConfig
 from twostage_jax.config.reports import Report
 from twostage_jax.config.schema import CommonConfig, Config, MembersConfig, RecipeConfig
+from twostage_jax.config.serving import Serve
 from twostage_jax.config.studies import STUDIES, Study
 
 
@@ -125,10 +126,11 @@ COMMANDS = {
     "head": Head,
     "evaluate": Evaluate,
     "report": Report,
+    "serve": Serve,
     "data": Data,
     "bench": Bench,
     # The name of a study is two words: `twostage study labels`.
     **{f"study {name}": kind for name, kind in STUDIES.items()},
 }
 Training: TypeAlias = Run | Pretrain | Head
-Command: TypeAlias = Training | Evaluate | Report | Data | Bench | Study
+Command: TypeAlias = Training | Evaluate | Report | Serve | Data | Bench | Study

@@ -152,6 +152,18 @@ class Predictor:
             selected._passes = self._passes
         return selected
 
+    def with_batches(self, largest: int) -> "Predictor":
+        """Return a predictor of the same trials whose programs take at most so many images."""
+        return Predictor(
+            self._network,
+            self.numbers,
+            self.params,
+            self._axes,
+            self._image_shape,
+            min(largest, self._largest),
+            width=self._width,
+        )
+
 
 def _trials(axes: dict[str, int | None], params: Params) -> int:
     """Return the length of the trial axis of a group that has one, else 1."""
