@@ -21,7 +21,7 @@ KEYS = {
 FILES = {
     "config.json", "metrics.jsonl", "pretrain", "head", "manifest.json", "result.json",
     "SHA256SUMS", "predictions-test.npz", "predictions-validation.npz", "curves.png",
-    "reconstructions.png", "confusion.png", "mistakes.png", "rejection.npz",
+    "reconstructions.png", "confusion.png", "mistakes.png",
 }  # fmt: skip
 
 
