@@ -93,6 +93,7 @@ class Finished(NamedTuple):
         files: content of other files, by name.
         test: examples of the test split.
         probability: mean probabilities `[N, K]` of the chosen trials on test.
+        predictor: encoders and heads of the chosen trials.
     """
 
     record: ResultRecord
@@ -100,6 +101,7 @@ class Finished(NamedTuple):
     files: dict[str, bytes]
     test: Split
     probability: np.ndarray
+    predictor: Predictor
 
 
 def finish_run(
@@ -184,7 +186,7 @@ def finish_run(
         **chosen_pretrained(trained.pretrained, plan.trials, rows, members),
         **chosen_groups(chosen.params, plan.trials, members),
     }
-    return Finished(record, groups, files, test, mean_probability(on_test))
+    return Finished(record, groups, files, test, mean_probability(on_test), chosen)
 
 
 def make_predictor(plan: Plan, programs: RunPrograms, params: Params) -> Predictor:

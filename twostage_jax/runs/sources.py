@@ -74,12 +74,12 @@ def load_sources(
         folder = folder if takes_data_dir(ood) else None
         outliers = load_outliers(run, ood, folder, terminal, reading, progress)
 
-    def own(spec: str, folder: Path | None) -> Dataset:
+    def read_own(spec: str, folder: Path | None) -> Dataset:
         return load_own(run, spec, folder, reading.cache_dir, progress)
 
     if data is None:
         _check_unused(reading, ood)
-        return Sources(own(own_spec, own_dir or run.config.data_dir), None, outliers)
+        return Sources(read_own(own_spec, own_dir or run.config.data_dir), None, outliers)
     folder = (data_dir or run.config.data_dir) if takes_data_dir(data) else None
     scale = run.manifest.data.scale
     options = reading_for(run, data, reading)._asdict()
@@ -91,7 +91,7 @@ def load_sources(
         terminal.line(
             f"{data} is the run's own data: its {split or 'test'} split is scored", hang=2
         )
-        return Sources(own(data, folder), None, outliers)
+        return Sources(read_own(data, folder), None, outliers)
     if split is not None:
         examples = load_examples(
             data, run.manifest.classes, split, folder, scale, progress=progress, **options
@@ -99,7 +99,7 @@ def load_sources(
     _check_images(run, data, examples.image.shape[1:])
     run_data = None
     try:
-        run_data = own(own_spec, run.config.data_dir)
+        run_data = read_own(own_spec, run.config.data_dir)
     except UserError as error:
         if own_needed:
             raise
@@ -141,19 +141,19 @@ def load_own(
     return dataset
 
 
-def reading_for(run: Run, spec: str, given: Reading) -> Reading:
+def reading_for(run: Run, spec: str, asked: Reading) -> Reading:
     """Return the settings with which another source is read for a run.
 
     The form is that of the run's images. Groups and pixel limit are those of the run unless the
     user gives them; columns of its csv mean nothing in another source.
     """
-    own = reading_of(run.config)
-    inherited = {name: getattr(own, name) for name in ("group_by", "pixel_limit")}
-    given_values = {name: x for name, x in given._asdict().items() if x not in (None, False, ())}
+    run_reading = reading_of(run.config)
+    inherited = {name: getattr(run_reading, name) for name in ("group_by", "pixel_limit")}
+    asked_values = {name: x for name, x in asked._asdict().items() if x not in (None, False, ())}
     preprocessing = run.manifest.preprocessing
     reading = with_form(READING, preprocessing.image_shape, preprocessing.fit)
     reading = fitting(reading._replace(**inherited), spec)
-    return reading._replace(**given_values)
+    return reading._replace(**asked_values)
 
 
 def _check_unused(reading: Reading, ood: str | None) -> None:
