@@ -21,8 +21,8 @@ KEYS = {
 FILES = {
     "config.json", "metrics.jsonl", "pretrain", "head", "manifest.json", "result.json",
     "SHA256SUMS", "predictions-test.npz", "predictions-validation.npz", "curves.png",
-    "reconstructions.png", "confusion.png", "mistakes.png", "rejection.npz", "report.html",
-    "report.npz", "progress.jsonl",
+    "reconstructions.png", "confusion.png", "mistakes.png", "report.html", "report.npz",
+    "progress.jsonl",
 }  # fmt: skip
 
 
