@@ -24,6 +24,7 @@ from twostage_jax.config.commands import (
 from twostage_jax.config.fields import check_coverage, integer, parse_mesh
 from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.parse import parse
+from twostage_jax.config.reading import reading_of
 from twostage_jax.config.reports import Report
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
@@ -192,6 +193,7 @@ def _evaluate(command: Evaluate) -> None:
         ood=command.ood,
         coverage=command.coverage,
         save_predictions=command.save_predictions,
+        reading=reading_of(command),
     )
 
 
@@ -212,8 +214,15 @@ def _describe_data(command: Data) -> None:
     from twostage_jax.show.tables import show_dataset
 
     terminal = _make_terminal(command)
-    with terminal.status("reading data"):
-        dataset = load(command.spec, command.validation, command.data_dir)
+    with terminal.reading("reading data") as progress:
+        dataset = load(
+            command.spec,
+            command.validation,
+            command.data_dir,
+            needs_labels=False,
+            progress=progress,
+            **reading_of(command)._asdict(),
+        )
         counts = {}
         pixels = {}
         for name, split in dataset.splits.items():

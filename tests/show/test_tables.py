@@ -71,6 +71,8 @@ def result(**changes):
         "frozen": SimpleNamespace(after="sha256:00", groups=("encoder",)),
         "transductive": None,
         "transductive_note": None,
+        "duplicates": None,
+        "rejection": None,
         "test_reads": 1,
         "seconds": {"data": 0.0, "head": 1.5, "total": 2.0},
     }

@@ -30,15 +30,10 @@ from twostage_jax.runs.handover import (
     head_groups,
     pretrain_groups,
 )
+from twostage_jax.runs.manifest import make_manifest, open_folder
 from twostage_jax.runs.outputs import draw_pretrained, draw_run
 from twostage_jax.runs.plan import Plan
-from twostage_jax.runs.prepare import (
-    Request,
-    make_manifest,
-    open_folder,
-    prepare,
-    resolve_request,
-)
+from twostage_jax.runs.prepare import Request, prepare, resolve_request
 from twostage_jax.runs.programs import compile_run, place_stages
 from twostage_jax.runs.result import Result
 from twostage_jax.runs.resume import resumed_folder

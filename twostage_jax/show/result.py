@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from twostage_jax.errors import shortened
+from twostage_jax.show.duplicates import affected_text, show_affected
 from twostage_jax.show.epochs import Record, describe_encoder
 from twostage_jax.show.tables import (
     counted,
@@ -40,7 +41,11 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
     if terminal.verbose:
         _show_details(result, classes, terminal)
     terminal.line()
+    show_affected(result.duplicates, result.test.count, terminal)
     show_accuracy(result.test, "test", result.member_test["accuracy"], terminal)
+    affected = affected_text(result.duplicates, result.test.count)
+    if affected is not None:
+        _field("duplicates", affected, terminal)
     show_class_balance(result.test, classes, terminal)
     for split in ("test", "validation"):
         show_scarce_classes(getattr(result, split), split, classes, terminal)
@@ -50,6 +55,8 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
     if result.validation.count:
         count = counted(result.validation.count, "image")
         _field("validation", f"accuracy {decimal(result.validation.accuracy)} ({count})", terminal)
+    if result.rejection is not None:
+        _field("rejected", rejection_text(result.rejection), terminal)
     _show_training(result, terminal)
     if result.test_reads > 1:
         terminal.line(times_read(result.test_reads), hang=LABEL)
@@ -66,6 +73,18 @@ def _show_transductive(result: Record, terminal: Terminal) -> None:
         _field("unlabelled", text, terminal)
     elif result.transductive_note is not None:
         _field("unlabelled", f"no score: {result.transductive_note}", terminal)
+
+
+def rejection_text(rejection: Record) -> str:
+    """Return the rejected shares of `store.Rejection` in words."""
+    score = rejection.score.replace("_", " ")
+    text = f"{100 * rejection.known_rejected:.1f} % of the test images by {score}"
+    if rejection.accepted_accuracy is not None:
+        text += f"; accuracy of the rest {rejection.accepted_accuracy:.4f}"
+    if rejection.other_rejected is not None:
+        name = _short(rejection.other_class)
+        text += f"; {100 * rejection.other_rejected:.1f} % of {rejection.other_count:,} of {name}"
+    return text
 
 
 def _show_training(result: Record, terminal: Terminal) -> None:

@@ -15,7 +15,10 @@ LOCK = "lock"
 REPORT = "report.html"
 MATERIAL = "report.npz"  # pictures and points of the report
 PROGRESS = "progress.jsonl"  # predictions for the same images after each epoch of stage 2
-OUTPUTS = ("*.png", "predictions-*.npz", REPORT, MATERIAL, PROGRESS)
+BROKEN = "broken.csv"  # files of the source that were left out
+DUPLICATES = "duplicates.csv"
+REJECTION = "rejection.npz"
+OUTPUTS = ("*.png", "predictions-*.npz", REPORT, MATERIAL, PROGRESS, DUPLICATES, REJECTION)
 LONGEST_NAME = 255  # bytes of a file name on common file systems
 PART = ".part"  # suffix of a file that is being written
 

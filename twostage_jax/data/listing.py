@@ -1,0 +1,193 @@
+"""Lists of image files in a folder and below it, in one order on every machine."""
+
+import fnmatch
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from twostage_jax.data.names import listed
+from twostage_jax.errors import UserError, shown
+
+ENDINGS = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".bmp",
+    ".dib",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+# `cat_mask.png` beside `cat.png` is no second cat.
+MASK = re.compile(
+    r"(.+?)[ ._-]+(?:mask|masks|seg|segmentation|gt|groundtruth|annotation)(?:[ ._-]?\d+)?",
+    re.IGNORECASE,
+)
+MASK_FOLDERS = ("mask", "masks", "segmentation", "segmentations", "annotation", "annotations")
+MASKS = "masks"  # key of their count
+
+
+class Entry(NamedTuple):
+    """An image file of a source, before it is read.
+
+    Attributes:
+        file: the path to open.
+        path: the path as the source gives it, relative to its folder, with `/`.
+        split: `train`, `validation`, `test`, or empty for an image of the unlabelled pool.
+        label: text of the label; empty if there is none.
+        group: text of the group; empty if there is none.
+        row: position in the sorted list of files of a folder, or row of a csv, from 0.
+    """
+
+    file: str
+    path: str
+    split: str = ""
+    label: str = ""
+    group: str = ""
+    row: int = 0
+
+
+class Found(NamedTuple):
+    """Files below a folder.
+
+    Attributes:
+        images: paths of the images relative to the folder, as tuples of names, sorted.
+        others: number of files that are not read, by ending or `masks`.
+        repeated: number of links to folders that are read in another place already.
+    """
+
+    images: list[tuple[str, ...]]
+    others: Counter[str]
+    repeated: int
+
+
+def find_images(root: Path, glob: str | None = None, depth: int = 0) -> Found:
+    """List the images of a folder and its sub-folders.
+
+    A link to a folder is followed, but no folder is read twice, so links may form a loop.
+
+    Args:
+        root: the folder.
+        glob: pattern of names, or of relative paths if it has a `/`; it replaces all other rules
+            but the one for hidden files.
+        depth: folders called `masks` at this depth or above may be classes; deeper ones are left
+            out.
+
+    Raises:
+        UserError: a folder that does not exist or cannot be read.
+    """
+    images: list[tuple[str, ...]] = []
+    others: Counter[str] = Counter()
+    repeated = 0
+    seen: set[tuple[int, int]] = set()
+    # A list of work instead of recursion: folders can be nested deeper than Python's stack.
+    waiting: list[tuple[str, tuple[str, ...]]] = [(os.fspath(root), ())]
+    links: list[tuple[str, tuple[str, ...]]] = []
+    while waiting or links:
+        # Links come last and in order, so a folder has the same path whatever the order on disk.
+        if not waiting:
+            links.sort()
+            waiting.append(links.pop(0))
+        folder, parts = waiting.pop()
+        files: list[str] = []
+        for entry, is_folder in _entries(folder, seen):
+            if entry is None:
+                repeated += 1
+            elif not is_folder:
+                files.append(entry.name)
+            elif entry.name.startswith(".") or entry.name == "__MACOSX":
+                others["hidden folders"] += 1
+            elif not glob and len(parts) > depth and entry.name.lower() in MASK_FOLDERS:
+                others[f"folders {entry.name}"] += 1
+            else:
+                queue = links if entry.is_symlink() else waiting
+                queue.append((entry.path, (*parts, entry.name)))
+        chosen = _choose(files, parts, glob, others)
+        images += [(*parts, name) for name in chosen]
+    images.sort()
+    return Found(images, others, repeated)
+
+
+def _entries(
+    folder: str, seen: set[tuple[int, int]]
+) -> Iterator[tuple["os.DirEntry[str] | None", bool]]:
+    """Give each entry of a folder, and "is a folder"; None for a folder that was read before."""
+    try:
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            yield None, True
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                yield entry, _is_folder(entry)
+    except OSError as error:
+        raise UserError(
+            f"cannot list {folder}: {error.strerror}; give a folder that can be read"
+        ) from error
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _choose(
+    names: list[str], parts: tuple[str, ...], glob: str | None, others: Counter[str]
+) -> list[str]:
+    """Return the names of images among the files of a folder, and count the others."""
+    if glob:
+        matches = _matcher(glob, parts)
+        chosen = [name for name in names if not name.startswith(".") and matches(name)]
+        others.update(_ending(name) for name in set(names).difference(chosen))
+        return chosen
+    images = []
+    for name in names:
+        # `._cat.jpg` is a file that macOS writes beside `cat.jpg`.
+        if name.startswith(".") or _ending(name) not in ENDINGS:
+            others[_ending(name)] += 1
+        else:
+            images.append(name)
+    stems = {os.path.splitext(name)[0] for name in images}
+    chosen = [name for name in images if not _is_mask(name, stems)]
+    if len(chosen) < len(images):
+        others[MASKS] += len(images) - len(chosen)
+    return chosen
+
+
+def _matcher(glob: str, parts: tuple[str, ...]) -> Callable[[str], bool]:
+    if "/" not in glob:
+        return lambda name: fnmatch.fnmatchcase(name, glob)
+    folder = "".join(f"{part}/" for part in parts)
+    return lambda name: fnmatch.fnmatchcase(folder + name, glob)
+
+
+def _ending(name: str) -> str:
+    if name.startswith("."):
+        return "hidden"
+    return os.path.splitext(name)[1].lower() or "without ending"
+
+
+def _is_mask(name: str, stems: set[str]) -> bool:
+    match = MASK.fullmatch(os.path.splitext(name)[0])
+    return match is not None and match.group(1) in stems
+
+
+def others_note(found: Found, glob: str | None) -> list[str]:
+    """Return sentences about the files that are not read."""
+    notes = []
+    if found.others:
+        counts = (f"{count:,} {kind}" for kind, count in sorted(found.others.items()))
+        kinds = f"files that do not match --glob {shown(glob)}" if glob else "other files"
+        notes.append(f"{kinds}, not read: {listed(counts, 12)}")
+    if found.repeated:
+        notes.append(f"links to folders that are read already: {found.repeated:,}, not followed")
+    return notes
