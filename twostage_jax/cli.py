@@ -25,6 +25,7 @@ from twostage_jax.config.fields import check_coverage, integer, parse_mesh
 from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.parse import parse
 from twostage_jax.config.reading import reading_of
+from twostage_jax.config.reports import Report
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
 from twostage_jax.config.serving import Serve, check_serve
@@ -52,6 +53,10 @@ def execute(command: Command) -> None:
         _describe_data(command)
     elif isinstance(command, Evaluate):
         _evaluate(command)
+    elif isinstance(command, Report):
+        with import_errors():
+            from twostage_jax.runs.report import write_report
+        write_report(command, _make_terminal(command))
     elif isinstance(command, Study):
         _study(command)
     elif isinstance(command, Serve):

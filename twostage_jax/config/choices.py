@@ -48,6 +48,10 @@ WATCH = ("on", "off")
 SELECT = ("last", "probe")
 INITS = ("torch", "lecun")
 SHARE = ("encoder", "order")
+CLASS_WEIGHTS = ("none", "auto")
+# Solved protocols that class weights change in a meaningful way.
+WEIGHTED = ("linear", "ridge", "knn")
+DUPLICATES = ("auto", "exact", "near")
 AUGMENTATIONS = (
     "none",
     "handwriting",

@@ -10,6 +10,7 @@ from twostage_jax.config.fields import SWITCH, UNSET, flag
 from twostage_jax.config.flags import FROM, Debug, Loading
 from twostage_jax.config.groups import HeadConfig, PretrainConfig
 from twostage_jax.config.reading import ReadingConfig
+from twostage_jax.config.reports import Report
 from twostage_jax.config.schema import CommonConfig, Config, MembersConfig, RecipeConfig
 from twostage_jax.config.serving import Serve
 from twostage_jax.config.studies import STUDIES, Study
@@ -124,6 +125,7 @@ COMMANDS = {
     "pretrain": Pretrain,
     "head": Head,
     "evaluate": Evaluate,
+    "report": Report,
     "serve": Serve,
     "data": Data,
     "bench": Bench,
@@ -131,4 +133,4 @@ COMMANDS = {
     **{f"study {name}": kind for name, kind in STUDIES.items()},
 }
 Training: TypeAlias = Run | Pretrain | Head
-Command: TypeAlias = Training | Evaluate | Serve | Data | Bench | Study
+Command: TypeAlias = Training | Evaluate | Report | Serve | Data | Bench | Study

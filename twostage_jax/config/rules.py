@@ -3,7 +3,7 @@
 import math
 import re
 
-from twostage_jax.config.choices import SOLVED
+from twostage_jax.config.choices import SOLVED, WEIGHTED
 from twostage_jax.config.fields import declarations, dotted
 from twostage_jax.config.groups import GROUPS, TRAINED
 from twostage_jax.config.reading import reading_of
@@ -41,6 +41,7 @@ def check(config: Config) -> None:
         check_solved(config)
     _check_trials(config)
     _check_selection(config)
+    _check_trust(config)
 
 
 def _check_set(config: Config, group: str) -> None:
@@ -85,6 +86,20 @@ def check_solved(config: Config) -> None:
                 f"{option} goes with a trained head; {config.head.protocol} is solved in one "
                 "call: leave it out"
             )
+
+
+def _check_trust(config: Config) -> None:
+    protocol = config.head.protocol
+    if config.class_weights == "auto" and protocol in SOLVED and protocol not in WEIGHTED:
+        remedy = "leave --class-weights out, or choose a trained head, linear, ridge or knn"
+        if protocol == "propagate":
+            remedy = "give --head.class-sizes instead"
+        raise UserError(f"--class-weights auto does not apply to {protocol}: {remedy}")
+    if config.other_class is not None and config.validation == 0:
+        raise UserError(
+            "--other-class needs validation images to fit a threshold, and --validation is 0: "
+            "give --validation N"
+        )
 
 
 def trial_count(config: Config) -> int:

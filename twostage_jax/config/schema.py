@@ -44,6 +44,7 @@ from twostage_jax.config.presets import (
 )
 from twostage_jax.config.reading import ReadingConfig
 from twostage_jax.config.settings import Settings, from_mapping
+from twostage_jax.config.trust import TrustConfig
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,7 +69,7 @@ csv:FILE"""
 
 
 @dataclass(frozen=True, repr=False)
-class MembersConfig(CommonConfig):
+class MembersConfig(TrustConfig, CommonConfig):
     """Fields of every command that trains heads: labels, members, sweep and placement."""
 
     labels: Annotated[int, *declare("N", integer(1), "all")] = UNSET

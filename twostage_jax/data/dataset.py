@@ -57,6 +57,8 @@ class TrainingData:
         broken: files that were left out because they cannot be decoded.
         validation_size: value of `validation` that gives the same validation split again. Whole
             groups are set aside, so its size can differ.
+        outsiders: images of `--other-class` by split, uint8 `[U, H, W, C]`; empty without one.
+            Nothing is trained on them.
     """
 
     name: str
@@ -74,6 +76,7 @@ class TrainingData:
     fit: str = "pad"
     broken: tuple[BrokenFile, ...] = ()
     validation_size: int = 0
+    outsiders: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -127,16 +130,23 @@ class Dataset(TrainingData):
         """Separate the data for training from the test split, which is put under lock."""
         names = [field.name for field in dataclasses.fields(TrainingData)]
         training = TrainingData(**{name: getattr(self, name) for name in names})
-        return training, Lockbox(self.test)
+        outsiders = dict(self.outsiders)
+        lockbox = Lockbox(self.test, outsiders.pop("test", None))
+        return dataclasses.replace(training, outsiders=outsiders), lockbox
 
 
 class Lockbox:
-    """The test split and its number of examples, `count`."""
+    """The test split and its number of examples, `count`.
 
-    def __init__(self, test: Split) -> None:
+    `outsiders` are images of `--other-class` uint8 `[U, H, W, C]` in the source's test split, or
+    None. They are measured when the test split is read.
+    """
+
+    def __init__(self, test: Split, outsiders: np.ndarray | None = None) -> None:
         # Everything but `unlock` gets along with the count, so no choice can depend on the test.
         self._test = test
         self.count = len(test["label"])
+        self.outsiders = outsiders
 
     def unlock(self) -> Split:
         """Return the test split; the caller has recorded this reading of it before."""

@@ -152,3 +152,21 @@ def flip_by_matrix(key: "jax.Array", label: "jax.Array", transition: np.ndarray)
     # Rounding can leave the last limit below 1. A class of probability 0 must not get the rest.
     last = (jnp.asarray(transition) > 0).shape[1] - 1 - jnp.argmax(transition[:, ::-1] > 0, 1)
     return jnp.minimum(drawn, last[label]).astype(jnp.int32)
+
+
+def balanced_weights(label: np.ndarray) -> np.ndarray:
+    """Return weights with which all classes count the same, float32 of the shape of `label`.
+
+    The weight of an example is `n / (P · n_k)`, with P classes that have labels and `n_k` labels of
+    its class. The mean weight is 1.
+
+    Args:
+        label: int `[n]`, or `[R, n]` for R trials.
+
+    >>> balanced_weights(np.array([0, 1, 1, 1, 1, 5, 5, 5])).tolist()[:2]
+    [2.6666667461395264, 0.6666666865348816]
+    """
+    if label.ndim > 1:
+        return np.stack([balanced_weights(row) for row in label])
+    _, index, counts = np.unique(label, return_inverse=True, return_counts=True)
+    return (len(label) / (len(counts) * counts[index])).astype(np.float32)

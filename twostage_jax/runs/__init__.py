@@ -31,5 +31,9 @@ images.py    images of users, as the network takes them
 sources.py   data that a finished run is evaluated on
 evaluate.py  `twostage evaluate`
 pictures.py  pictures of a run
+material.py  arrays of the page of a run
+outputs.py   everything that a run draws at its end
+preview.py   predictions after each epoch of stage 2
+report.py    the page of a run, and `twostage report`
 clock.py     seconds of each phase
 """

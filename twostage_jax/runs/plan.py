@@ -8,6 +8,7 @@ import numpy as np
 
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import TrainingData
+from twostage_jax.data.duplicates import Duplicates
 from twostage_jax.runs.examples import Examples
 from twostage_jax.runs.networks import Networks, head_shapes
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
@@ -31,6 +32,7 @@ class Plan:
         chunks: members that train together, by stage, of the run that is resumed.
         encoding: use of the encoder in stage 2, in words.
         augmentation: augmentation of stage 1, None if its objective takes no views.
+        duplicates: copies of test and validation images in earlier splits; None without stage 2.
     """
 
     config: Config
@@ -44,6 +46,7 @@ class Plan:
     chunks: Mapping[str, int]
     encoding: str
     augmentation: AugmentationRecord | None = None
+    duplicates: Duplicates | None = None
 
     @property
     def features_once(self) -> bool:

@@ -13,6 +13,7 @@ from twostage_jax.data.sources import load, load_examples, load_images
 from twostage_jax.data.spec import READING, Reading, absolute, fitting, takes_data_dir
 from twostage_jax.errors import UserError
 from twostage_jax.runs.open import Run
+from twostage_jax.runs.outsiders import without_outsiders
 from twostage_jax.show.terminal import Terminal
 
 
@@ -131,6 +132,7 @@ def load_own(
         progress=progress,
         **reading._asdict(),
     )
+    dataset = without_outsiders(dataset, run.config.other_class)
     if not is_own_data(run, dataset):
         raise UserError(
             f"{spec} has changed since {run.folder} was made: its fingerprint is "

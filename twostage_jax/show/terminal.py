@@ -92,6 +92,15 @@ class Terminal:
         self.notices.append(notice)
         self.line(f"notice: {notice}", hang=8)
 
+    def warn(self, text: str) -> None:
+        """Print a fact that makes a result wrong, louder than all else, and add it to `notices`."""
+        warning = " ".join(text.split())
+        self.notices.append(warning)
+        self.line()
+        lines = self._wrap(printable(f"WARNING: {warning}"), 9)
+        self._print(Text(lines, style="bold white on red"), soft_wrap=True)
+        self.line()
+
     def table(
         self, title: str, columns: Iterable[str], rows: Iterable[Iterable[str | int]]
     ) -> None:

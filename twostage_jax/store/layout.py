@@ -13,7 +13,20 @@ RESULT = "result.json"
 SUMS = "SHA256SUMS"  # in the format of sha256sum
 LOCK = "lock"
 BROKEN = "broken.csv"  # files of the source that were left out
-OUTPUTS = ("*.png", "predictions-*.npz")
+DUPLICATES = "duplicates.csv"
+REJECTION = "rejection.npz"
+REPORT = "report.html"
+MATERIAL = "report.npz"  # pictures and points of the report
+PROGRESS = "progress.jsonl"  # predictions for the same images after each epoch of stage 2
+OUTPUTS = (
+    "*.png",
+    "predictions-*.npz",
+    DUPLICATES,
+    REJECTION,
+    REPORT,
+    MATERIAL,
+    PROGRESS,
+)
 LONGEST_NAME = 255  # bytes of a file name on common file systems
 PART = ".part"  # suffix of a file that is being written
 

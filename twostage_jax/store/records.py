@@ -119,6 +119,23 @@ class FrozenRecord:
 
 
 @dataclass(frozen=True)
+class Rejection:
+    """Threshold that rejects images of no class, and its shares on the test split."""
+
+    score: str  # name of the outlier score; see `scores.detection.OUTLIER_SCORES`
+    threshold: float  # images with a higher score are rejected
+    target: float  # share of new known images that the threshold may reject
+    count: int  # number of validation images that it was fitted on
+    known_rejected: float  # rejected share of the test images
+    accepted_accuracy: float | None  # accuracy on the other test images; None if there are none
+    chosen_by: str  # rule that chose the score, in words
+    auroc: dict[str, float]  # figures of that choice, by score
+    other_class: str | None = None  # class of images of no class
+    other_count: int | None = None  # number of its images in the test split
+    other_rejected: float | None = None  # rejected share of them
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Content of `manifest.json`, the source of truth about a run.
 
