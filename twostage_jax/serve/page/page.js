@@ -278,7 +278,7 @@ function labelPage(page, state) {
       node.addEventListener("load", () => {
         // A tiny image is hard to recognise if its pixels are too large.
         node.classList.toggle("pixels", node.naturalWidth <= SMALL);
-        node.style.maxWidth = node.naturalWidth <= SMALL ? `min(100%, ${20 * node.naturalWidth}px)` : "";
+        node.style.maxWidth = node.naturalWidth <= SMALL ? `min(100%, ${28 * node.naturalWidth}px)` : "";
       });
       node.src = `/image/${image.index}`;
       pictures.set(image.index, node);
