@@ -18,6 +18,7 @@ from twostage_jax.config.commands import (
     Data,
     Evaluate,
     Head,
+    Predict,
     Pretrain,
     Training,
 )
@@ -41,7 +42,9 @@ def _make_terminal(command: Command) -> "Terminal":
     # Imported here, because help texts and errors do not need it.
     from twostage_jax.show.terminal import Terminal
 
-    return Terminal(verbose=getattr(command, "verbose", False))
+    # The CSV of predictions is on standard output.
+    stderr = isinstance(command, Predict)
+    return Terminal(verbose=getattr(command, "verbose", False), stderr=stderr)
 
 
 def execute(command: Command) -> None:
@@ -50,6 +53,8 @@ def execute(command: Command) -> None:
         _describe_data(command)
     elif isinstance(command, Evaluate):
         _evaluate(command)
+    elif isinstance(command, Predict):
+        _predict(command)
     elif isinstance(command, Study):
         _study(command)
     elif isinstance(command, Bench):
@@ -188,6 +193,14 @@ def _evaluate(command: Evaluate) -> None:
         coverage=command.coverage,
         save_predictions=command.save_predictions,
     )
+
+
+def _predict(command: Predict) -> None:
+    with import_errors():
+        from twostage_jax.runs.predict import predict_command
+    terminal = _make_terminal(command)
+    _keep_compiled(command.compile_cache, terminal)
+    predict_command(command, terminal)
 
 
 def _study(command: Study) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
+from twostage_jax.config.deploy import Predict
 from twostage_jax.config.fields import SWITCH, UNSET, flag
 from twostage_jax.config.flags import FROM, Debug, Loading
 from twostage_jax.config.groups import HeadConfig, PretrainConfig
@@ -122,10 +123,11 @@ COMMANDS = {
     "pretrain": Pretrain,
     "head": Head,
     "evaluate": Evaluate,
+    "predict": Predict,
     "data": Data,
     "bench": Bench,
     # The name of a study is two words: `twostage study labels`.
     **{f"study {name}": kind for name, kind in STUDIES.items()},
 }
 Training: TypeAlias = Run | Pretrain | Head
-Command: TypeAlias = Training | Evaluate | Data | Bench | Study
+Command: TypeAlias = Training | Evaluate | Predict | Data | Bench | Study

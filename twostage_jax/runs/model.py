@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from twostage_jax.runs.opened import Run
 
 # Up to so many images, `assess` uses programs for small batches: a page shows one image at a time.
-FEW = 16
+SMALL_BATCH = 16
 # Images at a time, so that memory does not grow with their number.
 MANY = 4000
 
@@ -65,6 +65,7 @@ class Settings(NamedTuple):
         temperature: divides the logarithms of probabilities; None without validation examples.
         coverage: target coverage of the prediction sets; None if there are none.
         set_threshold: classes with `1 - p` up to this value are in the set.
+        scale: range of the values in the source of the training data, in words.
     """
 
     classes: tuple[str, ...]
@@ -73,6 +74,7 @@ class Settings(NamedTuple):
     temperature: float | None = None
     coverage: float | None = None
     set_threshold: float | None = None
+    scale: str = ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -143,7 +145,7 @@ class Model:
             UserError: images of another shape or out of range.
         """
         array = self._images(images)
-        passes = self.quick if len(array) <= FEW else self.passes
+        passes = self.quick if len(array) <= SMALL_BATCH else self.passes
         settings = self.settings
         mean = self._mean(passes, array)
         probability = mean
@@ -207,7 +209,8 @@ def _from_run(run: "Run") -> Model:
         temperature=uncertainty.temperature,
         coverage=None if sets is None else sets.asked,
         set_threshold=None if sets is None else sets.threshold,
+        scale=run.manifest.data.scale,
     )
-    few = predictor.with_batches(FEW)
+    small = predictor.with_batches(SMALL_BATCH)
     passes = Passes(predictor.logits, predictor.features)
-    return Model(run.folder, settings, passes, Passes(few.logits, few.features))
+    return Model(run.folder, settings, passes, Passes(small.logits, small.features))
