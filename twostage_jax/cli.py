@@ -17,6 +17,7 @@ from twostage_jax.config.commands import (
     Command,
     Data,
     Evaluate,
+    Export,
     Head,
     Predict,
     Pretrain,
@@ -53,8 +54,8 @@ def execute(command: Command) -> None:
         _describe_data(command)
     elif isinstance(command, Evaluate):
         _evaluate(command)
-    elif isinstance(command, Predict):
-        _predict(command)
+    elif isinstance(command, Predict | Export):
+        _deploy(command)
     elif isinstance(command, Study):
         _study(command)
     elif isinstance(command, Bench):
@@ -195,12 +196,12 @@ def _evaluate(command: Evaluate) -> None:
     )
 
 
-def _predict(command: Predict) -> None:
-    with import_errors():
-        from twostage_jax.runs.predict import predict_command
+def _deploy(command: Predict | Export) -> None:
     terminal = _make_terminal(command)
+    with terminal.status("importing jax"), import_errors():
+        from twostage_jax.runs.deploy.commands import deploy
     _keep_compiled(command.compile_cache, terminal)
-    predict_command(command, terminal)
+    deploy(command, terminal)
 
 
 def _study(command: Study) -> None:

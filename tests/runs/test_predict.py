@@ -11,7 +11,7 @@ from PIL import Image
 import twostage_jax as ts
 from tests import tiny
 from twostage_jax import cli
-from twostage_jax.runs import inputs
+from twostage_jax.runs.deploy import inputs
 from twostage_jax.runs.model import open_model
 
 

@@ -12,7 +12,7 @@ from twostage_jax.config.deploy import Predict, check_megapixels
 from twostage_jax.data.decode import MEGAPIXEL, Form
 from twostage_jax.engine.device import find_device
 from twostage_jax.errors import UserError
-from twostage_jax.runs.inputs import read_inputs
+from twostage_jax.runs.deploy.inputs import read_inputs
 from twostage_jax.runs.model import Model, open_model
 from twostage_jax.show.prediction_rows import header, rows
 from twostage_jax.show.tables import counted
