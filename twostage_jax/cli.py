@@ -26,6 +26,7 @@ from twostage_jax.config.commands import (
 from twostage_jax.config.fields import check_coverage, integer, parse_mesh
 from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.parse import parse
+from twostage_jax.config.reading import reading_of
 from twostage_jax.config.reports import Report
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
