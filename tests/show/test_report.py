@@ -126,6 +126,7 @@ def result(label, members=2):
         rejection=Rejection("energy", 1.5, 0.05, 60, 0.04, 0.9, "rule", {}, EVIL[0], 9, 0.8),
         duplicates=SimpleNamespace(
             near=True,
+            affected=2,
             pairs=[
                 SimpleNamespace(earlier="train", later="test", identical=1, near=2, relabelled=1)
             ],
@@ -261,6 +262,16 @@ def test_every_section_is_optional(whole):
     assert "An encoder was pretrained (vae, 2 epochs); there is no head yet." in bare
     for absent in ('id="confusion"', 'id="duplicates"', 'id="calibration"', 'id="study"'):
         assert absent not in bare
+
+
+def test_many_copies_are_said_before_the_accuracy(whole, html):
+    text = html.decode()
+    warning = text.index("2 of 60 test images (3.3\xa0%) are copies")
+    assert warning < text.index('class="answer"')
+    record = SimpleNamespace(**{**vars(whole.result.duplicates), "affected": 1})
+    changed = SimpleNamespace(**{**vars(whole.result), "duplicates": record})
+    text = render_run(Content(**{**vars(whole), "result": changed})).decode()
+    assert "test image" in text and "are copies of images" not in text
 
 
 def test_the_same_run_gives_the_same_page(whole, html):

@@ -220,7 +220,7 @@ def _duplicates(plan: Plan, test: Split) -> Arrays:
         for number in chosen.tolist():
             image = splits[pairs.later]["image"][pairs.image[number]]
             copy = splits[pairs.earlier]["image"][pairs.copy[number]]
-            words = f"{pairs.later}, {pairs.earlier}"
+            words = f"{pairs.later}, copy in {pairs.earlier}"
             examples.append((float(pairs.distance[number]), image, copy, words))
     examples = examples[:PAIRS]
     return {

@@ -61,7 +61,7 @@ def duplicates_section(content: Content) -> Section | None:
         )
         if pairs.relabelled:
             words += f"; {pairs.relabelled:,} of them have another label there"
-        blocks.append(Text(f"{words}.", "warning"))
+        blocks.append(Text(f"{words}."))
     if not record.pairs:
         kinds = "identical or nearly identical" if record.near else "identical"
         blocks.append(Text(f"No {kinds} images are in two splits."))
@@ -115,8 +115,10 @@ def _csv_table(caption: str, rows: Sequence[Sequence[str]]) -> Table:
     if len(lines) > SHOWN:
         caption += f" (the first {SHOWN} of {len(lines):,})"
     # A csv file may have rows of any length.
-    shown = [[*line, *[""] * len(head)][: len(head)] for line in lines[:SHOWN]]
-    return Table(caption, head, shown, left=len(head), sortable=True)
+    lines = [[*line, *[""] * len(head)][: len(head)] for line in lines[:SHOWN]]
+    used = [number for number in range(len(head)) if any(line[number] for line in lines)]
+    columns, *shown = ([line[number] for number in used] for line in (head, *lines))
+    return Table(caption, columns, shown, left=len(columns), sortable=True)
 
 
 def ensemble_section(content: Content) -> Section | None:
