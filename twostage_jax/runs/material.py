@@ -12,6 +12,7 @@ import numpy as np
 
 from twostage_jax.data.split import SPLIT_SEED, Split
 from twostage_jax.engine.passes import apply_pass
+from twostage_jax.runs.duplicates import duplicate_arrays
 from twostage_jax.runs.finish import Finished
 from twostage_jax.runs.handover import FROZEN
 from twostage_jax.runs.pictures import Reconstructions, as_pixels, sample_rows
@@ -79,6 +80,7 @@ def run_material(
         **_bins(finished),
         **_mistakes(finished),
         **_uncertain(finished),
+        **duplicate_arrays(plan, test),
     }
 
 

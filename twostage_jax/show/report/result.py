@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from twostage_jax.show.curves import plot_label_curves
+from twostage_jax.show.duplicates import LOUD
 from twostage_jax.show.epochs import Record, describe_encoder
 from twostage_jax.show.plots import plot_confusion, plot_panels
 from twostage_jax.show.report.blocks import (
@@ -142,6 +143,14 @@ def _warnings(content: Content) -> list[str]:
     """Return sentences that qualify the result."""
     result = content.result
     words = []
+    copies = getattr(result, "duplicates", None)
+    count = result.test.count
+    if copies is not None and copies.affected >= LOUD * count and copies.affected:
+        share = share_words(copies.affected / count)
+        words.append(
+            f"{copies.affected:,} of {counted(count, 'test image')} ({share}) are copies of images "
+            "in an earlier split, so these figures are not those of new images."
+        )
     if result.test_reads > 1:
         words.append(
             f"The test split was read {result.test_reads} times, so it is no longer a fresh test."
