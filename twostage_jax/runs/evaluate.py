@@ -190,8 +190,15 @@ def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[R
             content["group"] = examples.group
         # A source without splits is used as one test split.
         name = "test" if examples.part == ALL else examples.part
-        part = _Part(examples.name, name, content, examples.rows, False, examples.groups)
-        return run, part
+        return run, _Part(
+            examples.name,
+            name,
+            content,
+            examples.rows,
+            False,
+            examples.groups,
+            sources.outsiders,
+        )
     dataset = sources.run_data
     assert dataset is not None, "without other examples there are the run's own data"
     training, lockbox = dataset.lock()
