@@ -311,6 +311,9 @@ def main(argv: Sequence[str] | None = None, execute: Callable[[Command], None] =
             raise
         if "--debug" in argv:
             traceback.print_exc()
+        # Lists of any length; the error itself stays one line.
+        for detail in getattr(error, "details", ()):
+            print(detail, flush=True)
         print(f"twostage: error: {UserError(message)}", file=sys.stderr)
         return 2
     except Interrupted as stop:

@@ -22,7 +22,7 @@ FILES = {
     "config.json", "metrics.jsonl", "pretrain", "head", "manifest.json", "result.json",
     "SHA256SUMS", "predictions-test.npz", "predictions-validation.npz", "curves.png",
     "reconstructions.png", "confusion.png", "mistakes.png", "report.html", "report.npz",
-    "progress.jsonl", "rejection.npz",
+    "progress.jsonl",
 }  # fmt: skip
 
 

@@ -152,5 +152,5 @@ def with_form(reading: Reading, shape: tuple[int, int, int], fit: str) -> Readin
     form: Mapping[str, object] = dict(
         zip(FORM_FIELDS, (f"{height}x{width}", channels, fit), strict=True)
     )
-    given = {name: value for name in FORM_FIELDS if (value := getattr(reading, name)) is not None}
-    return reading._replace(**{**form, **given})
+    chosen = {name: value for name in FORM_FIELDS if (value := getattr(reading, name)) is not None}
+    return reading._replace(**{**form, **chosen})

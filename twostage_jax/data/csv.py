@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from twostage_jax.data.listing import Entry
+from twostage_jax.data.listing import ENDINGS, Entry
 from twostage_jax.data.located import Files
+from twostage_jax.data.marks import original
 from twostage_jax.data.names import listed
 from twostage_jax.data.spec import Reading, expanded
 from twostage_jax.data.table import SAMPLE, Table, read_table
@@ -19,8 +20,10 @@ PATH_NAMES = (
 LABEL_NAMES = "label labels class classes class_name category target y diagnosis species dx".split()
 
 
-def list_csv(path: Path, reading: Reading) -> tuple[list[Entry], list[str]]:
+def list_csv(path: Path, reading: Reading, as_pool: bool = False) -> tuple[list[Entry], list[str]]:
     """List the images of a csv file with their labels and groups, and notes.
+
+    With `as_pool`, labels do not matter.
 
     Raises:
         UserError: a file that is no csv or has other columns; paths that lead out of the folder;
@@ -31,7 +34,7 @@ def list_csv(path: Path, reading: Reading) -> tuple[list[Entry], list[str]]:
         raise UserError(f"--image-dir {folder} is not a folder: give the folder of the images")
     cells = read_table(path)
     files = Files(folder, reading.image_dir is not None, path)
-    table, columns = _columns(cells, files, path, reading)
+    table, columns = _columns(cells, files, path, reading, as_pool)
     notes = table.notes
     entries: dict[str, Entry] = {}
     absent = []
@@ -42,8 +45,8 @@ def list_csv(path: Path, reading: Reading) -> tuple[list[Entry], list[str]]:
         if file is None:
             absent.append(text)
             continue
-        label = row[columns.label].strip() if columns.label is not None else ""
-        group = row[columns.group].strip() if columns.group is not None else ""
+        label = original(row[columns.label].strip()) if columns.label is not None else ""
+        group = original(row[columns.group].strip()) if columns.group is not None else ""
         entry = Entry(file, text, "train", label, group, number)
         before = entries.setdefault(file, entry)
         if before is not entry:
@@ -92,7 +95,9 @@ class Columns(NamedTuple):
     group: int | None
 
 
-def _columns(table: Table, files: Files, path: Path, reading: Reading) -> tuple[Table, Columns]:
+def _columns(
+    table: Table, files: Files, path: Path, reading: Reading, as_pool: bool
+) -> tuple[Table, Columns]:
     """Find header and columns, and note the decision.
 
     Raises:
@@ -126,7 +131,7 @@ def _columns(table: Table, files: Files, path: Path, reading: Reading) -> tuple[
     if at is None:
         at = _path_column(table, header, files, {label, group}, path)
     taken = {at, group}
-    if label is None:
+    if label is None and not as_pool:
         label = _label_column(header, width, taken, names, path)
     if at == label:
         raise UserError(
@@ -150,35 +155,36 @@ def _looks_like_header(table: Table, files: Files, reading: Reading) -> bool:
     first = [cell.strip() for cell in table.rows[0]]
     if any(files.exists(cell) for cell in first):
         return False
-    known = {cell.lower() for cell in first} & {*PATH_NAMES, *LABEL_NAMES}
+    named_columns = {cell.lower() for cell in first} & {*PATH_NAMES, *LABEL_NAMES}
     # Without a known name: a header is a row without a file above rows with files.
     below = table.rows[1 : 1 + SAMPLE]
-    return bool(known) or any(files.exists(cell.strip()) for row in below for cell in row)
+    return bool(named_columns) or any(files.exists(cell.strip()) for row in below for cell in row)
 
 
 def _path_column(
-    table: Table,
-    header: list[str] | None,
-    files: Files,
-    taken: set[int | None],
-    path: Path,
+    table: Table, header: list[str] | None, files: Files, taken: set[int | None], path: Path
 ) -> int:
-    """Return the column whose cells are files."""
+    """Return the column whose cells are files.
+
+    Raises:
+        UserError: a column that is not certain.
+    """
     rows = table.rows[:SAMPLE]
-    free = [column for column in range(len(table.rows[0])) if column not in taken] if rows else []
-    counts = {c: sum(files.exists(row[c].strip()) for row in rows) for c in free}
+    columns = range(len(table.rows[0]) if rows else len(header or []))
+    counts = {c: sum(files.exists(row[c].strip()) for row in rows) for c in columns}
     lower = [name.lower() for name in header or []]
-    known = [lower.index(name) for name in PATH_NAMES if name in lower]
-    known = [column for column in known if column in counts]
-    if counts and max(counts.values()):
-        # Of equal columns the one with a known name, then the first.
-        return max(counts, key=lambda c: (counts[c], c in known, -c))
-    if known:
-        return known[0]
-    if len(free) == 1 or (free and header is None):
-        return free[0]
+    named_columns = [lower.index(name) for name in PATH_NAMES if name in lower]
+    if any(counts.values()):
+        # Of equal columns one that has no other meaning, with a known name, then the first.
+        return max(counts, key=lambda c: (counts[c], c not in taken, c in named_columns, -c))
+    # Files that do not exist are reported with the folder where they were sought.
+    named = [c for c in columns if any(row[c].lower().endswith(ENDINGS) for row in rows)]
+    candidates = [c for c in (*named_columns, *named, *columns[:1]) if c not in taken]
+    if candidates and (named_columns or named or len(columns) == 1):
+        return candidates[0]
+    first = header if header is not None else table.rows[0]
     raise UserError(
-        f"{path} has the columns {listed(header or [], 20)}, and none has the names of files in "
+        f"{path} has the columns {listed(first, 20)}, and none has the names of files in "
         f"{files.folder}: give --path-column, or --image-dir with the folder of the images"
     )
 
@@ -191,10 +197,10 @@ def _label_column(
     if not free:
         return None
     lower = [name.lower() for name in header or []]
-    known = [lower.index(name) for name in LABEL_NAMES if name in lower]
-    known = [column for column in known if column in free]
-    if known:
-        return known[0]
+    named_columns = [lower.index(name) for name in LABEL_NAMES if name in lower]
+    named_columns = [column for column in named_columns if column in free]
+    if named_columns:
+        return named_columns[0]
     if len(free) == 1:
         return free[0]
     raise UserError(

@@ -251,7 +251,8 @@ def _visible(split: Split) -> Split:
 def _pool(source: Source, splits: Mapping[str, Split]) -> tuple[Split, tuple[str, ...]]:
     """Return the unlabelled images without those of held-out groups, and notes."""
     if source.unlabelled is None:
-        return {"image": splits["train"]["image"][:0]}, ()
+        absent = ("label", "row", "digest")
+        return {k: values[:0] for k, values in splits["train"].items() if k not in absent}, ()
     pool = {"image": source.unlabelled, **(source.pool or {})}
     if "group" not in pool:
         return pool, ()

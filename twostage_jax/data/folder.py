@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from twostage_jax.data.listing import Entry, Found, find_images, others_note
+from twostage_jax.data.listing import Entry, Listing, find_images, others_note
 from twostage_jax.data.names import listed
 from twostage_jax.data.spec import Reading
 from twostage_jax.errors import UserError, shown
@@ -23,21 +23,28 @@ SPLITS = {
     "unlabelled": POOL,
 }
 UNUSED = "unused"
+HELD_OUT = "held out"  # of a split that nothing may be trained on
 
 
-def list_folder(root: Path, reading: Reading) -> tuple[list[Entry], list[str]]:
+def list_folder(
+    root: Path, reading: Reading, as_pool: bool = False
+) -> tuple[list[Entry], list[str]]:
     """List the images of a folder with their splits and labels, and notes on the others.
+
+    With `as_pool`, labels do not matter, and images outside of the folders of classes count.
 
     Raises:
         UserError: a folder that cannot be read or has no images.
     """
     if root.is_file():
         raise UserError(f"{root} is a file: give a folder of images, or csv:FILE for a table")
-    found = find_images(root, reading.glob, depth=2)
-    if not found.images:
-        raise UserError(_nothing(root, found, reading))
-    notes = others_note(found, reading.glob)
-    entries = _as_entries(root, found.images, notes)
+    listing = find_images(root, reading.glob, _has_classes)
+    if not listing.images:
+        raise UserError(_nothing(root, listing, reading))
+    notes = others_note(listing, reading.glob)
+    entries = _as_entries(root, listing.images, notes, as_pool)
+    if as_pool:
+        return entries, notes
     missing = sorted(set(_class_folders(root, entries)) - {entry.label for entry in entries})
     if missing:
         notes.append(
@@ -46,16 +53,23 @@ def list_folder(root: Path, reading: Reading) -> tuple[list[Entry], list[str]]:
     return entries, notes
 
 
-def _nothing(root: Path, found: Found, reading: Reading) -> str:
-    others = ", ".join(f"{count:,} {kind}" for kind, count in sorted(found.others.items())[:8])
+def _has_classes(parts: tuple[str, ...]) -> bool:
+    """Return True for the folder itself and the folders of splits."""
+    return not parts or (len(parts) == 1 and parts[0].lower() in SPLITS)
+
+
+def _nothing(root: Path, listing: Listing, reading: Reading) -> str:
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(listing.unread.items())[:8])
     if reading.glob:
         remedy = f"no file matches --glob {shown(reading.glob)}; give another pattern"
     else:
         remedy = "give a folder of PNG, JPEG, BMP, GIF, TIFF or WebP files"
-    return f"{root} has no images{f', only {others}' if others else ''}: {remedy}"
+    return f"{root} has no images{f', only {counts}' if counts else ''}: {remedy}"
 
 
-def _as_entries(root: Path, images: list[tuple[str, ...]], notes: list[str]) -> list[Entry]:
+def _as_entries(
+    root: Path, images: list[tuple[str, ...]], notes: list[str], as_pool: bool
+) -> list[Entry]:
     """Return the images with their splits and labels, by the names of their folders."""
     base = os.fspath(root)
     by_split = _has_splits(images)
@@ -67,7 +81,9 @@ def _as_entries(root: Path, images: list[tuple[str, ...]], notes: list[str]) -> 
     for row, parts in enumerate(images):
         split, label = _meaning(parts, by_split)
         path = "/".join(parts)
-        if split == UNUSED:
+        if split == UNUSED and as_pool:
+            split = POOL
+        if split in (UNUSED, HELD_OUT):
             unused[label] += 1
         else:
             entries.append(Entry(f"{base}/{path}", path, split, label, row=row))
@@ -100,7 +116,7 @@ def _meaning(parts: tuple[str, ...], by_split: bool) -> tuple[str, str]:
     if has_class and SPLITS.get(parts[1].lower()) != POOL:
         return split, parts[1]
     # An unlabelled image of the test split must not be trained on.
-    return (POOL, "") if split == "train" else (UNUSED, f"of {split} without a class")
+    return (POOL, "") if split == "train" else (HELD_OUT, f"of {split} without a class")
 
 
 def _class_folders(root: Path, entries: list[Entry]) -> list[str]:

@@ -51,23 +51,23 @@ def choose_form(files: Files, reading: Reading, cache: Cache, notes: list[str]) 
     channels = reading.channels
     if channels is None:
         channels = 3 if coloured > COLOURED_SHARE * count else 1
-        found = f"{coloured:,} of {count:,} images looked at are coloured"
+        reason = f"{coloured:,} of {count:,} images looked at are coloured"
         if channels == 3:
-            notes.append(f"images are read in colour, because {found}: --channels 1 reads grey")
+            notes.append(f"images are read in colour, because {reason}: --channels 1 reads grey")
         else:
-            notes.append(f"images are read as grey, because {found}: --channels 3 reads colour")
+            notes.append(f"images are read as grey, because {reason}: --channels 3 reads colour")
     if reading.image_size is not None:
         height, width = parse_size("--image-size", reading.image_size)
         return Form(height, width, channels, fit)
     height, width = _usual_size(sizes)
-    own = f"{_words(sizes[0])} to {_words(sizes[-1])}" if len(sizes) > 1 else _words(sizes[0])
+    sizes_now = f"{_words(sizes[0])} to {_words(sizes[-1])}" if len(sizes) > 1 else _words(sizes[0])
     if sizes == [(height, width)]:
-        notes.append(f"images are {own}, and are not resized: --image-size resizes them")
+        notes.append(f"images are {sizes_now}, and are not resized: --image-size resizes them")
     else:
         how = "padded" if fit == FITS[0] else "cropped"
         notes.append(
-            f"images are {own}, and are resized to {_words((height, width))}, {how}: --image-size "
-            "and --image-fit override"
+            f"images are {sizes_now}, and are resized to {_words((height, width))}, {how}: "
+            "--image-size and --image-fit override"
         )
     return Form(height, width, channels, fit)
 
@@ -83,7 +83,7 @@ def _look_at(files: Sequence[str], limit: int) -> dict[str, object]:
     sizes: list[tuple[int, int]] = []
     coloured = 0
     for row in rows.tolist():
-        file = Path(files[row])
+        file = Path(str(files[row]))
         try:
             height, width, is_grey = size_of(file, limit)
             coloured += not is_grey and _is_coloured(decode(file, THUMBNAIL, limit))

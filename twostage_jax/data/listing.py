@@ -53,21 +53,25 @@ class Entry(NamedTuple):
     row: int = 0
 
 
-class Found(NamedTuple):
+class Listing(NamedTuple):
     """Files below a folder.
 
     Attributes:
         images: paths of the images relative to the folder, as tuples of names, sorted.
-        others: number of files that are not read, by ending or `masks`.
+        unread: number of files that are not read, by ending or `masks`.
         repeated: number of links to folders that are read in another place already.
     """
 
     images: list[tuple[str, ...]]
-    others: Counter[str]
+    unread: Counter[str]
     repeated: int
 
 
-def find_images(root: Path, glob: str | None = None, depth: int = 0) -> Found:
+def find_images(
+    root: Path,
+    glob: str | None = None,
+    has_classes: Callable[[tuple[str, ...]], bool] = lambda parts: False,
+) -> Listing:
     """List the images of a folder and its sub-folders.
 
     A link to a folder is followed, but no folder is read twice, so links may form a loop.
@@ -76,14 +80,14 @@ def find_images(root: Path, glob: str | None = None, depth: int = 0) -> Found:
         root: the folder.
         glob: pattern of names, or of relative paths if it has a `/`; it replaces all other rules
             but the one for hidden files.
-        depth: folders called `masks` at this depth or above may be classes; deeper ones are left
-            out.
+        has_classes: True for a folder, as names below `root`, in which a folder called `masks` may
+            be a class; elsewhere it is left out.
 
     Raises:
         UserError: a folder that does not exist or cannot be read.
     """
     images: list[tuple[str, ...]] = []
-    others: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
     repeated = 0
     seen: set[tuple[int, int]] = set()
     # A list of work instead of recursion: folders can be nested deeper than Python's stack.
@@ -92,7 +96,7 @@ def find_images(root: Path, glob: str | None = None, depth: int = 0) -> Found:
     while waiting or links:
         # Links come last and in order, so a folder has the same path whatever the order on disk.
         if not waiting:
-            links.sort()
+            links.sort(key=lambda link: (len(link[1]), link))
             waiting.append(links.pop(0))
         folder, parts = waiting.pop()
         files: list[str] = []
@@ -102,16 +106,16 @@ def find_images(root: Path, glob: str | None = None, depth: int = 0) -> Found:
             elif not is_folder:
                 files.append(entry.name)
             elif entry.name.startswith(".") or entry.name == "__MACOSX":
-                others["hidden folders"] += 1
-            elif not glob and len(parts) > depth and entry.name.lower() in MASK_FOLDERS:
-                others[f"folders {entry.name}"] += 1
+                unread["hidden folders"] += 1
+            elif not glob and entry.name.lower() in MASK_FOLDERS and not has_classes(parts):
+                unread[f"folders {entry.name}"] += 1
             else:
                 queue = links if entry.is_symlink() else waiting
                 queue.append((entry.path, (*parts, entry.name)))
-        chosen = _choose(files, parts, glob, others)
+        chosen = _choose(files, parts, glob, unread)
         images += [(*parts, name) for name in chosen]
     images.sort()
-    return Found(images, others, repeated)
+    return Listing(images, unread, repeated)
 
 
 def _entries(
@@ -141,25 +145,25 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 
 
 def _choose(
-    names: list[str], parts: tuple[str, ...], glob: str | None, others: Counter[str]
+    names: list[str], parts: tuple[str, ...], glob: str | None, unread: Counter[str]
 ) -> list[str]:
     """Return the names of images among the files of a folder, and count the others."""
     if glob:
         matches = _matcher(glob, parts)
         chosen = [name for name in names if not name.startswith(".") and matches(name)]
-        others.update(_ending(name) for name in set(names).difference(chosen))
+        unread.update(_ending(name) for name in set(names).difference(chosen))
         return chosen
     images = []
     for name in names:
         # `._cat.jpg` is a file that macOS writes beside `cat.jpg`.
         if name.startswith(".") or _ending(name) not in ENDINGS:
-            others[_ending(name)] += 1
+            unread[_ending(name)] += 1
         else:
             images.append(name)
     stems = {os.path.splitext(name)[0] for name in images}
     chosen = [name for name in images if not _is_mask(name, stems)]
     if len(chosen) < len(images):
-        others[MASKS] += len(images) - len(chosen)
+        unread[MASKS] += len(images) - len(chosen)
     return chosen
 
 
@@ -181,13 +185,13 @@ def _is_mask(name: str, stems: set[str]) -> bool:
     return match is not None and match.group(1) in stems
 
 
-def others_note(found: Found, glob: str | None) -> list[str]:
+def others_note(listing: Listing, glob: str | None) -> list[str]:
     """Return sentences about the files that are not read."""
     notes = []
-    if found.others:
-        counts = (f"{count:,} {kind}" for kind, count in sorted(found.others.items()))
+    if listing.unread:
+        counts = (f"{count:,} {kind}" for kind, count in sorted(listing.unread.items()))
         kinds = f"files that do not match --glob {shown(glob)}" if glob else "other files"
         notes.append(f"{kinds}, not read: {listed(counts, 12)}")
-    if found.repeated:
-        notes.append(f"links to folders that are read already: {found.repeated:,}, not followed")
+    if listing.repeated:
+        notes.append(f"links to folders that are read already: {listing.repeated:,}, not followed")
     return notes

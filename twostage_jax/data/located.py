@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from twostage_jax.data.listing import ENDINGS, Entry, find_images
+from twostage_jax.data.marks import original
 from twostage_jax.errors import UserError, shown
 
 
@@ -12,14 +13,14 @@ class Files:
 
     Args:
         folder: folder that relative paths start from.
-        given: True if the user named it; then no path may lead out of it.
+        is_named: True if the user named it; then no path may lead out of it.
         table: the csv file, for messages.
     """
 
-    def __init__(self, folder: Path, given: bool, table: Path) -> None:
+    def __init__(self, folder: Path, is_named: bool, table: Path) -> None:
         self.folder = folder
         self._base = os.path.abspath(folder)
-        self._given = given
+        self._is_named = is_named
         self._table = table
         self._by_stem: dict[str, list[str]] | None = None
 
@@ -38,7 +39,7 @@ class Files:
         """
         if not text or "\0" in text:
             return None
-        for name in dict.fromkeys((text, text.replace("\\", "/"))):
+        for name in dict.fromkeys((text, original(text), text.replace("\\", "/"))):
             file = os.path.normpath(os.path.join(self._base, os.path.expanduser(name)))
             self._check_inside(file, text, line)
             if os.path.isfile(file):
@@ -48,7 +49,7 @@ class Files:
     def _check_inside(self, file: str, text: str, line: int) -> None:
         is_inside = file.startswith(self._base.rstrip("/") + "/")
         # A whole path is what the author of the csv wants, unless the folder was named.
-        if is_inside or (os.path.isabs(text) and not self._given):
+        if is_inside or (os.path.isabs(text) and not self._is_named):
             return
         raise UserError(
             f"line {line} of {self._table} has the path {shown(text)}, which leads out of "

@@ -23,7 +23,7 @@ from twostage_jax.data.split import Split
 from twostage_jax.data.targets import NUMBER, read_class_names
 from twostage_jax.errors import UserError, printable, shortened, shown
 
-LISTERS: dict[str, Callable[[Path, Reading], tuple[list[Entry], list[str]]]] = {
+LISTERS: dict[str, Callable[[Path, Reading, bool], tuple[list[Entry], list[str]]]] = {
     "folder": list_folder,
     "csv": list_csv,
 }
@@ -31,22 +31,38 @@ NOTE_LIMIT = 500  # characters; names of files can be long
 
 
 class BrokenFiles(UserError):
-    """Files that cannot be decoded, in `details` with the reason, one line each."""
+    """Files that cannot be decoded; `details` has all of them with the reason."""
 
     def __init__(self, message: str, details: Sequence[str]) -> None:
         super().__init__(message)
         self.details = tuple(printable(detail) for detail in details)
 
 
-def read(kind: str, path: Path, reading: Reading, progress: Progress | None = None) -> Source:
+def read(
+    kind: str,
+    path: Path,
+    reading: Reading,
+    progress: Progress | None = None,
+    as_pool: bool = False,
+) -> Source:
     """Read the images of a folder or a csv file.
+
+    Args:
+        kind: `folder` or `csv`.
+        path: the folder or file.
+        reading: settings of reading.
+        progress: called with the number of images decoded and of all.
+        as_pool: True if all images but those of a test split are read without labels.
 
     Raises:
         UserError: files that are missing, broken or contradict each other; one message for all.
     """
-    entries, notes = LISTERS[kind](path, reading)
-    entries = _without_names(entries, reading.unlabeled_label or (), notes)
-    entries = _with_labels(entries, bool(reading.merge_labels), path, notes)
+    entries, notes = LISTERS[kind](path, reading, as_pool)
+    if as_pool:
+        entries = _without_labels(entries, path, notes)
+    else:
+        entries = _without_names(entries, reading.unlabeled_label or (), notes)
+        entries = _with_labels(entries, bool(reading.merge_labels), path, notes)
     entries = with_groups(entries, reading.group_by, notes)
     files = describe_files([entry.file for entry in entries], [entry.path for entry in entries])
     cache = Cache(reading.cache_dir, notes)
@@ -73,6 +89,20 @@ def _broken_message(path: Path, broken: Sequence[BrokenFile], count: int) -> str
         f"{listed(map(str, broken), 8)}; repair or remove them, leave them out with --skip-broken, "
         "or raise --pixel-limit for images that are too large"
     )
+
+
+def _without_labels(entries: list[Entry], path: Path, notes: list[str]) -> list[Entry]:
+    """Return the images, but those of a test split, as unlabelled ones.
+
+    Raises:
+        UserError: no other images than those of a test split.
+    """
+    kept = [entry._replace(split="", label="") for entry in entries if entry.split != "test"]
+    if not kept:
+        raise UserError(f"{path} has only images of a test split: give other images to train on")
+    if len(kept) < len(entries):
+        notes.append(f"images of its test split, not used: {len(entries) - len(kept):,}")
+    return kept
 
 
 def _without_names(entries: list[Entry], names: Sequence[str], notes: list[str]) -> list[Entry]:

@@ -68,7 +68,7 @@ def with_more(source: Source, more: Source, spec: str) -> Source:
         columns = {name: values[kept] for name, values in columns.items()}
     notes.append(f"--unlabeled {spec}: {len(columns['image']):,} images for stage 1")
     if more.test is not None:
-        notes.append(f"--unlabeled {spec}: its test split is not used")
+        notes.append(f"--unlabeled {spec}: images of its test split are not used")
     return _joined(source, columns)._replace(
         groups=groups, notes=(*source.notes, *notes), broken=(*source.broken, *more.broken)
     )
@@ -102,10 +102,10 @@ def _joined(source: Source, columns: Split) -> Source:
     counts = (len(source.unlabelled), len(images))
     pool = {}
     for name in sorted(old.keys() | columns.keys()):
-        known = (old.get(name), columns.get(name))
+        both = (old.get(name), columns.get(name))
         parts = [
             np.full(count, UNKNOWN[name]) if values is None else values
-            for values, count in zip(known, counts, strict=True)
+            for values, count in zip(both, counts, strict=True)
         ]
         pool[name] = np.concatenate(parts)
     return source._replace(unlabelled=np.concatenate([source.unlabelled, images]), pool=pool)

@@ -156,7 +156,7 @@ def _read(spec: str, request: Request) -> Source:
         # In the form of the source, whatever its images look like.
         reading = pool.with_form_of(source, request.reading)._replace(unlabeled=None)
         asked = request._replace(data_dir=None, reading=fitting(reading, more))
-        return pool.with_more(source, _read_kind(more, asked), more)
+        return pool.with_more(source, _read_kind(more, asked, as_pool=True), more)
     except OSError as error:  # for example a name that is too long, or a failing disk
         file = error.filename or spec
         reason = error.strerror or error
@@ -167,7 +167,7 @@ def _read(spec: str, request: Request) -> Source:
         ) from error
 
 
-def _read_kind(spec: str, request: Request) -> Source:
+def _read_kind(spec: str, request: Request, as_pool: bool = False) -> Source:
     kind, _, rest = spec.partition(":")
     trained = parse_scale(request.scale)
     if kind in FILE_KINDS:
@@ -175,7 +175,7 @@ def _read_kind(spec: str, request: Request) -> Source:
         from twostage_jax.data import pictures
 
         reading = fitting(request.reading._replace(unlabeled=None), kind_of(spec))
-        return pictures.read(kind, expanded(rest), reading, request.progress)
+        return pictures.read(kind, expanded(rest), reading, request.progress, as_pool)
     match kind:
         case "digits":
             return digits.read()

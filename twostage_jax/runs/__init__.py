@@ -4,6 +4,7 @@ run.py       `ts.run`: both stages from top to bottom
 steps.py     stage 1, features, stage 2
 complete.py  a complete run that is resumed
 prepare.py   from a request to a plan: data, networks, trials
+reading.py   data of a run, in the form that its encoder takes
 build.py     from a config to modules, stages and heads
 networks.py  modules, stages and heads of a run, and the shapes of their parameters
 views.py     augmentation of stage 1, by name or chosen from the images

@@ -6,7 +6,7 @@ from twostage_jax.data.split import Split
 from twostage_jax.runs.finish import Finished, Trained
 from twostage_jax.runs.material import first_material, run_material
 from twostage_jax.runs.pictures import draw_pictures, draw_stage_1, reconstruct
-from twostage_jax.runs.plan import Plan
+from twostage_jax.runs.plan import Plan, as_one_class
 from twostage_jax.runs.preview import progress_arrays, read_progress
 from twostage_jax.runs.report import draw_report
 from twostage_jax.runs.result import ResultRecord
@@ -76,4 +76,7 @@ def _images_to_show(plan: Plan) -> tuple[str, Split]:
     """Return the split whose images stage 1 reconstructs in a picture, and its name."""
     # The test split stays locked.
     held_out = plan.dataset.validation
-    return ("validation", held_out) if len(held_out["label"]) else ("train", plan.dataset.train)
+    if len(held_out["label"]):
+        return "validation", held_out
+    train = plan.dataset.train
+    return "train", train if len(train["label"]) else as_one_class(plan.examples.images)

@@ -88,7 +88,14 @@ class Plan:
 def few_examples(dataset: TrainingData) -> dict[str, np.ndarray]:
     """Return two training examples, for functions that only need shapes."""
     train = dataset.train
+    if not len(train["label"]):
+        return as_one_class(dataset.unlabelled["image"][:2])
     return {name: train[name][:2] for name in ("image", "label")}
+
+
+def as_one_class(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return images without labels as examples of one class, where no label counts."""
+    return {"image": images, "label": np.zeros(len(images), np.int32)}
 
 
 def stage_names(pretrained: Params | None, pretrain_only: bool) -> Sequence[str]:

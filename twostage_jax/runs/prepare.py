@@ -5,17 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from twostage_jax.config.choices import SUPERVISED
 from twostage_jax.config.epochs import resolve_epochs
 from twostage_jax.config.groups import TRAINED
 from twostage_jax.config.layers import completed, from_dict, overlay, resolve, to_dict
 from twostage_jax.config.options import check_options, without_unused
 from twostage_jax.config.presets import STEPS
-from twostage_jax.config.reading import READING_FIELDS, reading_of, with_form
+from twostage_jax.config.reading import READING_FIELDS
 from twostage_jax.config.rules import check, check_solved
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
 from twostage_jax.data.duplicates import find_duplicates
-from twostage_jax.data.spec import FILE_KINDS, absolute, fitting, kind_of
+from twostage_jax.data.spec import absolute
 from twostage_jax.engine.passes import choose_encoding
 from twostage_jax.errors import UserError
 from twostage_jax.runs.build import make_networks
@@ -25,6 +26,7 @@ from twostage_jax.runs.handover import load_pretrained
 from twostage_jax.runs.networks import Networks
 from twostage_jax.runs.outsiders import without_outsiders
 from twostage_jax.runs.plan import Plan, stage_names
+from twostage_jax.runs.reading import load_data, with_form_of
 from twostage_jax.runs.resume import (
     notice_switches,
     package_versions,
@@ -153,7 +155,7 @@ def prepare(
         UserError: data, modules or settings that do not fit together.
     """
     with terminal.reading("reading data") as progress, clock.phase("data"):
-        source = _load(config, request, load, progress)
+        source = load_data(config, request.pretrain_only, load, progress)
         source = without_outsiders(source, config.other_class)
     duplicates = None
     if not request.pretrain_only:
@@ -165,6 +167,11 @@ def prepare(
     # Again, because earlier runs and the data have added values: a sweep needs validation examples.
     check(config)
     trials = make_trials(config)
+    if config.pretrain.objective in SUPERVISED and not dataset.classes:
+        raise UserError(
+            f"--pretrain.objective {config.pretrain.objective} trains on labels, and "
+            f"{dataset.name} has none: give another objective, such as autoencoder"
+        )
     examples = make_examples(config, dataset, trials)
     config = resolve_epochs(config, examples.counts)
     with terminal.status("choosing an augmentation"), clock.phase("data"):
@@ -205,41 +212,6 @@ def prepare(
         duplicates=duplicates,
     )
     return plan, lockbox
-
-
-def _load(
-    config: Config, request: Request, load: Callable[..., Dataset], progress: Callable[..., None]
-) -> Dataset:
-    """Read the data of a run, in the form and scale of the encoder that it takes, if any."""
-    spec = config.data or "digits"
-    reading = reading_of(config)
-    scale = ""
-    if config.encoder_run:
-        manifest = read_manifest(Path(config.encoder_run))
-        scale = manifest.data.scale
-        preprocessing = manifest.preprocessing
-        reading = with_form(reading, preprocessing.image_shape, preprocessing.fit)
-        reading = fitting(reading, spec)
-    return load(
-        spec,
-        config.validation,
-        config.data_dir,
-        scale,
-        needs_labels=not request.pretrain_only,
-        progress=progress,
-        **reading._asdict(),
-    )
-
-
-def with_form_of(config: Config, dataset: TrainingData) -> Config:
-    """Return a config with the form of the images that was chosen when they were read."""
-    specs = [spec for spec in (config.data, config.unlabeled) if spec]
-    if not any(kind_of(spec) in FILE_KINDS for spec in specs):
-        return config
-    height, width, channels = dataset.image_shape
-    return dataclasses.replace(
-        config, image_size=f"{height}x{width}", channels=channels, image_fit=dataset.fit
-    )
 
 
 def _head_settings(requested: Config, config: Config, networks: Networks) -> Config:

@@ -17,6 +17,7 @@ from twostage_jax.config.layers import imported_names
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Lockbox
+from twostage_jax.data.marks import csv_bytes
 from twostage_jax.engine.device import find_device
 from twostage_jax.errors import UserError, shown
 from twostage_jax.runs.announce import announce
@@ -51,7 +52,9 @@ from twostage_jax.store.checksums import write_files
 from twostage_jax.store.decoding import encode
 from twostage_jax.store.epochs import EpochRecord, epochs_bytes
 from twostage_jax.store.layout import (
+    BROKEN,
     CONFIG,
+    DUPLICATES,
     MANIFEST,
     METRICS,
     RESULT,
@@ -147,6 +150,9 @@ def run(
             _claim(stack, folder, command, terminal)
             check_free(folder)
         manifest = open_folder(folder, make_manifest(plan, placed), terminal)
+        if plan.dataset.broken:
+            rows = csv_bytes(("path", "reason"), plan.dataset.broken)
+            write_bytes(folder / BROKEN, rows)
         announce(plan, placed, folder, machine, terminal)
         with terminal.status("compiling"), clock.phase("compile"):
             programs = compile_run(plan, placed)
@@ -241,6 +247,9 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     groups = {**manifest.groups, **after}
     manifest = dataclasses.replace(manifest, groups=groups, frozen=frozen)
     record = dataclasses.replace(finished.record, seconds=context.clock.seconds)
+    if DUPLICATES in finished.files:
+        # Before the accuracy is printed; the page reads it, too.
+        write_bytes(folder / DUPLICATES, finished.files[DUPLICATES])
     show_result(record, folder, plan.dataset.classes, context.terminal)
     with context.terminal.status("drawing"):
         drawn = draw_run(context, manifest, trained, finished, record)

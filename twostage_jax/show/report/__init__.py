@@ -8,7 +8,8 @@ content.py   what a run's page is made of
 result.py    sections: result, study of labels, data and training
 figures.py   sections: confusion, classes, calibration
 features.py  sections: reconstructions, views, map, neighbours, mistakes, epochs
-checks.py    sections: duplicates, broken files, ensemble, sweep, proof, times, commands
+guard.py     sections: images of no class, duplicates, groups
+checks.py    sections: broken files, ensemble, sweep, proof, times, commands
 run.py       the page of a run
 compare.py   the page of several runs
 page.py      sections to HTML, with page.html, page.css and page.js
