@@ -5,16 +5,19 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import twostage_jax as ts
 from tests import tiny
 from twostage_jax import cli
 from twostage_jax.data.labels import balanced_weights
+from twostage_jax.data.spec import Reading
 from twostage_jax.errors import Corrupted
 from twostage_jax.runs.evaluate import evaluate
 from twostage_jax.runs.open import open_run
 from twostage_jax.scores.figures import compute_scores
 from twostage_jax.show.terminal import Terminal
+from twostage_jax.store.decoding import encode
 
 COPIES = 6
 QUIET = Terminal(quiet=True)
@@ -159,6 +162,60 @@ def test_an_opened_run_rejects_as_the_run_and_its_evaluation_measured(outside, t
         rejection.other_rejected,
         rejection.accepted_accuracy,
     )
+
+
+def test_the_other_class_of_another_source_is_not_scored_but_rejected(outside, tmp_path):
+    run = open_run(shutil.copytree(outside, tmp_path / "run"))
+    image, label = tiny.images(60, 5)
+    spec = f"npz:{tmp_path / 'b.npz'}"
+    np.savez(tmp_path / "b.npz", image=image, label=label)
+    found = evaluate(run, QUIET, data=spec)
+    assert found.assessment.scores.count == (label < 2).sum()
+    assert found.rejection is not None
+    _, rejected = run.reject(image)
+    assert found.rejection.other == rejected[label == 2].mean()
+    np.savez(tmp_path / "b.npz", image=image[label == 2], label=label[label == 2])
+    with pytest.raises(ts.UserError, match="has only images of the other class '2': give it as"):
+        evaluate(run, QUIET, data=spec)
+    # The source is no other class of itself; its labels do not matter.
+    shares = evaluate(run, QUIET, ood=spec).rejection
+    assert shares is not None and shares.ood == rejected[label == 2].mean()
+
+
+@pytest.mark.parametrize("place", ["run", "elsewhere"])
+def test_errors_are_counted_by_group(place, copied, tmp_path, capsys):
+    """Groups of the run's own test split, and of another source."""
+    folder = shutil.copytree(copied[0], tmp_path / "run")
+    run = open_run(folder)
+    image, label = tiny.images(40, 5)
+    group = np.arange(40) // 10
+    for number in range(40):
+        path = tmp_path / "files" / str(label[number]) / f"person{group[number]}-{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[number]).save(path)
+    spec = f"folder:{tmp_path / 'files'}"
+    if place == "run":
+        config = tiny.config(spec, tmp_path / "own", validation=8, group_by="person[0-9]", **SHORT)
+        run = open_run(tiny.run(config).folder)
+        summary = run.record.groups
+        found = evaluate(run, Terminal())
+        assert encode(found.groups) == encode(summary)
+    else:
+        reading = Reading(group_by="person[0-9]")
+        found = evaluate(run, Terminal(), data=spec, reading=reading)
+        predicted = run.predict(image[..., None])
+        assert found.groups is not None and len(found.groups.groups) == 4
+        for scores in found.groups.groups:
+            rows = group == int(scores.name.removeprefix("person"))
+            assert scores.errors == (predicted != label)[rows].sum() and scores.count == 10
+        assert found.groups.accuracy == found.assessment.scores.accuracy
+    assert "by group: " in capsys.readouterr().out
+
+
+def test_images_without_groups_have_no_errors_by_group(copied):
+    assert tiny.stored(copied[0], "result.json").get("groups") is None
+    found = evaluate(open_run(copied[0]), QUIET, split="validation")
+    assert found.groups is None
 
 
 def test_a_run_with_another_class_repeats_its_splits(outside):

@@ -140,21 +140,38 @@ def evaluate(
             outside = _outputs(run, sources.outliers)
             detection, scores = detect_outliers(inside, outside, features, train["label"])
         rejection = measure_shares(run, logits, part.split, sources.outliers, part.outsiders)
-    groups = None
-    if part.groups:
-        correct = mean_probability(probability).argmax(-1) == label
-        groups = summarise_groups(correct, part.split["group"], part.groups)
+    groups = _group_summary(part, probability)
     if save_predictions:
-        name = part.name if part.is_own else f"{as_file_name(part.source)}-{part.name}"
-        visible = chosen_probability(probability, run.config.members)
-        files = {f"predictions-{name}.npz": prediction_file(visible, label, part.rows)}
-        if scores:
-            files["predictions-ood.npz"] = arrays_file(scores)
-        with locked(run.folder, terminal.notice):
-            write_files(run.folder, files)
+        _save_predictions(run, part, probability, scores, terminal)
     evaluation = Evaluation(assessment, detection, groups, rejection)
     _show(run, part, sources.examples, ood, evaluation, terminal)
     return evaluation
+
+
+def _group_summary(part: _Part, probability: np.ndarray) -> GroupSummary | None:
+    """Return the errors by group; None if the images have no groups."""
+    if not part.groups:
+        return None
+    correct = mean_probability(probability).argmax(-1) == part.split["label"]
+    return summarise_groups(correct, part.split["group"], part.groups)
+
+
+def _save_predictions(
+    run: Run,
+    part: _Part,
+    probability: np.ndarray,
+    scores: dict[str, np.ndarray],
+    terminal: Terminal,
+) -> None:
+    """Write the predictions, and the outlier scores if there are any, into the run's folder."""
+    name = part.name if part.is_own else f"{as_file_name(part.source)}-{part.name}"
+    visible = chosen_probability(probability, run.config.members)
+    content = prediction_file(visible, part.split["label"], part.rows)
+    files = {f"predictions-{name}.npz": content}
+    if scores:
+        files["predictions-ood.npz"] = arrays_file(scores)
+    with locked(run.folder, terminal.notice):
+        write_files(run.folder, files)
 
 
 def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[Run, _Part]:
@@ -173,8 +190,15 @@ def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[R
             content["group"] = examples.group
         # A source without splits is used as one test split.
         name = "test" if examples.part == ALL else examples.part
-        part = _Part(examples.name, name, content, examples.rows, False, examples.groups)
-        return run, part
+        return run, _Part(
+            examples.name,
+            name,
+            content,
+            examples.rows,
+            False,
+            examples.groups,
+            sources.outsiders,
+        )
     dataset = sources.run_data
     assert dataset is not None, "without other examples there are the run's own data"
     training, lockbox = dataset.lock()

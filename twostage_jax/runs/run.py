@@ -54,6 +54,7 @@ from twostage_jax.store.epochs import EpochRecord, epochs_bytes
 from twostage_jax.store.layout import (
     BROKEN,
     CONFIG,
+    DUPLICATES,
     MANIFEST,
     METRICS,
     RESULT,
@@ -246,6 +247,9 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     groups = {**manifest.groups, **after}
     manifest = dataclasses.replace(manifest, groups=groups, frozen=frozen)
     record = dataclasses.replace(finished.record, seconds=context.clock.seconds)
+    if DUPLICATES in finished.files:
+        # Before the accuracy is printed; the page reads it, too.
+        write_bytes(folder / DUPLICATES, finished.files[DUPLICATES])
     show_result(record, folder, plan.dataset.classes, context.terminal)
     with context.terminal.status("drawing"):
         drawn = draw_run(context, manifest, trained, finished, record)
