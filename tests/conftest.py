@@ -24,6 +24,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.browser import browser, new_page, page  # noqa: E402, F401
 from twostage_jax.engine import compile  # noqa: E402
 
 if os.environ["XLA_FLAGS"] == QUICK:

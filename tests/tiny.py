@@ -6,7 +6,7 @@ All runs have the same shapes, so their programs are compiled once and then come
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 
 import twostage_jax as ts
 from twostage_jax.engine.loop import fit
-from twostage_jax.runs import pictures
+from twostage_jax.runs import outputs, pictures, preview
 from twostage_jax.runs.complete import Result
 from twostage_jax.runs.train import Seams
 from twostage_jax.show.terminal import Terminal
@@ -72,12 +72,21 @@ def config(data: str, out: Path, **options: object) -> ts.Config:
     return ts.Config(data=data, out=out, pretrain=pretrain, head=head, **options)  # type: ignore
 
 
+def _uniform(count: int) -> Callable[[object], np.ndarray]:
+    return lambda params: np.full((count, CLASSES), 1 / CLASSES)
+
+
 @contextlib.contextmanager
 def undrawn() -> Iterator[None]:
     """Let runs within this block leave pictures empty; drawing takes a quarter of a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
         for name in DRAWN:
             patch.setattr(pictures, name, lambda *_: b"")
+        patch.setattr(outputs, "draw_report", lambda *_: b"")
+        for name in ("first_material", "run_material"):
+            patch.setattr(outputs, name, lambda *_: {})
+        # Its program would be compiled again in every run.
+        patch.setattr(preview, "_make_predict", lambda plan, inputs, encoded: _uniform(len(inputs)))
         yield
 
 

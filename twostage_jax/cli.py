@@ -26,8 +26,11 @@ from twostage_jax.config.commands import (
 from twostage_jax.config.fields import check_coverage, integer, parse_mesh
 from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.parse import parse
+from twostage_jax.config.reading import reading_of
+from twostage_jax.config.reports import Report
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
+from twostage_jax.config.serving import Serve, check_serve
 from twostage_jax.config.studies import Study, check_study
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import Corrupted, UserError, import_errors, user_message
@@ -43,9 +46,8 @@ def _make_terminal(command: Command) -> "Terminal":
     # Imported here, because help texts and errors do not need it.
     from twostage_jax.show.terminal import Terminal
 
-    # The CSV of predictions is on standard output.
-    stderr = isinstance(command, Predict)
-    return Terminal(verbose=getattr(command, "verbose", False), stderr=stderr)
+    is_predict = isinstance(command, Predict)  # its CSV is on standard output
+    return Terminal(verbose=getattr(command, "verbose", False), stderr=is_predict)
 
 
 def execute(command: Command) -> None:
@@ -56,8 +58,14 @@ def execute(command: Command) -> None:
         _evaluate(command)
     elif isinstance(command, Predict | Export):
         _deploy(command)
+    elif isinstance(command, Report):
+        with import_errors():
+            from twostage_jax.runs.report import write_report
+        write_report(command, _make_terminal(command))
     elif isinstance(command, Study):
         _study(command)
+    elif isinstance(command, Serve):
+        _serve(command)
     elif isinstance(command, Bench):
         with interrupt_as_exception():  # the benchmark trains in processes of its own
             _bench(command)
@@ -193,6 +201,7 @@ def _evaluate(command: Evaluate) -> None:
         ood=command.ood,
         coverage=command.coverage,
         save_predictions=command.save_predictions,
+        reading=reading_of(command),
     )
 
 
@@ -213,6 +222,17 @@ def _study(command: Study) -> None:
     run_study(command, terminal)
 
 
+def _serve(command: Serve) -> None:
+    check_serve(command)
+    terminal = _make_terminal(command)
+    with terminal.status("importing jax"), import_errors():
+        from twostage_jax.engine.device import find_device
+        from twostage_jax.serve.server import serve
+    find_device(command.device)
+    _keep_compiled(command.compile_cache, terminal)
+    serve(command, terminal)
+
+
 def _describe_data(command: Data) -> None:
     import numpy as np
 
@@ -221,8 +241,15 @@ def _describe_data(command: Data) -> None:
     from twostage_jax.show.tables import show_dataset
 
     terminal = _make_terminal(command)
-    with terminal.status("reading data"):
-        dataset = load(command.spec, command.validation, command.data_dir)
+    with terminal.reading("reading data") as progress:
+        dataset = load(
+            command.spec,
+            command.validation,
+            command.data_dir,
+            needs_labels=False,
+            progress=progress,
+            **reading_of(command)._asdict(),
+        )
         counts = {}
         pixels = {}
         for name, split in dataset.splits.items():
@@ -311,6 +338,9 @@ def main(argv: Sequence[str] | None = None, execute: Callable[[Command], None] =
             raise
         if "--debug" in argv:
             traceback.print_exc()
+        # Lists of any length; the error itself stays one line.
+        for detail in getattr(error, "details", ()):
+            print(detail, flush=True)
         print(f"twostage: error: {UserError(message)}", file=sys.stderr)
         return 2
     except Interrupted as stop:

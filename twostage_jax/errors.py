@@ -17,7 +17,12 @@ class UserError(ValueError):
 
     >>> str(UserError("cannot read a.json:\\n  it is not JSON"))
     'cannot read a.json: it is not JSON'
+
+    Attributes:
+        details: more lines, which the command line prints before the message.
     """
+
+    details: tuple[str, ...] = ()
 
     def __init__(self, message: object = "") -> None:
         # Messages of other libraries can have several lines.

@@ -46,6 +46,8 @@ def test_the_blog_preset_is_the_recipe_of_the_blog():
         noise=0.0,
         members=1,
         share=(),
+        class_weights="none",
+        duplicates="auto",
         pretrain=PretrainConfig(
             "autoencoder", "mlp", (256, 128), watch="off", select="last", epochs=5, **adam
         ),

@@ -21,7 +21,7 @@ from tests.fuzz.samples import (
     write_prepared,
 )
 from twostage_jax import cli
-from twostage_jax.config.commands import Bench, Data, Evaluate
+from twostage_jax.config.commands import Data, Evaluate, Head, Pretrain, Run
 from twostage_jax.config.fields import check_coverage
 from twostage_jax.config.layers import resolve, to_dict
 from twostage_jax.config.schema import Config
@@ -144,7 +144,7 @@ def command_target(work: Path) -> Target:
                 check_coverage("--coverage", command.coverage)
         elif isinstance(command, Study):
             check_study(command)
-        elif not isinstance(command, Bench):
+        elif isinstance(command, Run | Pretrain | Head):
             cli.requested_config(command)
 
     return Target([line.replace(" ", "\n").encode() for line in COMMANDS], feed)

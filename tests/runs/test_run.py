@@ -21,7 +21,8 @@ KEYS = {
 FILES = {
     "config.json", "metrics.jsonl", "pretrain", "head", "manifest.json", "result.json",
     "SHA256SUMS", "predictions-test.npz", "predictions-validation.npz", "curves.png",
-    "reconstructions.png", "confusion.png", "mistakes.png",
+    "reconstructions.png", "confusion.png", "mistakes.png", "rejection.npz", "report.html",
+    "report.npz", "progress.jsonl",
 }  # fmt: skip
 
 
@@ -146,7 +147,8 @@ def test_stage_1_trains_on_an_unlabelled_pool_too(done, data, tmp_path):
 
     def load(*arguments):
         pooled = make_dataset(source, 0)
-        return dataclasses.replace(pooled, validation=dataset.validation)
+        rows = {**pooled.rows, "validation": dataset.rows["validation"]}
+        return dataclasses.replace(pooled, validation=dataset.validation, rows=rows)
 
     seams = tiny.stopped_after(10**6)._replace(load=load)
     result = tiny.run(tiny.config(data, tmp_path / "run"), seams=seams)

@@ -11,9 +11,7 @@ import sklearn.metrics
 from twostage_jax.scores.figures import (
     SCORES,
     Scores,
-    SweepPoint,
     assess,
-    choose_point,
     compute_scores,
     member_scores,
     prediction_file,
@@ -21,6 +19,7 @@ from twostage_jax.scores.figures import (
     summarise,
 )
 from twostage_jax.scores.interval import accuracy_interval
+from twostage_jax.scores.sweep import SweepPoint, choose_point
 
 RANDOM = np.random.RandomState(0)
 LOGITS = RANDOM.normal(size=(3, 200, 5)).astype(np.float32)
@@ -73,6 +72,16 @@ def test_scores_equal_those_of_scikit_learn():
     assert scores.per_class_accuracy == [*recall.tolist(), None]
     assert scores.balanced_accuracy == pytest.approx(recall.mean())
     assert scores.worst_class == recall.argmin()
+    # Class 4 has no examples, but predictions.
+    f1 = sklearn.metrics.f1_score(LABEL, predicted, average="macro", zero_division=0)
+    assert scores.macro_f1 == pytest.approx(f1)
+    precision = sklearn.metrics.precision_score(LABEL, predicted, average=None, zero_division=0)
+    assert [row.precision for row in scores.per_class] == pytest.approx(precision)
+    assert [row.recall for row in scores.per_class] == scores.per_class_accuracy
+    for row in scores.per_class[:4]:
+        hits = round(row.recall * row.count)
+        assert row.interval == list(accuracy_interval(hits, row.count))
+    assert scores.per_class[4].interval is None
 
 
 @pytest.mark.parametrize("members", [1, 3])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twostage_jax.scores.figures import SweepPoint, SweepRecord
+from twostage_jax.scores.sweep import SweepPoint, SweepRecord
 from twostage_jax.show.figure import short_name
 from twostage_jax.show.mosaics import as_rgb, draw_mistakes, draw_reconstructions, find_mistakes
 from twostage_jax.show.plots import plot_confusion, plot_curves, plot_sweep

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from twostage_jax.scores.detection import Detection
-from twostage_jax.scores.figures import SweepPoint, SweepRecord, assess, compute_scores
+from twostage_jax.scores.figures import assess, compute_scores
+from twostage_jax.scores.interval import accuracy_interval
+from twostage_jax.scores.sweep import SweepPoint, SweepRecord
 from twostage_jax.show import start, tables
 from twostage_jax.show.result import (
     show_class_balance,
@@ -69,6 +71,8 @@ def result(**changes):
         "frozen": SimpleNamespace(after="sha256:00", groups=("encoder",)),
         "transductive": None,
         "transductive_note": None,
+        "duplicates": None,
+        "rejection": None,
         "test_reads": 1,
         "seconds": {"data": 0.0, "head": 1.5, "total": 2.0},
     }
@@ -152,7 +156,7 @@ def test_an_evaluation_of_one_model_ends_with_its_accuracy(output):
     solo = assess(PROBABILITY[:1], LABEL)
     show_evaluation("runs/a on set", "test", solo, CLASSES, None, Terminal())
     text = output()
-    assert text.index("accuracy by class") < text.index("uncertainty") < text.index("test accuracy")
+    assert text.index("test by class") < text.index("uncertainty") < text.index("test accuracy")
     assert "temperature" not in text and "prediction set" not in text and "mutual" not in text
     assert "members" not in text
     assert "read 3 times, so it is no longer a fresh test" in times_read(3)
@@ -175,7 +179,16 @@ def test_classes_show_their_most_frequent_error(output):
     scores = compute_scores(probability, np.array([0, 0, 0, 0]))
     tables.show_classes("accuracy by class", scores, CLASSES, Terminal())
     text = output()
-    assert "bird (2)" in text and "0.2500" in text
+    low, high = accuracy_interval(1, 4)
+    for words in ("bird (2)", "0.2500", f"{low:.4f}", f"{high:.4f}"):
+        assert words in text
+
+
+def test_scores_of_two_splits_fit_into_80_columns(output):
+    scores = ASSESSMENT.scores
+    tables.show_scores("results", {"validation": scores, "test": scores}, Terminal())
+    line = f"macro F1 (mean F1 of the classes) │ {scores.macro_f1:.4f} │ {scores.macro_f1:.4f}"
+    assert " ".join(line.split()) in output().replace("validation", "")
 
 
 def test_detection_names_the_source_and_the_scores(output):

@@ -23,7 +23,7 @@ from twostage_jax.stages.heads.propagation import METHODS, prepare_graph
 from twostage_jax.stages.heads.search import nearest
 from twostage_jax.stages.heads.sizes import parse_sizes, size_shares
 from twostage_jax.stages.heads.spreading import ALPHAS, Labels, multiply
-from twostage_jax.stages.heads.threshold import modularity
+from twostage_jax.stages.heads.threshold import contradicted, modularity
 from twostage_jax.stages.signature import call
 
 KEY = jax.random.key(0)
@@ -153,15 +153,31 @@ def test_modularity_is_that_of_newman_and_girvan():
     np.testing.assert_allclose(modularity(arrays, jnp.asarray(hard)), expected, atol=1e-5)
 
 
-def test_poisson_mbo_keeps_the_start_with_the_best_modularity(monkeypatch):
-    features, label = blobs(300, seed=3, spread=0.6)
+def test_a_label_unlike_its_neighbours_is_contradicted():
+    # The labelled nodes have their labels in the partition. Node 6 lies in the clique of class 1.
+    hard = np.zeros((2, 10), np.float32)
+    hard[0, [0, 1, 2, 3, 4, 6]] = hard[1, [5, 7, 8, 9]] = 1
+    labels = Labels(jnp.array([0, 6, 7]), jnp.eye(2)[jnp.array([0, 0, 1])], None)
+    share = contradicted(prepared(cliques(), 4), labels, jnp.asarray(hard))
+    assert float(share) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_poisson_mbo_keeps_the_start_with_fewest_contradictions_and_best_modularity(
+    count, monkeypatch
+):
+    features, label = blobs(300, seed=3, spread=0.9)
     weights = neighbour_graph(features, 6)
     arrays = prepared(weights, 24)
+    index = np.arange(count)
+    labels = Labels(jnp.asarray(index), jnp.eye(3)[label[:count]], None)
 
-    def quality(*starts: tuple[int, float]) -> float:
+    def quality(*starts: tuple[int, float]) -> tuple[float, float]:
         monkeypatch.setattr(threshold, "_STARTS", starts)
-        share = run_method("poisson-mbo", weights, np.arange(3), label[:3], 3, 24, time=8.0)
-        return round(float(modularity(arrays, jnp.asarray(share.T))), 5)
+        soft = run_method("poisson-mbo", weights, index, label[:count], 3, 24, time=8.0)
+        hard = jnp.asarray(soft.T)
+        share = float(contradicted(arrays, labels, hard))
+        return round(-share, 5), round(float(modularity(arrays, hard)), 5)
 
     starts = threshold._STARTS
     single = [quality(start) for start in starts]
@@ -169,9 +185,20 @@ def test_poisson_mbo_keeps_the_start_with_the_best_modularity(monkeypatch):
     assert quality(*starts) == max(single)
 
 
+def test_auto_uses_zhou_where_the_clusters_contradict_the_labels():
+    features, label = blobs(90, spread=0.1)
+    weights = neighbour_graph(features, 6)
+    index = np.arange(12)
+    other = np.random.default_rng(0).permutation(label[:12])
+    for given, method in ((label[:12], "poisson-mbo"), (other, "zhou")):
+        share = run_method("auto", weights, index, given, 3, 20)
+        expected = run_method(method, weights, index, given, 3, 20)
+        np.testing.assert_allclose(share, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(("count", "method"), [(59, "poisson-mbo"), (60, "zhou")])
 def test_auto_uses_zhou_from_twenty_labels_per_class_on(count, method):
-    features, label = blobs(90, spread=0.5)
+    features, label = blobs(90, spread=0.1)
     weights = neighbour_graph(features, 6)
     index = np.arange(count)
     share = run_method("auto", weights, index, label[:count], 3, 20)
@@ -255,7 +282,7 @@ def test_no_class_of_weak_features_takes_over_in_the_free_rounds():
     batch |= {"features": features, "prepared": ts.propagate(4, vectors=20).prepare(features)}
 
     def largest(class_sizes: str) -> int:
-        head = ts.propagate(4, class_sizes=class_sizes, vectors=20)
+        head = ts.propagate(4, "poisson-mbo", class_sizes=class_sizes, vectors=20)
         params = jax.jit(head.solve)(KEY, jax.tree.map(jnp.asarray, batch))
         return np.bincount(np.asarray(head.transduce(params)).argmax(-1)).max()
 

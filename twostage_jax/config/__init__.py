@@ -4,6 +4,7 @@ fields.py    the declaration of a field: default by preset, check, sweepability
 settings.py  base class of the configurations
 choices.py   names that a config can choose from
 groups.py    the groups `pretrain` and `head`, as frozen dataclasses
+reading.py   fields about how a source is read
 schema.py    the whole configuration, as a frozen dataclass
 options.py   fields that a function requests by a parameter name
 studies.py   flags of the studies

@@ -48,10 +48,14 @@ WATCH = ("on", "off")
 SELECT = ("last", "probe")
 INITS = ("torch", "lecun")
 SHARE = ("encoder", "order")
+CLASS_WEIGHTS = ("none", "auto")
+# Solved protocols that class weights change in a meaningful way.
+WEIGHTED = ("linear", "ridge", "knn")
+DUPLICATES = ("auto", "exact", "near")
 AUGMENTATIONS = (
     "none",
     "handwriting",
     "objects",
     "photographs",
 )
-NOT_COMPUTED = ("out", "save_predictions")  # fields about files; they change no result
+NOT_COMPUTED = ("out", "save_predictions", "cache_dir")  # fields about files; they change no result

@@ -10,7 +10,10 @@ from twostage_jax.config.deploy import Export, Predict
 from twostage_jax.config.fields import SWITCH, UNSET, flag
 from twostage_jax.config.flags import FROM, Debug, Loading
 from twostage_jax.config.groups import HeadConfig, PretrainConfig
+from twostage_jax.config.reading import ReadingConfig
+from twostage_jax.config.reports import Report
 from twostage_jax.config.schema import CommonConfig, Config, MembersConfig, RecipeConfig
+from twostage_jax.config.serving import Serve
 from twostage_jax.config.studies import STUDIES, Study
 
 
@@ -58,8 +61,8 @@ class Head(_Training, MembersConfig):
     """Stage 2: a head on the frozen encoder"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluate(Loading):
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Evaluate(Loading, ReadingConfig):
     """Measure a finished run on a split of its own data or of another source."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -82,12 +85,12 @@ class Evaluate(Loading):
     """Folder in which TensorFlow Datasets keeps its data"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Data(Debug):
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Data(Debug, ReadingConfig):
     """Describe a source: sizes, classes, duplicates across splits, fingerprint."""
 
     spec: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SPEC")]
-    """Source: digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
+    """Source: digits, mnist, tfds:NAME, idx:DIR, npz:FILE, folder:DIR or csv:FILE"""
     validation: Annotated[int, flag("INT", "a tenth, at most 5000")] = UNSET
     """Number of training examples set aside for validation"""
     data_dir: Annotated[Path | None, flag("DIR", "TFDS's own")] = None
@@ -124,11 +127,13 @@ COMMANDS = {
     "head": Head,
     "evaluate": Evaluate,
     "predict": Predict,
+    "report": Report,
     "export": Export,
+    "serve": Serve,
     "data": Data,
     "bench": Bench,
     # The name of a study is two words: `twostage study labels`.
     **{f"study {name}": kind for name, kind in STUDIES.items()},
 }
 Training: TypeAlias = Run | Pretrain | Head
-Command: TypeAlias = Training | Evaluate | Predict | Export | Data | Bench | Study
+Command: TypeAlias = Training | Evaluate | Predict | Report | Export | Serve | Data | Bench | Study

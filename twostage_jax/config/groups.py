@@ -170,8 +170,8 @@ finetune (also trains the encoder), or package.module:function"""
     method: Annotated[str, *declare("NAME", choice("method", METHODS), "auto", default=METHOD)] = (
         UNSET
     )
-    """Method of the protocol propagate: zhou, poisson, poisson-mbo, or auto (poisson-mbo below 20 \
-labels per class, else zhou)"""
+    """Method of the protocol propagate: zhou, poisson, poisson-mbo, or auto (poisson-mbo below \
+20 labels per class if its clusters fit them, else zhou)"""
     class_sizes: Annotated[
         str, *declare("SIZES", check_text, "equal", default=CLASS_SIZES, normal=as_shares)
     ] = UNSET

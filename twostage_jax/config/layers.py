@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from twostage_jax.config.choices import ENCODER_DEFAULTS, ENCODER_FIELDS, NOT_COMPUTED, SOLVED
 from twostage_jax.config.fields import OTHER_PRESETS, declarations, dotted, present
 from twostage_jax.config.groups import GROUPS, TRAINED
 from twostage_jax.config.options import OPTIONS
+from twostage_jax.config.reading import READING_FIELDS
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
 from twostage_jax.config.settings import from_mapping
@@ -159,7 +161,10 @@ def to_dict(config: Config) -> dict[str, object]:
     values = _as_json(config)
     for name in NOT_COMPUTED:
         del values[name]
-    values["data_dir"] = str(config.data_dir) if config.data_dir else None
+    # A run without these settings has the config that earlier versions wrote.
+    for name in READING_FIELDS:
+        if values.get(name) is None:
+            values.pop(name, None)
     values["sweep"] = {name: list(x) for name, x in config.sweep} if config.sweep else None
     for group in GROUPS:
         inner = getattr(config, group)
@@ -168,7 +173,13 @@ def to_dict(config: Config) -> dict[str, object]:
 
 
 def _as_json(config: object) -> dict[str, object]:
-    return {name: list(x) if isinstance(x, tuple) else x for name, x in vars(config).items()}
+    return {name: _plain(value) for name, value in vars(config).items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def from_dict(values: object, where: str, trust_code: bool = False) -> Config:

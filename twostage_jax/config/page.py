@@ -32,7 +32,7 @@ class Page:
         for name, declaration in declarations(self._kind).items():
             lines += _entry(self._kind, name, declaration)
         for name, group in self._groups.items():
-            about = _help_texts(inspect.getmodule(self._kind), self._kind).get(name, "")
+            about = _help_texts(self._kind).get(name, "")
             lines += ["", f"Fields of `{name}`, a dict or a {group.__name__}. {about}:"]
             for field, declaration in declarations(group).items():
                 lines += _entry(group, field, declaration)
@@ -53,7 +53,7 @@ def documented(kind: type, groups: Mapping[str, type]) -> None:
 
 def _entry(kind: type, name: str, declaration: Declaration) -> list[str]:
     """Return the lines of one field: name, default, help text, allowed values."""
-    text = _help_texts(inspect.getmodule(kind), *kind.__mro__).get(name, "")
+    text = _help_texts(*kind.__mro__).get(name, "")
     allowed = (declaration.check.__doc__ or "").splitlines()[:1]
     if allowed and allowed[0].startswith("Accept "):
         text += f". Allowed: {allowed[0].removeprefix('Accept ').rstrip('.')}"
@@ -62,13 +62,21 @@ def _entry(kind: type, name: str, declaration: Declaration) -> list[str]:
     return [f"    {name}{default}", *(f"        {line}" for line in body)]
 
 
+def _help_texts(*kinds: type) -> dict[str, str]:
+    """Return the strings under the fields of some classes, by field."""
+    texts: dict[str, str] = {}
+    for kind in reversed(kinds):
+        if kind is not object:
+            texts |= _texts_of_module(inspect.getmodule(kind), kind.__name__)
+    return texts
+
+
 @cache
-def _help_texts(module: ModuleType | None, *kinds: type) -> dict[str, str]:
-    """Return the strings under the fields of some classes of a module, by field."""
-    names = {kind.__name__ for kind in kinds}
+def _texts_of_module(module: ModuleType | None, kind: str) -> dict[str, str]:
+    """Return the strings under the fields of a class of a module, by field."""
     texts = {}
     for node in ast.parse(inspect.getsource(module)).body if module else []:
-        if not isinstance(node, ast.ClassDef) or node.name not in names:
+        if not isinstance(node, ast.ClassDef) or node.name != kind:
             continue
         for field, text in zip(node.body, node.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):

@@ -3,12 +3,13 @@
 import math
 import re
 
-from twostage_jax.config.choices import SOLVED
+from twostage_jax.config.choices import SOLVED, WEIGHTED
 from twostage_jax.config.fields import declarations, dotted
 from twostage_jax.config.groups import GROUPS, TRAINED
+from twostage_jax.config.reading import reading_of
 from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import DECLARATIONS, SWEEPABLE, swept
-from twostage_jax.data.spec import check_spec
+from twostage_jax.data.spec import check_reading, check_spec
 from twostage_jax.errors import UserError, did_you_mean, shown
 
 # A number that an objective or head may take; it is checked when the function is loaded.
@@ -32,6 +33,7 @@ def check(config: Config) -> None:
     # Before any data is read, because a source may take minutes.
     if config.data is not None:
         check_spec(config.data, config.data_dir is not None)
+        check_reading(reading_of(config), config.data)
     for group in GROUPS:
         _check_set(config, group)
     _check_sweep(config)
@@ -39,6 +41,7 @@ def check(config: Config) -> None:
         check_solved(config)
     _check_trials(config)
     _check_selection(config)
+    _check_trust(config)
 
 
 def _check_set(config: Config, group: str) -> None:
@@ -83,6 +86,20 @@ def check_solved(config: Config) -> None:
                 f"{option} goes with a trained head; {config.head.protocol} is solved in one "
                 "call: leave it out"
             )
+
+
+def _check_trust(config: Config) -> None:
+    protocol = config.head.protocol
+    if config.class_weights == "auto" and protocol in SOLVED and protocol not in WEIGHTED:
+        remedy = "leave --class-weights out, or choose a trained head, linear, ridge or knn"
+        if protocol == "propagate":
+            remedy = "give --head.class-sizes instead"
+        raise UserError(f"--class-weights auto does not apply to {protocol}: {remedy}")
+    if config.other_class is not None and config.validation == 0:
+        raise UserError(
+            "--other-class needs validation images to fit a threshold, and --validation is 0: "
+            "give --validation N"
+        )
 
 
 def trial_count(config: Config) -> int:

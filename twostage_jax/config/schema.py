@@ -42,15 +42,18 @@ from twostage_jax.config.presets import (
     INIT,
     PRESETS,
 )
+from twostage_jax.config.reading import ReadingConfig
 from twostage_jax.config.settings import Settings, from_mapping
+from twostage_jax.config.trust import TrustConfig
 
 
 @dataclass(frozen=True, repr=False)
-class CommonConfig(Settings):
+class CommonConfig(ReadingConfig):
     """Fields of every command that trains."""
 
     data: Annotated[str, *declare("SPEC", check_text, default="digits")] = UNSET
-    """Source of images and labels: digits, mnist, tfds:NAME, idx:DIR or npz:FILE"""
+    """Source of images and labels: digits, mnist, tfds:NAME, idx:DIR, npz:FILE, folder:DIR or \
+csv:FILE"""
     out: Annotated[Path | None, *declare("DIR", check_path, "runs/DATA-TIME", normal=as_path)] = (
         None
     )
@@ -66,7 +69,7 @@ class CommonConfig(Settings):
 
 
 @dataclass(frozen=True, repr=False)
-class MembersConfig(CommonConfig):
+class MembersConfig(TrustConfig, CommonConfig):
     """Fields of every command that trains heads: labels, members, sweep and placement."""
 
     labels: Annotated[int, *declare("N", integer(1), "all")] = UNSET

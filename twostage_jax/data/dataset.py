@@ -8,9 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from twostage_jax.data.grouping import notes_on_splits
 from twostage_jax.data.names import listed
-from twostage_jax.data.source import Source, check_source, class_names
-from twostage_jax.data.split import Split, set_aside
+from twostage_jax.data.source import (
+    BrokenFile,
+    Source,
+    check_source,
+    class_names,
+    has_classes,
+    without_labels,
+)
+from twostage_jax.data.split import Split, as_columns, set_aside
 from twostage_jax.errors import UserError
 from twostage_jax.reprs import Rows, html_table, text_table
 
@@ -27,9 +35,11 @@ class TrainingData:
 
     Attributes:
         name: short name of the data set.
-        train: labelled examples, `{"image": uint8 [N, H, W, C], "label": int32 [N]}`.
+        train: labelled examples, `{"image": uint8 [N, H, W, C], "label": int32 [N]}`. A source with
+            a file for each image adds `path`, text `[N]`, and one with groups `group`, int32 `[N]`.
         validation: the same: the source's own split, or taken from its train split; may be empty.
-        unlabelled: `{"image": uint8 [U, H, W, C]}`, the pool for stage 1 alone; may be empty.
+        unlabelled: `{"image": uint8 [U, H, W, C]}`, the pool for stage 1 alone, with `path` and
+            `group` as in `train`; may be empty.
         classes: the `K` class names.
         fingerprint: `sha256:…` of the source's examples. Their order and the size of validation do
             not matter.
@@ -42,6 +52,13 @@ class TrainingData:
         notes: sentences on how the source was read: values scaled, labels converted, and arrays,
             files or splits that are not used.
         scale: range of the values in the source, such as `"0 to 16, scaled to 0 to 255"`.
+        groups: names of the groups, indexed by `group`; empty without groups.
+        fit: `"pad"` or `"crop"`: how images of other shapes were brought into the form.
+        broken: files that were left out because they cannot be decoded.
+        validation_size: value of `validation` that gives the same validation split again. Whole
+            groups are set aside, so its size can differ.
+        outsiders: images of `--other-class` by split, uint8 `[U, H, W, C]`; empty without one.
+            Nothing is trained on them.
     """
 
     name: str
@@ -55,6 +72,11 @@ class TrainingData:
     rows: dict[str, np.ndarray]
     notes: tuple[str, ...] = ()
     scale: str = "0 to 255"
+    groups: tuple[str, ...] = ()
+    fit: str = "pad"
+    broken: tuple[BrokenFile, ...] = ()
+    validation_size: int = 0
+    outsiders: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -108,34 +130,47 @@ class Dataset(TrainingData):
         """Separate the data for training from the test split, which is put under lock."""
         names = [field.name for field in dataclasses.fields(TrainingData)]
         training = TrainingData(**{name: getattr(self, name) for name in names})
-        return training, Lockbox(self.test)
+        outsiders = dict(self.outsiders)
+        lockbox = Lockbox(self.test, outsiders.pop("test", None))
+        return dataclasses.replace(training, outsiders=outsiders), lockbox
 
 
 class Lockbox:
-    """The test split and its number of examples, `count`."""
+    """The test split and its number of examples, `count`.
 
-    def __init__(self, test: Split) -> None:
+    `outsiders` are images of `--other-class` uint8 `[U, H, W, C]` in the source's test split, or
+    None. They are measured when the test split is read.
+    """
+
+    def __init__(self, test: Split, outsiders: np.ndarray | None = None) -> None:
         # Everything but `unlock` gets along with the count, so no choice can depend on the test.
         self._test = test
         self.count = len(test["label"])
+        self.outsiders = outsiders
 
     def unlock(self) -> Split:
         """Return the test split; the caller has recorded this reading of it before."""
         return self._test
 
 
-def make_dataset(source: Source, validation: int | None = None) -> Dataset:
+def make_dataset(
+    source: Source, validation: int | None = None, needs_labels: bool = True
+) -> Dataset:
     """Check a source, set aside the splits that it lacks, and fingerprint it.
 
     Args:
         source: content of the files.
         validation: number of examples to take from train, stratified; by default a tenth, at most
             5,000.
+        needs_labels: False for stage 1 alone: without two labelled classes, all images are
+            unlabelled.
 
     Raises:
         UserError: an empty split, a single class or too many, splits that do not fit together, or
             `validation` out of range.
     """
+    if not needs_labels and not has_classes(source):
+        return _unlabelled_dataset(without_labels(source))
     train = check_source(source)
     classes = class_names(source, train)
     train = with_digests(train)
@@ -155,12 +190,13 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
     else:
         train, test = set_aside(train, max(1, len(train["label"]) // TEST_SHARE))
         notes += (f"no test split: {_count(test)} of the train split set aside as one",)
-    train, held_out, more = _cut_validation(source.name, train, extra, validation)
+    train, held_out, size, more = _cut_validation(source.name, train, extra, validation)
     splits = {"train": train, "validation": held_out, "test": test}
-    pool = train["image"][:0] if source.unlabelled is None else source.unlabelled
+    notes += more + notes_on_splits(source, splits, classes)
+    pool, dropped = _pool(source, splits)
     hashed: dict[str, Split] = dict(splits)
-    if len(pool):  # an empty pool must not change the fingerprints of sources without one
-        hashed["unlabelled"] = with_digests({"image": pool})
+    if len(pool["image"]):  # an empty pool must not change the fingerprints of sources without one
+        hashed["unlabelled"] = with_digests(pool)
         originals.append(hashed["unlabelled"])
     return Dataset(
         name=source.name,
@@ -169,11 +205,63 @@ def make_dataset(source: Source, validation: int | None = None) -> Dataset:
         order=fingerprint(list(hashed.values()), ordered=True),
         parts={name: fingerprint([split]) for name, split in hashed.items()},
         rows={name: split["row"] for name, split in splits.items()},
-        notes=notes + more,
+        notes=notes + dropped,
         scale=source.scale,
-        unlabelled={"image": pool},
-        **{n: {key: split[key] for key in ("image", "label")} for n, split in splits.items()},
+        groups=source.groups,
+        fit=source.fit,
+        broken=source.broken,
+        validation_size=size,
+        unlabelled=_visible(pool),
+        **{name: _visible(split) for name, split in splits.items()},
     )
+
+
+def _unlabelled_dataset(source: Source) -> Dataset:
+    """Return a data set of a source without labels."""
+    if source.unlabelled is None or not len(source.unlabelled):
+        raise UserError(f"{source.name} has no images: give a source that has some")
+    empty: Split = {"image": source.unlabelled[:0], "label": np.zeros(0, np.int32)}
+    pool = {"image": source.unlabelled, **(source.pool or {})}
+    hashed = with_digests(pool)
+    return Dataset(
+        name=source.name,
+        classes=(),
+        fingerprint=fingerprint([hashed]),
+        order=fingerprint([hashed], ordered=True),
+        parts={"unlabelled": fingerprint([hashed])},
+        rows={name: np.zeros(0, np.int32) for name in ("train", "validation", "test")},
+        notes=(*source.notes, "no labels are used: stage 1 alone can be trained"),
+        scale=source.scale,
+        groups=source.groups,
+        fit=source.fit,
+        broken=source.broken,
+        unlabelled=_visible(pool),
+        train=empty,
+        validation=empty,
+        test=empty,
+    )
+
+
+def _visible(split: Split) -> Split:
+    """Return the columns of a split that users see."""
+    names = ("image", "label", "path", "group")
+    return as_columns({name: split[name] for name in names if name in split})
+
+
+def _pool(source: Source, splits: Mapping[str, Split]) -> tuple[Split, tuple[str, ...]]:
+    """Return the unlabelled images without those of held-out groups, and notes."""
+    if source.unlabelled is None:
+        absent = ("label", "row", "digest")
+        return {k: values[:0] for k, values in splits["train"].items() if k not in absent}, ()
+    pool = {"image": source.unlabelled, **(source.pool or {})}
+    if "group" not in pool:
+        return pool, ()
+    held_out = [splits[name]["group"] for name in ("validation", "test")]
+    kept = ~np.isin(pool["group"], np.concatenate(held_out))
+    if kept.all():
+        return pool, ()
+    note = f"{(~kept).sum():,} unlabelled images of groups in validation and test are left out"
+    return {name: values[kept] for name, values in pool.items()}, (note,)
 
 
 def _count(split: Split) -> str:
@@ -183,21 +271,27 @@ def _count(split: Split) -> str:
 
 def _cut_validation(
     name: str, train: Split, extra: Split | None, validation: int | None
-) -> tuple[Split, Split, tuple[str, ...]]:
-    """Return train and validation split, and notes.
+) -> tuple[Split, Split, int, tuple[str, ...]]:
+    """Return train and validation split, the size that was asked for, and notes.
 
     The source's own split is used if `validation` is None or equal to its size, because a resumed
     run asks for the recorded size.
     """
     if extra is not None and validation in (None, len(extra["label"])):
-        return train, extra, ()
+        return train, extra, len(extra["label"]), ()
     count = _validation_count(validation, len(train["label"]), name)
-    rest, carved = set_aside(train, count)
+    try:
+        rest, carved = set_aside(train, count)
+    except UserError as error:  # groups that cannot be divided
+        if validation is not None:
+            raise
+        rest, carved = set_aside(train, 0)
+        return rest, carved, 0, (f"no validation split: {error}",)
     if extra is None:
-        return rest, carved, ()
+        return rest, carved, count, ()
     instead = f"takes {count:,} from the train split" if count else "asks for none"
     note = f"the source's validation split ({_count(extra)}) is not used: --validation {instead}"
-    return rest, carved, (note,)
+    return rest, carved, count, (note,)
 
 
 def with_digests(split: Split) -> Split:

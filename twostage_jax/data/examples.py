@@ -27,6 +27,9 @@ class Examples(NamedTuple):
         fingerprint: `sha256:…` of the source, as `Dataset.fingerprint`.
         test_fingerprint: `sha256:…` of these examples; equals `Dataset.parts["test"]` of a data set
             whose test split has exactly these examples.
+        path: path of each image as the source gives it, text `[N]`; None without files.
+        group: group of each image, int32 `[N]`, an index into `groups`; None without groups.
+        groups: names of the groups.
     """
 
     name: str
@@ -37,6 +40,9 @@ class Examples(NamedTuple):
     notes: tuple[str, ...]
     fingerprint: str
     test_fingerprint: str
+    path: np.ndarray | None = None
+    group: np.ndarray | None = None
+    groups: tuple[str, ...] = ()
 
 
 def make_examples(source: Source, classes: Sequence[str], split: str | None = None) -> Examples:
@@ -71,6 +77,9 @@ def make_examples(source: Source, classes: Sequence[str], split: str | None = No
         notes=notes,
         fingerprint=source_fingerprint(source),
         test_fingerprint=fingerprint([mapped]),
+        path=chosen.get("path"),
+        group=chosen.get("group"),
+        groups=source.groups,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from twostage_jax.data.dataset import TrainingData
+from twostage_jax.data.split import as_columns
 from twostage_jax.errors import UserError, shown
 
 if TYPE_CHECKING:
@@ -33,11 +34,15 @@ def with_labels(dataset: Data, count: int, seed: int = 0) -> Data:
         UserError: a `count` that does not fit the training examples.
     """
     chosen = draw_labels(dataset.train["label"], count, dataset.classes, seed)
-    rest = np.delete(dataset.train["image"], chosen, axis=0)
+    pool = {
+        name: np.concatenate([values, np.delete(dataset.train[name], chosen, axis=0)])
+        for name, values in dataset.unlabelled.items()
+        if name in dataset.train
+    }
     return dataclasses.replace(
         dataset,
-        train={name: values[chosen] for name, values in dataset.train.items()},
-        unlabelled={"image": np.concatenate([dataset.unlabelled["image"], rest])},
+        train=as_columns({name: values[chosen] for name, values in dataset.train.items()}),
+        unlabelled=as_columns(pool),
         rows={**dataset.rows, "train": dataset.rows["train"][chosen]},
     )
 
@@ -147,3 +152,21 @@ def flip_by_matrix(key: "jax.Array", label: "jax.Array", transition: np.ndarray)
     # Rounding can leave the last limit below 1. A class of probability 0 must not get the rest.
     last = (jnp.asarray(transition) > 0).shape[1] - 1 - jnp.argmax(transition[:, ::-1] > 0, 1)
     return jnp.minimum(drawn, last[label]).astype(jnp.int32)
+
+
+def balanced_weights(label: np.ndarray) -> np.ndarray:
+    """Return weights with which all classes count the same, float32 of the shape of `label`.
+
+    The weight of an example is `n / (P · n_k)`, with P classes that have labels and `n_k` labels of
+    its class. The mean weight is 1.
+
+    Args:
+        label: int `[n]`, or `[R, n]` for R trials.
+
+    >>> balanced_weights(np.array([0, 1, 1, 1, 1, 5, 5, 5])).tolist()[:2]
+    [2.6666667461395264, 0.6666666865348816]
+    """
+    if label.ndim > 1:
+        return np.stack([balanced_weights(row) for row in label])
+    _, index, counts = np.unique(label, return_inverse=True, return_counts=True)
+    return (len(label) / (len(counts) * counts[index])).astype(np.float32)

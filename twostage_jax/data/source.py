@@ -13,19 +13,36 @@ from twostage_jax.errors import UserError
 CLASS_LIMIT = 2000
 
 
+class BrokenFile(NamedTuple):
+    """File that cannot be decoded: its path as the source gives it, and the reason."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Return both as one sentence."""
+        return f"{self.path}: {self.reason}"
+
+
 class Source(NamedTuple):
     """Content of a user's files, before anything is split off.
 
     Attributes:
         name: short name of the data set.
         train: `image` uint8 `[N, H, W, C]` and `label` int32 `[N]`, and `row` int32 `[N]` where
-            rows of the file were left out; None if the source has no train split.
+            rows of the file were left out; None if the source has no train split. A source with a
+            file for each image adds `path` (text, as the source gives it) and `file`; one with
+            groups adds `group` int32 `[N]`.
         test: the same, or None if the source has no test split.
         classes: class names, indexed by label. If empty, the labels themselves are the names.
         unlabelled: images uint8 `[U, H, W, C]` without labels, or None.
         validation: as `train`, or None if the source has no validation split.
         notes: sentences on how the files were read.
         scale: range of the values in the files, in words.
+        pool: other columns of the unlabelled images, such as `path`; None without any.
+        groups: names of the groups, indexed by `group`.
+        fit: `"pad"` or `"crop"`, as `decode.Form`.
+        broken: files that are left out because they cannot be decoded.
     """
 
     name: str
@@ -36,6 +53,10 @@ class Source(NamedTuple):
     validation: Split | None = None
     notes: tuple[str, ...] = ()
     scale: str = "0 to 255"
+    pool: Split | None = None
+    groups: tuple[str, ...] = ()
+    fit: str = "pad"
+    broken: tuple[BrokenFile, ...] = ()
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -67,6 +88,35 @@ def class_names(source: Source, train: Split) -> tuple[str, ...]:
     return source.classes or tuple(str(k) for k in range(count))
 
 
+def without_labels(source: Source) -> Source:
+    """Return a source whose training images are all unlabelled, for stage 1 alone.
+
+    Its other splits stay only if they have labels of their own to score.
+    """
+    train = source.train
+    if train is None:
+        return source._replace(test=None, validation=None, classes=())
+    images = [train["image"]] if source.unlabelled is None else [source.unlabelled, train["image"]]
+    names = [name for name in train if name not in ("image", "label", "row")]
+    pool = {
+        name: np.concatenate([*([source.pool[name]] if source.pool else []), train[name]])
+        for name in names
+    }
+    return source._replace(
+        train=None,
+        test=None,
+        validation=None,
+        classes=(),
+        unlabelled=np.concatenate(images),
+        pool=pool or None,
+    )
+
+
+def has_classes(source: Source) -> bool:
+    """Return True if the train split of a source has examples of two classes."""
+    return source.train is not None and len(np.unique(source.train["label"])) > 1
+
+
 def check_source(source: Source) -> Split:
     """Return the train split of a source if its splits are usable and fit together.
 
@@ -78,7 +128,7 @@ def check_source(source: Source) -> Split:
     if train is None and source.unlabelled is not None:
         raise UserError(
             f"{source.name} has no training example whose label counts, only images without one: "
-            "give some labels other than -1 with weight 1"
+            "give some labels, or train stage 1 alone with twostage pretrain"
         )
     if train is None:
         raise UserError(
@@ -91,8 +141,8 @@ def check_source(source: Source) -> Split:
     present = np.unique(train["label"])
     if len(present) < 2:
         raise UserError(
-            f"{source.name} has the single class {int(present[0])} in its train split: a "
-            "classifier needs at least two"
+            f"{source.name} has the single class {_name(source, present[0])} in its train split: a "
+            f"classifier needs at least two{_nested(train)}"
         )
     pictures = {name: split["image"] for name, split in source.splits.items()}
     if source.unlabelled is not None:
@@ -120,6 +170,16 @@ def check_source(source: Source) -> Split:
                 f"{listed([_name(source, label) for label in present], 12)}"
             )
     return train
+
+
+def _nested(train: Split) -> str:
+    """Return a hint if the classes may be the folders inside the only folder."""
+    folders = {path.rpartition("/")[0] for path in train.get("path", np.array([], str)).tolist()}
+    inner = sorted(folder for folder in folders if "/" in folder)
+    if not inner:
+        return ""
+    top = inner[0].partition("/")[0]
+    return f"; if the folders in {top!r} are the classes, give folder:DIR/{top}"
 
 
 def _name(source: Source, label: int) -> str:

@@ -4,6 +4,7 @@ run.py       `ts.run`: both stages from top to bottom
 steps.py     stage 1, features, stage 2
 complete.py  a complete run that is resumed
 prepare.py   from a request to a plan: data, networks, trials
+reading.py   data of a run, in the form that its encoder takes
 build.py     from a config to modules, stages and heads
 networks.py  modules, stages and heads of a run, and the shapes of their parameters
 views.py     augmentation of stage 1, by name or chosen from the images
@@ -30,5 +31,9 @@ images.py    images of users, as the network takes them
 sources.py   data that a finished run is evaluated on
 evaluate.py  `twostage evaluate`
 pictures.py  pictures of a run
+material.py  arrays of the page of a run
+outputs.py   everything that a run draws at its end
+preview.py   predictions after each epoch of stage 2
+report.py    the page of a run, and `twostage report`
 clock.py     seconds of each phase
 """

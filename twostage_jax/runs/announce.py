@@ -7,6 +7,7 @@ from twostage_jax.config.presets import STEPS
 from twostage_jax.engine.device import Device
 from twostage_jax.runs.plan import Plan
 from twostage_jax.runs.programs import Placed
+from twostage_jax.show.duplicates import show_duplicates
 from twostage_jax.show.start import PlanRow, show_data, show_device, show_plan
 from twostage_jax.show.tables import counted
 from twostage_jax.show.terminal import Terminal
@@ -25,6 +26,12 @@ def announce(
             f"stage 1 ({settings.pretrain.objective}) uses {plan.labels_read:,} labels: its "
             "encoder is no evidence for pretraining without labels"
         )
+    if plan.duplicates is not None:
+        counts = [
+            (pairs.earlier, pairs.later, int(pairs.identical.sum()), len(pairs.image))
+            for pairs in plan.duplicates.pairs
+        ]
+        show_duplicates(counts, _sizes(plan), plan.duplicates.reason, terminal)
     augmentation = plan.augmentation
     # There are figures only if the name was not given.
     if augmentation is not None and augmentation.figures and "pretrain" in plan.stages:

@@ -57,8 +57,8 @@ def make_networks(
     Args:
         config: resolved config.
         image_shape: `(H, W, C)`.
-        classes: number of classes K.
-        labelled: number of labelled examples of one trial.
+        classes: number of classes K; 0 without labels.
+        labelled: number of labelled examples of one trial; 0 without labels.
         validation: number of validation examples.
         images: number of training images, with and without a label.
 
@@ -67,6 +67,9 @@ def make_networks(
             that do not fit. Nothing is compiled for these checks.
     """
     torch_init = config.init == "torch"
+    # Without labels there is no head, and any numbers give the same stage 1.
+    classes = classes or 2
+    labelled = labelled or classes
     modules = {
         **_make_modules(config, image_shape),
         "classes": classes,

@@ -9,6 +9,7 @@ import numpy as np
 from twostage_jax.config.fields import check_coverage
 from twostage_jax.data.dataset import Dataset
 from twostage_jax.data.examples import ALL, Examples
+from twostage_jax.data.spec import READING, Reading
 from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
 from twostage_jax.runs.handover import chosen_probability
@@ -76,6 +77,7 @@ def evaluate(
     ood: str | None = None,
     coverage: float | None = None,
     save_predictions: bool = False,
+    reading: Reading = READING,
 ) -> Evaluation:
     """Evaluate a run and print the figures, as `twostage evaluate` does.
 
@@ -91,6 +93,7 @@ def evaluate(
             is large enough.
         save_predictions: True to write `predictions-SPLIT.npz`, and `predictions-ood.npz` with the
             scores of both sources.
+        reading: settings of reading another source.
 
     Raises:
         UserError: an empty split, data of another shape or with other classes, or a coverage that
@@ -99,8 +102,8 @@ def evaluate(
     if coverage is not None:
         check_coverage("--coverage", coverage)
     needed = ood is not None or coverage is not None
-    with terminal.status("reading data"):
-        sources = load_sources(run, terminal, split, data, ood, data_dir, needed)
+    with terminal.reading("reading data") as progress:
+        sources = load_sources(run, terminal, split, data, ood, data_dir, needed, reading, progress)
     fitted_here = sources.examples is None and split == "validation"
     if fitted_here and coverage is not None:
         raise UserError(

@@ -15,7 +15,7 @@ from twostage_jax.config.choices import SUPERVISED
 from twostage_jax.config.schema import Config
 from twostage_jax.config.sweep import swept
 from twostage_jax.data.dataset import TrainingData
-from twostage_jax.data.labels import draw_labels, flip_labels
+from twostage_jax.data.labels import balanced_weights, draw_labels, flip_labels
 from twostage_jax.data.split import Split
 from twostage_jax.engine.members import TrialData, gather
 from twostage_jax.errors import UserError
@@ -34,6 +34,8 @@ class Examples(NamedTuple):
         label: labels of stage 2, int32 `[R, n]`, or `[n]` if all trials share them.
         encoder_label: the same for stage 1, `[E, n]` or `[n]`, if the objective trains only on the
             labelled images; None if it trains on all images.
+        weight: weights of the examples of stage 2 by class, float32 of the shape of `label`; None
+            without class weights.
     """
 
     dataset: TrainingData
@@ -42,6 +44,7 @@ class Examples(NamedTuple):
     encoder_drawn: np.ndarray | None
     label: np.ndarray
     encoder_label: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
     @property
     def labelled(self) -> int:
@@ -97,7 +100,8 @@ def make_examples(config: Config, dataset: TrainingData, trials: Trials) -> Exam
     pool = dataset.unlabelled["image"]
     if len(pool):
         images = np.concatenate([images, pool])
-    return Examples(dataset, images, drawn, encoder_drawn, label, encoder_label)
+    weight = balanced_weights(label) if config.class_weights == "auto" else None
+    return Examples(dataset, images, drawn, encoder_drawn, label, encoder_label, weight)
 
 
 def _draws(config: Config, dataset: TrainingData, seeds: list[int]) -> np.ndarray:
@@ -188,7 +192,8 @@ def head_data(examples: Examples, features: np.ndarray | None, trials: Trials) -
             encoder runs in every step, on images.
         trials: all trainings.
     """
-    return _head_images(examples, features, trials) | _own_labels(examples.label)
+    data = _head_images(examples, features, trials) | _own_labels(examples.label)
+    return data if examples.weight is None else data | _own_labels(examples.weight, "weight")
 
 
 def _head_images(examples: Examples, features: np.ndarray | None, trials: Trials) -> TrialData:
@@ -205,11 +210,11 @@ def _head_images(examples: Examples, features: np.ndarray | None, trials: Trials
     return TrialData({}, {"image": gather(features, trials.encoder_numbers[:, None], positions)})
 
 
-def _own_labels(label: np.ndarray) -> TrialData:
-    """Return labels `[n]` that all trials share, or `[R, n]`."""
-    if label.ndim == 1:
-        return TrialData({"label": label}, {})
-    return TrialData({}, {"label": gather(label, np.arange(len(label)))})
+def _own_labels(values: np.ndarray, name: str = "label") -> TrialData:
+    """Return labels or weights `[n]` that all trials share, or `[R, n]`."""
+    if values.ndim == 1:
+        return TrialData({name: values}, {})
+    return TrialData({}, {name: gather(values, np.arange(len(values)))})
 
 
 def with_index(data: TrialData, needed: bool) -> TrialData:
@@ -259,7 +264,8 @@ def solve_data(
         label: its labels `[V]`.
         trials: all trainings.
     """
-    weight = np.ones(data.shapes["label"].shape, np.float32)
-    shared = TrialData({"weight": weight, "validation_label": label}, {})
-    data = data | shared | _index_data(examples)
+    if examples.weight is None:
+        weight = np.ones(data.shapes["label"].shape, np.float32)
+        data |= TrialData({"weight": weight}, {})
+    data = data | TrialData({"validation_label": label}, {}) | _index_data(examples)
     return data | from_encoders("validation_image", validation, trials)

@@ -14,6 +14,7 @@ from twostage_jax.data.split import Split
 from twostage_jax.engine.passes import Pass, apply_pass
 from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import UserError
+from twostage_jax.runs.duplicates import duplicates_files, duplicates_record
 from twostage_jax.runs.handover import (
     chosen_groups,
     chosen_pretrained,
@@ -22,6 +23,12 @@ from twostage_jax.runs.handover import (
 )
 from twostage_jax.runs.plan import Plan
 from twostage_jax.runs.programs import RunPrograms
+from twostage_jax.runs.rejection import (
+    fit_rejection,
+    make_features,
+    measure_rejection,
+    rejection_files,
+)
 from twostage_jax.runs.result import (
     DataSizes,
     EnsembleRecord,
@@ -36,15 +43,13 @@ from twostage_jax.scores.detection import mean_probability
 from twostage_jax.scores.figures import (
     MemberScores,
     Scores,
-    SweepPoint,
-    SweepRecord,
     assess,
-    choose_point,
     compute_scores,
     member_scores,
     prediction_file,
     probabilities,
 )
+from twostage_jax.scores.sweep import SweepPoint, SweepRecord, choose_point
 from twostage_jax.show.plots import plot_sweep
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.epochs import EpochRecord, last_loss
@@ -88,6 +93,7 @@ class Finished(NamedTuple):
         files: content of other files, by name.
         test: examples of the test split.
         probability: mean probabilities `[N, K]` of the chosen trials on test.
+        predictor: encoders and heads of the chosen trials.
     """
 
     record: ResultRecord
@@ -95,6 +101,7 @@ class Finished(NamedTuple):
     files: dict[str, bytes]
     test: Split
     probability: np.ndarray
+    predictor: Predictor
 
 
 def finish_run(
@@ -124,6 +131,8 @@ def finish_run(
     files = {}
     if sweep is not None and len(validation["label"]):
         files[SWEEP_PLOT] = plot_sweep(sweep)
+    features = make_features(plan, programs, trained.pretrained, chosen, rows)
+    rejection = fit_rejection(plan, chosen, features, logits[rows], rows)
     test = lockbox.unlock()
     test_logits = chosen.logits(test["image"])
     if not np.isfinite(test_logits).all():
@@ -155,7 +164,13 @@ def finish_run(
         environment=_environment(),
         sweep=sweep,
         **transductive_fields(plan, chosen, rows),
+        duplicates=duplicates_record(plan, mean_probability(on_test), test["label"]),
+        rejection=rejection
+        and measure_rejection(
+            rejection, plan, chosen, features, test_logits, test, lockbox.outsiders
+        ),
     )
+    files |= rejection_files(rejection) | duplicates_files(plan, test)
     if plan.config.save_predictions:
         for split, values, label in (
             ("validation", held_out[rows], validation["label"]),
@@ -170,7 +185,7 @@ def finish_run(
         **chosen_pretrained(trained.pretrained, plan.trials, rows, members),
         **chosen_groups(chosen.params, plan.trials, members),
     }
-    return Finished(record, groups, files, test, mean_probability(on_test))
+    return Finished(record, groups, files, test, mean_probability(on_test), chosen)
 
 
 def make_predictor(plan: Plan, programs: RunPrograms, params: Params) -> Predictor:

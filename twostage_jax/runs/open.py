@@ -27,6 +27,7 @@ from twostage_jax.runs.handover import (
 from twostage_jax.runs.networks import Networks
 from twostage_jax.runs.opened import Run
 from twostage_jax.runs.prepare import read_config
+from twostage_jax.runs.rejection import load_gaussians
 from twostage_jax.runs.result import ResultRecord
 from twostage_jax.runs.trials import Trials, make_trials, own_numbers
 from twostage_jax.stages.stage import Params
@@ -116,6 +117,7 @@ def _open_finished(folder: Path, config: Config, manifest: Manifest) -> Run:
         pretrained=pretrained.predictor,
         no_decoder=pretrained.no_decoder,
         several=len(trials.encoders) > 1 and config.members > 1,
+        gaussians=load_gaussians(folder, record.rejection),
     )
 
 

@@ -13,11 +13,12 @@ from twostage_jax.reprs import Rows, html_table, text_table
 from twostage_jax.runs.handover import FROZEN
 from twostage_jax.runs.images import network_images
 from twostage_jax.runs.result import Result, ResultRecord, record_rows, stage_text
-from twostage_jax.scores.detection import mean_probability
+from twostage_jax.scores.detection import Gaussians, Outputs, mean_probability
 from twostage_jax.scores.figures import probabilities
+from twostage_jax.scores.rejection import reject
 from twostage_jax.stages.stage import Head, Params
 from twostage_jax.store.decoding import encode
-from twostage_jax.store.records import Manifest
+from twostage_jax.store.records import Manifest, Rejection
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,6 +69,7 @@ class Run:
     pretrained: Predictor | None  # None if the run that trained the encoder is gone
     no_decoder: str  # reason why images cannot be reconstructed, or empty
     several: bool  # True if the encoder has a member axis
+    gaussians: tuple[Gaussians, ...] = ()  # of each encoder, if `rejection` needs them
 
     @property
     def tuned(self) -> bool:
@@ -106,6 +108,35 @@ class Run:
         if self.classifier is None:
             raise UserError(self._no_head())
         return self.classifier
+
+    @property
+    def rejection(self) -> Rejection | None:
+        """Threshold that rejects images of no class; None if validation was too small for it.
+
+        Raises:
+            UserError: a run without stage 2.
+        """
+        return self.record.rejection
+
+    def reject(self, images: object) -> tuple[np.ndarray, np.ndarray]:
+        """Return the outlier score `[N]` of each image, and True for images of no class.
+
+        Raises:
+            UserError: images of another shape or out of range; a run without a threshold.
+        """
+        rejection = self.rejection
+        if rejection is None:
+            raise UserError(
+                f"{self.folder} has no threshold, because its validation split is too small: train "
+                "with a larger --validation"
+            )
+        array = self._images(images)
+        logits = self.predictor.logits(array)
+        features = np.empty((0, len(array), 0), np.float32)
+        if self.gaussians:
+            features = self.predictor.features(array)
+        outputs = Outputs(probabilities(logits), logits, features)
+        return reject(outputs, rejection.score, rejection.threshold, self.gaussians)
 
     def predict(self, images: object) -> np.ndarray:
         """Return the most probable class of each image, int32 `[N]`.

@@ -8,6 +8,7 @@ import numpy as np
 
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import TrainingData
+from twostage_jax.data.duplicates import Duplicates
 from twostage_jax.runs.examples import Examples
 from twostage_jax.runs.networks import Networks, head_shapes
 from twostage_jax.runs.trials import Trials, first_numbers, own_numbers
@@ -31,6 +32,7 @@ class Plan:
         chunks: members that train together, by stage, of the run that is resumed.
         encoding: use of the encoder in stage 2, in words.
         augmentation: augmentation of stage 1, None if its objective takes no views.
+        duplicates: copies of test and validation images in earlier splits; None without stage 2.
     """
 
     config: Config
@@ -44,6 +46,7 @@ class Plan:
     chunks: Mapping[str, int]
     encoding: str
     augmentation: AugmentationRecord | None = None
+    duplicates: Duplicates | None = None
 
     @property
     def features_once(self) -> bool:
@@ -84,7 +87,15 @@ class Plan:
 
 def few_examples(dataset: TrainingData) -> dict[str, np.ndarray]:
     """Return two training examples, for functions that only need shapes."""
-    return {name: values[:2] for name, values in dataset.train.items()}
+    train = dataset.train
+    if not len(train["label"]):
+        return as_one_class(dataset.unlabelled["image"][:2])
+    return {name: train[name][:2] for name in ("image", "label")}
+
+
+def as_one_class(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return images without labels as examples of one class, where no label counts."""
+    return {"image": images, "label": np.zeros(len(images), np.int32)}
 
 
 def stage_names(pretrained: Params | None, pretrain_only: bool) -> Sequence[str]:

@@ -5,49 +5,40 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-
+from twostage_jax.config.choices import SUPERVISED
 from twostage_jax.config.epochs import resolve_epochs
 from twostage_jax.config.groups import TRAINED
 from twostage_jax.config.layers import completed, from_dict, overlay, resolve, to_dict
 from twostage_jax.config.options import check_options, without_unused
 from twostage_jax.config.presets import STEPS
+from twostage_jax.config.reading import READING_FIELDS
 from twostage_jax.config.rules import check, check_solved
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
+from twostage_jax.data.duplicates import find_duplicates
 from twostage_jax.data.spec import absolute
-from twostage_jax.engine.compile import cores
 from twostage_jax.engine.passes import choose_encoding
-from twostage_jax.engine.switches import numeric_switches
 from twostage_jax.errors import UserError
 from twostage_jax.runs.build import make_networks
 from twostage_jax.runs.clock import Clock
 from twostage_jax.runs.examples import make_examples
-from twostage_jax.runs.handover import load_pretrained, source_digest
+from twostage_jax.runs.handover import load_pretrained
 from twostage_jax.runs.networks import Networks
+from twostage_jax.runs.outsiders import without_outsiders
 from twostage_jax.runs.plan import Plan, stage_names
-from twostage_jax.runs.programs import Placed
+from twostage_jax.runs.reading import load_data, with_form_of
 from twostage_jax.runs.resume import (
     notice_switches,
     package_versions,
     resumed_config,
-    updated_manifest,
 )
 from twostage_jax.runs.trials import Trials, make_trials
 from twostage_jax.runs.views import resolve_augment
 from twostage_jax.show.terminal import Terminal
-from twostage_jax.store.atomic import write_bytes
-from twostage_jax.store.layout import CONFIG, LOCK, MANIFEST, check_free, check_name
+from twostage_jax.store.layout import LOCK, MANIFEST, check_free, check_name
 from twostage_jax.store.lock import locked
 from twostage_jax.store.records import (
-    DataRecord,
-    MachineRecord,
-    Manifest,
-    PreprocessingRecord,
-    json_bytes,
     read_manifest,
-    repeatable_config,
-    write_manifest,
 )
 
 
@@ -142,7 +133,8 @@ def _on_encoder_of(config: Config, trust_code: bool) -> Config:
         inherited = dataclasses.replace(base, head=dataclasses.replace(base.head, epochs=None))
     values = {name: x for name, x in to_dict(inherited).items() if name not in fresh}
     if config.data not in (None, base.data):
-        values |= {"validation": None, "data_dir": None, "labels": None}
+        values |= {"validation": None, "data_dir": None, "labels": None, "other_class": None}
+        values |= dict.fromkeys(READING_FIELDS)
     values["encoder_run"] = _origin(config, trust_code)
     merged = overlay(dataclasses.replace(config, encoder_run=None), values)
     if merged.pretrain != base.pretrain:
@@ -162,17 +154,24 @@ def prepare(
     Raises:
         UserError: data, modules or settings that do not fit together.
     """
-    with terminal.status("reading data"), clock.phase("data"):
-        # The encoder of another run takes images in the scale of that run's data.
-        encoder_run = config.encoder_run
-        scale = read_manifest(Path(encoder_run)).data.scale if encoder_run else ""
-        source = load(config.data or "digits", config.validation, config.data_dir, scale)
-        dataset, lockbox = source.lock()
+    with terminal.reading("reading data") as progress, clock.phase("data"):
+        source = load_data(config, request.pretrain_only, load, progress)
+        source = without_outsiders(source, config.other_class)
+    duplicates = None
+    if not request.pretrain_only:
+        with terminal.status("searching for duplicates"), clock.phase("data"):
+            duplicates = find_duplicates(source.splits, config.duplicates or "auto")
+    dataset, lockbox = source.lock()
     requested = config
-    config = resolve(config, dataset.image_shape, len(dataset.validation["label"]))
+    config = resolve(with_form_of(config, dataset), dataset.image_shape, dataset.validation_size)
     # Again, because earlier runs and the data have added values: a sweep needs validation examples.
     check(config)
     trials = make_trials(config)
+    if config.pretrain.objective in SUPERVISED and not dataset.classes:
+        raise UserError(
+            f"--pretrain.objective {config.pretrain.objective} trains on labels, and "
+            f"{dataset.name} has none: give another objective, such as autoencoder"
+        )
     examples = make_examples(config, dataset, trials)
     config = resolve_epochs(config, examples.counts)
     with terminal.status("choosing an augmentation"), clock.phase("data"):
@@ -210,6 +209,7 @@ def prepare(
         chunks=chunks,
         encoding=encoding,
         augmentation=augmentation,
+        duplicates=duplicates,
     )
     return plan, lockbox
 
@@ -280,56 +280,3 @@ def _pretrained(
 
 def _size(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
-
-
-def make_manifest(plan: Plan, placed: dict[str, Placed]) -> Manifest:
-    """Return the manifest of a run that has not trained anything yet.
-
-    It contains the number of members that train together, by stage; a resumed run keeps it.
-    """
-    config = plan.config
-    dataset = plan.dataset
-    manifest = Manifest(
-        schema=1,
-        config=to_dict(config),
-        groups={},
-        preprocessing=PreprocessingRecord(
-            image=("uint8", *dataset.image_shape), formula="(x / 255 - 0.5) / 0.5"
-        ),
-        classes=list(dataset.classes),
-        data=DataRecord(
-            dataset.name, dataset.fingerprint, dataset.order, dataset.parts, dataset.scale
-        ),
-        chunks={stage: place.placement.chunk for stage, place in placed.items()},
-        versions=package_versions(),
-        machine=current_machine(),
-        allowed=[],
-        save_predictions=config.save_predictions,
-        test_reads=0,
-        switches=numeric_switches(),
-        augmentation=None if config.encoder_run else plan.augmentation,
-    )
-    if config.encoder_run:
-        source = read_manifest(Path(config.encoder_run))
-        encoder = source_digest(source)
-        manifest = dataclasses.replace(manifest, pretrain=source.pretrain, encoder=encoder)
-    return manifest
-
-
-def current_machine() -> MachineRecord:
-    """Return the hardware that the bits of a result depend on."""
-    return MachineRecord(jax.devices()[0].device_kind, jax.device_count(), cores())
-
-
-def open_folder(folder: Path, manifest: Manifest, terminal: Terminal) -> Manifest:
-    """Make a folder that of this run, or resume the run in it; returns its manifest.
-
-    Raises:
-        UserError: if the folder has a run on other data.
-    """
-    if (folder / MANIFEST).is_file():
-        manifest = updated_manifest(folder, manifest, terminal)
-    write_manifest(folder, manifest)
-    # For people, and for --config; no command decides by it.
-    write_bytes(folder / CONFIG, json_bytes(repeatable_config(manifest)))
-    return manifest

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from twostage_jax.reprs import Rows, html_table, text_table
-from twostage_jax.scores.figures import MemberScores, Scores, Summary, SweepRecord, Uncertainty
+from twostage_jax.scores.figures import MemberScores, Scores, Summary, Uncertainty
+from twostage_jax.scores.sweep import SweepRecord
 from twostage_jax.stages.stage import Params
-from twostage_jax.store.records import FrozenRecord, PretrainRecord
+from twostage_jax.store.records import FrozenRecord, PretrainRecord, Rejection
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,47 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class DuplicatePairs:
+    """Images of one split that have a copy in an earlier split.
+
+    Attributes:
+        earlier: split with the copies.
+        later: the other split.
+        identical: number of images with a copy of identical pixels.
+        near: number of images with a nearly identical copy.
+        relabelled: number of them with another label than their copy; None without labels.
+        rows: rows of the first 100 copies and images in the source, `[copy, image]`. All are in
+            `duplicates.csv`.
+    """
+
+    earlier: str
+    later: str
+    identical: int
+    near: int
+    relabelled: int | None
+    rows: list[list[int]]
+
+
+@dataclass(frozen=True)
+class DuplicatesRecord:
+    """Copies of test and validation images in earlier splits.
+
+    Attributes:
+        near: True if nearly identical images were searched too.
+        pairs: pairs of splits with copies.
+        affected: number of test images that have a copy.
+        test_without: scores on the other test images; None if all or none have a copy.
+        reason: sentence that says why only identical images were searched.
+    """
+
+    near: bool
+    pairs: list[DuplicatePairs]
+    affected: int
+    test_without: Scores | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class ResultRecord:
     """Content of `result.json`.
 
@@ -117,6 +159,8 @@ class ResultRecord:
             the scores are not those of new images (`test`).
         member_transductive: the same for each member, on the images without a label in that member.
         transductive_note: reason for missing transductive scores of such a head.
+        duplicates: copies of test and validation images in earlier splits.
+        rejection: threshold that rejects images of no class; None if validation is too small.
     """
 
     schema: int
@@ -139,6 +183,8 @@ class ResultRecord:
     transductive: Scores | None = None
     member_transductive: MemberScores | None = None
     transductive_note: str | None = None
+    duplicates: DuplicatesRecord | None = None
+    rejection: Rejection | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

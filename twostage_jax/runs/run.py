@@ -17,7 +17,7 @@ from twostage_jax.config.layers import imported_names
 from twostage_jax.config.rules import check
 from twostage_jax.config.schema import Config
 from twostage_jax.data.dataset import Lockbox
-from twostage_jax.data.split import Split
+from twostage_jax.data.marks import csv_bytes
 from twostage_jax.engine.device import find_device
 from twostage_jax.errors import UserError, shown
 from twostage_jax.runs.announce import announce
@@ -31,15 +31,10 @@ from twostage_jax.runs.handover import (
     head_groups,
     pretrain_groups,
 )
-from twostage_jax.runs.pictures import draw_pictures, draw_stage_1
+from twostage_jax.runs.manifest import make_manifest, open_folder
+from twostage_jax.runs.outputs import draw_pretrained, draw_run
 from twostage_jax.runs.plan import Plan
-from twostage_jax.runs.prepare import (
-    Request,
-    make_manifest,
-    open_folder,
-    prepare,
-    resolve_request,
-)
+from twostage_jax.runs.prepare import Request, prepare, resolve_request
 from twostage_jax.runs.programs import compile_run, place_stages
 from twostage_jax.runs.result import Result
 from twostage_jax.runs.resume import resumed_folder
@@ -57,6 +52,7 @@ from twostage_jax.store.checksums import write_files
 from twostage_jax.store.decoding import encode
 from twostage_jax.store.epochs import EpochRecord, epochs_bytes
 from twostage_jax.store.layout import (
+    BROKEN,
     CONFIG,
     MANIFEST,
     METRICS,
@@ -153,6 +149,9 @@ def run(
             _claim(stack, folder, command, terminal)
             check_free(folder)
         manifest = open_folder(folder, make_manifest(plan, placed), terminal)
+        if plan.dataset.broken:
+            rows = csv_bytes(("path", "reason"), plan.dataset.broken)
+            write_bytes(folder / BROKEN, rows)
         announce(plan, placed, folder, machine, terminal)
         with terminal.status("compiling"), clock.phase("compile"):
             programs = compile_run(plan, placed)
@@ -168,6 +167,7 @@ def run(
             seams=seams,
             stopped=manifest.stopped,
             on_epoch=call_both(board, on_epoch),
+            board=board,
         )
         result = _run_stages(context, manifest, lockbox)
         if board:
@@ -248,10 +248,10 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     record = dataclasses.replace(finished.record, seconds=context.clock.seconds)
     show_result(record, folder, plan.dataset.classes, context.terminal)
     with context.terminal.status("drawing"):
-        pictures = draw_pictures(plan, trained, finished)
+        drawn = draw_run(context, manifest, trained, finished, record)
     files = {
         **finished.files,
-        **pictures,
+        **drawn,
         METRICS: epochs_bytes([*records["pretrain"], *records["head"]]),
         CONFIG: json_bytes(repeatable_config(manifest)),
         MANIFEST: manifest_bytes(manifest),
@@ -269,20 +269,13 @@ def _finish_stage_1(
 ) -> Result:
     """Draw the pictures of a run of stage 1 alone, and show where its encoder is."""
     plan = context.plan
-    pictures = draw_stage_1(plan, pretrained, 0, records, *_images_to_show(plan))
-    for name, content in pictures.items():
+    files = draw_pretrained(context, manifest, pretrained, records)
+    for name, content in files.items():
         write_bytes(context.folder / name, content)
     show_stage_1(
         context.folder, manifest.groups[FROZEN].sha256, _pretrain_record(manifest), context.terminal
     )
     return Result(context.folder, {}, pretrain_groups(pretrained, plan.trials))
-
-
-def _images_to_show(plan: Plan) -> tuple[str, Split]:
-    """Return the split whose images stage 1 reconstructs in a picture, and its name."""
-    # The test split stays locked.
-    held_out = plan.dataset.validation
-    return ("validation", held_out) if len(held_out["label"]) else ("train", plan.dataset.train)
 
 
 def _with_pretrain(manifest: Manifest, plan: Plan, first: StageResult) -> Manifest:

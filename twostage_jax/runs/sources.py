@@ -5,12 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from twostage_jax.config.reading import reading_of, with_form
 from twostage_jax.data.dataset import Dataset
 from twostage_jax.data.examples import Examples
+from twostage_jax.data.parallel import Progress
 from twostage_jax.data.sources import load, load_examples, load_images
-from twostage_jax.data.spec import absolute, takes_data_dir
+from twostage_jax.data.spec import READING, Reading, absolute, fitting, takes_data_dir
 from twostage_jax.errors import UserError
 from twostage_jax.runs.open import Run
+from twostage_jax.runs.outsiders import without_outsiders
 from twostage_jax.show.terminal import Terminal
 
 
@@ -36,6 +39,8 @@ def load_sources(
     ood: str | None,
     data_dir: Path | None,
     own_needed: bool,
+    reading: Reading = READING,
+    progress: Progress | None = None,
 ) -> Sources:
     """Load everything that is evaluated.
 
@@ -47,6 +52,8 @@ def load_sources(
         ood: out-of-distribution source.
         data_dir: folder of TensorFlow Datasets' data.
         own_needed: True if there is no evaluation without the run's own data.
+        reading: settings of reading that the user gives, for another source.
+        progress: called with the number of images decoded and of all.
 
     Raises:
         UserError: data that cannot be read or that do not fit the run.
@@ -64,24 +71,35 @@ def load_sources(
     outliers = None
     if ood is not None:
         folder = data_dir or run.config.data_dir
-        outliers = load_outliers(run, ood, folder if takes_data_dir(ood) else None, terminal)
+        folder = folder if takes_data_dir(ood) else None
+        outliers = load_outliers(run, ood, folder, terminal, reading, progress)
+
+    def read_own(spec: str, folder: Path | None) -> Dataset:
+        return load_own(run, spec, folder, reading.cache_dir, progress)
+
     if data is None:
-        return Sources(load_own(run, own_spec, own_dir or run.config.data_dir), None, outliers)
+        _check_unused(reading, ood)
+        return Sources(read_own(own_spec, own_dir or run.config.data_dir), None, outliers)
     folder = (data_dir or run.config.data_dir) if takes_data_dir(data) else None
     scale = run.manifest.data.scale
-    examples = load_examples(data, run.manifest.classes, None, folder, scale)
+    options = reading_for(run, data, reading)._asdict()
+    examples = load_examples(
+        data, run.manifest.classes, None, folder, scale, progress=progress, **options
+    )
     if examples.fingerprint == run.manifest.data.fingerprint:
         # The run's own data in any location: its splits are those of the run.
         terminal.line(
             f"{data} is the run's own data: its {split or 'test'} split is scored", hang=2
         )
-        return Sources(load_own(run, data, folder), None, outliers)
+        return Sources(read_own(data, folder), None, outliers)
     if split is not None:
-        examples = load_examples(data, run.manifest.classes, split, folder, scale)
+        examples = load_examples(
+            data, run.manifest.classes, split, folder, scale, progress=progress, **options
+        )
     _check_images(run, data, examples.image.shape[1:])
     run_data = None
     try:
-        run_data = load_own(run, own_spec, run.config.data_dir)
+        run_data = read_own(own_spec, run.config.data_dir)
     except UserError as error:
         if own_needed:
             raise
@@ -92,19 +110,60 @@ def load_sources(
     return Sources(run_data, examples, outliers)
 
 
-def load_own(run: Run, spec: str, data_dir: Path | None) -> Dataset:
-    """Load the run's own data from `spec`, with the validation split of the run.
+def load_own(
+    run: Run,
+    spec: str,
+    data_dir: Path | None,
+    cache_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Load the run's own data from `spec`, read and split as for the run.
 
     Raises:
         UserError: data that have changed.
     """
-    dataset = load(spec, run.config.validation, data_dir, run.manifest.data.scale)
+    reading = fitting(reading_of(run.config), spec)._replace(cache_dir=cache_dir)
+    dataset = load(
+        spec,
+        run.config.validation,
+        data_dir,
+        run.manifest.data.scale,
+        needs_labels=bool(run.manifest.classes),
+        progress=progress,
+        **reading._asdict(),
+    )
+    dataset = without_outsiders(dataset, run.config.other_class)
     if not is_own_data(run, dataset):
         raise UserError(
             f"{spec} has changed since {run.folder} was made: its fingerprint is "
             f"{dataset.fingerprint}; give it with --data to evaluate on it anyway"
         )
     return dataset
+
+
+def reading_for(run: Run, spec: str, asked: Reading) -> Reading:
+    """Return the settings with which another source is read for a run.
+
+    The form is that of the run's images. Groups and pixel limit are those of the run unless the
+    user gives them; columns of its csv mean nothing in another source.
+    """
+    run_reading = reading_of(run.config)
+    inherited = {name: getattr(run_reading, name) for name in ("group_by", "pixel_limit")}
+    asked_values = {name: x for name, x in asked._asdict().items() if x not in (None, False, ())}
+    preprocessing = run.manifest.preprocessing
+    reading = with_form(READING, preprocessing.image_shape, preprocessing.fit)
+    reading = fitting(reading._replace(**inherited), spec)
+    return reading._replace(**asked_values)
+
+
+def _check_unused(reading: Reading, ood: str | None) -> None:
+    """Raise `UserError` for settings of reading without a source that they apply to."""
+    for name, value in reading._asdict().items():
+        if ood is None and name != "cache_dir" and value not in (None, False, ()):
+            raise UserError(
+                f"--{name.replace('_', '-')} applies to another source, and the run's own data are "
+                "read as before: leave it out, or add --data SPEC"
+            )
 
 
 def is_own_data(run: Run, dataset: Dataset) -> bool:
@@ -124,7 +183,14 @@ def is_own_data(run: Run, dataset: Dataset) -> bool:
     return True
 
 
-def load_outliers(run: Run, spec: str, data_dir: Path | None, terminal: Terminal) -> np.ndarray:
+def load_outliers(
+    run: Run,
+    spec: str,
+    data_dir: Path | None,
+    terminal: Terminal,
+    reading: Reading = READING,
+    progress: Progress | None = None,
+) -> np.ndarray:
     """Load images of another source with the run's image shape, and print how they are read.
 
     Its classes do not matter.
@@ -132,7 +198,9 @@ def load_outliers(run: Run, spec: str, data_dir: Path | None, terminal: Terminal
     Raises:
         UserError: images of another shape.
     """
-    images, notes = load_images(spec, data_dir, run.manifest.data.scale)
+    options = reading_for(run, spec, reading)._asdict()
+    scale = run.manifest.data.scale
+    images, notes = load_images(spec, data_dir, scale, progress=progress, **options)
     for note in notes:
         terminal.line(f"{spec}: {note}", hang=2)
     _check_images(run, spec, images.shape[1:])

@@ -27,10 +27,11 @@ from twostage_jax.runs.examples import (
 from twostage_jax.runs.handover import FROZEN, stacked_shapes
 from twostage_jax.runs.plan import Plan, few_examples
 from twostage_jax.runs.prepared import compile_solve, encoded_images, prepare_head
+from twostage_jax.runs.preview import Preview, make_preview
 from twostage_jax.runs.programs import RunPrograms
 from twostage_jax.runs.resume import run_identity
 from twostage_jax.runs.solve import solve_stage
-from twostage_jax.runs.track import OnEpoch
+from twostage_jax.runs.track import OnEpoch, TensorBoard
 from twostage_jax.runs.train import Seams, StagePlan, StageResult, train_stage
 from twostage_jax.runs.trials import INITIAL, TRAINING
 from twostage_jax.runs.watch import watch_data
@@ -67,6 +68,7 @@ class RunContext(NamedTuple):
     seams: Seams
     stopped: Mapping[str, int] = {}
     on_epoch: OnEpoch | None = None
+    board: TensorBoard | None = None
 
 
 def pretrain(context: RunContext) -> StageResult:
@@ -102,8 +104,11 @@ def train_head(
     if isinstance(programs, StagePrograms):
         validation = validation_data(plan.examples, on_validation, plan.trials)
         data = with_index(data, plan.networks.needs_index("head"))
+        preview = make_preview(plan, context.folder, on_validation, before, context.board)
         with context.clock.phase("head"):
-            return _train(context, "head", programs, data, validation, frozen, before)
+            return _train(
+                context, "head", programs, data, validation, frozen, before, preview=preview
+            )
     assert on_validation is not None
     label = dataset.validation["label"]
     data = solve_data(plan.examples, data, on_validation, label, plan.trials)
@@ -148,6 +153,7 @@ def _train(
     pretrained: Params,
     before: Sequence[EpochRecord],
     watch: TrialData | None = None,
+    preview: Preview | None = None,
 ) -> StageResult:
     """Initialise and train a stage, with the keys that belong to its name."""
     plan = context.plan
@@ -163,6 +169,7 @@ def _train(
         watch=watch,
         features=plan.feature_count,
         keep_best=stage == "pretrain" and plan.config.pretrain.select == "probe",
+        preview=preview,
     )
     return train_stage(programs, data, numbers, keys, start, stage_plan)
 

@@ -2,9 +2,10 @@
 
 import contextlib
 import importlib
+import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from twostage_jax.engine.loop import Progress
 from twostage_jax.errors import UserError
+from twostage_jax.show.mosaics import draw_predictions
 from twostage_jax.store.atomic import remove
 from twostage_jax.store.epochs import VALIDATION_PREFIX, EpochRecord
 from twostage_jax.store.layout import METRICS
@@ -70,6 +72,7 @@ class TensorBoard:
         self._writer_class = load_writer()
         self._folder = folder
         self._writers: dict[str, Any] = {}
+        self._pictured: set[int] = set()  # epochs of stage 2
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         """Add the figures of an epoch, which `metrics.jsonl` already has."""
@@ -78,17 +81,37 @@ class TensorBoard:
         else:
             self._open()
 
+    def add_predictions(self, arrays: Mapping[str, np.ndarray], classes: Sequence[str]) -> None:
+        """Add pictures of validation images with their predictions, of epochs that have none yet.
+
+        Args:
+            arrays: from `preview.progress_arrays`.
+            classes: names of the K classes.
+        """
+        if not self._writers:
+            self._open()
+        for row, epoch in enumerate(arrays["progress_epoch"].tolist()):
+            if epoch in self._pictured:
+                continue
+            self._pictured.add(epoch)
+            self._picture("head/predictions", draw_predictions(arrays, row, classes), epoch)
+
     def add_pictures(self) -> None:
         """Add all pictures in the run's folder."""
-        # Imported here, because most runs do not need it.
-        from PIL import Image
-
         if not self._writers:
             self._open()
         for path in sorted(self._folder.glob("*.png")):
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-            self._writers["training"].add_image(path.stem, pixels, dataformats="HWC")
+            self._picture(path.stem, path.read_bytes(), None)
+
+    def _picture(self, name: str, png: bytes, step: int | None) -> None:
+        # Imported here, because most runs do not need it.
+        from PIL import Image
+
+        with Image.open(io.BytesIO(png)) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        writer = self._writers["training"]
+        writer.add_image(name, pixels, step, dataformats="HWC")
+        writer.flush()
 
     def close(self) -> None:
         """Finish the files."""

@@ -82,6 +82,7 @@ class StagePlan(NamedTuple):
         watch: examples for the figures of an encoder, if it is watched.
         features: number of features D of that encoder.
         keep_best: keep the parameters of the best epoch by the probe.
+        preview: receives the parameters and the records of the stage after each epoch.
     """
 
     name: str
@@ -99,6 +100,7 @@ class StagePlan(NamedTuple):
     watch: TrialData | None = None
     features: int = 0
     keep_best: bool = False
+    preview: Callable[[Params, Sequence[EpochRecord]], None] | None = None
 
     def facts(self, records: Sequence[EpochRecord]) -> CheckpointFacts:
         """Return the facts that are saved with a checkpoint."""
@@ -280,6 +282,10 @@ class _Session:
             except BaseException:
                 self._save(progress)
                 raise
+        if record is not None and plan.preview is not None:
+            # Before the checkpoint, so that a killed run does not lose the predictions.
+            assert progress.state is not None
+            plan.preview(progress.state.params, self.records)
         if ended and plan.stop is not None:
             # Before the checkpoint: a process that is killed in between trains this epoch again,
             # and ends the stage with it.

@@ -37,7 +37,7 @@ def watch_data(examples: Examples, trials: Trials) -> TrialData:
         rows = np.sort(random.permutation(len(examples.images))[:LIMIT])
         return TrialData({"image": examples.images[rows]}, {})
     rows = _rows(validation["label"])
-    held_out = {f"validation_{name}": values[rows] for name, values in validation.items()}
+    held_out = {f"validation_{name}": validation[name][rows] for name in ("image", "label")}
     image = examples.dataset.train["image"]
     label = examples.label
     if label.ndim == 1:

@@ -1,4 +1,4 @@
 """Figures from probabilities and labels.
 
-Files: metrics, figures, calibration, conformal, detection.
+Files: metrics, figures, classes, sweep, calibration, conformal, detection, rejection, and others.
 """

@@ -27,9 +27,30 @@ def calibration_error(probability: np.ndarray, label: np.ndarray) -> float:
     """
     confidence = probability.max(-1)
     correct = probability.argmax(-1) == label
-    index = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gap = np.bincount(index, correct - confidence, BINS)
+    gap = np.bincount(_bin_of(confidence), correct - confidence, BINS)
     return float(np.abs(gap).sum() / len(label))
+
+
+def _bin_of(confidence: np.ndarray) -> np.ndarray:
+    return np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+
+
+def reliability(probability: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Bins of a reliability diagram, float `[15, 3]`, with the bins of `calibration_error`.
+
+    Each row has the number of examples, their mean confidence and their accuracy; the last two are
+    0 in an empty bin.
+
+    Args:
+        probability: `[N, K]`.
+        label: int `[N]`.
+    """
+    confidence = probability.max(-1)
+    correct = probability.argmax(-1) == label
+    index = _bin_of(confidence)
+    count = np.bincount(index, minlength=BINS)
+    sums = [np.bincount(index, values, BINS) for values in (confidence, correct)]
+    return np.stack([count, *(values / np.maximum(count, 1) for values in sums)], axis=1)
 
 
 def fit_temperature(probability: np.ndarray, label: np.ndarray) -> float:

@@ -1,17 +1,25 @@
 """Out-of-distribution detection: outlier scores of each example, and how well they separate."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from scipy import special
 
 # Directions with less than this share of the largest variance are noise or dead units.
 CUTOFF = 1e-9
 
-Distance = Callable[[np.ndarray], np.ndarray]
+# Names of the outlier scores, in the order of tables.
+OUTLIER_SCORES = (
+    "maximum_probability",
+    "entropy",
+    "energy",
+    "mahalanobis",
+    "mutual_information",
+)
+# An array of NumPy or of JAX; their common type has no name.
+Array: TypeAlias = Any
 
 
 class Outputs(NamedTuple):
@@ -44,18 +52,29 @@ class Detection:
     fpr95: float
 
 
-def mean_probability(probability: np.ndarray) -> np.ndarray:
+def mean_probability(probability: Array) -> Array:
     """Mean over members, float64 `[N, K]` from `[M, N, K]`."""
+    if not isinstance(probability, np.ndarray):
+        return probability.mean(0)
     # `dtype` avoids a float64 copy of all members: for a thousand of them that is gigabytes.
     return np.asarray(np.mean(probability, axis=0, dtype=np.float64))
 
 
-def predictive_entropy(probability: np.ndarray) -> np.ndarray:
+def _precise(values: Array) -> Array:
+    """Return values of NumPy as float64; those of JAX stay as they are."""
+    return np.float64(values) if isinstance(values, np.ndarray) else values
+
+
+def predictive_entropy(probability: Array) -> Array:
     """Entropy of each prediction in nats, `[N]` in [0, log K], from `[N, K]`."""
-    return special.entr(np.asarray(probability, np.float64)).sum(-1)
+    xp = probability.__array_namespace__()
+    probability = _precise(probability)
+    # The logarithm of 0 is not computed: 0 · log 0 is 0.
+    logs = xp.log(xp.where(probability > 0, probability, 1.0))
+    return -(probability * logs).sum(-1)
 
 
-def mutual_information(probability: np.ndarray) -> np.ndarray:
+def mutual_information(probability: Array) -> Array:
     """Disagreement of members about each example in nats, `[N]`, from `[M, N, K]`.
 
     Entropy of the mean minus mean of the entropies (Houlsby et al., "Bayesian Active Learning for
@@ -65,23 +84,42 @@ def mutual_information(probability: np.ndarray) -> np.ndarray:
     total = sum(predictive_entropy(member) for member in probability)
     difference = predictive_entropy(mean_probability(probability)) - total / len(probability)
     # Rounding can make the difference of equal entropies negative.
-    return np.maximum(difference, 0)
+    return difference.clip(0)
 
 
-def energy(logits: np.ndarray) -> np.ndarray:
+def energy(logits: Array) -> Array:
     """Mean over members of `-logsumexp(logits)`, `[N]`, from `[M, N, K]`.
 
     Liu et al., "Energy-based Out-of-distribution Detection", 2020.
     """
-    members = [special.logsumexp(np.float64(member), axis=-1) for member in logits]
-    return -np.mean(members, axis=0)
+    xp = logits.__array_namespace__()
+    total = 0.0
+    for member in logits:
+        values = _precise(member)
+        largest = values.max(-1)
+        total += largest + xp.log(xp.exp(values - largest[..., None]).sum(-1))
+    return -total / len(logits)
 
 
-def make_mahalanobis(features: np.ndarray, label: np.ndarray) -> Distance:
-    """Make a function of features `[N, D]`: the squared distance `[N]` to the nearest class mean.
+class Gaussians(NamedTuple):
+    """One Gaussian for each class, all with the same covariance, in the space of the features.
 
-    Each class that has examples is a Gaussian, and all have one covariance (Lee et al., "A Simple
-    Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", 2018).
+    Attributes:
+        whiten: float64 `[D, R]`; after this projection, distances are Euclidean.
+        centres: projected means of the P classes that have examples, float64 `[P, R]`.
+        classes: their numbers, int `[P]`.
+    """
+
+    whiten: np.ndarray
+    centres: np.ndarray
+    classes: np.ndarray
+
+
+def fit_gaussians(features: np.ndarray, label: np.ndarray) -> Gaussians:
+    """Fit a Gaussian to each class that has examples.
+
+    Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
+    Adversarial Attacks", 2018.
 
     Args:
         features: `[N, D]`, of the training split.
@@ -94,35 +132,60 @@ def make_mahalanobis(features: np.ndarray, label: np.ndarray) -> Distance:
     variance, vectors = np.linalg.eigh(centred.T @ centred / len(label))
     # Without this cut a dead unit would divide by zero. Unusual values there are not detected.
     kept = variance > CUTOFF * variance.max()
-    # After this projection, distances are Euclidean.
     whiten = vectors[:, kept] / np.sqrt(variance[kept])
-    centres = mean @ whiten
-
-    def distance(features: np.ndarray) -> np.ndarray:
-        points = np.asarray(features, np.float64) @ whiten
-        # One class at a time, because `[N, K, D]` of a large split does not fit into memory.
-        return np.min([((points - centre) ** 2).sum(-1) for centre in centres], axis=0)
-
-    return distance
+    return Gaussians(whiten, mean @ whiten, classes)
 
 
-def outlier_scores(outputs: Outputs, distances: Sequence[Distance]) -> dict[str, np.ndarray]:
-    """Scores `{name: [N]}`; a higher score is further out of the distribution.
+def mahalanobis(features: Array, gaussians: Gaussians) -> Array:
+    """Squared distance `[N]` of features `[N, D]` to the nearest class mean."""
+    xp = features.__array_namespace__()
+    points = _precise(features) @ gaussians.whiten
+    # One class at a time, because `[N, K, D]` of a large split does not fit into memory.
+    distances = [((points - centre) ** 2).sum(-1) for centre in gaussians.centres]
+    return xp.min(xp.stack(distances), axis=0)
 
-    `distances` has one function for each encoder, in the order of `outputs.features`.
+
+def outlier_score(name: str, outputs: Outputs, gaussians: Sequence[Gaussians] = ()) -> Array:
+    """Outlier score `[N]`; a higher score is further out of the distribution.
+
+    Arrays of NumPy are computed in float64. Arrays of JAX are computed in their own precision, and
+    may be traced.
+
+    Args:
+        name: one of `OUTLIER_SCORES`.
+        outputs: outputs for N images.
+        gaussians: for `mahalanobis`, those of each encoder, in the order of `outputs.features`.
+
+    >>> logits = np.array([[[2.0, 0.0], [0.0, 0.0]]])
+    >>> outlier_score("energy", Outputs(logits, logits, logits)).round(2).tolist()
+    [-2.13, -0.69]
     """
-    mean = mean_probability(outputs.probability)
-    pairs = zip(distances, outputs.features, strict=True)
-    scores = {
-        "maximum_probability": 1 - mean.max(-1),
-        "entropy": predictive_entropy(mean),
-        "energy": energy(outputs.logits),
-        "mahalanobis": np.mean([distance(features) for distance, features in pairs], axis=0),
-    }
-    # One member cannot disagree with itself.
-    if len(outputs.probability) > 1:
-        scores["mutual_information"] = mutual_information(outputs.probability)
-    return scores
+    if name == "maximum_probability":
+        return 1 - mean_probability(outputs.probability).max(-1)
+    if name == "entropy":
+        return predictive_entropy(mean_probability(outputs.probability))
+    if name == "energy":
+        return energy(outputs.logits)
+    if name == "mutual_information":
+        return mutual_information(outputs.probability)
+    pairs = zip(outputs.features, gaussians, strict=True)
+    distances = [mahalanobis(*pair) for pair in pairs]
+    return sum(distances) / len(distances)
+
+
+def outlier_scores(outputs: Outputs, gaussians: Sequence[Gaussians]) -> dict[str, np.ndarray]:
+    """Compute all outlier scores, `{name: [N]}`.
+
+    Without `gaussians` there is no `mahalanobis`, and a single member has no `mutual_information`,
+    because it cannot disagree with itself.
+    """
+    names = [
+        name
+        for name in OUTLIER_SCORES
+        if (name != "mahalanobis" or gaussians)
+        and (name != "mutual_information" or len(outputs.probability) > 1)
+    ]
+    return {name: np.asarray(outlier_score(name, outputs, gaussians)) for name in names}
 
 
 def separation(inside: np.ndarray, outside: np.ndarray) -> Detection:
@@ -157,9 +220,9 @@ def detect_outliers(
         `{score: Detection}`, and the scores as arrays: `inside_SCORE` `[N1]` and `outside_SCORE`
         `[N2]`.
     """
-    distances = [make_mahalanobis(encoder, label) for encoder in features]
-    inside_scores = outlier_scores(inside, distances)
-    outside_scores = outlier_scores(outside, distances)
+    gaussians = [fit_gaussians(encoder, label) for encoder in features]
+    inside_scores = outlier_scores(inside, gaussians)
+    outside_scores = outlier_scores(outside, gaussians)
     table = {name: separation(inside_scores[name], outside_scores[name]) for name in inside_scores}
     arrays = {f"inside_{name}": values for name, values in inside_scores.items()}
     arrays |= {f"outside_{name}": values for name, values in outside_scores.items()}

@@ -13,11 +13,12 @@
     per_class_accuracy = confusion.diagonal() / confusion.sum(1)
     balanced_accuracy = np.nanmean(per_class_accuracy)
     worst_class = np.nanargmin(per_class_accuracy)
+    macro_f1 = np.nanmean(2 * confusion.diagonal() / (confusion.sum(0) + confusion.sum(1)))
 """
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +31,13 @@ from twostage_jax.scores.calibration import (
     fit_temperature,
     log_probability,
 )
+from twostage_jax.scores.classes import ClassScores, macro_f1, score_classes
 from twostage_jax.scores.conformal import Conformal, measure_sets, needed_examples
 from twostage_jax.scores.detection import mean_probability, mutual_information, predictive_entropy
 from twostage_jax.scores.interval import accuracy_interval
 
 COVERAGE = 0.95  # of prediction sets; it needs 19 validation examples
 SCORES = ("accuracy", "nll", "ece", "brier")
-CHOSEN_BY = "highest mean accuracy of the members on validation, then lowest mean nll"
 MemberScores = dict[str, list[float | None]]
 
 
@@ -69,6 +70,8 @@ class Scores(BasicScores):
         interval: 95 % interval of the accuracy, `[low, high]`; see `interval.py`.
         balanced_accuracy: mean accuracy of the classes that have examples.
         worst_class: index of the class with the lowest accuracy.
+        per_class: recall with its interval, precision and F1 of each class, `[K]`.
+        macro_f1: mean F1 of the classes that have examples or predictions.
     """
 
     per_class_accuracy: list[float | None] | None = None
@@ -77,6 +80,8 @@ class Scores(BasicScores):
     interval: list[float] | None = None
     balanced_accuracy: float | None = None
     worst_class: int | None = None
+    per_class: list[ClassScores] | None = None
+    macro_f1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -140,34 +145,6 @@ class Assessment:
     uncertainty: Uncertainty
 
 
-@dataclass(frozen=True)
-class SweepPoint:
-    """One point in the grid of a sweep.
-
-    Attributes:
-        values: `{field: value}`.
-        members: number of members that have not diverged.
-        validation: scores of these members; None without validation examples.
-    """
-
-    values: dict[str, float]
-    members: int
-    validation: MemberScores | None
-
-
-@dataclass(frozen=True)
-class SweepRecord:
-    """A sweep: `{field: values}`, the grid (the last field varies fastest), and the chosen point.
-
-    `chosen` is an index into `points`, `chosen_by` the rule in words.
-    """
-
-    fields: dict[str, list[float]]
-    points: list[SweepPoint]
-    chosen: int
-    chosen_by: str = CHOSEN_BY
-
-
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Softmax in float64 of logits `[M, N, K]`, rounded to float32.
 
@@ -199,6 +176,7 @@ def compute_scores(
     per_class = [float(confusion[k, k] / totals[k]) if totals[k] else None for k in range(classes)]
     present = np.flatnonzero(totals)
     rates = confusion.diagonal()[present] / totals[present]
+    per_class_scores = score_classes(confusion)
     return Scores(
         **basic,
         per_class_accuracy=per_class,
@@ -207,6 +185,8 @@ def compute_scores(
         interval=list(accuracy_interval(int(confusion.trace()), len(label))),
         balanced_accuracy=float(rates.mean()),
         worst_class=int(present[rates.argmin()]),
+        per_class=per_class_scores,
+        macro_f1=macro_f1(per_class_scores),
     )
 
 
@@ -294,24 +274,6 @@ def _spread(values: np.ndarray, ensemble: float) -> Spread:
     # Few members: Student's quantile, which is 2.8 for M = 5, and not the normal's 1.96.
     half = float(special.stdtrit(count - 1, 0.975)) * std / math.sqrt(count)
     return Spread(mean, std, mean - half, mean + half, ensemble, gain)
-
-
-def choose_point(points: Sequence[SweepPoint]) -> int:
-    """Index of the point with the highest mean accuracy, then the lowest mean NLL, on validation.
-
-    Points without members are not eligible. A single point needs no validation scores.
-    """
-    if len(points) == 1:
-        return 0
-    eligible = [index for index, point in enumerate(points) if point.members]
-    return max(eligible, key=lambda index: _merit(points[index]))
-
-
-def _merit(point: SweepPoint) -> tuple[float, float]:
-    # A sweep without validation examples is refused with the config.
-    assert point.validation is not None
-    scores = {name: np.array(values, float) for name, values in point.validation.items()}
-    return float(scores["accuracy"].mean()), -float(scores["nll"].mean())
 
 
 def prediction_file(probability: np.ndarray, label: np.ndarray, index: np.ndarray) -> bytes:

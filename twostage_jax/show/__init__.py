@@ -1,4 +1,4 @@
 """Lines, tables and pictures of a run.
 
-Files: terminal, epochs, start, result, uncertainty, tables, plots.
+Files: terminal, epochs, start, result, uncertainty, tables, plots. Folder: report.
 """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twostage_jax.show.epochs import Record
-from twostage_jax.show.figure import COLOURS, GREY, as_png, as_svg, new_figure, place_axes, style
+from twostage_jax.show.figure import COLOURS, GREY, Kind, as_file, new_figure, place_axes, style
 from twostage_jax.show.study import short_count
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ LABEL_HEIGHT = 0.155  # inches between the names at the right edge
 SMALLEST = 5e-5  # share of errors that is drawn for 0 on a logarithmic axis
 
 
-def plot_label_curves(results: Record, kind: str) -> bytes:
+def plot_label_curves(results: Record, kind: Kind) -> bytes:
     """Plot the mean test error of every arm with its 95 % interval, and name the lines.
 
     Arms that use the pretrained encoder are solid, controls are dashed.
 
     Args:
         results: results of a label study, from `study.json`.
-        kind: `png` or `svg`.
+        kind: kind of the file.
 
     Returns:
         Content of the file.
@@ -42,7 +42,7 @@ def plot_label_curves(results: Record, kind: str) -> bytes:
             ends.append((_draw_arm(axes, curve, colour, solid), name, colour))
         _label_axes(axes, results["counts"])
         _name_lines(axes, ends)
-        return as_png(figure) if kind == "png" else as_svg(figure)
+        return as_file(figure, kind)
 
 
 def _draw_arm(axes: "Axes", curve: Sequence[Mapping], colour: str, solid: bool) -> float:

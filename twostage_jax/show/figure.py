@@ -1,10 +1,10 @@
-"""Common style of all pictures: size, fonts and colours; and their PNG files."""
+"""Common style of all pictures: size, fonts and colours; and their PNG and SVG files."""
 
 import contextlib
 import io
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from twostage_jax.errors import printable
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # the import takes half a second, and most commands draw noth
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Kind: TypeAlias = Literal["png", "svg", "page"]
 WIDTH = 7.0  # inches
 DPI = 150  # a README that shows 700 pixels shrinks this width by a third
 # Okabe and Ito's colours, which colour-blind people can tell apart.
@@ -52,12 +53,12 @@ def style() -> Iterator[None]:
             yield
 
 
-def new_figure(height: float) -> "Figure":
+def new_figure(height: float, width: float = WIDTH) -> "Figure":
     """Make a figure of the common width, in inches; call it within `style`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    figure = Figure(figsize=(width, height), dpi=DPI)
     # The canvas of the command line, whatever the user's notebook would choose.
     FigureCanvasAgg(figure)
     return figure
@@ -79,15 +80,21 @@ def as_png(figure: "Figure") -> bytes:
     return file.getvalue()
 
 
-def as_svg(figure: "Figure") -> bytes:
+def as_svg(figure: "Figure", transparent: bool = False) -> bytes:
     """Content of an SVG file with text as text. The same figure always gives the same bytes."""
     import matplotlib
 
     file = io.BytesIO()
     # Without a date and with a fixed salt, identifiers and bytes do not change.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "twostage"}):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", metadata=metadata, transparent=transparent)
     return file.getvalue()
+
+
+def as_file(figure: "Figure", kind: Kind) -> bytes:
+    """Content of a file: `png`, `svg`, or `page`, an SVG that shows the page behind it."""
+    return as_png(figure) if kind == "png" else as_svg(figure, transparent=kind == "page")
 
 
 def short_name(name: object, limit: int) -> str:

@@ -1,6 +1,6 @@
 """Pictures made of images: reconstructions, and mistakes with their captions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -142,6 +142,28 @@ def _caption(mistakes: Mistakes, index: int, classes: Sequence[str]) -> list[str
     if len(guess) + len(percent) <= SHORT:
         return [f"true {truth}", f"predicted {guess} ({percent})"]
     return [f"true {truth}", f"predicted {guess}", f"({percent})"]
+
+
+def draw_predictions(arrays: Mapping[str, np.ndarray], row: int, classes: Sequence[str]) -> bytes:
+    """Draw validation images with their predictions after one epoch.
+
+    Args:
+        arrays: `progress_image`, `progress_label`, `progress_predicted`, `progress_probability` and
+            `progress_epoch` of a run.
+        row: number of the epoch among those of the arrays.
+        classes: names of the K classes.
+
+    Returns:
+        Content of a PNG file.
+    """
+    captions = []
+    names = ("progress_label", "progress_predicted", "progress_probability")
+    label, predicted, probability = (arrays[name] for name in names)
+    for true, guess, value in zip(label, predicted[row], probability[row], strict=True):
+        words = f"{short_name(classes[int(guess)], CAPTION)} ({100 * value:.1f} %)"
+        captions.append([f"true {short_name(classes[int(true)], CAPTION)}", words])
+    title = f"validation images after epoch {arrays['progress_epoch'][row]} of stage 2"
+    return draw_sheet(arrays["progress_image"], captions, title, columns=6)
 
 
 def _write_title(figure: "Figure", text: str) -> None:

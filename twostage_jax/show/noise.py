@@ -9,8 +9,8 @@ from twostage_jax.show.figure import (
     COLOURS,
     GREY,
     WIDTH,
-    as_png,
-    as_svg,
+    Kind,
+    as_file,
     new_figure,
     place_axes,
     style,
@@ -83,7 +83,7 @@ def _show_advice(results: Record, terminal: Terminal) -> None:
     )
 
 
-def plot_noise(results: Record, kind: str) -> bytes:
+def plot_noise(results: Record, kind: Kind) -> bytes:
     """Plot test accuracy over the rate, with a panel for each kind of noise.
 
     The lines are the advised arm, the first arm and the best other arms. Bars reach from the lowest
@@ -91,7 +91,7 @@ def plot_noise(results: Record, kind: str) -> bytes:
 
     Args:
         results: as in `study.json`.
-        kind: `png` or `svg`.
+        kind: kind of the file.
 
     Returns:
         Content of the file.
@@ -122,7 +122,7 @@ def plot_noise(results: Record, kind: str) -> bytes:
                 axes.set_ylabel("test accuracy in %")
             if number == len(panels) - 1:
                 axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), labelcolor=GREY)
-        return as_png(figure) if kind == "png" else as_svg(figure)
+        return as_file(figure, kind)
 
 
 def _panels(noises: Sequence[str]) -> dict[str, dict[float, str]]:

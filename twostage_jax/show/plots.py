@@ -13,7 +13,8 @@ from twostage_jax.show.figure import (
     GREY,
     ORANGE,
     WIDTH,
-    as_png,
+    Kind,
+    as_file,
     new_figure,
     place_axes,
     short_name,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 DECADE = 10  # an axis whose values differ by this factor is logarithmic
 DOTS = 12  # epochs up to which each is marked by a dot
 PANELS = (("pretrain", "loss"), ("head", "loss"), ("head", "accuracy"))
+PANEL = 2.9  # inches
 TITLES = {"pretrain": "stage 1", "head": "stage 2"}
 # Number of classes up to which a cell shows its count and its rate, its count, and a name.
 RATES = 12
@@ -35,16 +37,17 @@ NAME_LIMIT = 14  # characters
 PAGE = 45  # characters of names that fit side by side below a matrix
 
 
-def plot_curves(records: Sequence[Record]) -> bytes:
+def plot_curves(records: Sequence[Record], kind: Kind = "png") -> bytes:
     """Plot loss and accuracy of every epoch on training and validation, for both stages.
 
     With several members, lines are means, and bands reach from the lowest to the highest member.
 
     Args:
         records: `store.EpochRecord` of all stages, at least one.
+        kind: kind of the file.
 
     Returns:
-        Content of a PNG file.
+        Content of the file.
     """
     panels = []
     for stage, name in PANELS:
@@ -61,7 +64,23 @@ def plot_curves(records: Sequence[Record]) -> bytes:
             axes.set_title(f"{TITLES[stage]}: {name}")
             if number == 0:
                 axes.legend()
-        return as_png(figure)
+        return as_file(figure, kind)
+
+
+def plot_panels(records: Sequence[Record]) -> dict[str, bytes]:
+    """Plot every panel of `plot_curves` by itself, for a page; returns SVG files by title."""
+    files = {}
+    for stage, name in PANELS:
+        of_stage = [record for record in records if record.stage == stage]
+        if not of_stage or not _curve(of_stage, name, False).size:
+            continue
+        with style():
+            figure = new_figure(2.3, PANEL)
+            axes = place_axes(figure, 0.55, 0.08, 0.5, 0.1)
+            _draw_curves(axes, of_stage, name)
+            axes.legend()
+            files[f"{TITLES[stage]}: {name}"] = as_file(figure, "page")
+    return files
 
 
 def _draw_curves(axes: "Axes", records: Sequence[Record], name: str) -> None:
@@ -114,16 +133,19 @@ def _band(records: Sequence[Record], key: str) -> tuple[np.ndarray, np.ndarray] 
     return np.where(np.isfinite(low), low, np.nan), np.where(np.isfinite(high), high, np.nan)
 
 
-def plot_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], split: str) -> bytes:
+def plot_confusion(
+    confusion: Sequence[Sequence[int]], classes: Sequence[str], split: str, kind: Kind = "png"
+) -> bytes:
     """Plot the confusion matrix: counts, and shares of each true class as colours.
 
     Args:
         confusion: counts `[K][K]`: true class (row), predicted class (column).
         classes: the K names.
         split: name of the split.
+        kind: kind of the file.
 
     Returns:
-        Content of a PNG file.
+        Content of the file.
     """
     counts = np.array(confusion)
     number = len(counts)
@@ -154,7 +176,7 @@ def plot_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], s
             f"{split} split: {right_ones:,} of {total:,} correct\n"
             "blue: correct, orange: mistakes; colours show shares of the true class"
         )
-        return as_png(figure)
+        return as_file(figure, kind)
 
 
 def _shades(rates: np.ndarray) -> np.ndarray:
@@ -197,16 +219,17 @@ def _write_counts(axes: "Axes", counts: np.ndarray, rates: np.ndarray) -> None:
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
 
 
-def plot_sweep(sweep: Record) -> bytes:
+def plot_sweep(sweep: Record, kind: Kind = "png") -> bytes:
     """Plot validation accuracy over the first field of a sweep, with a line per other value.
 
     Dots are members, lines connect their means, and a ring marks the chosen point.
 
     Args:
         sweep: `scores.SweepRecord` with validation scores.
+        kind: kind of the file.
 
     Returns:
-        Content of a PNG file.
+        Content of the file.
     """
     name = next(iter(sweep.fields))
     values = sweep.fields[name]
@@ -230,7 +253,7 @@ def plot_sweep(sweep: Record) -> bytes:
         axes.set_xlabel(name)
         axes.set_ylabel("validation accuracy")
         axes.legend()
-        return as_png(figure)
+        return as_file(figure, kind)
 
 
 def _lines(sweep: Record, name: str) -> dict[str, list[Record]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from twostage_jax.errors import shortened
+from twostage_jax.show.duplicates import affected_text, show_affected
 from twostage_jax.show.epochs import Record, describe_encoder
 from twostage_jax.show.tables import (
     counted,
@@ -38,9 +39,13 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
         terminal.line()
         show_sweep(result.sweep, terminal)
     if terminal.verbose:
-        _show_details(result, terminal)
+        _show_details(result, classes, terminal)
     terminal.line()
+    show_affected(result.duplicates, result.test.count, terminal)
     show_accuracy(result.test, "test", result.member_test["accuracy"], terminal)
+    affected = affected_text(result.duplicates, result.test.count)
+    if affected is not None:
+        _field("duplicates", affected, terminal)
     show_class_balance(result.test, classes, terminal)
     for split in ("test", "validation"):
         show_scarce_classes(getattr(result, split), split, classes, terminal)
@@ -50,6 +55,8 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
     if result.validation.count:
         count = counted(result.validation.count, "image")
         _field("validation", f"accuracy {decimal(result.validation.accuracy)} ({count})", terminal)
+    if result.rejection is not None:
+        _field("rejected", rejection_text(result.rejection), terminal)
     _show_training(result, terminal)
     if result.test_reads > 1:
         terminal.line(times_read(result.test_reads), hang=LABEL)
@@ -66,6 +73,18 @@ def _show_transductive(result: Record, terminal: Terminal) -> None:
         _field("unlabelled", text, terminal)
     elif result.transductive_note is not None:
         _field("unlabelled", f"no score: {result.transductive_note}", terminal)
+
+
+def rejection_text(rejection: Record) -> str:
+    """Return the rejected shares of `store.Rejection` in words."""
+    score = rejection.score.replace("_", " ")
+    text = f"{100 * rejection.known_rejected:.1f} % of the test images by {score}"
+    if rejection.accepted_accuracy is not None:
+        text += f"; accuracy of the rest {rejection.accepted_accuracy:.4f}"
+    if rejection.other_rejected is not None:
+        name = _short(rejection.other_class)
+        text += f"; {100 * rejection.other_rejected:.1f} % of {rejection.other_count:,} of {name}"
+    return text
 
 
 def _show_training(result: Record, terminal: Terminal) -> None:
@@ -104,9 +123,10 @@ def show_encoder(pretrain: Record, terminal: Terminal) -> None:
         _field("collapsed", pretrain.collapsed, terminal)
 
 
-def _show_details(result: Record, terminal: Terminal) -> None:
+def _show_details(result: Record, classes: Sequence[str], terminal: Terminal) -> None:
     """Print all figures, for `--verbose`."""
     terminal.line()
+    show_classes("test by class", result.test, classes, terminal)
     show_scores("results", {"validation": result.validation, "test": result.test}, terminal)
     show_members(result.summary, len(result.ensemble.rows), "test", terminal)
     show_uncertainty(result.test, result.uncertainty, "test", terminal)
@@ -136,7 +156,7 @@ def show_evaluation(
     """
     scores = assessment.scores
     members = len(assessment.members["accuracy"])
-    show_classes("accuracy by class", scores, classes, terminal)
+    show_classes(f"{split} by class", scores, classes, terminal)
     show_members(assessment.summary, members, split, terminal)
     show_uncertainty(scores, assessment.uncertainty, split, terminal)
     if detection is not None:

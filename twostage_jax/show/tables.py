@@ -17,29 +17,27 @@ WORDS = {
     "ece": "expected calibration error",
     "brier": "Brier score",
 }
-COLUMNS = {
+ROWS = {
     "accuracy": "accuracy",
-    "balanced_accuracy": "balanced",
-    "nll": "nll",
-    "ece": "ece",
-    "brier": "brier",
-    "reconstruction": "reconstruction",
+    "balanced_accuracy": "balanced accuracy (mean recall of the classes)",
+    "macro_f1": "macro F1 (mean F1 of the classes)",
+    "nll": "negative log-likelihood",
+    "ece": "expected calibration error",
+    "brier": "Brier score",
+    "reconstruction": "squared error of the decoder",
 }
 
 
 def show_scores(title: str, splits: Mapping[str, Record], terminal: Terminal) -> None:
-    """Print a row of scores for each split, from `scores.Scores`."""
-    # Only a run with a decoder reconstructs, and only a split with labels has accuracies.
-    columns = {
-        name: words
-        for name, words in COLUMNS.items()
-        if any(getattr(scores, name) is not None for scores in splits.values())
-    }
-    rows = [
-        (split, *(decimal(getattr(scores, name)) for name in columns), scores.count)
-        for split, scores in splits.items()
-    ]
-    terminal.table(title, ("split", *columns.values(), "images"), rows)
+    """Print a column of scores for each split, from `scores.Scores`."""
+    rows = []
+    for name, words in ROWS.items():
+        values = [getattr(scores, name) for scores in splits.values()]
+        # Only a run with a decoder reconstructs, and only a split with labels has accuracies.
+        if any(value is not None for value in values):
+            rows.append((words, *map(decimal, values)))
+    rows.append(("images", *(scores.count for scores in splits.values())))
+    terminal.table(title, ("", *splits), rows)
 
 
 def show_members(summary: Record, count: int, split: str, terminal: Terminal) -> None:
@@ -93,7 +91,10 @@ def show_detection(table: Mapping[str, Record], source: str, terminal: Terminal)
 
 
 def show_classes(title: str, scores: Record, classes: Sequence[str], terminal: Terminal) -> None:
-    """Print the accuracy of each class and its most frequent error, from `scores.Scores`."""
+    """Print recall, F1 and the most frequent error of each class, from `scores.Scores`.
+
+    The recall of a class is the accuracy on its examples.
+    """
     rows = []
     for index, name in enumerate(classes):
         errors = np.array(scores.confusion[index])
@@ -101,8 +102,12 @@ def show_classes(title: str, scores: Record, classes: Sequence[str], terminal: T
         errors[index] = 0  # the diagonal counts correct predictions
         predicted = int(errors.argmax())
         confused = f"{classes[predicted]} ({errors[predicted]})" if errors.any() else "-"
-        rows.append((name, decimal(scores.per_class_accuracy[index]), count, confused))
-    columns = ("class", "accuracy", "count", "most frequent error")
+        row = scores.per_class[index] if scores.per_class else None  # None in older results
+        bounds = ("-", "-") if row is None or row.interval is None else map(decimal, row.interval)
+        f1 = decimal(row.f1 if row else None)
+        recall = decimal(scores.per_class_accuracy[index])
+        rows.append((name, recall, *bounds, f1, count, confused))
+    columns = ("class", "recall", "95 % from", "to", "F1", "count", "most frequent error")
     terminal.table(title, columns, rows)
 
 

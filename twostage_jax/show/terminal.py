@@ -3,7 +3,7 @@
 import contextlib
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
@@ -94,6 +94,15 @@ class Terminal:
         self.notices.append(notice)
         self.line(f"notice: {notice}", hang=8)
 
+    def warn(self, text: str) -> None:
+        """Print a fact that makes a result wrong, louder than all else, and add it to `notices`."""
+        warning = " ".join(text.split())
+        self.notices.append(warning)
+        self.line()
+        lines = self._wrap(printable(f"WARNING: {warning}"), 9)
+        self._print(Text(lines, style="bold white on red"), soft_wrap=True)
+        self.line()
+
     def table(
         self, title: str, columns: Iterable[str], rows: Iterable[Iterable[str | int]]
     ) -> None:
@@ -114,6 +123,31 @@ class Terminal:
         """Show what the program is doing, until the block ends."""
         with self._console.status(text) if self._animated else contextlib.nullcontext():
             yield
+
+    @contextlib.contextmanager
+    def reading(self, text: str) -> Iterator[Callable[[int, int], None]]:
+        """Show that data are read; the yielded function shows how many images are decoded."""
+        if not self._animated:
+            yield lambda done, total: None
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"))
+        counted = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, *counted, console=self._console, transient=True) as bar:
+            task = bar.add_task(text, total=None)
+
+            def advance(done: int, total: int) -> None:
+                bar.update(task, description="decoding images", completed=done, total=total)
+
+            yield advance
 
     @contextlib.contextmanager
     def progress(self, stage: str, epochs: int) -> Iterator[ProgressBar]:

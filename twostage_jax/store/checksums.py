@@ -72,6 +72,16 @@ def check(folder: Path) -> None:
         raise Corrupted(problem)
 
 
+def check_output(folder: Path, name: str) -> None:
+    """Compare one more file of a finished run with its checksum.
+
+    Raises:
+        Corrupted: if it is missing or differs.
+    """
+    for _, problem in _corrupted(folder, read_sums(folder), [name]):
+        raise Corrupted(problem)
+
+
 def corrupted_outputs(folder: Path) -> Iterator[tuple[str, str]]:
     """Find corrupted plots and predictions; yields their names and problems.
 

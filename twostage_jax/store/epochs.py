@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from twostage_jax.errors import UserError
+from twostage_jax.errors import Corrupted, UserError
+from twostage_jax.files import as_json, read_text
 from twostage_jax.store.atomic import append_text, write_bytes
+from twostage_jax.store.decoding import decode
 from twostage_jax.store.layout import METRICS
 
 VALIDATION_PREFIX = "validation_"  # of the members' figures on the validation split
@@ -96,6 +98,31 @@ def write_epochs(folder: Path, records: Sequence[EpochRecord]) -> None:
     same_size = path.is_file() and path.stat().st_size == len(content)
     if not same_size or path.read_bytes() != content:
         write_bytes(path, content)
+
+
+def read_epochs(folder: Path) -> list[EpochRecord]:
+    """Read the records of all epochs from `metrics.jsonl`; without the file there are none.
+
+    Raises:
+        Corrupted: a line that is no record.
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    lines = read_text(path, regular=True).splitlines()
+    return [_read_line(line, f"line {number} of {path}") for number, line in enumerate(lines, 1)]
+
+
+def _read_line(line: str, where: str) -> EpochRecord:
+    try:
+        values = as_json(line)
+        if not isinstance(values, dict):
+            raise UserError("it is no object")
+        fields = {name: values[name] for name in EpochRecord.__dataclass_fields__ if name in values}
+        metrics = {name: value for name, value in values.items() if name not in fields}
+        return decode(EpochRecord, {**fields, "metrics": metrics}, where)
+    except (ValueError, RecursionError) as error:
+        raise Corrupted(f"{where} is corrupted: {error}") from error
 
 
 def last_loss(records: Sequence[EpochRecord], members: Sequence[int] | None = None) -> float | None:

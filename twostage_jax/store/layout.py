@@ -12,7 +12,21 @@ MANIFEST = "manifest.json"  # the source of truth: a folder with this file is a 
 RESULT = "result.json"
 SUMS = "SHA256SUMS"  # in the format of sha256sum
 LOCK = "lock"
-OUTPUTS = ("*.png", "predictions-*.npz")
+BROKEN = "broken.csv"  # files of the source that were left out
+DUPLICATES = "duplicates.csv"
+REJECTION = "rejection.npz"
+REPORT = "report.html"
+MATERIAL = "report.npz"  # pictures and points of the report
+PROGRESS = "progress.jsonl"  # predictions for the same images after each epoch of stage 2
+OUTPUTS = (
+    "*.png",
+    "predictions-*.npz",
+    DUPLICATES,
+    REJECTION,
+    REPORT,
+    MATERIAL,
+    PROGRESS,
+)
 LONGEST_NAME = 255  # bytes of a file name on common file systems
 PART = ".part"  # suffix of a file that is being written
 
@@ -102,7 +116,7 @@ def check_run(folder: Path) -> None:
 
 def clean(folder: Path) -> None:
     """Remove unfinished files that a killed process has left in a run's folder."""
-    for pattern in (CONFIG, METRICS, MANIFEST, RESULT, SUMS, *OUTPUTS):
+    for pattern in (CONFIG, METRICS, MANIFEST, RESULT, SUMS, BROKEN, *OUTPUTS):
         for path in folder.glob(f"{pattern}{PART}"):
             path.unlink()
 

@@ -44,12 +44,15 @@ class PreprocessingRecord:
 
     image: tuple[str, int, int, int]  # dtype, height, width and channels
     formula: str  # input as a function of the pixel `x`
+    fit: str = "pad"  # how images of other shapes are brought into this one: pad or crop
 
     def __post_init__(self) -> None:
         """Check the sizes."""
         # They decide about the size of the modules, before any array is compared.
         if min(self.image_shape) < 1:
             raise ValueError("every size of an image is at least 1")
+        if self.fit not in ("pad", "crop"):
+            raise ValueError(f"fit is pad or crop, not {self.fit}")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -113,6 +116,23 @@ class FrozenRecord:
     before: str
     after: str
     unchanged: bool
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Threshold that rejects images of no class, and its shares on the test split."""
+
+    score: str  # name of the outlier score; see `scores.detection.OUTLIER_SCORES`
+    threshold: float  # images with a higher score are rejected
+    target: float  # share of new known images that the threshold may reject
+    count: int  # number of validation images that it was fitted on
+    known_rejected: float  # rejected share of the test images
+    accepted_accuracy: float | None  # accuracy on the other test images; None if there are none
+    chosen_by: str  # rule that chose the score, in words
+    auroc: dict[str, float]  # figures of that choice, by score
+    other_class: str | None = None  # class of images of no class
+    other_count: int | None = None  # number of its images in the test split
+    other_rejected: float | None = None  # rejected share of them
 
 
 @dataclass(frozen=True)

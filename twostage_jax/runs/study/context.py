@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
 from twostage_jax.config.studies import Study
 from twostage_jax.runs.study.cells import Cells
+from twostage_jax.runs.study.folder import Values as Values
 from twostage_jax.runs.study.sources import Source
 from twostage_jax.show.terminal import Terminal
-
-Values: TypeAlias = dict[str, Any]  # JSON values, or a row of a table, by name
 
 Options = TypeVar("Options", bound=Study)
 

@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from twostage_jax.config.fields import declarations, dotted
 from twostage_jax.config.layers import from_dict, to_dict
@@ -11,11 +12,11 @@ from twostage_jax.config.studies import Study, own_options
 from twostage_jax.data.spec import absolute
 from twostage_jax.errors import UserError
 from twostage_jax.files import read_json
-from twostage_jax.runs.study.context import Values
 from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.layout import LOCK
 from twostage_jax.store.records import json_bytes
 
+Values: TypeAlias = dict[str, Any]  # JSON values, or a row of a table, by name
 STUDY = "study.json"
 SCHEMA = 1
 

@@ -42,6 +42,7 @@ class Candidates(NamedTuple):
         labelled: positions of the images that have a label, int `[L]`.
         label: their labels int `[L]`.
         ignored: True if the labels of the train split are not used.
+        path: path of each candidate, text `[C]`; None for a source without files.
     """
 
     index: np.ndarray
@@ -49,6 +50,7 @@ class Candidates(NamedTuple):
     labelled: np.ndarray
     label: np.ndarray
     ignored: bool
+    path: np.ndarray | None = None
 
     @property
     def unlabelled(self) -> int:
@@ -71,11 +73,12 @@ def find_candidates(study: NextStudy, dataset: TrainingData) -> Candidates:
     first = len(train) if pool else 0
     labelled = np.arange(first)
     label = train[:first]
+    path = (dataset.unlabelled if pool else dataset.train).get("path")
     if study.labelled is not None:
-        position, more = read_labels(study.labelled, index, dataset.classes)
+        position, more = read_labels(study.labelled, index, dataset.classes, path)
         labelled = np.concatenate([labelled, first + position])
         label = np.concatenate([label, more])
-    return Candidates(index, first, labelled, label, not pool)
+    return Candidates(index, first, labelled, label, not pool, path)
 
 
 def check_next(study: NextStudy, dataset: TrainingData) -> None:
@@ -136,7 +139,14 @@ def study_next(context: Context[NextStudy]) -> Values:
         choice = Choice(study.budget, key, probability)
         chosen = choose_from(pool, strategy, choice, candidates.labelled)
     index = candidates.index[chosen - candidates.first].tolist()
-    write_bytes(context.folder / TABLE, csv_bytes(("index", "label"), [(i, "") for i in index]))
+    columns = ("index", "label")
+    lines = [(i, "") for i in index]
+    if candidates.path is not None:
+        # First what `csv:FILE` reads; the index is that of the sheet.
+        columns = ("path", "label", "index")
+        paths = candidates.path[chosen - candidates.first].tolist()
+        lines = [(path, "", i) for path, i in zip(paths, index, strict=True)]
+    write_bytes(context.folder / TABLE, csv_bytes(columns, lines))
     captions = [[f"{rank}: no. {i}"] for rank, i in enumerate(index[:SHOWN], start=1)]
     which = f"The first {len(captions)} of {len(index):,}"
     which = which if len(captions) < len(index) else f"The {len(index)}"

@@ -11,10 +11,13 @@ import jax
 import numpy as np
 
 from twostage_jax.config.groups import HeadConfig
+from twostage_jax.config.reading import reading_of
 from twostage_jax.config.schema import Config
-from twostage_jax.config.studies import Study
+from twostage_jax.config.studies import NextStudy, Study
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
+from twostage_jax.data.parallel import Progress
 from twostage_jax.data.sources import load
+from twostage_jax.data.spec import READING
 from twostage_jax.data.split import Split
 from twostage_jax.engine.finish import finish_rows
 from twostage_jax.engine.passes import encode
@@ -24,7 +27,7 @@ from twostage_jax.runs.networks import Networks
 from twostage_jax.runs.open import open_run
 from twostage_jax.runs.opened import Run
 from twostage_jax.runs.run import run
-from twostage_jax.runs.sources import load_own
+from twostage_jax.runs.sources import load_own, reading_for
 from twostage_jax.runs.study.cells import Cells
 from twostage_jax.runs.train import SEAMS
 from twostage_jax.show.terminal import Terminal
@@ -35,7 +38,7 @@ FEATURES = "features"  # folder of the cached features
 PRETRAIN = "pretrain"  # folder of the encoder that a study trains first
 
 
-def load_source(study: Study) -> tuple[Dataset, Run | None]:
+def load_source(study: Study, progress: Progress | None = None) -> tuple[Dataset, Run | None]:
     """Load the data of a study, and open its run if there is one, without writing anything.
 
     Raises:
@@ -43,7 +46,16 @@ def load_source(study: Study) -> tuple[Dataset, Run | None]:
             changed or have another image shape.
     """
     if study.from_ is None:
-        return load(study.data or "digits", study.validation, study.data_dir), None
+        reading = reading_of(study)
+        dataset = load(
+            study.data or "digits",
+            study.validation,
+            study.data_dir,
+            needs_labels=needs_labels(study),
+            progress=progress,
+            **reading._asdict(),
+        )
+        return dataset, None
     opened = open_run(study.from_, study.trust_code)
     if opened.several:
         raise UserError(
@@ -55,20 +67,36 @@ def load_source(study: Study) -> tuple[Dataset, Run | None]:
             f"stage 2 of {study.from_} trained the encoder with labels, but a study needs a frozen "
             "encoder: give the run that stage 2 started from"
         )
-    return _data_of(study, opened), opened
+    return _data_of(study, opened, progress), opened
 
 
-def _data_of(study: Study, opened: Run) -> Dataset:
+def needs_labels(study: Study) -> bool:
+    """Return True unless a study works on images of which none has a label."""
+    return not isinstance(study, NextStudy)
+
+
+def _data_of(study: Study, opened: Run, progress: Progress | None) -> Dataset:
     config = opened.config
     same_size = study.validation in (None, config.validation)
-    if study.data is None and same_size:
-        return load_own(opened, config.data, study.data_dir or config.data_dir)
+    reading = reading_of(study)
+    is_own = study.data is None and reading._replace(cache_dir=None) == READING
+    if is_own and same_size:
+        folder = study.data_dir or config.data_dir
+        return load_own(opened, config.data, folder, study.cache_dir, progress)
     # With another source or validation split, the size of the split of the run may not fit.
     validation = study.validation
     if validation is None and study.data == config.data:
         validation = config.validation
     folder = study.data_dir or config.data_dir
-    dataset = load(study.data or config.data, validation, folder, opened.manifest.data.scale)
+    dataset = load(
+        study.data or config.data,
+        validation,
+        folder,
+        opened.manifest.data.scale,
+        needs_labels=needs_labels(study),
+        progress=progress,
+        **reading_for(opened, study.data or config.data, reading)._asdict(),
+    )
     expected = opened.manifest.preprocessing.image_shape
     if dataset.image_shape != expected:
         size = "×".join(map(str, dataset.image_shape))
@@ -93,7 +121,7 @@ def train_encoder(study: Study, dataset: Dataset, folder: Path, terminal: Termin
             # Raises an error if stage 1 has not finished.
             return open_run(out, study.trust_code)
 
-    def loaded(*arguments: object) -> Dataset:
+    def loaded(*arguments: object, **options: object) -> Dataset:
         return dataset
 
     run(
@@ -189,7 +217,8 @@ class Source:
     def random_encoder(self, seed: int) -> Params:
         """Return initial parameters of the encoder, with statistics fixed as at the hand-over."""
         stage = self.networks.pretrain({})
-        batch = as_batch({name: values[:2] for name, values in self.dataset.train.items()})
+        train = self.dataset.train
+        batch = as_batch({name: train[name][:2] for name in ("image", "label")})
         params = jax.jit(stage.init)(new_key(seed), batch)
         if stage.finish is not None:
             rows = finish_rows(len(self.images), self.images.shape[1:])

@@ -85,8 +85,8 @@ def run_study(study: Study, terminal: Terminal) -> tuple[Path, Values]:
         elif study.out:
             check_name(study.out)
             check_new(study.out)
-        with terminal.status("reading data"):
-            dataset, opened = load_source(study)
+        with terminal.reading("reading data") as progress:
+            dataset, opened = load_source(study, progress)
         kind.check(study, dataset)
         folder = study.out or create_folder(None, f"study-{kind.name}-{dataset.name}")
         if not study.resume:

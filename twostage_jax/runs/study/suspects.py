@@ -71,7 +71,8 @@ def study_suspects(context: Context[SuspectStudy]) -> Values:
         )
     rows = dataset.rows["train"]
     changed = ranked != label
-    table = suspects_csv(suspects, ranked, rows, classes, label if study.inject else None)
+    path = dataset.train.get("path")
+    table = suspects_csv(suspects, ranked, rows, classes, label if study.inject else None, path)
     write_bytes(context.folder / TABLE, table)
     sheet = draw_suspects(suspects, dataset.train["image"], ranked, classes)
     write_bytes(context.folder / SHEET, sheet)
@@ -105,6 +106,7 @@ def suspects_csv(
     rows: np.ndarray,
     classes: Sequence[str],
     label: np.ndarray | None = None,
+    path: np.ndarray | None = None,
 ) -> bytes:
     """Content of `suspects.csv`: all labels, the most suspicious first.
 
@@ -114,8 +116,11 @@ def suspects_csv(
         rows: row of each example in the source, `[N]`.
         classes: names of the K classes.
         label: labels before some were changed, or None.
+        path: path of each example, text `[N]`, or None. The file then has a column `label`, too,
+            to be corrected and read as `csv:FILE`.
     """
-    columns = ["rank", "index", "given", "suggested", "score"]
+    columns = [] if path is None else ["path", "label"]
+    columns += ["rank", "index", "given", "suggested", "score"]
     columns += ["head_given", "head_suggested", "neighbours_given", "neighbours_suggested"]
     columns += [] if label is None else ["source"]
     lines = []
@@ -124,7 +129,8 @@ def suspects_csv(
         shares = (
             f"{part[row, k]:.4f}" for part in (suspects.head, suspects.neighbours) for k in pair
         )
-        line = [rank, int(rows[row]), classes[pair[0]], classes[pair[1]]]
+        line = [] if path is None else [str(path[row]), classes[pair[0]]]
+        line += [rank, int(rows[row]), classes[pair[0]], classes[pair[1]]]
         line += [f"{suspects.score[row]:.4f}", *shares]
         lines.append(line if label is None else [*line, classes[int(label[row])]])
     return csv_bytes(columns, lines)

@@ -55,7 +55,8 @@ def propagate(
         classes: number of classes K.
         method: `zhou` (Zhou et al., "Learning with Local and Global Consistency", 2004), `poisson`
             or `poisson-mbo` (Calder et al., "Poisson Learning", ICML 2020); `auto` is
-            `poisson-mbo` for fewer than 20 labels per class on average, else `zhou`.
+            `poisson-mbo` for fewer than 20 labels per class on average if its clusters fit the
+            labels, else `zhou`.
         class_sizes: assumed shares of the classes among all images: `equal`, `labels` (the shares
             of the labelled examples), `free` (no assumption), or K shares that add up to 1.
         time: length of the first diffusions of `poisson-mbo`, above 0; may be a traced array.

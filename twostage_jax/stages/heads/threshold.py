@@ -2,8 +2,8 @@
 
 Calder et al., "Poisson Learning: Graph Based Semi-Supervised Learning at Very Low Label Rates",
 ICML 2020. Threshold dynamics finds a local optimum, and a wrong one exchanges or joins classes. So
-it starts three times, from coarse and fine clusters, refines each result, and keeps the best
-partition of the graph.
+it starts three times, from coarse and fine clusters, refines each result, and keeps the partition
+that contradicts the fewest labels.
 
 The arguments of `poisson_mbo` and `auto` are those of the functions in `spreading`.
 """
@@ -23,6 +23,10 @@ from twostage_jax.stages.stage import Scalar
 
 # Labels per class from which the labels themselves say more than the clusters of the graph.
 MANY = 20
+# With one label per class, `auto` accepts clusters that contradict up to this share of the labels.
+# The share of n labels per class is smaller by the root of n: then it is known better, and `zhou`
+# has more to work with. docs/heads.md has the measurements.
+_ACCEPTED = 0.3
 # Starts: one in 4 or all of the leading vectors, and the part of the time for which they diffuse.
 _STARTS = ((4, 1.0), (1, 1.0), (1, 0.25))
 # Rounds with class sizes from a start and in the refinement, and rounds without them afterwards.
@@ -41,19 +45,31 @@ _TAKEN_OVER = 2.0
 
 
 def auto(graph: Graph, labels: Labels, alpha: Scalar, time: Scalar) -> jax.Array:
-    """`zhou` if classes have at least 20 labels on average, else `poisson_mbo`."""
+    """`poisson_mbo` for few labels on clusters that fit them, else `zhou`.
+
+    `zhou` is used if classes have at least 20 labels on average, or if the partition contradicts
+    too many labels (`contradicted`): then the classes are no clusters of the graph.
+    """
     count, classes = labels.counted.shape
-    method = zhou if count >= MANY * classes else poisson_mbo
-    return method(graph, labels, alpha, time)
+    if count >= MANY * classes:
+        return zhou(graph, labels, alpha, time)
+    hard, share = _best_partition(graph, labels, time)
+    accepted = _ACCEPTED / (count / classes) ** 0.5
+    return jax.lax.cond(share > accepted, lambda: zhou(graph, labels, alpha, time), lambda: hard.T)
 
 
 def poisson_mbo(graph: Graph, labels: Labels, alpha: Scalar, time: Scalar) -> jax.Array:
     """Threshold dynamics on the leading vectors, from Poisson scores.
 
     Each start has its own number of leading vectors and its own part of `time`. Its result is
-    refined on all vectors with an eighth of `time`. The result with the largest modularity is
-    returned. `alpha` is not used.
+    refined on all vectors with an eighth of `time`. Of the results that contradict the fewest
+    labels, the one with the largest modularity is returned. `alpha` is not used.
     """
+    return _best_partition(graph, labels, time)[0].T
+
+
+def _best_partition(graph: Graph, labels: Labels, time: Scalar) -> tuple[jax.Array, jax.Array]:
+    """Return the best hard labels `[K, N]` and the share of the labels that they contradict."""
     results = []
     for part, length in _STARTS:
         count = max(2, graph["vectors"].shape[1] // part)
@@ -68,9 +84,23 @@ def poisson_mbo(graph: Graph, labels: Labels, alpha: Scalar, time: Scalar) -> ja
         hard, balanced = _threshold(coarse, score, labels, length * time, _ROUNDS[0])
         fine, _ = _threshold(graph, hard, labels, _FINE * time, _ROUNDS[1])
         results.append(fine if labels.sizes is None else _stable(fine, balanced, hard))
-    candidates = jnp.stack(results)
-    best = jnp.stack([modularity(graph, hard) for hard in results]).argmax()
-    return candidates[best].T
+    shares = jnp.stack([contradicted(graph, labels, hard) for hard in results])
+    quality = jnp.stack([modularity(graph, hard) for hard in results])
+    # Modularity is at least -1. Shares differ by more than their rounding errors or not at all.
+    best = jnp.where(shares < shares.min() + 1e-5, quality, -2).argmax()
+    return jnp.stack(results)[best], shares[best]
+
+
+def contradicted(graph: Graph, labels: Labels, hard: jax.Array) -> jax.Array:
+    """Share of the labels that differ from the class of their neighbours; hard labels `[K, N]`.
+
+    A labelled image keeps its label in the partition, whatever its neighbours are. So its label is
+    compared with the vote of its neighbours, in which it does not take part. A scalar in [0, 1].
+    """
+    rooted = hard * graph["root"][None]
+    predicted = multiply(graph, rooted.T)[labels.index].argmax(1)
+    agreeing = jnp.take_along_axis(labels.counted, predicted[:, None], 1).sum()
+    return 1 - agreeing / jnp.maximum(labels.counted.sum(), 1e-30)
 
 
 def modularity(graph: Graph, hard: jax.Array) -> jax.Array:

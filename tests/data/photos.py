@@ -1,0 +1,49 @@
+"""Small image files for tests of folders and tables."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import twostage_jax as ts
+
+
+def picture(
+    path: Path, value: int = 0, size: tuple[int, int] = (8, 8), colour: bool = False
+) -> Path:
+    """Write an image whose pixels say its value; no two values give the same pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.RandomState(value).randint(0, 200, size).astype(np.uint8)
+    if colour:
+        pixels = np.stack([pixels, 255 - pixels, pixels // 2], -1)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def folder(root: Path, counts: dict[str, int], ending: str = "png", **options: object) -> Path:
+    """Write `counts` images into each of the named sub-folders."""
+    value = 0
+    for name, count in counts.items():
+        for index in range(count):
+            picture(root / name / f"{index:03d}.{ending}", value, **options)  # type: ignore
+            value += 1
+    return root
+
+
+def load(spec: str, cache: Path | str = "off", **options: object) -> ts.load.__class__:
+    """Load with the cache in a folder of the test."""
+    return ts.load(spec, cache_dir=cache, **options)  # type: ignore
+
+
+def sizes(dataset) -> dict[str, int]:
+    """Number of images of each split."""
+    return {name: len(split["image"]) for name, split in dataset.splits.items()}
+
+
+def refused(spec: str, message: str, **options: object) -> str:
+    """Assert that a source is refused in one line, and return it."""
+    with pytest.raises(ts.UserError, match=message) as caught:
+        load(spec, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

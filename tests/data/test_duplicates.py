@@ -1,0 +1,136 @@
+"""Copies across splits: planted in real images, found, and not found where there are none."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import twostage_jax as ts
+from twostage_jax.data.duplicates import find_duplicates
+from twostage_jax.data.similarity import describe, find_matches
+
+DIGITS = ts.load("digits", validation=0)
+
+
+def enlarged(images):
+    """Digits in 24×24 pixels, so that a shift by one pixel is a small change."""
+    pictures = [Image.fromarray(image[..., 0]).resize((24, 24)) for image in images]
+    return np.stack([np.asarray(picture) for picture in pictures])[..., None]
+
+
+TRAIN = enlarged(DIGITS.train["image"])
+TEST = enlarged(DIGITS.test["image"])
+PLANTED = 60
+
+
+def compressed(image):
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(file, "JPEG", quality=50)
+    return np.asarray(Image.open(file))[..., None]
+
+
+def noisy(image):
+    noise = np.random.RandomState(int(image.sum()) % 1000).normal(0, 8, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def brighter(image):
+    return (0.8 * image + 40).astype(np.uint8)
+
+
+def shifted(image):
+    return np.roll(image, 1, axis=1)
+
+
+def resampled(image):
+    small = Image.fromarray(image[..., 0]).resize((18, 18), Image.Resampling.BICUBIC)
+    return np.asarray(small.resize((24, 24), Image.Resampling.BICUBIC))[..., None]
+
+
+def splits(train, test):
+    return {"train": {"image": train}, "test": {"image": test}}
+
+
+@pytest.mark.parametrize("change", [compressed, noisy, brighter, shifted, resampled])
+def test_nine_of_ten_changed_copies_are_found_beside_few_other_pairs(change):
+    originals = np.random.RandomState(0).choice(len(TRAIN), PLANTED, replace=False)
+    copies = np.stack([change(image) for image in TRAIN[originals]])
+    (pairs,) = find_duplicates(splits(TRAIN, np.concatenate([TEST, copies]))).pairs
+    planted = pairs.image >= len(TEST)
+    right = pairs.copy[planted] == originals[pairs.image[planted] - len(TEST)]
+    assert right.sum() >= 0.9 * PLANTED
+    # Some digits of the test split look like a digit of the train split to a person, too.
+    assert (~planted).sum() + (~right).sum() <= 0.2 * len(pairs.image)
+    assert 0 < pairs.distance[planted].max() < 0.1
+
+
+def test_mirrored_and_other_images_are_no_copies():
+    mirrored = TRAIN[:PLANTED, :, ::-1]
+    noise = np.random.RandomState(0).randint(0, 255, (PLANTED, 24, 24, 1)).astype(np.uint8)
+    flat = np.full((PLANTED, 24, 24, 1), 9, np.uint8)
+    for images in (mirrored, noise, flat):
+        pairs = find_duplicates(splits(TRAIN, images)).pairs
+        assert sum(len(x.image) for x in pairs) <= 0.05 * PLANTED
+
+
+def test_a_test_split_that_is_the_train_split_has_identical_copies_alone():
+    result = find_duplicates(splits(TRAIN, TRAIN))
+    (pairs,) = result.pairs
+    assert pairs.identical.all() and len(pairs.image) == len(TRAIN)
+    assert result.affected("test", len(TRAIN)).all()
+    # The first of several copies is named, and each image once.
+    (pairs,) = find_duplicates(splits(TRAIN[[0, 1, 1]], TRAIN[[1, 1]]), "exact").pairs
+    assert (pairs.copy.tolist(), pairs.image.tolist()) == ([1, 1], [0, 1])
+
+
+def test_copies_are_counted_for_each_earlier_split_of_validation_and_test():
+    images = {
+        "train": TRAIN[:40],
+        "unlabelled": TRAIN[40:80],
+        "validation": TRAIN[80:120],
+        "test": TRAIN[120:160],
+    }
+    images["unlabelled"] = np.concatenate([images["unlabelled"], images["train"][:1]])
+    images["validation"] = np.concatenate([images["validation"], images["unlabelled"][:1]])
+    images["test"] = np.concatenate([images["test"], TRAIN[[0, 40, 80]]])
+    result = find_duplicates({name: {"image": x} for name, x in images.items()}, "exact")
+    table = {(x.earlier, x.later): (x.copy.tolist(), x.image.tolist()) for x in result.pairs}
+    assert table == {
+        # Copies between train and unlabelled images spoil nothing.
+        ("unlabelled", "validation"): ([0], [40]),
+        ("train", "test"): ([0], [40]),
+        ("unlabelled", "test"): ([40, 0], [40, 41]),
+        ("validation", "test"): ([40, 0], [41, 42]),
+    }
+    assert np.flatnonzero(result.affected("test", 43)).tolist() == [40, 41, 42]
+    assert np.flatnonzero(result.affected("validation", 41)).tolist() == [40]
+
+
+def test_a_search_that_is_not_made_says_why():
+    small = np.zeros((40, 4, 4, 1), np.uint8)
+    assert "8x8 pixels" in find_duplicates(splits(small, small)).reason
+    result = find_duplicates(splits(TRAIN, TEST), "exact")
+    assert not result.near and result.reason == "--duplicates exact was given"
+    assert find_duplicates(splits(TRAIN, TEST)).near
+    # Arrays that take no memory: 60,000 times 60,000 images.
+    many = np.broadcast_to(TRAIN[:1], (60_000, 24, 24, 1))
+    assert "give --duplicates near" in find_duplicates(splits(many, many)).reason
+
+
+def test_a_match_does_not_depend_on_the_order_of_the_bank():
+    order = np.random.RandomState(1).permutation(len(TRAIN))
+    queries = np.stack([noisy(image) for image in TRAIN[:PLANTED]])
+    described = describe(queries)
+    first = find_matches(TRAIN, queries, describe(TRAIN), described)
+    second = find_matches(TRAIN[order], queries, describe(TRAIN[order]), described)
+    assert len(first.query) == len(second.query) == PLANTED
+    np.testing.assert_array_equal(first.bank, order[second.bank])
+
+
+def test_colour_images_of_any_size_are_compared():
+    random = np.random.RandomState(0)
+    waves = np.cumsum(random.normal(size=(64, 90, 130, 3)), axis=1) * 9 + 128
+    images = np.clip(waves, 0, 255).astype(np.uint8)
+    (pairs,) = find_duplicates(splits(images, images[:9] // 2 + 40)).pairs
+    assert pairs.copy.tolist() == list(range(9)) and not pairs.identical.any()

@@ -1,0 +1,312 @@
+"""The page: every section, any names, in a real browser at two widths and in two schemes."""
+
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from twostage_jax.scores.figures import assess
+from twostage_jax.show.report.blocks import Commands, Fact, Facts, Gallery, Picture, Section, Table
+from twostage_jax.show.report.compare import render_comparison
+from twostage_jax.show.report.content import Content, Study
+from twostage_jax.show.report.images import data_address, thumbnail
+from twostage_jax.show.report.page import render_page
+from twostage_jax.show.report.result import interval_words, share_words
+from twostage_jax.show.report.run import render_run
+
+RANDOM = np.random.RandomState(0)
+EVIL = ["<script>alert(1)</script>", "'\"><img src=x onerror=alert(1)>", "a\nb {{ 7 * 7 }} $x$"]
+N = 60
+WIDTHS = (390, 1280)
+SCHEMES = ("light", "dark")
+
+
+def images(count, channels=1):
+    return RANDOM.randint(0, 256, (count, 6, 6, channels)).astype(np.uint8)
+
+
+def some_arrays(label):
+    near = (5, 3)
+    return {
+        "reconstruction_image": images(4),
+        "reconstruction_decoded": images(4),
+        "view_image": images(3, 3),
+        "view_first": images(3, 3),
+        "view_second": images(3, 3),
+        "map_point": RANDOM.randn(N, 2),
+        "map_label": label,
+        "map_share": np.array([0.5, 0.25]),
+        "neighbour_image": images(5),
+        "neighbour_label": label[:5],
+        "neighbour_near_image": images(15).reshape(*near, 6, 6, 1),
+        "neighbour_near_label": RANDOM.randint(0, 3, near),
+        "neighbour_searched": np.array(1000),
+        "reliability": RANDOM.rand(2, 15, 3),
+        "progress_image": images(2),
+        "progress_label": np.array([0, 1]),
+        "progress_epoch": np.arange(1, 31),
+        "progress_predicted": RANDOM.randint(0, 3, (30, 2)),
+        "progress_probability": RANDOM.rand(30, 2),
+        **{
+            f"{kind}_{name}": values
+            for kind in ("mistake", "uncertain")
+            for name, values in {
+                "image": images(4),
+                "label": label[:4],
+                "predicted": (label[:4] + 1) % 3,
+                "confidence": RANDOM.rand(4),
+            }.items()
+        },
+    }
+
+
+def epoch(stage, number):
+    figures = {"accuracy": 0.5} if stage == "head" else {}
+    return SimpleNamespace(
+        stage=stage,
+        epoch=number,
+        loss=1 / number,
+        metrics=figures,
+        validation={"loss": 1.0, **figures},
+        members={},
+    )
+
+
+def manifest(classes):
+    return SimpleNamespace(
+        classes=classes,
+        config={"preset": "quick", "seed": 3, "pretrain": {"encoder": "mlp"}, "head": {}},
+        preprocessing=SimpleNamespace(image_shape=(6, 6, 1)),
+        data=SimpleNamespace(
+            name=EVIL[0], fingerprint="sha256:1", scale="0 to 255", parts={"test": "sha256:2"}
+        ),
+        machine=SimpleNamespace(device="cpu", devices=1, cores=2),
+        versions={"jax": "0.10"},
+        pretrain=pretrain(),
+    )
+
+
+def pretrain():
+    return SimpleNamespace(
+        objective="vae", epochs=2, loss=0.5, labels=0, augmentation=None, rank=None, collapsed=None
+    )
+
+
+def result(label, members=2):
+    probability = RANDOM.dirichlet(np.ones(3), (members, N)).astype(np.float32)
+    held_out = (RANDOM.dirichlet(np.ones(3), (members, N)).astype(np.float32), label)
+    assessment = assess(probability, label, held_out)
+    point = SimpleNamespace(values={"noise": 0.1}, members=2, validation=assessment.members)
+    return SimpleNamespace(
+        test=assessment.scores,
+        validation=assessment.scores,
+        uncertainty=assessment.uncertainty,
+        summary=assessment.summary,
+        member_test=assessment.members,
+        transductive=assessment.scores,
+        ensemble=SimpleNamespace(rows=list(range(members)), encoders=2, diverged=["member 3"]),
+        test_reads=2,
+        frozen=SimpleNamespace(groups=["encoder"], before="sha256:a", after="sha256:a"),
+        seconds={"head": 1.0, "total": 2.0},
+        environment=SimpleNamespace(python="3.12"),
+        data=SimpleNamespace(
+            name="d", labelled=9, unlabelled=1, validation=2, test=N, train=10, noise=0.2
+        ),
+        pretrain=pretrain(),
+        head=SimpleNamespace(protocol="mlp", epochs=2, loss=0.5),
+        sweep=SimpleNamespace(
+            fields={"noise": [0.1]}, points=[point], chosen=0, chosen_by="highest accuracy"
+        ),
+        rejection=SimpleNamespace(score="energy", threshold=1.5, known_rejected=0.05, target=0.05),
+    )
+
+
+def study():
+    entry = {"arm": "frozen:knn", "labels": 10, "mean": 0.1, "low": 0.05, "high": 0.2}
+    results = {
+        "headline": "With 10 labels the pretrained encoder has an error of 10.0 %.",
+        "arms": ["frozen:knn"],
+        "counts": [10, 20],
+        "controls": {"frozen:knn": []},
+        "selection": "nothing was chosen",
+        "table": [entry, {**entry, "labels": 20}],
+    }
+    return Study("runs/study", results)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A run that has every section, with names that would be code."""
+    label = np.arange(N, dtype=np.int32) % 3
+    return Content(
+        folder="runs/=cmd() <b>",
+        manifest=manifest(EVIL),
+        result=result(label),
+        epochs=[epoch("pretrain", 1), epoch("pretrain", 2), epoch("head", 1)],
+        arrays=some_arrays(label),
+        tables={
+            "duplicates": [["split", "path"], ["test", EVIL[0]]],
+            "broken": [["path", "reason"], [EVIL[1], "truncated"], ["short"]],
+        },
+        study=study(),
+    )
+
+
+@pytest.fixture(scope="module")
+def html(whole):
+    return render_run(whole)
+
+
+def test_the_first_sentence_is_the_answer_of_the_study(whole, html, page, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_bytes(html)
+    page.open(path.as_uri())
+    assert page.text("p.answer") == whole.study.results["headline"].replace(" %", "\xa0%")
+    assert page.text("h1").lower() == "result"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_needs_nothing_else_and_fits_the_window(html, page, tmp_path, width, scheme):
+    path = tmp_path / "report.html"
+    path.write_bytes(html)
+    page.set_window(width, 800, phone=width < 400)
+    page.set_scheme(scheme)
+    page.open(path.as_uri())
+    assert page.requests == [path.as_uri()] and page.errors == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    # Nothing of a name became an element.
+    assert page.evaluate("document.scripts.length") == 1
+    assert page.evaluate("document.querySelectorAll('[onerror], b > script').length") == 0
+    identifiers = "[...document.querySelectorAll('[id]')].map(x => x.id)"
+    assert page.evaluate(f"new Set({identifiers}).size == {identifiers}.length")
+    assert page.evaluate("[...document.images].every(x => x.naturalWidth && x.hasAttribute('alt'))")
+    links = "[...document.querySelectorAll('nav a')].map(x => x.getAttribute('href'))"
+    assert page.evaluate(f"{links}.every(x => document.querySelector(x))")
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    ink = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
+    light = {"paper": sum(numbers(paper)), "ink": sum(numbers(ink))}
+    assert (light["paper"] > 600 > light["ink"]) == (scheme == "light")
+    # The switch turns the scheme around.
+    page.click("#scheme")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != paper
+
+
+def numbers(colour):
+    return [int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+
+
+def test_the_page_prints(html, page, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_bytes(html)
+    page.open(path.as_uri())
+    content = page.pdf(tmp_path / "report.pdf").read_bytes()
+    assert content.startswith(b"%PDF") and len(content) > 20_000
+
+
+def test_a_click_sorts_a_table_by_numbers(page, tmp_path):
+    rows = [("a", "9"), ("b", "10"), ("c", "1,000"), ("d", "–")]
+    section = Section("result", "Result", [Table("t", ("name", "n"), rows, sortable=True)])
+    path = tmp_path / "page.html"
+    path.write_bytes(render_page("t", [section]))
+    page.open(path.as_uri())
+    first = "[...document.querySelectorAll('tbody th')].map(x => x.textContent).join('')"
+    page.click("thead th:nth-child(2) button")
+    assert page.evaluate(first) == "abcd"
+    page.click("thead th:nth-child(2) button")
+    assert page.evaluate(first) == "dcba"
+
+
+class Elements(HTMLParser):
+    """Names and attributes of all elements."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_names_are_text(html):
+    text = html.decode()
+    elements = Elements()
+    elements.feed(text)
+    names = [name for name, _ in elements.found]
+    assert names.count("script") == 1 and names.count("img") == text.count('<img src="data:image/')
+    attributes = {attribute for _, values in elements.found for attribute in values}
+    assert not {attribute for attribute in attributes if attribute.startswith("on")}
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert r"a\nb {{ 7 * 7 }} $x$" in text and "49 $x$" not in text
+
+
+def test_every_section_is_optional(whole):
+    for name in ("tables", "arrays", "epochs"):
+        render_run(Content(**{**vars(whole), name: type(getattr(whole, name))()}))
+    bare = render_run(Content(folder="a", manifest=manifest(["x", "y", "z"]))).decode()
+    assert "An encoder was pretrained (vae, 2 epochs); there is no head yet." in bare
+    for absent in ('id="confusion"', 'id="duplicates"', 'id="calibration"', 'id="study"'):
+        assert absent not in bare
+
+
+def test_the_same_run_gives_the_same_page(whole, html):
+    assert render_run(whole) == html
+
+
+@pytest.mark.parametrize("classes", [2, 15, 40])
+def test_any_number_of_classes(classes):
+    label = np.arange(classes * 2, dtype=np.int32) % classes
+    probability = RANDOM.dirichlet(np.ones(classes), (1, len(label))).astype(np.float32)
+    run = result(np.arange(N, dtype=np.int32) % 3, members=1)
+    run.test = assess(probability, label).scores
+    run.sweep = None
+    arrays = {
+        "map_point": RANDOM.randn(len(label), 2),
+        "map_label": label,
+        "map_share": np.array([0.6, 0.1]),
+    }
+    names = [f"class $x_{number}" for number in range(classes)]
+    text = render_run(Content("a", manifest(names), run, arrays=arrays)).decode()
+    assert ('class="matrix"' in text) == (classes <= 20)
+
+
+def test_a_comparison_names_the_best_run_and_runs_that_cannot_be_compared(whole, page, tmp_path):
+    label = np.arange(N, dtype=np.int32) % 3
+    other = Content("runs/b", manifest(EVIL), result(label))
+    other.result.test_reads = 1
+    path = tmp_path / "comparison.html"
+    path.write_bytes(render_comparison([whole, other], ["twostage report a b"]))
+    page.set_window(390, 800, phone=True)
+    page.open(path.as_uri())
+    assert page.requests == [path.as_uri()] and page.errors == []
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    best = max((whole, other), key=lambda content: content.result.test.accuracy)
+    assert page.text("p.answer").startswith(f"{best.name} has the highest test accuracy of 2 runs")
+    assert "different images" not in page.text()
+    other.manifest.data.parts["test"] = "sha256:3"
+    text = render_comparison([whole, other], []).decode()
+    assert "The runs were tested on different images" in text
+
+
+def test_a_share_never_reads_as_more_than_it_is():
+    assert share_words(0.9996) == "99.9 %" and share_words(1.0) == "100.0 %"
+    assert share_words(0.96379) == "96.4 %" and share_words(None) == "–"
+    assert interval_words([0.9512, 0.99999], 10_000) == "95.12 to 99.99 %"
+
+
+def test_images_are_small_and_have_their_colours():
+    assert thumbnail(np.zeros((300, 600, 3), np.uint8)).shape == (56, 112, 3)
+    assert thumbnail(np.zeros((2000, 1, 1), np.uint8)).shape == (112, 1, 3)
+    assert data_address(np.zeros((28, 28, 1), np.uint8)).startswith("data:image/png;base64,")
+    assert data_address(np.zeros((112, 28, 2), np.uint8)).startswith("data:image/jpeg;base64,")
+
+
+def test_blocks_hold_any_text():
+    blocks = [
+        Facts([Fact(name, name, name) for name in EVIL]),
+        Gallery(EVIL[0], [Picture(images(1), EVIL[0], EVIL)]),
+        Commands(EVIL),
+    ]
+    text = render_page(EVIL[0], [Section("result", EVIL[0], blocks)]).decode()
+    assert text.count("<script>") == 1 and "<img src=x" not in text

@@ -1,0 +1,94 @@
+"""Files that the paths of a csv file stand for."""
+
+import os
+from pathlib import Path
+
+from twostage_jax.data.listing import ENDINGS, Entry, find_images
+from twostage_jax.data.marks import original
+from twostage_jax.errors import UserError, shown
+
+
+class Files:
+    """Files that the paths of a csv stand for.
+
+    Args:
+        folder: folder that relative paths start from.
+        is_named: True if the user named it; then no path may lead out of it.
+        table: the csv file, for messages.
+    """
+
+    def __init__(self, folder: Path, is_named: bool, table: Path) -> None:
+        self.folder = folder
+        self._base = os.path.abspath(folder)
+        self._is_named = is_named
+        self._table = table
+        self._by_stem: dict[str, list[str]] | None = None
+
+    def exists(self, text: str) -> bool:
+        """Return True if a cell is the path of a file, or the beginning of its name."""
+        try:
+            return bool(text) and self.find(text, 0) is not None
+        except UserError:
+            return True  # a path that leads elsewhere is a path
+
+    def find(self, text: str, line: int) -> str | None:
+        """Return the file that a path stands for, or None.
+
+        Raises:
+            UserError: a path that leads out of the folder.
+        """
+        if not text or "\0" in text:
+            return None
+        for name in dict.fromkeys((text, original(text), text.replace("\\", "/"))):
+            file = os.path.normpath(os.path.join(self._base, os.path.expanduser(name)))
+            self._check_inside(file, text, line)
+            if os.path.isfile(file):
+                return file
+        return self._by_name(text.replace("\\", "/"))
+
+    def _check_inside(self, file: str, text: str, line: int) -> None:
+        is_inside = file.startswith(self._base.rstrip("/") + "/")
+        # A whole path is what the author of the csv wants, unless the folder was named.
+        if is_inside or (os.path.isabs(text) and not self._is_named):
+            return
+        raise UserError(
+            f"line {line} of {self._table} has the path {shown(text)}, which leads out of "
+            f"{self.folder}: give --image-dir with a folder that has all images"
+        )
+
+    def _by_name(self, text: str) -> str | None:
+        """Return the file whose name without its ending, or with it, is that of a path."""
+        stems = self._stems()
+        folder, _, name = text.strip("/").rpartition("/")
+        matches = stems.get(name, [])
+        if folder:
+            matches = [file for file in matches if os.path.dirname(file).endswith(f"/{folder}")]
+        if len(matches) > 1:
+            raise UserError(
+                f"{self._table} has the name {shown(text)}, and {len(matches)} files have it, for "
+                f"instance {matches[0]} and {matches[1]}: give paths with their folders and endings"
+            )
+        return matches[0] if matches else None
+
+    def _stems(self) -> dict[str, list[str]]:
+        if self._by_stem is None:
+            self._by_stem = {}
+            for parts in find_images(self.folder).images:
+                file = "/".join((self._base, *parts))
+                stem = os.path.splitext(parts[-1])[0]
+                for name in dict.fromkeys((stem, parts[-1])):
+                    self._by_stem.setdefault(name, []).append(file)
+        return self._by_stem
+
+    def without_row(self, listed_files: dict[str, Entry]) -> list[str]:
+        """Return the images beside those of the table, relative to the folder."""
+        folders = {os.path.dirname(file) for file in listed_files}
+        missing = []
+        for folder in sorted(folders):
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    ending = os.path.splitext(entry.name)[1].lower()
+                    is_image = ending in ENDINGS and not entry.name.startswith(".")
+                    if is_image and entry.path not in listed_files and entry.is_file():
+                        missing.append(os.path.relpath(entry.path, self._base))
+        return sorted(missing)

@@ -1,0 +1,229 @@
+"""Sources with one file for each image: `folder:` and `csv:`."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from twostage_jax.data.cache import Cache, Decoded, describe_files
+from twostage_jax.data.csv import list_csv
+from twostage_jax.data.decode import Form
+from twostage_jax.data.folder import list_folder
+from twostage_jax.data.form import choose_form, pixel_limit
+from twostage_jax.data.grouping import with_groups
+from twostage_jax.data.listing import Entry
+from twostage_jax.data.names import listed
+from twostage_jax.data.parallel import Progress
+from twostage_jax.data.pixels import Array
+from twostage_jax.data.source import BrokenFile, Source
+from twostage_jax.data.spec import Reading
+from twostage_jax.data.split import Split
+from twostage_jax.data.targets import NUMBER, read_class_names
+from twostage_jax.errors import UserError, printable, shortened, shown
+
+LISTERS: dict[str, Callable[[Path, Reading, bool], tuple[list[Entry], list[str]]]] = {
+    "folder": list_folder,
+    "csv": list_csv,
+}
+NOTE_LIMIT = 500  # characters; names of files can be long
+
+
+class BrokenFiles(UserError):
+    """Files that cannot be decoded; `details` has all of them with the reason."""
+
+    def __init__(self, message: str, details: Sequence[str]) -> None:
+        super().__init__(message)
+        self.details = tuple(printable(detail) for detail in details)
+
+
+def read(
+    kind: str,
+    path: Path,
+    reading: Reading,
+    progress: Progress | None = None,
+    as_pool: bool = False,
+) -> Source:
+    """Read the images of a folder or a csv file.
+
+    Args:
+        kind: `folder` or `csv`.
+        path: the folder or file.
+        reading: settings of reading.
+        progress: called with the number of images decoded and of all.
+        as_pool: True if all images but those of a test split are read without labels.
+
+    Raises:
+        UserError: files that are missing, broken or contradict each other; one message for all.
+    """
+    entries, notes = LISTERS[kind](path, reading, as_pool)
+    if as_pool:
+        entries = _without_labels(entries, path, notes)
+    else:
+        entries = _without_names(entries, reading.unlabeled_label or (), notes)
+        entries = _with_labels(entries, bool(reading.merge_labels), path, notes)
+    entries = with_groups(entries, reading.group_by, notes)
+    files = describe_files([entry.file for entry in entries], [entry.path for entry in entries])
+    cache = Cache(reading.cache_dir, notes)
+    form = choose_form(files, reading, cache, notes)
+    decoded = cache.read_images(files, form, pixel_limit(reading), progress)
+    broken = [BrokenFile(entries[row].path, reason) for row, reason in decoded.broken]
+    if broken and not reading.skip_broken:
+        raise BrokenFiles(_broken_message(path, broken, len(entries)), list(map(str, broken)))
+    if broken:
+        notes.append(f"{len(broken):,} broken files are left out: {listed(map(str, broken), 3)}")
+    if len(broken) == len(entries):
+        raise BrokenFiles(
+            f"none of the {len(entries):,} images of {path} can be decoded: give other files",
+            list(map(str, broken)),
+        )
+    source = _as_source(path.stem if kind == "csv" else path.name, entries, decoded, form)
+    notes = [printable(shortened(note, NOTE_LIMIT)) for note in notes]
+    return source._replace(notes=tuple(notes), broken=tuple(broken))
+
+
+def _broken_message(path: Path, broken: Sequence[BrokenFile], count: int) -> str:
+    return (
+        f"{len(broken):,} of {count:,} images of {path} cannot be decoded: "
+        f"{listed(map(str, broken), 8)}; repair or remove them, leave them out with --skip-broken, "
+        "or raise --pixel-limit for images that are too large"
+    )
+
+
+def _without_labels(entries: list[Entry], path: Path, notes: list[str]) -> list[Entry]:
+    """Return the images, but those of a test split, as unlabelled ones.
+
+    Raises:
+        UserError: no other images than those of a test split.
+    """
+    kept = [entry._replace(split="", label="") for entry in entries if entry.split != "test"]
+    if not kept:
+        raise UserError(f"{path} has only images of a test split: give other images to train on")
+    if len(kept) < len(entries):
+        notes.append(f"images of its test split, not used: {len(entries) - len(kept):,}")
+    return kept
+
+
+def _without_names(entries: list[Entry], names: Sequence[str], notes: list[str]) -> list[Entry]:
+    """Remove labels that mean "no label".
+
+    Raises:
+        UserError: a name that no image has.
+    """
+    if not names:
+        return entries
+    keys = {_key(name) for name in names}
+    missing = keys - {_key(entry.label) for entry in entries}
+    if missing:
+        present = sorted({entry.label for entry in entries} - {""})
+        raise UserError(
+            f"--unlabeled-label {shown(min(missing))} is the label of no image: give one of "
+            f"{listed(map(shown, present), 12)}"
+        )
+    kept = []
+    count = 0
+    for entry in entries:
+        is_named = entry.label != "" and _key(entry.label) in keys
+        count += is_named
+        kept.append(entry._replace(label="") if is_named else entry)
+    notes.append(
+        f"images with the label {listed(map(shown, names))}: {count:,}, read as unlabelled"
+    )
+    return kept
+
+
+def _key(label: str) -> str:
+    """Return a label without differences of case, spaces and composition of its characters."""
+    return " ".join(unicodedata.normalize("NFC", label).split()).casefold()
+
+
+def _with_labels(entries: list[Entry], merge: bool, path: Path, notes: list[str]) -> list[Entry]:
+    """Give each class one spelling.
+
+    Raises:
+        UserError: several spellings, unless they are to be merged.
+    """
+    spellings: dict[str, Counter[str]] = {}
+    for entry in entries:
+        if entry.label:
+            spellings.setdefault(_key(entry.label), Counter())[entry.label] += 1
+    several = {key: counts for key, counts in spellings.items() if len(counts) > 1}
+    if several and not merge:
+        examples = (
+            " and ".join(f"{shown(name)} ({count:,})" for name, count in counts.most_common())
+            for counts in several.values()
+        )
+        raise UserError(
+            f"{path} has labels that differ only by case or spaces: {listed(examples, 6)}; give "
+            "--merge-labels if they are one class, or correct them"
+        )
+    chosen = {}
+    for key, counts in spellings.items():
+        # The most frequent spelling; of equal ones the first in alphabetical order.
+        name = min(counts, key=lambda name: (-counts[name], name))
+        chosen[key] = " ".join(unicodedata.normalize("NFC", name).split())
+    if several:
+        notes.append(
+            f"labels that differ only by case or spaces are merged: "
+            f"{listed((shown(chosen[key]) for key in several), 12)}"
+        )
+    return [
+        entry._replace(label=chosen[_key(entry.label)]) if entry.label else entry
+        for entry in entries
+    ]
+
+
+def _as_source(name: str, entries: list[Entry], decoded: Decoded, form: Form) -> Source:
+    """Return the images by split, with labels as numbers."""
+    present = {entry.label for entry in entries} - {""}
+    is_number = all(map(NUMBER.fullmatch, present))
+    # 2 comes before 10, as the text of the labels would not have it.
+    order = sorted(present, key=lambda label: (float(label) if is_number else 0, label))
+    classes: tuple[str, ...] = ()
+    if order:
+        classes = read_class_names(Array(np.array(order, str), name))
+    groups = tuple(sorted({entry.group for entry in entries} - {""}))
+    columns = _columns(entries, decoded, classes, groups)
+    part = np.array([entry.split if entry.label else "" for entry in entries], "U10")
+    # An unlabelled image of another split than train would be trained on, if it came to the pool.
+    pool = np.array([not entry.label and entry.split in ("train", "") for entry in entries])
+    is_whole = np.ones(len(entries), bool)
+    is_whole[[row for row, _ in decoded.broken]] = False
+    splits: dict[str, Split] = {}
+    for split in ("train", "validation", "test"):
+        mask = (part == split) & is_whole
+        if mask.any():
+            splits[split] = {key: values[mask] for key, values in columns.items()}
+    unlabelled = {key: values[pool & is_whole] for key, values in columns.items()}
+    unlabelled.pop("label")
+    images = unlabelled.pop("image")
+    return Source(
+        name=name,
+        train=splits.get("train"),
+        test=splits.get("test"),
+        classes=classes,
+        unlabelled=images if len(images) else None,
+        validation=splits.get("validation"),
+        pool=unlabelled if len(images) else None,
+        groups=groups,
+        fit=form.fit,
+    )
+
+
+def _columns(
+    entries: list[Entry], decoded: Decoded, classes: Sequence[str], groups: Sequence[str]
+) -> Split:
+    number = {name: index for index, name in enumerate(classes)}
+    columns: Split = {
+        "image": decoded.image,
+        "label": np.array([number.get(entry.label, -1) for entry in entries], np.int32),
+        "row": np.array([entry.row for entry in entries], np.int32),
+        "path": np.array([entry.path for entry in entries], str),
+        # Decides which images two sources have in common.
+        "file": np.array([entry.file for entry in entries], object),
+    }
+    if groups:
+        index = {name: position for position, name in enumerate(groups)}
+        columns["group"] = np.array([index[entry.group] for entry in entries], np.int32)
+    return columns

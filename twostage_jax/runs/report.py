@@ -1,0 +1,191 @@
+"""The page of a run, from memory at its end and from its folder later."""
+
+import csv
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from twostage_jax.config.reports import Report, check_report
+from twostage_jax.data.npz import read_archive
+from twostage_jax.errors import Corrupted, UserError
+from twostage_jax.files import read_text
+from twostage_jax.runs.handover import FROZEN
+from twostage_jax.runs.result import ResultRecord
+from twostage_jax.runs.study.folder import STUDY, read_study
+from twostage_jax.show.report.compare import render_comparison, show_comparison
+from twostage_jax.show.report.content import Content, Study
+from twostage_jax.show.report.run import render_run
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.store.atomic import write_bytes
+from twostage_jax.store.checksums import check, write_files
+from twostage_jax.store.epochs import EpochRecord, read_epochs
+from twostage_jax.store.layout import MATERIAL, REPORT, RESULT
+from twostage_jax.store.lock import locked
+from twostage_jax.store.records import Manifest, read_manifest, read_result
+
+TABLES = {"duplicates": "duplicates.csv", "broken": "broken.csv"}
+COMPARISON = "comparison.html"
+NEIGHBOURS = 1000  # folders beside a run that are searched for a study
+
+
+def draw_report(
+    folder: Path,
+    manifest: Manifest,
+    result: ResultRecord | None,
+    epochs: Sequence[EpochRecord],
+    arrays: Mapping[str, np.ndarray],
+    study: Path | None = None,
+) -> bytes:
+    """Return the page of a run.
+
+    Args:
+        folder: folder of the run, from which the other files are read.
+        manifest: content of `manifest.json`.
+        result: content of `result.json`; None without stage 2.
+        epochs: records of all epochs.
+        arrays: content of `report.npz`.
+        study: folder of a study of labels; by default one beside the run, see `find_study`.
+
+    Raises:
+        UserError: a study that used another encoder.
+    """
+    return render_run(
+        Content(
+            folder=str(folder),
+            manifest=manifest,
+            result=result,
+            epochs=epochs,
+            arrays=arrays,
+            tables={n: rows for n, file in TABLES.items() if (rows := _read_csv(folder / file))},
+            study=open_study(study, manifest) if study else find_study(folder, manifest),
+        )
+    )
+
+
+def write_report(command: Report, terminal: Terminal) -> Path:
+    """Write the page of a run again, or one that compares runs, as `twostage report` does.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        UserError: folders that are no runs, runs without a result to compare, or a study that used
+            another encoder.
+        Corrupted: files that differ from what was written.
+    """
+    check_report(command)
+    folders = [path.expanduser() for path in command.runs]
+    path = _compare(folders, command.out, terminal)
+    if path is None:
+        path = _rebuild(folders[0], command.out, command.study, terminal)
+    terminal.line(f"page {path}", hang=2, bold=True)
+    return path
+
+
+def _rebuild(folder: Path, out: Path | None, study: Path | None, terminal: Terminal) -> Path:
+    """Write the page of one run."""
+    manifest = read_manifest(folder)
+    epochs = read_epochs(folder)
+    if not (folder / RESULT).is_file():
+        page = draw_report(folder, manifest, None, epochs, _material(folder, terminal), study)
+        path = out or folder / REPORT
+        write_bytes(path, page)
+        return path
+    check(folder)
+    result = read_result(folder, ResultRecord)
+    page = draw_report(folder, manifest, result, epochs, _material(folder, terminal), study)
+    if out is not None:
+        write_bytes(out, page)
+        return out
+    with locked(folder, terminal.notice):
+        write_files(folder, {REPORT: page})
+    return folder / REPORT
+
+
+def _compare(folders: Sequence[Path], out: Path | None, terminal: Terminal) -> Path | None:
+    """Write the page that compares several runs; return None for a single run."""
+    if len(folders) < 2:
+        return None
+    contents = []
+    for folder in folders:
+        manifest = read_manifest(folder)
+        if not (folder / RESULT).is_file():
+            raise UserError(
+                f"{folder} has no result to compare: finish it with twostage run --resume --out "
+                f"{folder}, or leave it out"
+            )
+        check(folder)
+        contents.append(Content(str(folder), manifest, read_result(folder, ResultRecord)))
+    path = out or Path(COMPARISON)
+    words = ["twostage", "report", *map(str, folders), "--out", str(path)]
+    write_bytes(path, render_comparison(contents, [shlex.join(words)]))
+    show_comparison(contents, terminal)
+    return path
+
+
+def _material(folder: Path, terminal: Terminal) -> Mapping[str, np.ndarray]:
+    path = folder / MATERIAL
+    if not path.is_file():
+        terminal.notice(
+            f"{folder} has no {MATERIAL}, as a run of an older version or an unfinished run: the "
+            "page has no pictures of examples"
+        )
+        return {}
+    try:
+        return read_archive(path)
+    except UserError as error:
+        raise Corrupted(f"{path} is corrupted: {error}") from error
+
+
+def _read_csv(path: Path) -> list[list[str]] | None:
+    if not path.is_file():
+        return None
+    return list(csv.reader(io.StringIO(read_text(path, regular=True))))
+
+
+def find_study(folder: Path, manifest: Manifest) -> Study | None:
+    """Find the study of labels of a run: the newest complete one with the run's encoder.
+
+    The folders beside the run are searched, and the folder that contains it, because a study that
+    trains its encoder has the run inside.
+    """
+    parent = folder.absolute().parent
+    candidates = [parent / STUDY]
+    try:
+        beside = sorted(parent.iterdir())[:NEIGHBOURS]
+    except OSError:
+        beside = []
+    candidates += [path / STUDY for path in beside]
+    files = [path for path in candidates if path.is_file()]
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            return open_study(path.parent, manifest)
+        except UserError:
+            continue  # a study of another kind or encoder, or one that is not complete
+    return None
+
+
+def open_study(folder: Path, manifest: Manifest) -> Study:
+    """Open a complete study of labels that used the encoder of a run.
+
+    Raises:
+        UserError: another study, an incomplete one, or another encoder.
+    """
+    content = read_study(folder)
+    if content.get("study") != "labels" or not content.get("complete"):
+        raise UserError(
+            f"{folder} is not a complete study of labels: give the folder that twostage study "
+            "labels printed at its end"
+        )
+    digests = {group.sha256 for name, group in manifest.groups.items() if name == FROZEN}
+    # Stage 2 may have trained the encoder of the study.
+    digests |= {manifest.frozen.before} if manifest.frozen else set()
+    if content.get("encoder") not in digests:
+        raise UserError(
+            f"the study {folder} used another encoder than this run: run twostage study labels "
+            "--from RUN"
+        )
+    return Study(str(folder), content["results"])
