@@ -126,14 +126,14 @@ COMMANDS = {
     "pretrain": Pretrain,
     "head": Head,
     "evaluate": Evaluate,
-    "report": Report,
-    "serve": Serve,
     "predict": Predict,
+    "report": Report,
     "export": Export,
+    "serve": Serve,
     "data": Data,
     "bench": Bench,
     # The name of a study is two words: `twostage study labels`.
     **{f"study {name}": kind for name, kind in STUDIES.items()},
 }
 Training: TypeAlias = Run | Pretrain | Head
-Command: TypeAlias = Training | Evaluate | Report | Serve | Predict | Export | Data | Bench | Study
+Command: TypeAlias = Training | Evaluate | Predict | Report | Export | Serve | Data | Bench | Study
