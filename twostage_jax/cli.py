@@ -241,13 +241,13 @@ def _describe_data(command: Data) -> None:
         pixels = {}
         for name, split in dataset.splits.items():
             image = split["image"]
-            if "label" not in split:
+            if not dataset.classes or "label" not in split:
                 continue
             classes = len(dataset.classes)
             counts[name] = np.bincount(split["label"], minlength=classes).tolist()
             if image.size:  # an empty array has no minimum
                 pixels[name] = (int(image.min()), int(image.max()), float(image.mean()))
-        same = count_duplicates(dataset.splits)
+        same = count_duplicates(dataset.splits if dataset.classes else {})
     show_dataset(
         dataset.name,
         dataset.image_shape,

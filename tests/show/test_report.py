@@ -14,6 +14,7 @@ from twostage_jax.show.report.images import data_address, thumbnail
 from twostage_jax.show.report.page import render_page
 from twostage_jax.show.report.result import interval_words, share_words
 from twostage_jax.show.report.run import render_run
+from twostage_jax.store.records import Rejection
 
 RANDOM = np.random.RandomState(0)
 EVIL = ["<script>alert(1)</script>", "'\"><img src=x onerror=alert(1)>", "a\nb {{ 7 * 7 }} $x$"]
@@ -42,6 +43,10 @@ def some_arrays(label):
         "neighbour_near_image": images(15).reshape(*near, 6, 6, 1),
         "neighbour_near_label": RANDOM.randint(0, 3, near),
         "neighbour_searched": np.array(1000),
+        "duplicate_image": images(2),
+        "duplicate_copy": images(2),
+        "duplicate_distance": np.array([0.0, 0.1]),
+        "duplicate_split": np.array(["test, train", EVIL[0]]),
         "reliability": RANDOM.rand(2, 15, 3),
         "progress_image": images(2),
         "progress_label": np.array([0, 1]),
@@ -118,7 +123,15 @@ def result(label, members=2):
         sweep=SimpleNamespace(
             fields={"noise": [0.1]}, points=[point], chosen=0, chosen_by="highest accuracy"
         ),
-        rejection=SimpleNamespace(score="energy", threshold=1.5, known_rejected=0.05, target=0.05),
+        rejection=Rejection("energy", 1.5, 0.05, 60, 0.04, 0.9, "rule", {}, EVIL[0], 9, 0.8),
+        duplicates=SimpleNamespace(
+            near=True,
+            pairs=[
+                SimpleNamespace(earlier="train", later="test", identical=1, near=2, relabelled=1)
+            ],
+            reason=None,
+            test_without=assessment.scores,
+        ),
     )
 
 

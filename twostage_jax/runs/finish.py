@@ -15,6 +15,7 @@ from twostage_jax.engine.passes import Pass, apply_pass
 from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import UserError
 from twostage_jax.runs.duplicates import duplicates_files, duplicates_record
+from twostage_jax.runs.gaussians import gaussians_file
 from twostage_jax.runs.handover import (
     chosen_groups,
     chosen_pretrained,
@@ -27,7 +28,6 @@ from twostage_jax.runs.rejection import (
     fit_rejection,
     make_features,
     measure_rejection,
-    rejection_files,
 )
 from twostage_jax.runs.result import (
     DataSizes,
@@ -170,7 +170,8 @@ def finish_run(
             rejection, plan, chosen, features, test_logits, test, lockbox.outsiders
         ),
     )
-    files |= rejection_files(rejection) | duplicates_files(plan, test)
+    files |= gaussians_file(rejection.gaussians if rejection else ())
+    files |= duplicates_files(plan, test)
     if plan.config.save_predictions:
         for split, values, label in (
             ("validation", held_out[rows], validation["label"]),
