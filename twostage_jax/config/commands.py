@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
+from twostage_jax.config.deploy import Export, Predict
 from twostage_jax.config.fields import SWITCH, UNSET, flag
 from twostage_jax.config.flags import FROM, Debug, Loading
 from twostage_jax.config.groups import HeadConfig, PretrainConfig
@@ -127,10 +128,12 @@ COMMANDS = {
     "evaluate": Evaluate,
     "report": Report,
     "serve": Serve,
+    "predict": Predict,
+    "export": Export,
     "data": Data,
     "bench": Bench,
     # The name of a study is two words: `twostage study labels`.
     **{f"study {name}": kind for name, kind in STUDIES.items()},
 }
 Training: TypeAlias = Run | Pretrain | Head
-Command: TypeAlias = Training | Evaluate | Report | Serve | Data | Bench | Study
+Command: TypeAlias = Training | Evaluate | Report | Serve | Predict | Export | Data | Bench | Study

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from twostage_jax.runs.opened import Run
 
 # Up to so many images, `assess` uses programs for small batches: a page shows one image at a time.
-FEW = 16
+SMALL_BATCH = 16
 # Images at a time, so that memory does not grow with their number.
 MANY = 4000
 
@@ -65,6 +66,7 @@ class Settings(NamedTuple):
         temperature: divides the logarithms of probabilities; None without validation examples.
         coverage: target coverage of the prediction sets; None if there are none.
         set_threshold: classes with `1 - p` up to this value are in the set.
+        scale: range of the values in the source of the training data, in words.
     """
 
     classes: tuple[str, ...]
@@ -73,6 +75,7 @@ class Settings(NamedTuple):
     temperature: float | None = None
     coverage: float | None = None
     set_threshold: float | None = None
+    scale: str = ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -143,7 +146,7 @@ class Model:
             UserError: images of another shape or out of range.
         """
         array = self._images(images)
-        passes = self.quick if len(array) <= FEW else self.passes
+        passes = self.quick if len(array) <= SMALL_BATCH else self.passes
         settings = self.settings
         mean = self._mean(passes, array)
         probability = mean
@@ -176,6 +179,59 @@ class Model:
         return [("images", shape), ("classes", f"{len(self.classes)}: {names}")]
 
 
+def load_model(file: Path | str) -> Model:
+    """Load a file that `twostage export` wrote.
+
+    Its probabilities have the same bits as those of the run, on the CPU with the same versions.
+
+    Args:
+        file: the file; `~` is the home folder.
+
+    Raises:
+        UserError: another kind of file, one that a newer version wrote, or a program that this
+            version of jax cannot run.
+        Corrupted: if the file differs from what was written.
+
+    >>> import twostage_jax as ts
+    >>> from twostage_jax.show.terminal import Terminal
+    >>> config = ts.Config(out="runs/e", pretrain={"epochs": 1}, head={"protocol": "ridge"})
+    >>> result = ts.run(config, terminal=Terminal(quiet=True))
+    >>> model = ts.load_model(ts.export("runs/e"))
+    >>> model.probabilities(ts.load("digits").test["image"]).shape
+    (359, 10)
+    """
+    path = _as_path(file)
+    from twostage_jax.runs.deploy.model_file import read_model_file
+    from twostage_jax.runs.deploy.program import load_program
+
+    about, programs, arrays = read_model_file(path)
+    params = {name: arrays[name] for name in about.params}
+    program = load_program(path, programs["program"], params, about.batch)
+    small = program
+    if "program_small" in programs:
+        small = load_program(path, programs["program_small"], params, SMALL_BATCH)
+    settings = Settings(
+        classes=tuple(about.classes),
+        image_shape=about.preprocessing.image_shape,
+        temperature=about.temperature,
+        coverage=None if about.sets is None else about.sets.coverage,
+        set_threshold=None if about.sets is None else about.sets.threshold,
+        scale=about.scale,
+    )
+    return Model(path, settings, _as_passes(path, program), _as_passes(path, small))
+
+
+def _as_passes(path: Path, program: Callable[[np.ndarray], dict[str, np.ndarray]]) -> Passes:
+    def compute(name: str, images: np.ndarray) -> np.ndarray:
+        if images.dtype != np.uint8:
+            raise UserError(
+                f"images are floats, but {path} takes integers in 0 to 255: give uint8 images"
+            )
+        return program(images)[name]
+
+    return Passes(partial(compute, "logits"), partial(compute, "features"))
+
+
 def open_model(path: Path | str, trust_code: bool = False) -> Model:
     """Open a run's folder or an exported file to predict with.
 
@@ -187,13 +243,19 @@ def open_model(path: Path | str, trust_code: bool = False) -> Model:
         UserError: if there is neither, or the run has no head.
         Corrupted: if a file differs from what was written.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise UserError(f"the model is {shown(path)}: give the path of a run or of a file")
-    path = Path(path).expanduser()
+    path = _as_path(path)
+    if path.is_file():
+        return load_model(path)
     # Imported here: an exported file needs neither Flax nor Orbax.
     from twostage_jax.runs.open import open_run
 
     return from_run(open_run(path, trust_code))
+
+
+def _as_path(path: Path | str) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"the model is {shown(path)}: give the path of a run or of a file")
+    return Path(path).expanduser()
 
 
 def from_run(run: "Run") -> Model:
@@ -212,7 +274,8 @@ def from_run(run: "Run") -> Model:
         temperature=uncertainty.temperature,
         coverage=None if sets is None else sets.asked,
         set_threshold=None if sets is None else sets.threshold,
+        scale=run.manifest.data.scale,
     )
-    few = predictor.with_batches(FEW)
+    small = predictor.with_batches(SMALL_BATCH)
     passes = Passes(predictor.logits, predictor.features)
-    return Model(run.folder, settings, passes, Passes(few.logits, few.features))
+    return Model(run.folder, settings, passes, Passes(small.logits, small.features))
