@@ -276,9 +276,12 @@ function labelPage(page, state) {
     if (!pictures.has(image.index)) {
       const node = element("img");
       node.addEventListener("load", () => {
-        // A tiny image is hard to recognise if its pixels are too large.
-        node.classList.toggle("pixels", node.naturalWidth <= SMALL);
-        node.style.maxWidth = node.naturalWidth <= SMALL ? `min(100%, ${28 * node.naturalWidth}px)` : "";
+        // Small images are enlarged, but a tiny one with huge pixels is hard to recognise.
+        const small = node.naturalWidth <= SMALL;
+        const scale = small ? 28 : 4;
+        node.classList.toggle("pixels", small);
+        node.style.maxWidth = `${scale * node.naturalWidth}px`;
+        node.style.maxHeight = `${scale * node.naturalHeight}px`;
       });
       node.src = `/image/${image.index}`;
       pictures.set(image.index, node);
