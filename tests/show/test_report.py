@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from twostage_jax.runs.result import DuplicatePairs, DuplicatesRecord
 from twostage_jax.scores.figures import assess
 from twostage_jax.scores.groups import summarise_groups
 from twostage_jax.show.report.blocks import Commands, Fact, Facts, Gallery, Picture, Section, Table
@@ -45,12 +44,11 @@ def some_arrays(label):
         "neighbour_near_image": images(15).reshape(*near, 6, 6, 1),
         "neighbour_near_label": RANDOM.randint(0, 3, near),
         "neighbour_searched": np.array(1000),
+        "duplicate_image": images(2),
+        "duplicate_copy": images(2),
+        "duplicate_distance": np.array([0.0, 0.1]),
+        "duplicate_split": np.array(["test, train", EVIL[0]]),
         "reliability": RANDOM.rand(2, 15, 3),
-        "duplicate_image": images(3),
-        "duplicate_copy": images(3),
-        "duplicate_label": label[:3],
-        "duplicate_copy_label": np.array([-1, 1, 0]),
-        "duplicate_distance": np.array([0, 0.1, 0.2], np.float32),
         "progress_image": images(2),
         "progress_label": np.array([0, 1]),
         "progress_epoch": np.arange(1, 31),
@@ -127,22 +125,14 @@ def result(label, members=2):
             fields={"noise": [0.1]}, points=[point], chosen=0, chosen_by="highest accuracy"
         ),
         rejection=Rejection(
-            "combined",
-            1.0,
-            0.05,
-            count=20,
-            known_rejected=0.06,
-            accepted_accuracy=0.9,
-            chosen_by="default",
-            auroc={},
-            limits={"entropy": 1.5},
-            other_class=EVIL[2],
-            other_count=3,
-            other_rejected=0.3,
+            "combined", 1.0, 0.05, 60, 0.04, 0.9, "rule", {}, {"entropy": 0.3}, EVIL[0], 9, 0.8
         ),
-        duplicates=DuplicatesRecord(
+        duplicates=SimpleNamespace(
             near=True,
-            pairs=[DuplicatePairs("train", "test", 1, 2, 1, [[0, 1]])],
+            pairs=[
+                SimpleNamespace(earlier="train", later="test", identical=1, near=2, relabelled=1)
+            ],
+            reason=None,
             affected=3,
             test_without=assessment.scores,
         ),

@@ -6,12 +6,14 @@ from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
+from twostage_jax.config.deploy import Export, Predict
 from twostage_jax.config.fields import SWITCH, UNSET, flag
 from twostage_jax.config.flags import FROM, Debug, Loading
 from twostage_jax.config.groups import HeadConfig, PretrainConfig
 from twostage_jax.config.reading import ReadingConfig
 from twostage_jax.config.reports import Report
 from twostage_jax.config.schema import CommonConfig, Config, MembersConfig, RecipeConfig
+from twostage_jax.config.serving import Serve
 from twostage_jax.config.studies import STUDIES, Study
 
 
@@ -125,10 +127,13 @@ COMMANDS = {
     "head": Head,
     "evaluate": Evaluate,
     "report": Report,
+    "serve": Serve,
+    "predict": Predict,
+    "export": Export,
     "data": Data,
     "bench": Bench,
     # The name of a study is two words: `twostage study labels`.
     **{f"study {name}": kind for name, kind in STUDIES.items()},
 }
 Training: TypeAlias = Run | Pretrain | Head
-Command: TypeAlias = Training | Evaluate | Report | Data | Bench | Study
+Command: TypeAlias = Training | Evaluate | Report | Serve | Predict | Export | Data | Bench | Study

@@ -196,7 +196,7 @@ def _as_source(name: str, entries: list[Entry], decoded: Decoded, form: Form) ->
         if mask.any():
             splits[split] = {key: values[mask] for key, values in columns.items()}
     unlabelled = {key: values[pool & is_whole] for key, values in columns.items()}
-    unlabelled.pop("label")
+    del unlabelled["label"], unlabelled["row"]
     images = unlabelled.pop("image")
     return Source(
         name=name,

@@ -51,7 +51,7 @@ def show_device(
 def show_data(data: Record, sizes: Mapping[str, int], terminal: Terminal) -> None:
     """Print sizes, classes and scale of `data.TrainingData` in a line, and a line per note."""
     counts = ", ".join(f"{number:,} {split}" for split, number in sizes.items())
-    classes = counted(len(data.classes), "class", "es")
+    classes = counted(len(data.classes), "class", "es") if data.classes else "no labels"
     images = f"{size(data.image_shape)} images, values {data.scale}"
     terminal.line(f"{data.name}: {counts}; {classes}; {images}", hang=2)
     for note in data.notes:

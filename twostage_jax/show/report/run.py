@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from twostage_jax.show.report import checks, features, guard, result
+from twostage_jax.show.report import checks, features, groups, result
 from twostage_jax.show.report.blocks import Section
 from twostage_jax.show.report.content import Content
 from twostage_jax.show.report.page import render_page
@@ -17,10 +17,10 @@ SECTIONS: tuple[Callable[[Content], Section | None], ...] = (
     result.confusion_section,
     result.classes_section,
     result.calibration_section,
-    guard.groups_section,
-    guard.rejection_section,
+    groups.groups_section,
+    checks.rejection_section,
     features.mistakes_section,
-    guard.duplicates_section,
+    checks.duplicates_section,
     checks.broken_section,
     checks.ensemble_section,
     checks.sweep_section,
