@@ -46,9 +46,8 @@ def _make_terminal(command: Command) -> "Terminal":
     # Imported here, because help texts and errors do not need it.
     from twostage_jax.show.terminal import Terminal
 
-    # The CSV of predictions is on standard output.
-    stderr = isinstance(command, Predict)
-    return Terminal(verbose=getattr(command, "verbose", False), stderr=stderr)
+    is_predict = isinstance(command, Predict)  # its CSV is on standard output
+    return Terminal(verbose=getattr(command, "verbose", False), stderr=is_predict)
 
 
 def execute(command: Command) -> None:

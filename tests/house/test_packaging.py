@@ -51,7 +51,7 @@ def test_every_package_that_we_import_is_declared():
 
 def test_the_tests_have_the_packages_of_the_extras_that_they_use():
     test = {item.name: item.specifier for item in requirements(EXTRAS["test"])}
-    for extra in ("serve", "tensorboard"):
+    for extra in ("onnx", "serve", "tensorboard"):
         for item in requirements(EXTRAS[extra]):
             assert test[item.name] == item.specifier, item
 

@@ -181,7 +181,7 @@ import sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {names}:
-            raise ImportError("blocked: " + name)
+            raise ModuleNotFoundError("blocked: " + name)
 sys.meta_path.insert(0, Blocked())
 """
 

@@ -41,6 +41,16 @@ def test_an_assessment_has_the_temperature_and_the_sets_of_the_run(done, model, 
     assert answer.sets.sum(-1).mean() == uncertainty.conformal.mean_size
 
 
+def test_an_assessment_rejects_the_images_that_the_run_rejects(done, trio, test):
+    for folder in (done, trio):
+        run = ts.open_run(folder)
+        score, rejected = run.reject(test["image"])
+        answer = open_model(folder).assess(test["image"])
+        np.testing.assert_array_equal(answer.score, score)
+        np.testing.assert_array_equal(answer.rejected, rejected)
+        assert rejected.mean() == run.rejection.known_rejected
+
+
 def test_few_images_are_assessed_as_many_are(model, test):
     many = model.assess(test["image"])
     few = model.assess(test["image"][:3])

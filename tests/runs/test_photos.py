@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import shutil
 
 import numpy as np
 import pytest
@@ -169,8 +168,15 @@ def test_what_to_label_next_is_a_csv_that_can_be_trained_on(encoder, place):
     )
     counts = {name: len(split["image"]) for name, split in dataset.splits.items()}
     assert counts["unlabelled"] == 4 and sum(counts.values()) == 12
-    # The same file also tells the next round what is labelled; there are no classes before.
-    shutil.copy(place / "plain" / "labels.csv", place / "round.csv")
+    # A source without any label takes the labels of the next round, and their classes, from a file.
+    filled = place / "filled.csv"
+    filled.write_text("\n".join(lines))
+    again = place / "again-next"
+    options = {"strategy": "margin", "labelled": str(filled), "budget": 2}
+    run_study(NextStudy(from_=encoder, out=again, **options), QUIET)
+    assert {row["path"] for row in rows(again / "next.csv")}.isdisjoint(x["path"] for x in table)
+    with pytest.raises(ts.UserError, match="plain has no labels, and this study needs some"):
+        run_study(SuspectStudy(from_=encoder, out=place / "none"), QUIET)
 
 
 def test_suspects_have_the_paths_of_their_files(finished, photos, place):

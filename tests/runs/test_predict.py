@@ -14,6 +14,8 @@ from twostage_jax import cli
 from twostage_jax.runs.deploy import inputs
 from twostage_jax.runs.model import open_model
 
+NAMES = ["a b.png", "sub/c,[1].png", "sub/d.png", "sub/ü.png", "z.png"]  # sorted
+
 
 @pytest.fixture(scope="module")
 def test(data):
@@ -23,8 +25,7 @@ def test(data):
 @pytest.fixture
 def folder(test, tmp_path):
     """Five images of the test split, in folders, under names that need care."""
-    names = ["a b.png", "sub/c,[1].png", "sub/d.png", "sub/ü.png", "z.png"]
-    for name, image in zip(names, test["image"], strict=False):
+    for name, image in zip(NAMES, test["image"], strict=False):
         path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[..., 0]).save(path)
@@ -50,12 +51,12 @@ def predict(done, tmp_path, capsys):
 def test_rows_have_the_prediction_of_each_image(predict, folder, done, test):
     status, rows, error = predict(folder)
     assert status == 0 and "5 images classified" in error
-    # Files of a folder come before its folders.
-    assert [os.path.relpath(row["path"], folder) for row in rows] == [
-        *("a b.png", "z.png", "sub/c,[1].png", "sub/d.png", "sub/ü.png")
-    ]
-    answer = open_model(done).assess(test["image"][[0, 4, 1, 2, 3]])
-    for row, probability, members in zip(rows, answer.probability, answer.sets, strict=True):
+    assert [os.path.relpath(row["path"], folder) for row in rows] == NAMES
+    answer = open_model(done).assess(test["image"][:5])
+    figures = zip(rows, *answer, strict=True)
+    for row, probability, rejected, score, members in figures:
+        assert row["rejected"] == str(bool(rejected)).lower()
+        np.testing.assert_allclose(float(row["ood_score"]), score, rtol=1e-5)
         order = np.argsort(-probability)
         assert [row["class"], row["second_class"]] == [str(k) for k in order[:2]]
         given = [float(row[f"probability: {k}"]) for k in range(tiny.CLASSES)]
@@ -80,6 +81,17 @@ def test_inputs_are_files_patterns_archives_and_paths_on_standard_input(
     assert rows[1] == {**expected[str(one)], "path": rows[1]["path"]}
 
 
+def test_a_csv_names_images_by_a_column_and_its_folder(predict, folder, tmp_path):
+    (tmp_path / "list.csv").write_text("id;file\n1;sub/d.png\n2;z.png\n3;gone.png\n")
+    words = ("--path-column", "file", "--image-dir", folder)
+    status, rows, error = predict(tmp_path / "list.csv", *words)
+    assert status == 0 and "rows without a file: 1 ('gone.png')" in error
+    assert [row["path"] for row in rows] == [str(folder / "sub" / "d.png"), str(folder / "z.png")]
+    (tmp_path / "bad.csv").write_text("file\n../secret.png\n")
+    status, _, error = predict(tmp_path / "bad.csv", "--image-dir", folder)
+    assert status == 2 and "out of" in error
+
+
 def test_broken_files_have_a_row_with_the_reason_and_the_status_says_so(predict, folder):
     (folder / "empty.png").touch()
     (folder / "text.jpg").write_text("hello")
@@ -88,7 +100,7 @@ def test_broken_files_have_a_row_with_the_reason_and_the_status_says_so(predict,
     (folder / "loop").symlink_to(folder)
     status, rows, error = predict(folder)
     assert status == 2 and "3 of 8 images could not be read" in error
-    assert "1 files are no images" in error and ".txt" in error
+    assert "not read: 1 .txt" in error
     reasons = {os.path.basename(row["path"]): row["error"] for row in rows if row["error"]}
     assert sorted(reasons) == ["empty.png", "gone.png", "text.jpg"]
     assert "0 bytes" in reasons["empty.png"] and "not a JPEG" in reasons["text.jpg"]
@@ -147,8 +159,8 @@ def test_standard_output_has_the_csv_alone(done, folder, capfd):
         (["nothing.png"], "nothing.png does not exist: give image files, a folder"),
         (["no*thing"], "matches no file"),
         (["{empty}"], "has no image files"),
-        (["{big}", "--max-megapixels", "0.001"], "1 of 1 images could not be read"),
-        (["{big}", "--max-megapixels", "0"], "--max-megapixels is 0.0: give a number above 0"),
+        (["{big}", "--pixel-limit", "0.001"], "1 of 1 images could not be read"),
+        (["{big}", "--pixel-limit", "0"], "--pixel-limit is 0.0: give a number of megapixels"),
         (["{empty}/no.npz"], "does not exist"),
     ],
 )

@@ -1,11 +1,13 @@
 """The page: every section, any names, in a real browser at two widths and in two schemes."""
 
+import dataclasses
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from twostage_jax.runs.result import DuplicatePairs, DuplicatesRecord
 from twostage_jax.scores.figures import assess
 from twostage_jax.scores.groups import summarise_groups
 from twostage_jax.show.report.blocks import Commands, Fact, Facts, Gallery, Picture, Section, Table
@@ -44,11 +46,12 @@ def some_arrays(label):
         "neighbour_near_image": images(15).reshape(*near, 6, 6, 1),
         "neighbour_near_label": RANDOM.randint(0, 3, near),
         "neighbour_searched": np.array(1000),
-        "duplicate_image": images(2),
-        "duplicate_copy": images(2),
-        "duplicate_distance": np.array([0.0, 0.1]),
-        "duplicate_split": np.array(["test, train", EVIL[0]]),
         "reliability": RANDOM.rand(2, 15, 3),
+        "duplicate_image": images(3),
+        "duplicate_copy": images(3),
+        "duplicate_label": label[:3],
+        "duplicate_copy_label": np.array([-1, 1, 0]),
+        "duplicate_distance": np.array([0, 0.1, 0.2], np.float32),
         "progress_image": images(2),
         "progress_label": np.array([0, 1]),
         "progress_epoch": np.arange(1, 31),
@@ -125,14 +128,22 @@ def result(label, members=2):
             fields={"noise": [0.1]}, points=[point], chosen=0, chosen_by="highest accuracy"
         ),
         rejection=Rejection(
-            "combined", 1.0, 0.05, 60, 0.04, 0.9, "rule", {}, {"entropy": 0.3}, EVIL[0], 9, 0.8
+            "combined",
+            1.0,
+            0.05,
+            count=20,
+            known_rejected=0.06,
+            accepted_accuracy=0.9,
+            chosen_by="default",
+            auroc={},
+            limits={"entropy": 1.5},
+            other_class=EVIL[2],
+            other_count=3,
+            other_rejected=0.3,
         ),
-        duplicates=SimpleNamespace(
+        duplicates=DuplicatesRecord(
             near=True,
-            pairs=[
-                SimpleNamespace(earlier="train", later="test", identical=1, near=2, relabelled=1)
-            ],
-            reason=None,
+            pairs=[DuplicatePairs("train", "test", 1, 2, 1, [[0, 1]])],
             affected=3,
             test_without=assessment.scores,
         ),
@@ -266,6 +277,16 @@ def test_every_section_is_optional(whole):
     assert "An encoder was pretrained (vae, 2 epochs); there is no head yet." in bare
     for absent in ('id="confusion"', 'id="duplicates"', 'id="calibration"', 'id="study"'):
         assert absent not in bare
+
+
+def test_many_copies_are_said_before_the_accuracy(whole, html):
+    text = html.decode()
+    warning = text.index("3 of 60 test images (5.0\xa0%) are copies")
+    assert warning < text.index('class="answer"')
+    record = dataclasses.replace(whole.result.duplicates, affected=1)
+    changed = SimpleNamespace(**{**vars(whole.result), "duplicates": record})
+    text = render_run(Content(**{**vars(whole), "result": changed})).decode()
+    assert "test image" in text and "are copies of images" not in text
 
 
 def test_the_same_run_gives_the_same_page(whole, html):

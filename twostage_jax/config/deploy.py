@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from twostage_jax.config.fields import flag, number
+from twostage_jax.config.fields import flag
 from twostage_jax.config.flags import Loading
 
 # Formats of an exported model, and the default names of their files.
@@ -17,7 +17,6 @@ FORMATS = {
     "torch": "model-torch.safetensors",
 }
 LIMIT = 100  # megapixels of one image
-check_megapixels = number("a number above 0", 1e-6, 1e6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +29,14 @@ class Predict(Loading):
     """Image files, folders, patterns, csv or npz files, or - for paths on standard input"""
     out: Annotated[Path | None, flag("FILE.csv", "standard output")] = None
     """File for the CSV"""
-    max_megapixels: Annotated[float, flag("FLOAT", f"{LIMIT}")] = LIMIT
-    """Largest image in megapixels; larger ones are not decoded"""
+    pixel_limit: Annotated[float, flag("MEGAPIXELS", f"{LIMIT}")] = LIMIT
+    """Largest image in megapixels that is decoded"""
+    glob: Annotated[str | None, flag("PATTERN", "all images but masks")] = None
+    """Pattern of the files of a folder to read, such as "*.png" """
+    path_column: Annotated[str | None, flag("NAME", "found by its name")] = None
+    """Column of a csv with the paths, by name or number from 1"""
+    image_dir: Annotated[Path | None, flag("DIR", "the folder of the csv")] = None
+    """Folder that the paths of a csv are relative to"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,10 +90,10 @@ def _over_members(
 ) -> jax.Array:
     """Apply a function of one member to some members, `[rows, B, ...]`."""
     if len(rows) == 1:
-        own = map_members(lambda leaf: leaf[rows[0]], axes, tree)
-        return function(own, image)[None]
-    own = map_members(lambda leaf: jnp.stack([leaf[row] for row in rows]), axes, tree)
-    return jax.vmap(function, in_axes=(axes, None))(own, image)
+        part = map_members(lambda leaf: leaf[rows[0]], axes, tree)
+        return function(part, image)[None]
+    part = map_members(lambda leaf: jnp.stack([leaf[row] for row in rows]), axes, tree)
+    return jax.vmap(function, in_axes=(axes, None))(part, image)
 
 
 def in_batches(bundle: Bundle, size: int) -> Callable[..., dict[str, jax.Array]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from twostage_jax.data.split import SPLIT_SEED, Split
 from twostage_jax.engine.passes import apply_pass
+from twostage_jax.runs.duplicates import duplicate_arrays
 from twostage_jax.runs.finish import Finished
 from twostage_jax.runs.handover import FROZEN
 from twostage_jax.runs.pictures import Reconstructions, as_pixels, sample_rows
@@ -32,7 +33,6 @@ QUERIES = 10  # test images with their neighbours
 NEAREST = 5
 UNCERTAIN = 12
 VIEWED = 8
-PAIRS = 12  # of duplicates
 
 
 def first_material(
@@ -80,7 +80,7 @@ def run_material(
         **_bins(finished),
         **_mistakes(finished),
         **_uncertain(finished),
-        **_duplicates(plan, test),
+        **duplicate_arrays(plan, test),
     }
 
 
@@ -204,30 +204,6 @@ def _uncertain(finished: Finished) -> Arrays:
         "uncertain_label": finished.test["label"][rows],
         "uncertain_predicted": finished.probability[rows].argmax(-1),
         "uncertain_confidence": confidence[rows],
-    }
-
-
-def _duplicates(plan: Plan, test: Split) -> Arrays:
-    """Return some images with their copies in an earlier split, the least similar ones first."""
-    if plan.duplicates is None or not plan.duplicates.pairs:
-        return {}
-    splits = {**plan.dataset.splits, "test": test}
-    examples: list[tuple[float, np.ndarray, np.ndarray, str]] = []
-    for pairs in plan.duplicates.pairs:
-        order = np.argsort(-pairs.distance, kind="stable")
-        # Identical images look the same: a few of them are enough.
-        chosen = order[np.linspace(0, len(order) - 1, min(PAIRS, len(order))).astype(int)]
-        for number in chosen.tolist():
-            image = splits[pairs.later]["image"][pairs.image[number]]
-            copy = splits[pairs.earlier]["image"][pairs.copy[number]]
-            words = f"{pairs.later}, {pairs.earlier}"
-            examples.append((float(pairs.distance[number]), image, copy, words))
-    examples = examples[:PAIRS]
-    return {
-        "duplicate_distance": np.array([pair[0] for pair in examples]),
-        "duplicate_image": thumbnails(np.stack([pair[1] for pair in examples])),
-        "duplicate_copy": thumbnails(np.stack([pair[2] for pair in examples])),
-        "duplicate_split": np.array([pair[3] for pair in examples]),
     }
 
 

@@ -1,7 +1,7 @@
 """A classifier to predict with: from a run's folder or from an exported file, in one form."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,9 @@ from twostage_jax.errors import UserError, shown
 from twostage_jax.reprs import Rows, html_table, text_table
 from twostage_jax.runs.images import network_images
 from twostage_jax.scores.calibration import apply_temperature
-from twostage_jax.scores.detection import mean_probability
+from twostage_jax.scores.detection import Gaussians, Outputs, mean_probability
 from twostage_jax.scores.figures import probabilities
+from twostage_jax.scores.rejection import Rule, reject
 
 if TYPE_CHECKING:
     from twostage_jax.runs.opened import Run
@@ -67,6 +68,10 @@ class Settings(NamedTuple):
         coverage: target coverage of the prediction sets; None if there are none.
         set_threshold: classes with `1 - p` up to this value are in the set.
         scale: range of the values in the source of the training data, in words.
+        score: name of the outlier score that rejects images; None without a threshold.
+        limit: images with a higher score are rejected.
+        limits: limits of the parts of a combined score, by name; see `scores.rejection.Rule`.
+        gaussians: of each encoder, if the score needs them.
     """
 
     classes: tuple[str, ...]
@@ -76,6 +81,10 @@ class Settings(NamedTuple):
     coverage: float | None = None
     set_threshold: float | None = None
     scale: str = ""
+    score: str | None = None
+    limit: float = 0.0
+    limits: Mapping[str, float] = {}
+    gaussians: tuple[Gaussians, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,7 +104,7 @@ class Model:
     >>> from twostage_jax.show.terminal import Terminal
     >>> config = ts.Config(out="runs/a", pretrain={"epochs": 1}, head={"protocol": "ridge"})
     >>> result = ts.run(config, terminal=Terminal(quiet=True))
-    >>> model = open_model("runs/a")
+    >>> model = ts.load_model(ts.export("runs/a"))
     >>> images = ts.load("digits").test["image"]
     >>> model.predict(images).shape, model.assess(images).sets.shape
     ((359,), (359, 10))
@@ -147,8 +156,16 @@ class Model:
         """
         array = self._images(images)
         passes = self.quick if len(array) <= SMALL_BATCH else self.passes
+        parts = [self._assess(passes, part) for part in _parts(array)]
+        probability = np.concatenate([part.probability for part in parts])
+        rejected, score, sets = (_joined(x) for x in list(zip(*parts, strict=True))[1:])
+        return Assessment(probability, rejected, score, sets)
+
+    def _assess(self, passes: Passes, images: np.ndarray) -> Assessment:
         settings = self.settings
-        mean = self._mean(passes, array)
+        logits = passes.logits(images)
+        members = probabilities(logits)
+        mean = mean_probability(members)
         probability = mean
         if settings.temperature is not None:
             probability = apply_temperature(mean, settings.temperature)
@@ -156,15 +173,23 @@ class Model:
         if settings.set_threshold is not None:
             # The threshold was fitted on probabilities without the temperature.
             sets = 1 - mean <= settings.set_threshold
-        return Assessment(probability.astype(np.float32), None, None, sets)
+        rejected = score = None
+        if settings.score is not None:
+            features = np.empty((0, len(images), 0), np.float32)
+            if settings.gaussians:
+                features = passes.features(images)
+            outputs = Outputs(members, logits, features)
+            rule = Rule(settings.score, settings.limit, settings.limits)
+            score, rejected = reject(outputs, rule, settings.gaussians)
+        return Assessment(probability.astype(np.float32), rejected, score, sets)
 
     def _images(self, images: object) -> np.ndarray:
         return network_images(images, self.image_shape, self.path)
 
     def _mean(self, passes: Passes, images: np.ndarray) -> np.ndarray:
         """Return mean probabilities float64 `[N, K]`."""
-        parts = [images[start : start + MANY] for start in range(0, max(len(images), 1), MANY)]
-        return np.concatenate([mean_probability(probabilities(passes.logits(x))) for x in parts])
+        parts = [mean_probability(probabilities(passes.logits(x))) for x in _parts(images)]
+        return np.concatenate(parts)
 
     def __repr__(self) -> str:
         """Return the path, the shape of the images and the classes."""
@@ -177,6 +202,16 @@ class Model:
         names = ", ".join(self.classes)
         shape = "×".join(map(str, self.image_shape))
         return [("images", shape), ("classes", f"{len(self.classes)}: {names}")]
+
+
+def _parts(images: np.ndarray) -> list[np.ndarray]:
+    """Split images, so that the memory for their results does not grow with their number."""
+    return [images[start : start + MANY] for start in range(0, max(len(images), 1), MANY)]
+
+
+def _joined(parts: tuple[np.ndarray | None, ...]) -> np.ndarray | None:
+    arrays = [part for part in parts if part is not None]
+    return np.concatenate(arrays) if arrays else None
 
 
 def load_model(file: Path | str) -> Model:
@@ -201,7 +236,7 @@ def load_model(file: Path | str) -> Model:
     (359, 10)
     """
     path = _as_path(file)
-    from twostage_jax.runs.deploy.model_file import read_model_file
+    from twostage_jax.runs.deploy.model_file import read_gaussians, read_model_file
     from twostage_jax.runs.deploy.program import load_program
 
     about, programs, arrays = read_model_file(path)
@@ -210,6 +245,7 @@ def load_model(file: Path | str) -> Model:
     small = program
     if "program_small" in programs:
         small = load_program(path, programs["program_small"], params, SMALL_BATCH)
+    rejection = about.rejection
     settings = Settings(
         classes=tuple(about.classes),
         image_shape=about.preprocessing.image_shape,
@@ -217,6 +253,11 @@ def load_model(file: Path | str) -> Model:
         coverage=None if about.sets is None else about.sets.coverage,
         set_threshold=None if about.sets is None else about.sets.threshold,
         scale=about.scale,
+        fit=about.preprocessing.fit,
+        score=None if rejection is None else rejection.score,
+        limit=0.0 if rejection is None else rejection.threshold,
+        limits={} if rejection is None else rejection.limits or {},
+        gaussians=read_gaussians(arrays, about),
     )
     return Model(path, settings, _as_passes(path, program), _as_passes(path, small))
 
@@ -267,6 +308,7 @@ def from_run(run: "Run") -> Model:
     predictor = run.predictor
     uncertainty = run.record.uncertainty
     sets = uncertainty.conformal
+    rejection = run.rejection
     preprocessing = run.manifest.preprocessing
     settings = Settings(
         classes=run.classes,
@@ -275,6 +317,11 @@ def from_run(run: "Run") -> Model:
         coverage=None if sets is None else sets.asked,
         set_threshold=None if sets is None else sets.threshold,
         scale=run.manifest.data.scale,
+        fit=preprocessing.fit,
+        score=None if rejection is None else rejection.score,
+        limit=0.0 if rejection is None else rejection.threshold,
+        limits={} if rejection is None else rejection.limits or {},
+        gaussians=run.gaussians,
     )
     small = predictor.with_batches(SMALL_BATCH)
     passes = Passes(predictor.logits, predictor.features)

@@ -14,7 +14,9 @@ from twostage_jax.runs.deploy.model_file import (
     SCHEMA,
     ModelFile,
     ModelRecord,
+    RejectionRecord,
     SetsRecord,
+    gaussian_arrays,
     model_bytes,
 )
 from twostage_jax.runs.deploy.onnx import onnx_bytes
@@ -89,6 +91,7 @@ def _model_file(run: Run, path: Path) -> dict[Path, bytes]:
         programs["program_small"] = export_program(bundle._replace(arrays=arrays), SMALL_BATCH)[0]
     uncertainty = run.record.uncertainty
     conformal = uncertainty.conformal
+    rejection = run.rejection
     about = ModelRecord(
         schema=SCHEMA,
         classes=list(run.classes),
@@ -99,10 +102,16 @@ def _model_file(run: Run, path: Path) -> dict[Path, bytes]:
         batch=predictor.batch_size,
         temperature=uncertainty.temperature,
         sets=None if conformal is None else SetsRecord(conformal.asked, conformal.threshold),
+        rejection=None
+        if rejection is None
+        else RejectionRecord(
+            rejection.score, rejection.threshold, len(run.gaussians), rejection.limits
+        ),
         versions={"twostage-jax": __version__, "jax": jax.__version__},
         groups={name: group.sha256 for name, group in run.manifest.groups.items()},
         data=run.manifest.data.fingerprint,
     )
+    arrays |= gaussian_arrays(run.gaussians)
     return {path: model_bytes(ModelFile(about, programs, arrays))}
 
 

@@ -4,7 +4,7 @@ import glob
 import io
 import itertools
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -15,16 +15,17 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from PIL import Image
 
-from twostage_jax.data.decode import BrokenImage, Form, decode
-from twostage_jax.data.names import parse
+from twostage_jax.data.csv import list_csv
+from twostage_jax.data.decode import MEGAPIXEL, PIXEL_LIMIT, BrokenImage, Form, decode
+from twostage_jax.data.listing import find_images
+from twostage_jax.data.names import listed, parse
 from twostage_jax.data.npz import read_archive
 from twostage_jax.data.pixels import Array, as_images, parse_scale
+from twostage_jax.data.spec import Reading
 from twostage_jax.engine.compile import cores
 from twostage_jax.errors import UserError
 
-SUFFIXES = (
-    ".jpg .jpeg .jpe .jfif .png .bmp .dib .gif .tif .tiff .webp".split()
-)  # a name with another one in a folder is not taken for an image
+TABLES = (".csv", ".tsv")
 STDIN = "-"
 BATCH = 1000  # images that are classified together
 PIECE = 50  # files that a thread decodes at a time
@@ -46,16 +47,17 @@ class InputBatch(NamedTuple):
 
 
 def read_inputs(
-    inputs: Sequence[str], form: Form, limit: int, scale: str, stdin: TextIO, say: Say
+    inputs: Sequence[str], form: Form, reading: Reading, scale: str, stdin: TextIO, say: Say
 ) -> Iterator[InputBatch]:
     """Read all images of a command, in the order of its arguments and of their names.
 
-    Memory does not grow with the number of files. An npz file is read as a whole.
+    Memory does not grow with the number of images, except for a list of the paths of a folder or a
+    csv file. An npz file is read as a whole.
 
     Args:
         inputs: arguments of the command.
         form: form of the images for the network.
-        limit: largest number of pixels of one image.
+        reading: largest image, pattern of files in folders, and columns of csv files.
         scale: range of the values that the run was trained on, in words.
         stdin: has one path in each line, for the argument `-`.
         say: prints a notice.
@@ -63,6 +65,7 @@ def read_inputs(
     Raises:
         UserError: an argument that names no image.
     """
+    limit = PIXEL_LIMIT if reading.pixel_limit is None else int(reading.pixel_limit * MEGAPIXEL)
     converter = _Converter(form, limit, say)
     for text in inputs:
         if text == STDIN:
@@ -70,14 +73,16 @@ def read_inputs(
         elif text.lower().endswith(".npz") and os.path.isfile(text):
             yield from converter.convert_archive(Path(text), scale)
         else:
-            yield from converter.decode_files(_paths(text, say))
+            yield from converter.decode_files(_paths(text, reading, say))
 
 
-def _paths(text: str, say: Say) -> Iterable[str]:
+def _paths(text: str, reading: Reading, say: Say) -> Iterable[str]:
     """Return the image files that an argument names."""
     text = os.path.expanduser(text)
     if os.path.isdir(text):
-        return _folder(text, say)
+        return _in_folder(Path(text), reading.glob, say)
+    if text.lower().endswith(TABLES) and os.path.isfile(text):
+        return _in_csv(Path(text), reading, say)
     # A name may contain `[`, so an existing file is no pattern.
     if os.path.lexists(text):
         return [text]
@@ -89,24 +94,23 @@ def _paths(text: str, say: Say) -> Iterable[str]:
     raise UserError(f"{text} does not exist: give image files, a folder, a pattern or -")
 
 
-def _folder(top: str, say: Say) -> Iterator[str]:
-    """Yield the images below a folder, sorted in each folder; other files are counted."""
-    ignored: Counter[str] = Counter()
-    count = 0
-    for folder, folders, names in os.walk(top):  # it does not follow links, which may loop
-        folders.sort()
-        for name in sorted(names):
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in SUFFIXES:
-                count += 1
-                yield os.path.join(folder, name)
-            else:
-                ignored[suffix or name] += 1
-    if not count:
-        raise UserError(f"{top} has no image files ({', '.join(SUFFIXES)}): give another folder")
-    if ignored:
-        kinds = ", ".join(f"{number:,} {name}" for name, number in ignored.most_common(5))
-        say(f"{top}: {ignored.total():,} files are no images and are not read ({kinds})")
+def _in_folder(folder: Path, pattern: str | None, say: Say) -> list[str]:
+    """Return the images below a folder, in the order in which a source reads them."""
+    images, unread, _ = find_images(folder, pattern)
+    if not images:
+        raise UserError(f"{folder} has no image files: give another folder, or --glob")
+    if unread:
+        kinds = listed([f"{count:,} {name}" for name, count in unread.most_common()], 8)
+        say(f"{folder}: not read: {kinds}")
+    return [os.path.join(folder, *parts) for parts in images]
+
+
+def _in_csv(path: Path, reading: Reading, say: Say) -> list[str]:
+    """Return the images that the rows of a csv file name."""
+    entries, notes = list_csv(path, reading, as_pool=True)
+    for note in notes:
+        say(f"{path}: {note}")
+    return [entry.file for entry in entries]
 
 
 class _Converter:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,8 @@ import numpy as np
 from twostage_jax.data.npz import read_archive
 from twostage_jax.errors import Corrupted, UserError, shown
 from twostage_jax.files import READ_SIZE, as_json, open_regular
+from twostage_jax.scores.detection import OUTLIER_SCORES, Gaussians
+from twostage_jax.scores.rejection import COMBINED, PARTS
 from twostage_jax.store.decoding import decode, encode
 from twostage_jax.store.records import PreprocessingRecord
 
@@ -40,6 +43,31 @@ class SetsRecord:
 
 
 @dataclass(frozen=True)
+class RejectionRecord:
+    """Rejection: images with a higher outlier score than the threshold belong to no class.
+
+    Attributes:
+        score: one of `scores.detection.OUTLIER_SCORES`, or `combined`.
+        threshold: highest accepted score.
+        gaussians: number of encoders whose Gaussians are in the file, as `gaussian/I/NAME`.
+        limits: limits of the parts of `combined`, by name; see `scores.rejection.Rule`.
+    """
+
+    score: str
+    threshold: float
+    gaussians: int = 0
+    limits: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the name."""
+        names = (*OUTLIER_SCORES, COMBINED)
+        if self.score not in names or not set(self.limits or ()) <= set(PARTS):
+            raise ValueError(f"the score is one of {', '.join(names)}, not {self.score}")
+        if (self.score == COMBINED) != bool(self.limits):
+            raise ValueError("limits go with the score combined")
+
+
+@dataclass(frozen=True)
 class ModelRecord:
     """Content of the member `about`.
 
@@ -53,6 +81,7 @@ class ModelRecord:
         batch: number of images that the program computes at a time.
         temperature: divides the logarithms of probabilities; None without validation examples.
         sets: prediction sets; None if validation was too small.
+        rejection: None if validation was too small.
         versions: of the packages that wrote the file.
         groups: digest of each parameter group in the run.
         data: fingerprint of the training data.
@@ -67,6 +96,7 @@ class ModelRecord:
     batch: int
     temperature: float | None = None
     sets: SetsRecord | None = None
+    rejection: RejectionRecord | None = None
     versions: dict[str, str] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
     data: str = ""
@@ -120,10 +150,38 @@ def read_model_file(path: Path) -> ModelFile:
         raise UserError(f"{path} is not a model file, it has no member {ABOUT}: {AGAIN}")
     about = _read_about(path, arrays.pop(ABOUT))
     programs = {n: arrays.pop(n).tobytes() for n in sorted(arrays) if n.startswith("program")}
-    missing = sorted({*about.params, "program"} - arrays.keys() - programs.keys())
+    needed = {"program", *about.params, *_gaussian_names(about)}
+    missing = sorted(needed - arrays.keys() - programs.keys())
     if missing:
         raise Corrupted(f"{path} is corrupted: it has no member {missing[0]!r}; {AGAIN}")
     return ModelFile(about, programs, arrays)
+
+
+def _gaussian_names(about: ModelRecord) -> list[str]:
+    count = about.rejection.gaussians if about.rejection else 0
+    return [_gaussian(index, name) for index in range(count) for name in Gaussians._fields]
+
+
+def _gaussian(index: int, name: str) -> str:
+    return f"gaussian/{index}/{name}"
+
+
+def gaussian_arrays(gaussians: Sequence[Gaussians]) -> dict[str, np.ndarray]:
+    """Return Gaussians as arrays of a model file."""
+    return {
+        _gaussian(index, name): np.asarray(values)
+        for index, fitted in enumerate(gaussians)
+        for name, values in fitted._asdict().items()
+    }
+
+
+def read_gaussians(arrays: Mapping[str, np.ndarray], about: ModelRecord) -> tuple[Gaussians, ...]:
+    """Return the Gaussians of a model file."""
+    count = about.rejection.gaussians if about.rejection else 0
+    return tuple(
+        Gaussians(*(arrays[_gaussian(index, name)] for name in Gaussians._fields))
+        for index in range(count)
+    )
 
 
 def _read_about(path: Path, member: np.ndarray) -> ModelRecord:

@@ -159,7 +159,8 @@ class Graph:
         return used[::-1]
 
 
-Emit = Callable[[Graph, Equation, list[Value]], list[str | Tensor]]
+Result = list[str | Tensor]  # names, or values that are compact
+Emit = Callable[[Graph, Equation, list[Value]], Result]
 
 
 def trace(function: Callable[[PyTree], jax.Array], image_shape: Sizes) -> list[ClosedJaxpr]:

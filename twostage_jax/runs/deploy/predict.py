@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from twostage_jax.config.deploy import Predict, check_megapixels
-from twostage_jax.data.decode import MEGAPIXEL, Form
+from twostage_jax.config.deploy import Predict
+from twostage_jax.config.reading import check_megapixels
+from twostage_jax.data.decode import Form
+from twostage_jax.data.spec import READING, Reading
 from twostage_jax.engine.device import find_device
 from twostage_jax.errors import UserError
 from twostage_jax.runs.deploy.inputs import read_inputs
@@ -22,10 +24,16 @@ from twostage_jax.store.layout import PART
 
 def predict_command(command: Predict, terminal: Terminal) -> None:
     """Execute a parsed command; see `predict`."""
-    check_megapixels("--max-megapixels", command.max_megapixels)
+    check_megapixels("--pixel-limit", command.pixel_limit)
     find_device(command.device)
     model = open_model(command.model, command.trust_code)
-    predict(model, command.inputs, command.out, terminal, command.max_megapixels)
+    reading = Reading(
+        glob=command.glob,
+        path_column=command.path_column,
+        image_dir=command.image_dir,
+        pixel_limit=command.pixel_limit,
+    )
+    predict(model, command.inputs, command.out, terminal, reading)
 
 
 def predict(
@@ -33,7 +41,7 @@ def predict(
     inputs: Sequence[str],
     out: Path | None,
     terminal: Terminal,
-    max_megapixels: float,
+    reading: Reading = READING,
 ) -> None:
     """Classify images and write one row for each, as `twostage predict` does.
 
@@ -42,7 +50,7 @@ def predict(
         inputs: files, folders, patterns, csv or npz files, or `-`.
         out: file for the CSV; standard output by default.
         terminal: prints notices; on standard error, because the CSV is on standard output.
-        max_megapixels: largest image.
+        reading: largest image, pattern of files in folders, and columns of csv files.
 
     Raises:
         UserError: an argument that names no image, or a file that cannot be written; at the end, if
@@ -50,11 +58,10 @@ def predict(
     """
     settings = model.settings
     form = Form(*model.image_shape, model.fit)
-    limit = int(max_megapixels * MEGAPIXEL)
     count = broken = 0
     with _table(out) as table:
         table.write(header(model.classes))
-        batches = read_inputs(inputs, form, limit, settings.scale, sys.stdin, terminal.notice)
+        batches = read_inputs(inputs, form, reading, settings.scale, sys.stdin, terminal.notice)
         for names, images, errors in batches:
             table.write(rows(names, errors, model.classes, *model.assess(images)))
             count += len(names)

@@ -192,11 +192,11 @@ function tryPage(page) {
       if (name === "drop") add(event.dataTransfer.files);
     });
   }
-  drawOn($("canvas"), $("clear"), newCard, assess);
+  drawOn($("canvas"), page.model.pen, $("clear"), newCard, assess);
 }
 
 // Paper that is classified after each stroke. One card shows the drawing until it is cleared.
-function drawOn(canvas, clear, newCard, assess) {
+function drawOn(canvas, width, clear, newCard, assess) {
   const pen = canvas.getContext("2d");
   let card = null;
   let version = 0;
@@ -219,7 +219,7 @@ function drawOn(canvas, clear, newCard, assess) {
   function draw(event) {
     const next = point(event);
     pen.strokeStyle = "#000000";
-    pen.lineWidth = 20;
+    pen.lineWidth = width;
     pen.lineCap = pen.lineJoin = "round";
     pen.beginPath();
     pen.moveTo(...last);

@@ -5,97 +5,22 @@ from collections.abc import Sequence
 
 from twostage_jax.show.epochs import Record
 from twostage_jax.show.plots import plot_sweep
-from twostage_jax.show.rejection import score_words
 from twostage_jax.show.report.blocks import (
     Block,
     Commands,
     Drawing,
     Fact,
     Facts,
-    Gallery,
-    Picture,
     Section,
     Table,
     Text,
 )
 from twostage_jax.show.report.charts import plot_members
 from twostage_jax.show.report.content import Content
-from twostage_jax.show.report.result import interval_words, share_words
+from twostage_jax.show.report.result import share_words
 from twostage_jax.show.tables import counted
 
 SHOWN = 200  # rows of a csv file on the page
-
-
-def rejection_section(content: Content) -> Section | None:
-    """Section on images of no known class."""
-    rejection = getattr(content.result, "rejection", None)
-    if rejection is None:
-        return None
-    aim = f"at most {share_words(rejection.target)} was the aim"
-    facts = [
-        Fact("score", score_words(rejection), rejection.chosen_by),
-        Fact("threshold", f"{rejection.threshold:.4g}", "images with a higher score are rejected"),
-        Fact("rejected", share_words(rejection.known_rejected), f"of the test images; {aim}"),
-    ]
-    if rejection.accepted_accuracy is not None:
-        words = share_words(rejection.accepted_accuracy, content.result.test.count)
-        facts.append(Fact("accuracy", words, "of the test images that are not rejected"))
-    if rejection.other_rejected is not None:
-        images = counted(rejection.other_count, "image")
-        note = f"rejected of {images} of the class {rejection.other_class}"
-        facts.append(Fact("unknown images", share_words(rejection.other_rejected), note))
-    words = "An image that is unlike all classes is rejected: it is “none of the above”."
-    return Section("rejection", "None of the above", [Text(words), Facts(facts)])
-
-
-def duplicates_section(content: Content) -> Section | None:
-    """Section on images that are in two splits, with pictures of some pairs."""
-    record = getattr(content.result, "duplicates", None)
-    if record is None:
-        return None
-    rows = content.tables.get("duplicates", ())
-    blocks: list[Block] = []
-    for pairs in record.pairs:
-        words = (
-            f"{counted(pairs.identical + pairs.near, f'{pairs.later} image')} are also in "
-            f"{pairs.earlier}: {pairs.identical:,} identical, {pairs.near:,} nearly identical"
-        )
-        if pairs.relabelled:
-            words += f"; {pairs.relabelled:,} of them have another label there"
-        blocks.append(Text(f"{words}.", "warning"))
-    if not record.pairs:
-        kinds = "identical or nearly identical" if record.near else "identical"
-        blocks.append(Text(f"No {kinds} images are in two splits."))
-    if record.reason:
-        blocks.append(Text(f"Nearly identical images were not searched: {record.reason}."))
-    if record.test_without is not None:
-        scores = record.test_without
-        note = f"{interval_words(scores.interval, scores.count)}; {counted(scores.count, 'image')}"
-        with_all = share_words(content.result.test.accuracy, content.result.test.count)
-        facts = [
-            Fact("test accuracy", with_all, "on all images"),
-            Fact("test accuracy", share_words(scores.accuracy, scores.count), f"without: {note}"),
-        ]
-        blocks.append(Facts(facts))
-    pictures = _pairs(content)
-    if pictures:
-        blocks.append(Gallery("An image, and its copy in an earlier split", pictures))
-    if len(rows) > 1:
-        blocks.append(_csv_table("All pairs, from duplicates.csv", rows))
-    return Section("duplicates", "Duplicates", blocks)
-
-
-def _pairs(content: Content) -> list[Picture]:
-    arrays = content.arrays
-    if "duplicate_image" not in arrays:
-        return []
-    pictures = []
-    names = ("duplicate_image", "duplicate_copy", "duplicate_distance", "duplicate_split")
-    for image, copy, distance, split in zip(*(arrays[name] for name in names), strict=True):
-        kind = f"distance {distance:.3f}" if distance else "identical"
-        alt = f"{split} images, {kind}"
-        pictures.append(Picture([image, copy], alt, (str(split), kind)))
-    return pictures
 
 
 def broken_section(content: Content) -> Section | None:
@@ -104,20 +29,23 @@ def broken_section(content: Content) -> Section | None:
     if rows is None or len(rows) < 2:
         return None
     words = f"{counted(len(rows) - 1, 'file')} could not be read and {_were(rows)} left out."
-    return Section("broken", "Broken files", [Text(words), _csv_table("Files", rows)])
+    return Section("broken", "Broken files", [Text(words), csv_table("Files", rows)])
 
 
 def _were(rows: Sequence) -> str:
     return "was" if len(rows) == 2 else "were"
 
 
-def _csv_table(caption: str, rows: Sequence[Sequence[str]]) -> Table:
+def csv_table(caption: str, rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of a csv file, whose first row has the names of the columns."""
     head, *lines = rows
     if len(lines) > SHOWN:
         caption += f" (the first {SHOWN} of {len(lines):,})"
     # A csv file may have rows of any length.
-    shown = [[*line, *[""] * len(head)][: len(head)] for line in lines[:SHOWN]]
-    return Table(caption, head, shown, left=len(head), sortable=True)
+    lines = [[*line, *[""] * len(head)][: len(head)] for line in lines[:SHOWN]]
+    used = [number for number in range(len(head)) if any(line[number] for line in lines)]
+    columns, *shown = ([line[number] for number in used] for line in (head, *lines))
+    return Table(caption, columns, shown, left=len(columns), sortable=True)
 
 
 def ensemble_section(content: Content) -> Section | None:

@@ -3,10 +3,11 @@
 import numpy as np
 
 from twostage_jax.show.report.blocks import Block, Drawing, Gallery, Picture, Section, Table, Text
-from twostage_jax.show.report.charts import FeatureMap, plot_map
+from twostage_jax.show.report.charts import FeatureMap, class_colours, plot_map
 from twostage_jax.show.report.content import Content
 from twostage_jax.show.tables import counted
 
+LEGEND = 40  # classes that are named beside the map
 EPOCHS = 12  # rows of the table of predictions
 
 
@@ -26,14 +27,16 @@ def encoder_section(content: Content) -> Section | None:
     if "map_point" in arrays:
         label = arrays["map_label"]
         feature_map = FeatureMap(arrays["map_point"], label, arrays["map_share"])
-        svg = plot_map(feature_map, content.classes)
+        colours = class_colours(len(content.classes))
+        legend = [*zip(colours, content.classes, strict=True)][:LEGEND]
+        svg = plot_map(feature_map, colours)
         alt = f"{len(label):,} images as points on the first two principal components."
         split = "test" if content.result is not None else "validation or training"
         caption = (
             f"Features of {counted(len(label), f'{split} image')} on their first two principal "
             "components. Classes that overlap here can still be apart in other directions."
         )
-        blocks.append(Drawing("map", svg, alt, caption))
+        blocks.append(Drawing("map", svg, alt, caption, legend=legend))
     return Section("features", "What the encoder has learnt", blocks) if blocks else None
 
 
@@ -117,7 +120,7 @@ def epochs_section(content: Content) -> Section | None:
     rows = []
     for row in shown:
         guesses = zip(predicted[row], probability[row], strict=True)
-        texts = (f"{names[int(guess)]} {confidence_words(value)}" for guess, value in guesses)
+        texts = (f"{names[int(guess)]} ({confidence_words(value)})" for guess, value in guesses)
         rows.append((f"{epochs[row]}", *texts))
     columns = ("epoch", *(f"{number}. {name}" for number, name in enumerate(labels, 1)))
     blocks = [
