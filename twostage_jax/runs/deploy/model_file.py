@@ -49,8 +49,8 @@ class RejectionRecord:
     Attributes:
         score: one of `scores.detection.OUTLIER_SCORES`, or `combined`.
         threshold: highest accepted score.
-        limits: of the parts of `combined`, by name.
         gaussians: number of encoders whose Gaussians are in the file, as `gaussian/I/NAME`.
+        limits: limits of the parts of `combined`, by name; see `scores.rejection.Rule`.
     """
 
     score: str
@@ -64,6 +64,8 @@ class RejectionRecord:
         for name in (self.score, *self.limits):
             if name not in allowed:
                 raise ValueError(f"the score is one of {', '.join(allowed)}, not {name}")
+        if (self.score == COMBINED) != bool(self.limits):
+            raise ValueError("limits go with the score combined")
 
 
 @dataclass(frozen=True)
