@@ -110,7 +110,8 @@ def _stage_1(plan: Plan, reconstructions: Reconstructions | None) -> Arrays:
     if plan.augmentation is not None:
         # All images of stage 1: a source may have no labelled ones.
         images = plan.examples.images
-        images = images[sample_rows(np.zeros(len(images), np.int32), VIEWED)]
+        rows = np.unique(np.linspace(0, len(images) - 1, VIEWED).astype(int))
+        images = images[rows]
         augment = make_augment(plan.config, images.shape[1:])
         assert augment is not None, "the objective takes views"
         views = jax.jit(partial(two_views, augment))(new_key(), as_image(images))

@@ -1,7 +1,7 @@
 """A classifier to predict with: from a run's folder or from an exported file, in one form."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
