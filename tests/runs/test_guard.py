@@ -234,6 +234,16 @@ def test_a_corrupted_file_of_the_threshold_is_not_used(copied, tmp_path):
         open_run(folder)
 
 
+def test_a_model_file_rejects_what_the_run_rejects(copied, tmp_path):
+    run = open_run(copied[0])
+    assert run.rejection is not None and run.rejection.score == "combined"
+    images = ts.load(run.config.data, 40).test["image"]
+    score, rejected = run.reject(images)
+    answer = ts.load_model(ts.export(run, tmp_path / "model.twostage")).assess(images)
+    np.testing.assert_array_equal(answer.score, score)
+    np.testing.assert_array_equal(answer.rejected, rejected)
+
+
 def test_members_reject_by_the_features_of_all(data, tmp_path):
     tiny.run(tiny.config(data, tmp_path / "run", validation=40, members=2, **SHORT))
     run = open_run(tmp_path / "run")
