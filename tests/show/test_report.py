@@ -349,3 +349,9 @@ def test_blocks_hold_any_text():
     ]
     text = render_page(EVIL[0], [Section("result", EVIL[0], blocks)]).decode()
     assert text.count("<script>") == 1 and "<img src=x" not in text
+
+
+def test_arrays_of_another_version_leave_sections_out(whole):
+    for name in whole.arrays:
+        arrays = {other: values for other, values in whole.arrays.items() if other != name}
+        render_run(Content(**{**vars(whole), "arrays": arrays}))

@@ -105,7 +105,7 @@ def _model_file(run: Run, path: Path) -> dict[Path, bytes]:
         rejection=None
         if rejection is None
         else RejectionRecord(
-            rejection.score, rejection.threshold, len(run.gaussians), rejection.limits
+            rejection.score, rejection.threshold, len(run.gaussians), rejection.limits or {}
         ),
         versions={"twostage-jax": __version__, "jax": jax.__version__},
         groups={name: group.sha256 for name, group in run.manifest.groups.items()},

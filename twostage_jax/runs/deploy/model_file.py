@@ -21,7 +21,7 @@ from twostage_jax.data.npz import read_archive
 from twostage_jax.errors import Corrupted, UserError, shown
 from twostage_jax.files import READ_SIZE, as_json, open_regular
 from twostage_jax.scores.detection import OUTLIER_SCORES, Gaussians
-from twostage_jax.scores.rejection import COMBINED, PARTS
+from twostage_jax.scores.rejection import COMBINED
 from twostage_jax.store.decoding import decode, encode
 from twostage_jax.store.records import PreprocessingRecord
 
@@ -56,13 +56,14 @@ class RejectionRecord:
     score: str
     threshold: float
     gaussians: int = 0
-    limits: dict[str, float] | None = None
+    limits: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the name."""
-        names = (*OUTLIER_SCORES, COMBINED)
-        if self.score not in names or not set(self.limits or ()) <= set(PARTS):
-            raise ValueError(f"the score is one of {', '.join(names)}, not {self.score}")
+        """Check the names."""
+        allowed = (*OUTLIER_SCORES, COMBINED)
+        for name in (self.score, *self.limits):
+            if name not in allowed:
+                raise ValueError(f"the score is one of {', '.join(allowed)}, not {name}")
         if (self.score == COMBINED) != bool(self.limits):
             raise ValueError("limits go with the score combined")
 

@@ -112,7 +112,7 @@ function tryPage(page) {
   }
 
   function verdict(answer, name, share) {
-    if (answer.rejected) return `Rejected: it is unlike the known images. Nearest class: ${name}, ${percent(share)}.`;
+    if (answer.rejected) return `Rejected: too uncertain, or unlike the training images. Nearest class: ${name}, ${percent(share)}.`;
     const parts = [`${percent(share)} probable`];
     if (answer.rejected === false) parts.push("not rejected");
     const others = (answer.set || []).filter((k) => k !== answer.class).map((k) => classes[k]);

@@ -91,10 +91,10 @@ def duplicates_section(content: Content) -> Section | None:
 def _pairs(content: Content) -> list[Picture]:
     """Pictures of pairs of images, with their classes."""
     arrays = content.arrays
-    if "duplicate_image" not in arrays:
+    names = ("image", "copy", "label", "copy_label", "distance")
+    if not content.has("duplicate", *names):
         return []
     pictures = []
-    names = ("image", "copy", "label", "copy_label", "distance")
     columns = (arrays[f"duplicate_{name}"] for name in names)
     for image, copy, label, copy_label, distance in zip(*columns, strict=True):
         name = content.classes[int(label)]
