@@ -264,3 +264,14 @@ def test_members_reject_by_the_features_of_all(data, tmp_path):
 def test_another_class_that_cannot_serve_is_refused(options, message, data, capsys):
     assert cli.main(["run", "--data", data, *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_class_with_one_image_is_trained_on_and_has_no_recall(tmp_path):
+    image, label = tiny.images(120, 0)
+    keep = np.append(np.flatnonzero(label < 2), np.flatnonzero(label == 2)[0])
+    np.savez(tmp_path / "a.npz", image=image[keep], label=label[keep])
+    config = tiny.config(
+        f"npz:{tmp_path / 'a.npz'}", tmp_path / "run", class_weights="auto", **SHORT
+    )
+    rare = tiny.run(config).record["test"]["per_class"][2]
+    assert (rare["count"], rare.get("recall"), rare.get("interval")) == (0, None, None)
