@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.builders import split
-from twostage_jax.data.dataset import Source, count_duplicates, make_dataset
+from twostage_jax.data.dataset import Source, make_dataset
 from twostage_jax.data.split import stratified_indices
 from twostage_jax.errors import UserError
 
@@ -215,10 +215,3 @@ def test_more_classes_than_the_confusion_matrix_has_room_for_are_refused():
     named = Source("a", split(30), classes=tuple(map(str, range(2001))))
     with pytest.raises(UserError, match="2,001 classes"):
         make_dataset(named)
-
-
-def test_duplicates_are_counted_across_splits():
-    source = Source("a", split(40), moved(split(40), slice(7)), unlabelled=split(40)["image"][:3])
-    counts = count_duplicates(make_dataset(source, validation=0).splits)
-    assert counts["train and test"] == 7 and counts["test and unlabelled"] == 3
-    assert counts["validation and test"] == 0

@@ -115,7 +115,10 @@ def test_a_search_that_is_not_made_says_why():
     assert find_duplicates(splits(TRAIN, TEST)).near
     # Arrays that take no memory: 60,000 times 60,000 images.
     many = np.broadcast_to(TRAIN[:1], (60_000, 24, 24, 1))
-    assert "give --duplicates near" in find_duplicates(splits(many, many)).reason
+    more = np.broadcast_to(TRAIN[1:2], (60_000, 24, 24, 1))
+    assert "give --duplicates near" in find_duplicates(splits(many, more)).reason
+    # Nothing is left to search.
+    assert find_duplicates(splits(many, many)).near
 
 
 def test_a_match_does_not_depend_on_the_order_of_the_bank():

@@ -234,6 +234,16 @@ def test_a_corrupted_file_of_the_threshold_is_not_used(copied, tmp_path):
         open_run(folder)
 
 
+def test_a_model_file_rejects_what_the_run_rejects(copied, tmp_path):
+    run = open_run(copied[0])
+    assert run.rejection is not None and run.rejection.score == "combined"
+    images = ts.load(run.config.data, 40).test["image"]
+    score, rejected = run.reject(images)
+    answer = ts.load_model(ts.export(run, tmp_path / "model.twostage")).assess(images)
+    np.testing.assert_array_equal(answer.score, score)
+    np.testing.assert_array_equal(answer.rejected, rejected)
+
+
 def test_members_reject_by_the_features_of_all(data, tmp_path):
     tiny.run(tiny.config(data, tmp_path / "run", validation=40, members=2, **SHORT))
     run = open_run(tmp_path / "run")
@@ -254,3 +264,14 @@ def test_members_reject_by_the_features_of_all(data, tmp_path):
 def test_another_class_that_cannot_serve_is_refused(options, message, data, capsys):
     assert cli.main(["run", "--data", data, *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_class_with_one_image_is_trained_on_and_has_no_recall(tmp_path):
+    image, label = tiny.images(120, 0)
+    keep = np.append(np.flatnonzero(label < 2), np.flatnonzero(label == 2)[0])
+    np.savez(tmp_path / "a.npz", image=image[keep], label=label[keep])
+    config = tiny.config(
+        f"npz:{tmp_path / 'a.npz'}", tmp_path / "run", class_weights="auto", **SHORT
+    )
+    rare = tiny.run(config).record["test"]["per_class"][2]
+    assert (rare["count"], rare.get("recall"), rare.get("interval")) == (0, None, None)

@@ -226,7 +226,7 @@ def test_a_verbose_start_has_placement_and_groups(output):
     assert "pretrain: 1 member in 1 chunk" in text and "applied once" in text and "8,000" in text
 
 
-def test_a_source_shows_counts_pixels_and_duplicates(output):
+def test_a_source_shows_counts_and_pixels(output):
     counts = {"train": [3, 4], "validation": [1, 0], "test": [2, 2]}
     tables.show_dataset(
         "digits",
@@ -234,7 +234,6 @@ def test_a_source_shows_counts_pixels_and_duplicates(output):
         ["zero", "one"],
         counts,
         {"train": (0, 255, 77.5)},
-        {"train and test": 7},
         "sha256:00",
         Terminal(),
         unlabelled=12,
@@ -242,6 +241,6 @@ def test_a_source_shows_counts_pixels_and_duplicates(output):
         notes=["not used: meta"],
     )
     text = output()
-    assert "unlabelled: 12 images" in text and "train and test: 7" in text
+    assert "unlabelled: 12 images" in text
     assert "source: 0 to 16, scaled to 0 to 255" in text and "note: not used: meta" in text
     assert "train: pixel values 0 to 255, mean 77.50" in text and "fingerprint sha256:00" in text

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -328,17 +327,3 @@ def _validation_count(validation: int | None, count: int, name: str) -> int:
             f"give a number from 0 to {count - 1}"
         )
     return int(validation)
-
-
-def count_duplicates(splits: Mapping[str, Split]) -> dict[str, int]:
-    """Count, for each pair of splits, the images of the later one that the earlier one has too.
-
-    Keys are `"train and test"` and so on. Labels are ignored.
-    """
-    # Bytes of whole images and no digests of them: each hit is a copy.
-    images = {name: [x.tobytes() for x in split["image"]] for name, split in splits.items()}
-    counts = {}
-    for earlier, later in itertools.combinations(images, 2):
-        originals = set(images[earlier])
-        counts[f"{earlier} and {later}"] = sum(image in originals for image in images[later])
-    return counts

@@ -1,7 +1,7 @@
 """Duplicates across the splits of a data set: identical and nearly identical images."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +53,14 @@ class Duplicates(NamedTuple):
     near: bool
     reason: str
 
+    @property
+    def counts(self) -> list[tuple[str, str, int, int]]:
+        """Earlier split, later split, number of identical copies and of all copies."""
+        return [
+            (pairs.earlier, pairs.later, int(pairs.identical.sum()), len(pairs.image))
+            for pairs in self.pairs
+        ]
+
     def affected(self, split: str, count: int) -> np.ndarray:
         """Mask bool `[count]` of the images of a split that have a copy in an earlier split."""
         mask = np.zeros(count, bool)
@@ -83,7 +91,7 @@ def find_duplicates(splits: Mapping[str, Split], search: str = "auto") -> Duplic
     images = {name: splits[name]["image"] for name in USES if name in splits}
     images = {name: values for name, values in images.items() if len(values)}
     exact = _identical(images)
-    reason = _reason(images, search)
+    reason = _reason(images, search, exact)
     near = [] if reason else _nearly_identical(images, exact)
     merged = []
     for earlier, later in _compared(images):
@@ -123,14 +131,25 @@ def _identical(images: Mapping[str, np.ndarray]) -> list[Pairs]:
     return pairs_of_splits
 
 
-def _reason(images: Mapping[str, np.ndarray], search: str) -> str:
+def _without_copy(
+    images: Mapping[str, np.ndarray], exact: Sequence[Pairs], later: str
+) -> np.ndarray:
+    """Positions of the images of a split that have no identical copy in an earlier split."""
+    has_copy = np.zeros(len(images[later]), bool)
+    for pairs in exact:
+        if pairs.later == later:
+            has_copy[pairs.image] = True
+    return np.flatnonzero(~has_copy)
+
+
+def _reason(images: Mapping[str, np.ndarray], search: str, exact: Sequence[Pairs]) -> str:
     """Reason why nearly identical images are not searched, or empty."""
     if search == "exact":
         return "--duplicates exact was given"
     shape = images["train"].shape[1:]
     if not is_searchable(shape, len(images["train"])):
         return "it needs at least 32 training images of 8x8 pixels"
-    count = sum(len(images[a]) * len(images[b]) for a, b in _compared(images))
+    count = sum(len(images[a]) * len(_without_copy(images, exact, b)) for a, b in _compared(images))
     if search == "auto" and count > PAIR_LIMIT:
         return f"{count:,} pairs take long: give --duplicates near to search anyway"
     return ""
@@ -142,10 +161,7 @@ def _nearly_identical(images: Mapping[str, np.ndarray], exact: list[Pairs]) -> l
     pairs_of_splits = []
     for later in (name for name in images if name in JUDGED):
         earlier = [a for a, b in _compared(images) if b == later]
-        has_copy = np.zeros(len(images[later]), bool)
-        for pairs in exact:
-            has_copy[pairs.image] |= pairs.later == later
-        rows = np.flatnonzero(~has_copy)
+        rows = _without_copy(images, exact, later)
         if not len(rows):
             continue
         bank = np.concatenate([images[name] for name in earlier])

@@ -27,11 +27,7 @@ def announce(
             "encoder is no evidence for pretraining without labels"
         )
     if plan.duplicates is not None:
-        counts = [
-            (pairs.earlier, pairs.later, int(pairs.identical.sum()), len(pairs.image))
-            for pairs in plan.duplicates.pairs
-        ]
-        show_duplicates(counts, _sizes(plan), plan.duplicates.reason, terminal)
+        show_duplicates(plan.duplicates.counts, _sizes(plan), plan.duplicates.reason, terminal)
     augmentation = plan.augmentation
     # There are figures only if the name was not given.
     if augmentation is not None and augmentation.figures and "pretrain" in plan.stages:

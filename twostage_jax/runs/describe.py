@@ -4,8 +4,9 @@ import numpy as np
 
 from twostage_jax.config.commands import Data
 from twostage_jax.config.reading import reading_of
-from twostage_jax.data.dataset import count_duplicates
+from twostage_jax.data.duplicates import find_duplicates
 from twostage_jax.data.sources import load
+from twostage_jax.show.duplicates import show_duplicates
 from twostage_jax.show.tables import show_dataset
 from twostage_jax.show.terminal import Terminal
 
@@ -31,17 +32,19 @@ def describe_data(command: Data, terminal: Terminal) -> None:
             counts[name] = np.bincount(split["label"], minlength=classes).tolist()
             if image.size:  # an empty array has no minimum
                 pixels[name] = (int(image.min()), int(image.max()), float(image.mean()))
-        same = count_duplicates(dataset.splits if dataset.classes else {})
+        duplicates = find_duplicates(dataset.splits) if dataset.classes else None
     show_dataset(
         dataset.name,
         dataset.image_shape,
         dataset.classes,
         counts,
         pixels,
-        same,
         dataset.fingerprint,
         terminal,
         len(dataset.unlabelled["image"]),
         dataset.scale,
         dataset.notes,
     )
+    if duplicates is not None:
+        sizes = {name: len(split["image"]) for name, split in dataset.splits.items()}
+        show_duplicates(duplicates.counts, sizes, duplicates.reason, terminal)

@@ -117,7 +117,6 @@ def show_dataset(
     classes: Sequence[str],
     counts: Mapping[str, Sequence[int]],
     pixels: Mapping[str, tuple[int, int, float]],
-    duplicates: Mapping[str, int],
     fingerprint: str,
     terminal: Terminal,
     unlabelled: int = 0,
@@ -132,7 +131,6 @@ def show_dataset(
         classes: names of the K classes.
         counts: number of examples of each class, `[K]`, for each split.
         pixels: smallest, largest and mean value of each split that has images.
-        duplicates: number of equal images for each pair of splits.
         fingerprint: of the data set.
         terminal: where to print.
         unlabelled: number of images without a label.
@@ -152,10 +150,6 @@ def show_dataset(
         terminal.line(f"note: {note}")
     for split, (low, high, mean) in pixels.items():
         terminal.line(f"{split}: pixel values {low} to {high}, mean {mean:.2f}")
-    if duplicates:
-        terminal.line("identical images in two splits:")
-    for pair, count in duplicates.items():
-        terminal.line(f"  {pair}: {count}")
     terminal.line(f"fingerprint {fingerprint}")
 
 
