@@ -15,10 +15,9 @@ from twostage_jax.data.form import choose_form, pixel_limit
 from twostage_jax.data.grouping import with_groups
 from twostage_jax.data.listing import Entry
 from twostage_jax.data.names import listed
-from twostage_jax.data.parallel import Progress
 from twostage_jax.data.pixels import Array
 from twostage_jax.data.source import BrokenFile, Source
-from twostage_jax.data.spec import Reading
+from twostage_jax.data.spec import Progress, Reading
 from twostage_jax.data.split import Split
 from twostage_jax.data.targets import NUMBER, read_class_names
 from twostage_jax.errors import UserError, printable, shortened, shown
