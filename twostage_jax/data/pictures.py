@@ -62,6 +62,9 @@ def read(
     else:
         entries = _without_names(entries, reading.unlabeled_label or (), notes)
         entries = _with_labels(entries, bool(reading.merge_labels), path, notes)
+    held_out = sum(not entry.label and entry.split in ("validation", "test") for entry in entries)
+    if held_out:
+        notes.append(f"unlabelled images of validation and test, not used: {held_out:,}")
     entries = with_groups(entries, reading.group_by, notes)
     files = describe_files([entry.file for entry in entries], [entry.path for entry in entries])
     cache = Cache(reading.cache_dir, notes)
