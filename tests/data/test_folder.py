@@ -61,6 +61,10 @@ def test_unlabelled_test_images_are_not_trained_on(tmp_path):
     dataset = load(f"folder:{tmp_path}")
     assert "unlabelled" not in sizes(dataset)
     assert any("3 images of test without a class" in note for note in dataset.notes)
+    folder(tmp_path, {"train/c": 2, "test/c": 2})
+    dataset = load(f"folder:{tmp_path}", unlabeled_label=("c",))
+    assert sizes(dataset)["unlabelled"] == 2
+    assert any("validation and test, not used: 2" in note for note in dataset.notes)
 
 
 def test_other_files_are_counted_and_not_read(tmp_path):

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from twostage_jax.data.decode import Form
-from twostage_jax.data.parallel import Broken, Progress, decode_files
+from twostage_jax.data.parallel import Broken, decode_files
+from twostage_jax.data.spec import Progress
 from twostage_jax.errors import UserError
 from twostage_jax.files import MIB, digest_of_file, read_json
 

@@ -5,16 +5,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
 from twostage_jax.data.decode import Form
+from twostage_jax.data.spec import Progress
 from twostage_jax.data.worker import Task, decode_task
 from twostage_jax.errors import UserError
 
-Progress = Callable[[int, int], None]  # called with the number of images done and of all
 Broken = list[tuple[int, str]]  # row and reason of each file that cannot be decoded
 Results = Generator[tuple[Task, Broken], None, None]
 CHUNK = 128  # files of a task

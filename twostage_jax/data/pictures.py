@@ -15,10 +15,9 @@ from twostage_jax.data.form import choose_form, pixel_limit
 from twostage_jax.data.grouping import with_groups
 from twostage_jax.data.listing import Entry
 from twostage_jax.data.names import listed
-from twostage_jax.data.parallel import Progress
 from twostage_jax.data.pixels import Array
 from twostage_jax.data.source import BrokenFile, Source
-from twostage_jax.data.spec import Reading
+from twostage_jax.data.spec import Progress, Reading
 from twostage_jax.data.split import Split
 from twostage_jax.data.targets import NUMBER, read_class_names
 from twostage_jax.errors import UserError, printable, shortened, shown
@@ -63,6 +62,9 @@ def read(
     else:
         entries = _without_names(entries, reading.unlabeled_label or (), notes)
         entries = _with_labels(entries, bool(reading.merge_labels), path, notes)
+    held_out = sum(not entry.label and entry.split in ("validation", "test") for entry in entries)
+    if held_out:
+        notes.append(f"unlabelled images of validation and test, not used: {held_out:,}")
     entries = with_groups(entries, reading.group_by, notes)
     files = describe_files([entry.file for entry in entries], [entry.path for entry in entries])
     cache = Cache(reading.cache_dir, notes)

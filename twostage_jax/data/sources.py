@@ -9,12 +9,12 @@ import numpy as np
 from twostage_jax.data import digits, idx, npz, pool
 from twostage_jax.data.dataset import Dataset, make_dataset
 from twostage_jax.data.examples import Examples, make_examples
-from twostage_jax.data.parallel import Progress
 from twostage_jax.data.pixels import parse_scale
 from twostage_jax.data.source import Source
 from twostage_jax.data.spec import (
     FILE_KINDS,
     READING,
+    Progress,
     Reading,
     check_reading,
     check_spec,

@@ -16,6 +16,7 @@ CHANNELS = (1, 3)
 MEGAPIXELS = 10_000  # a larger image would not fit into memory
 SIZE_LIMIT = 4096  # pixels in a direction
 FILE_KINDS = ("folder", "csv")  # sources with one file for each image
+Progress = Callable[[int, int], None]  # called with the number of images decoded and of all
 SIZE = re.compile(r"([1-9][0-9]{0,4})(?:[x×]([1-9][0-9]{0,4}))?")
 
 

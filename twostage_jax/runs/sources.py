@@ -8,9 +8,8 @@ import numpy as np
 from twostage_jax.config.reading import reading_of, with_form
 from twostage_jax.data.dataset import Dataset
 from twostage_jax.data.examples import Examples
-from twostage_jax.data.parallel import Progress
 from twostage_jax.data.sources import load, load_examples, load_images
-from twostage_jax.data.spec import READING, Reading, absolute, fitting, takes_data_dir
+from twostage_jax.data.spec import READING, Progress, Reading, absolute, fitting, takes_data_dir
 from twostage_jax.errors import UserError, shown
 from twostage_jax.runs.open import Run
 from twostage_jax.runs.outsiders import without_outsiders

@@ -15,9 +15,8 @@ from twostage_jax.config.reading import reading_of
 from twostage_jax.config.schema import Config
 from twostage_jax.config.studies import NextStudy, Study
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
-from twostage_jax.data.parallel import Progress
 from twostage_jax.data.sources import load
-from twostage_jax.data.spec import READING
+from twostage_jax.data.spec import READING, Progress
 from twostage_jax.data.split import Split
 from twostage_jax.engine.finish import finish_rows
 from twostage_jax.engine.passes import encode
