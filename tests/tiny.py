@@ -82,7 +82,7 @@ def undrawn() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in DRAWN:
             patch.setattr(pictures, name, lambda *_: b"")
-        patch.setattr(outputs, "draw_report", lambda *_: b"")
+        patch.setattr(outputs, "draw_report", lambda *_, **options: b"")
         for name in ("first_material", "run_material"):
             patch.setattr(outputs, name, lambda *_: {})
         # Its program would be compiled again in every run.

@@ -53,15 +53,18 @@ def _make_terminal(command: Command) -> "Terminal":
 def execute(command: Command) -> None:
     """Execute a parsed command."""
     if isinstance(command, Data):
-        _describe_data(command)
+        # Without jax, whose import takes seconds.
+        from twostage_jax.runs.describe import describe_data
+
+        describe_data(command, _make_terminal(command))
     elif isinstance(command, Evaluate):
         _evaluate(command)
-    elif isinstance(command, Predict | Export):
-        _deploy(command)
     elif isinstance(command, Report):
         with import_errors():
             from twostage_jax.runs.report import write_report
         write_report(command, _make_terminal(command))
+    elif isinstance(command, Predict | Export):
+        _deploy(command)
     elif isinstance(command, Study):
         _study(command)
     elif isinstance(command, Serve):
@@ -231,49 +234,6 @@ def _serve(command: Serve) -> None:
     find_device(command.device)
     _keep_compiled(command.compile_cache, terminal)
     serve(command, terminal)
-
-
-def _describe_data(command: Data) -> None:
-    import numpy as np
-
-    from twostage_jax.data.dataset import count_duplicates
-    from twostage_jax.data.sources import load
-    from twostage_jax.show.tables import show_dataset
-
-    terminal = _make_terminal(command)
-    with terminal.reading("reading data") as progress:
-        dataset = load(
-            command.spec,
-            command.validation,
-            command.data_dir,
-            needs_labels=False,
-            progress=progress,
-            **reading_of(command)._asdict(),
-        )
-        counts = {}
-        pixels = {}
-        for name, split in dataset.splits.items():
-            image = split["image"]
-            if "label" not in split:
-                continue
-            classes = len(dataset.classes)
-            counts[name] = np.bincount(split["label"], minlength=classes).tolist()
-            if image.size:  # an empty array has no minimum
-                pixels[name] = (int(image.min()), int(image.max()), float(image.mean()))
-        same = count_duplicates(dataset.splits)
-    show_dataset(
-        dataset.name,
-        dataset.image_shape,
-        dataset.classes,
-        counts,
-        pixels,
-        same,
-        dataset.fingerprint,
-        terminal,
-        len(dataset.unlabelled["image"]),
-        dataset.scale,
-        dataset.notes,
-    )
 
 
 def _bench(command: Bench) -> None:

@@ -11,6 +11,8 @@ import pytest
 import twostage_jax as ts
 from tests.house.source import ROOT
 
+pytestmark = pytest.mark.slow  # PyTorch
+
 TEXT = (ROOT / "docs" / "from-pytorch.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
@@ -18,12 +20,16 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 @pytest.fixture(scope="module")
 def page():
     """Names that the code of the page defines, and the lines that it prints."""
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    # With more threads, small batches mostly wait for other processes.
+    torch.set_num_threads(1)
     names: dict = {}
     output = io.StringIO()
     with contextlib.redirect_stdout(output), jax.numpy_rank_promotion("allow"):
         for block in BLOCKS:
             exec(compile(block, "from-pytorch.md", "exec"), names)
+    torch.set_num_threads(threads)
     return names, output.getvalue().splitlines()
 
 

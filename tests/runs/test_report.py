@@ -158,12 +158,26 @@ def test_a_corrupted_file_of_the_page_is_named(complete, capsys):
     assert 'id="confusion"' in (complete / "report.html").read_text()
 
 
-def test_tables_beside_the_result_have_sections(complete, capsys):
-    (complete / "duplicates.csv").write_text("split,path\ntest,<b>x</b>\n")
-    (complete / "broken.csv").write_text("path,reason\n=cmd(),truncated\n")
+def test_files_that_were_left_out_are_listed(complete):
+    (complete / "broken.csv").write_text("path,reason\n<b>x</b>,'=cmd()\n")
     assert main(["report", str(complete)]) == 0
     text = (complete / "report.html").read_text()
-    assert "1 pair of equal" in text and "&lt;b&gt;x&lt;/b&gt;" in text and "=cmd()" in text
+    assert "1 file could not be read" in text and "&lt;b&gt;x&lt;/b&gt;" in text
+
+
+def test_copies_across_splits_are_shown(tmp_path):
+    image, label = tiny.images(tiny.TRAIN + tiny.VALIDATION, 0)
+    test = tiny.images(tiny.TEST, 1)
+    test[0][:3] = image[:3]
+    path = tmp_path / "copies.npz"
+    np.savez(path, x_train=image, y_train=label, x_test=test[0], y_test=test[1])
+    config = tiny.config(f"npz:{path}", tmp_path / "run")
+    tiny.run(config, draw=True)
+    arrays = read_archive(config.out / "report.npz")
+    np.testing.assert_array_equal(arrays["duplicate_image"], arrays["duplicate_copy"])
+    assert len(arrays["duplicate_image"]) == 3
+    text = (config.out / "report.html").read_text()
+    assert "3 identical" in text and "duplicates.csv" in text
 
 
 def test_the_same_images_are_predicted_after_each_epoch(done):

@@ -18,7 +18,8 @@ from twostage_jax import cli
 from twostage_jax.config.serving import Serve
 from twostage_jax.errors import UserError
 from twostage_jax.serve import server
-from twostage_jax.serve.neighbours import SHOWN
+from twostage_jax.serve.neighbours import NO_IMAGES, SHOWN
+from twostage_jax.serve.pictures import encode_picture
 from twostage_jax.serve.server import listen, make_assessor, open_either
 from twostage_jax.serve.sources import load_labelling
 from twostage_jax.show.terminal import Terminal
@@ -112,6 +113,23 @@ def test_images_that_cannot_be_labelled_are_one_line(run, capsys, tmp_path, labe
     assert cli.main(words) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error and not out.exists()
+
+
+def test_a_model_file_is_tried_without_training_images_and_labels_too(run, tmp_path):
+    file = tmp_path / "model.twostage"
+    assert cli.main(["export", str(run), "--out", str(file)]) == 0
+    data = f"npz:{run.parent / 'tiny.npz'}"
+    command = Serve(model=file, label=data, labels_out=tmp_path / "a.csv")
+    opened, model = open_either(command)
+    assert opened is None
+    assessor = make_assessor(opened, model, command, Terminal(quiet=True))
+    assessor.neighbours.wait()
+    image = np.full((4, 4, 1), 200, np.uint8)
+    assert assessor.neighbours.nearest(image) == {"reason": NO_IMAGES, "images": []}
+    answer = assessor.assess(encode_picture(image)[0], drawing=False)
+    assert answer["class"] == model.predict(image[None])[0]
+    labelling = load_labelling(opened, model, command, Terminal(quiet=True))
+    assert labelling.state()["classes"] == list(model.classes)
 
 
 def test_a_run_without_a_head_can_only_label(run, tmp_path, capsys):

@@ -1,12 +1,15 @@
 """The page: every section, any names, in a real browser at two widths and in two schemes."""
 
+import dataclasses
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from twostage_jax.runs.result import DuplicatePairs, DuplicatesRecord
 from twostage_jax.scores.figures import assess
+from twostage_jax.scores.groups import summarise_groups
 from twostage_jax.show.report.blocks import Commands, Fact, Facts, Gallery, Picture, Section, Table
 from twostage_jax.show.report.compare import render_comparison
 from twostage_jax.show.report.content import Content, Study
@@ -14,6 +17,7 @@ from twostage_jax.show.report.images import data_address, thumbnail
 from twostage_jax.show.report.page import render_page
 from twostage_jax.show.report.result import interval_words, share_words
 from twostage_jax.show.report.run import render_run
+from twostage_jax.store.records import Rejection
 
 RANDOM = np.random.RandomState(0)
 EVIL = ["<script>alert(1)</script>", "'\"><img src=x onerror=alert(1)>", "a\nb {{ 7 * 7 }} $x$"]
@@ -43,6 +47,11 @@ def some_arrays(label):
         "neighbour_near_label": RANDOM.randint(0, 3, near),
         "neighbour_searched": np.array(1000),
         "reliability": RANDOM.rand(2, 15, 3),
+        "duplicate_image": images(3),
+        "duplicate_copy": images(3),
+        "duplicate_label": label[:3],
+        "duplicate_copy_label": np.array([-1, 1, 0]),
+        "duplicate_distance": np.array([0, 0.1, 0.2], np.float32),
         "progress_image": images(2),
         "progress_label": np.array([0, 1]),
         "progress_epoch": np.arange(1, 31),
@@ -118,7 +127,27 @@ def result(label, members=2):
         sweep=SimpleNamespace(
             fields={"noise": [0.1]}, points=[point], chosen=0, chosen_by="highest accuracy"
         ),
-        rejection=SimpleNamespace(score="energy", threshold=1.5, known_rejected=0.05, target=0.05),
+        rejection=Rejection(
+            "combined",
+            1.0,
+            0.05,
+            count=20,
+            known_rejected=0.06,
+            accepted_accuracy=0.9,
+            chosen_by="default",
+            auroc={},
+            limits={"entropy": 1.5},
+            other_class=EVIL[2],
+            other_count=3,
+            other_rejected=0.3,
+        ),
+        duplicates=DuplicatesRecord(
+            near=True,
+            pairs=[DuplicatePairs("train", "test", 1, 2, 1, [[0, 1]])],
+            affected=3,
+            test_without=assessment.scores,
+        ),
+        groups=summarise_groups(label > 0, label, EVIL),
     )
 
 
@@ -250,6 +279,16 @@ def test_every_section_is_optional(whole):
         assert absent not in bare
 
 
+def test_many_copies_are_said_before_the_accuracy(whole, html):
+    text = html.decode()
+    warning = text.index("3 of 60 test images (5.0\xa0%) are copies")
+    assert warning < text.index('class="answer"')
+    record = dataclasses.replace(whole.result.duplicates, affected=1)
+    changed = SimpleNamespace(**{**vars(whole.result), "duplicates": record})
+    text = render_run(Content(**{**vars(whole), "result": changed})).decode()
+    assert "test image" in text and "are copies of images" not in text
+
+
 def test_the_same_run_gives_the_same_page(whole, html):
     assert render_run(whole) == html
 
@@ -310,3 +349,9 @@ def test_blocks_hold_any_text():
     ]
     text = render_page(EVIL[0], [Section("result", EVIL[0], blocks)]).decode()
     assert text.count("<script>") == 1 and "<img src=x" not in text
+
+
+def test_arrays_of_another_version_leave_sections_out(whole):
+    for name in whole.arrays:
+        arrays = {other: values for other, values in whole.arrays.items() if other != name}
+        render_run(Content(**{**vars(whole), "arrays": arrays}))

@@ -10,7 +10,7 @@ import tyro
 from twostage_jax.config.fields import SWITCH, flag, number
 from twostage_jax.config.flags import Loading
 from twostage_jax.config.reading import ReadingConfig, reading_of
-from twostage_jax.data.spec import SPECS, check_reading, check_spec, expanded
+from twostage_jax.data.spec import SPECS, check_reading, check_spec
 from twostage_jax.errors import UserError, shown
 
 KINDS = {form.partition(":")[0] for form in SPECS}
@@ -84,8 +84,7 @@ def label_spec(text: str) -> str:
     >>> [label_spec(text) for text in ("photos", "labels.csv", "npz:a.npz", "digits")]
     ['folder:photos', 'csv:labels.csv', 'npz:a.npz', 'digits']
     """
-    if text.lower().endswith(".csv") and ":" not in text:
-        return f"csv:{text}"
-    is_path = "/" in text.partition(":")[0] or expanded(text).is_dir()
-    is_spec = text.partition(":")[0] in KINDS
-    return f"folder:{text}" if is_path or not is_spec else text
+    # A folder called `digits` is given as `folder:digits`.
+    if text.partition(":")[0] in KINDS:
+        return text
+    return f"csv:{text}" if text.lower().endswith(".csv") else f"folder:{text}"

@@ -14,7 +14,6 @@ from twostage_jax.files import open_regular
 
 # In the order in which they are tried; JPEG covers the MPO files of cameras, too.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-FITS = ("pad", "crop")
 MEGAPIXEL = 1_000_000
 PIXEL_LIMIT = 100 * MEGAPIXEL
 HEADER = 16  # bytes from which Pillow recognises a format

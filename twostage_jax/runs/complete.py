@@ -13,7 +13,7 @@ from twostage_jax.show.result import show_result
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.checkpoint import Store
 from twostage_jax.store.checksums import corrupted_outputs, write_files
-from twostage_jax.store.layout import MATERIAL, REPORT, RESULT, remove_output
+from twostage_jax.store.layout import DUPLICATES, MATERIAL, REJECTION, REPORT, RESULT, remove_output
 from twostage_jax.store.records import read_manifest
 
 
@@ -50,7 +50,7 @@ def _check_outputs(folder: Path, config: Config, terminal: Terminal) -> None:
         Corrupted: if an output that the run writes itself is corrupted.
     """
     predictions = PREDICTIONS.values() if config.save_predictions else ()
-    written = (SWEEP_PLOT, *PICTURES, REPORT, MATERIAL, *predictions)
+    written = (SWEEP_PLOT, *PICTURES, REPORT, MATERIAL, DUPLICATES, REJECTION, *predictions)
     removed = []
     for name, problem in corrupted_outputs(folder):
         if name in written:

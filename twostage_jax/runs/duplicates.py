@@ -10,9 +10,11 @@ from twostage_jax.data.split import Split
 from twostage_jax.runs.plan import Plan
 from twostage_jax.runs.result import DuplicatePairs, DuplicatesRecord
 from twostage_jax.scores.figures import compute_scores
+from twostage_jax.show.report.images import thumbnail
 from twostage_jax.store.layout import DUPLICATES
 
 SHOWN = 100  # pairs of each two splits in `result.json`
+DRAWN = 12  # pairs of images on the page
 COLUMNS = ("kind", "distance", "split", "row", "class", "path")
 COPY_COLUMNS = ("copy_split", "copy_row", "copy_class", "copy_path")
 # A spreadsheet program runs a cell that begins with one of these.
@@ -86,6 +88,34 @@ def duplicates_files(plan: Plan, test: Split) -> dict[str, bytes]:
             kind = "near" if distance else "identical"
             writer.writerow((kind, f"{distance:.4f}", *image, *copy))
     return {DUPLICATES: text.getvalue().encode()}
+
+
+def duplicate_arrays(plan: Plan, test: Split) -> dict[str, np.ndarray]:
+    """Return some pairs of images for the page; empty without duplicates.
+
+    Nearly identical images of test come first, because a person can judge them.
+    """
+    duplicates = plan.duplicates
+    if duplicates is None or not duplicates.pairs:
+        return {}
+    splits = {**plan.dataset.splits, "test": test}
+    columns: dict[str, list[np.ndarray]] = {}
+    for pairs in sorted(duplicates.pairs, key=lambda pairs: pairs.later):
+        rows = np.argsort(-pairs.distance, kind="stable")[:DRAWN]
+        later = splits[pairs.later]
+        earlier = splits[pairs.earlier]
+        copy = pairs.copy[rows]
+        image = pairs.image[rows]
+        label = earlier["label"][copy] if "label" in earlier else np.full(len(rows), -1)
+        for name, values in {
+            "image": np.stack([thumbnail(x) for x in later["image"][image]]),
+            "copy": np.stack([thumbnail(x) for x in earlier["image"][copy]]),
+            "label": later["label"][image],
+            "copy_label": label,
+            "distance": pairs.distance[rows],
+        }.items():
+            columns.setdefault(f"duplicate_{name}", []).append(values)
+    return {name: np.concatenate(values)[:DRAWN] for name, values in columns.items()}
 
 
 def _cells(

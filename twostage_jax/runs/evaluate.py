@@ -14,11 +14,12 @@ from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
 from twostage_jax.runs.handover import chosen_probability
 from twostage_jax.runs.open import Run
+from twostage_jax.runs.rejection import RejectedShares, measure_shares
 from twostage_jax.runs.result import ResultRecord
 from twostage_jax.runs.resume import notice_switches
 from twostage_jax.runs.sources import Sources, load_sources
 from twostage_jax.scores.conformal import check_enough
-from twostage_jax.scores.detection import Detection, Outputs, detect_outliers
+from twostage_jax.scores.detection import Detection, Outputs, detect_outliers, mean_probability
 from twostage_jax.scores.figures import (
     COVERAGE,
     Assessment,
@@ -27,6 +28,9 @@ from twostage_jax.scores.figures import (
     prediction_file,
     probabilities,
 )
+from twostage_jax.scores.groups import GroupSummary, summarise_groups
+from twostage_jax.show.groups import show_groups
+from twostage_jax.show.rejection import show_rejection
 from twostage_jax.show.result import show_evaluation, times_read
 from twostage_jax.show.tables import counted
 from twostage_jax.show.terminal import Terminal
@@ -43,10 +47,14 @@ class Evaluation(NamedTuple):
     Attributes:
         assessment: scores, members and uncertainty on the split.
         detection: out-of-distribution detection by each score; None without another source.
+        groups: errors by group; None if the images have no groups.
+        rejection: shares that the run's threshold rejects; None if it has none.
     """
 
     assessment: Assessment
     detection: dict[str, Detection] | None
+    groups: GroupSummary | None = None
+    rejection: RejectedShares | None = None
 
 
 class _Part(NamedTuple):
@@ -58,6 +66,8 @@ class _Part(NamedTuple):
         split: images and labels.
         rows: row of each example in the source, int32 `[N]`.
         is_own: True if they are a split of the run's own data.
+        groups: names of the groups, indexed by `group` of the split; empty without groups.
+        outsiders: images of the run's other class in this split, or None.
     """
 
     source: str
@@ -65,6 +75,8 @@ class _Part(NamedTuple):
     split: Split
     rows: np.ndarray
     is_own: bool
+    groups: tuple[str, ...] = ()
+    outsiders: np.ndarray | None = None
 
 
 def evaluate(
@@ -127,17 +139,39 @@ def evaluate(
             features = run.predictor.features(train["image"])
             outside = _outputs(run, sources.outliers)
             detection, scores = detect_outliers(inside, outside, features, train["label"])
+        rejection = measure_shares(run, logits, part.split, sources.outliers, part.outsiders)
+    groups = _group_summary(part, probability)
     if save_predictions:
-        name = part.name if part.is_own else f"{as_file_name(part.source)}-{part.name}"
-        visible = chosen_probability(probability, run.config.members)
-        files = {f"predictions-{name}.npz": prediction_file(visible, label, part.rows)}
-        if scores:
-            files["predictions-ood.npz"] = arrays_file(scores)
-        with locked(run.folder, terminal.notice):
-            write_files(run.folder, files)
-    evaluation = Evaluation(assessment, detection)
+        _save_predictions(run, part, probability, scores, terminal)
+    evaluation = Evaluation(assessment, detection, groups, rejection)
     _show(run, part, sources.examples, ood, evaluation, terminal)
     return evaluation
+
+
+def _group_summary(part: _Part, probability: np.ndarray) -> GroupSummary | None:
+    """Return the errors by group; None if the images have no groups."""
+    if not part.groups:
+        return None
+    correct = mean_probability(probability).argmax(-1) == part.split["label"]
+    return summarise_groups(correct, part.split["group"], part.groups)
+
+
+def _save_predictions(
+    run: Run,
+    part: _Part,
+    probability: np.ndarray,
+    scores: dict[str, np.ndarray],
+    terminal: Terminal,
+) -> None:
+    """Write the predictions, and the outlier scores if there are any, into the run's folder."""
+    name = part.name if part.is_own else f"{as_file_name(part.source)}-{part.name}"
+    visible = chosen_probability(probability, run.config.members)
+    content = prediction_file(visible, part.split["label"], part.rows)
+    files = {f"predictions-{name}.npz": content}
+    if scores:
+        files["predictions-ood.npz"] = arrays_file(scores)
+    with locked(run.folder, terminal.notice):
+        write_files(run.folder, files)
 
 
 def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[Run, _Part]:
@@ -152,9 +186,19 @@ def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[R
         if examples.test_fingerprint == run.manifest.data.parts.get("test"):
             run = count_test_read(run, terminal)
         content = {"image": examples.image, "label": examples.label}
+        if examples.group is not None:
+            content["group"] = examples.group
         # A source without splits is used as one test split.
         name = "test" if examples.part == ALL else examples.part
-        return run, _Part(examples.name, name, content, examples.rows, False)
+        return run, _Part(
+            examples.name,
+            name,
+            content,
+            examples.rows,
+            False,
+            examples.groups,
+            sources.outsiders,
+        )
     dataset = sources.run_data
     assert dataset is not None, "without other examples there are the run's own data"
     training, lockbox = dataset.lock()
@@ -165,7 +209,9 @@ def _part(run: Run, sources: Sources, split: str, terminal: Terminal) -> tuple[R
         # Counted before it is read, so a crash in between cannot hide a read.
         run = count_test_read(run, terminal)
     content = lockbox.unlock() if split == "test" else training.splits[split]
-    return run, _Part(dataset.name, split, content, dataset.rows[split], True)
+    rows = dataset.rows[split]
+    outsiders = dataset.outsiders.get(split)
+    return run, _Part(dataset.name, split, content, rows, True, dataset.groups, outsiders)
 
 
 def count_test_read(run: Run, terminal: Terminal) -> Run:
@@ -222,6 +268,11 @@ def _show(
         detection = (ood, evaluation.detection)
     title = f"{run.folder} on {part.source}"
     classes = run.manifest.classes
+    if evaluation.groups is not None:
+        show_groups(evaluation.groups, part.name, terminal)
+    if evaluation.rejection is not None:
+        names = (part.name, ood, run.config.other_class)
+        show_rejection(run.record.rejection, evaluation.rejection, names, terminal)
     show_evaluation(title, part.name, evaluation.assessment, classes, detection, terminal)
     if part.is_own and part.name == "test":
         terminal.line(times_read(run.record.test_reads), hang=2)

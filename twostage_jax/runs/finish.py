@@ -15,6 +15,7 @@ from twostage_jax.engine.passes import Pass, apply_pass
 from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import UserError
 from twostage_jax.runs.duplicates import duplicates_files, duplicates_record
+from twostage_jax.runs.gaussians import gaussians_file
 from twostage_jax.runs.handover import (
     chosen_groups,
     chosen_pretrained,
@@ -27,7 +28,6 @@ from twostage_jax.runs.rejection import (
     fit_rejection,
     make_features,
     measure_rejection,
-    rejection_files,
 )
 from twostage_jax.runs.result import (
     DataSizes,
@@ -49,6 +49,7 @@ from twostage_jax.scores.figures import (
     prediction_file,
     probabilities,
 )
+from twostage_jax.scores.groups import GroupSummary, summarise_groups
 from twostage_jax.scores.sweep import SweepPoint, SweepRecord, choose_point
 from twostage_jax.show.plots import plot_sweep
 from twostage_jax.stages.stage import Params
@@ -165,12 +166,14 @@ def finish_run(
         sweep=sweep,
         **transductive_fields(plan, chosen, rows),
         duplicates=duplicates_record(plan, mean_probability(on_test), test["label"]),
+        groups=_group_summary(plan, mean_probability(on_test), test),
         rejection=rejection
         and measure_rejection(
             rejection, plan, chosen, features, test_logits, test, lockbox.outsiders
         ),
     )
-    files |= rejection_files(rejection) | duplicates_files(plan, test)
+    files |= gaussians_file(rejection.gaussians if rejection else ())
+    files |= duplicates_files(plan, test)
     if plan.config.save_predictions:
         for split, values, label in (
             ("validation", held_out[rows], validation["label"]),
@@ -244,6 +247,13 @@ def describe_ensemble(trials: Trials, rows: np.ndarray, finite: np.ndarray) -> E
         encoders=len({trials.heads[row].encoder for row in rows}),
         diverged=[trials.heads[row].name for row in np.flatnonzero(~finite)],
     )
+
+
+def _group_summary(plan: Plan, probability: np.ndarray, test: Split) -> GroupSummary | None:
+    if "group" not in test:
+        return None
+    correct = probability.argmax(-1) == test["label"]
+    return summarise_groups(correct, test["group"], plan.dataset.groups)
 
 
 def _validation_scores(probability: np.ndarray, split: Split, error: Reconstruction) -> Scores:

@@ -12,6 +12,7 @@ import numpy as np
 
 from twostage_jax.data.split import SPLIT_SEED, Split
 from twostage_jax.engine.passes import apply_pass
+from twostage_jax.runs.duplicates import duplicate_arrays
 from twostage_jax.runs.finish import Finished
 from twostage_jax.runs.handover import FROZEN
 from twostage_jax.runs.pictures import Reconstructions, as_pixels, sample_rows
@@ -79,6 +80,7 @@ def run_material(
         **_bins(finished),
         **_mistakes(finished),
         **_uncertain(finished),
+        **duplicate_arrays(plan, test),
     }
 
 
@@ -106,8 +108,9 @@ def _stage_1(plan: Plan, reconstructions: Reconstructions | None) -> Arrays:
         arrays["reconstruction_image"] = thumbnails(reconstructions.images)
         arrays["reconstruction_decoded"] = thumbnails(reconstructions.decoded)
     if plan.augmentation is not None:
-        train = plan.dataset.train
-        images = train["image"][sample_rows(train["label"], VIEWED)]
+        # All images of stage 1: a source may have no labelled ones.
+        images = plan.examples.images
+        images = images[sample_rows(np.zeros(len(images), np.int32), VIEWED)]
         augment = make_augment(plan.config, images.shape[1:])
         assert augment is not None, "the objective takes views"
         views = jax.jit(partial(two_views, augment))(new_key(), as_image(images))

@@ -1,7 +1,7 @@
 """A classifier to predict with: from a run's folder or from an exported file, in one form."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from twostage_jax.runs.images import network_images
 from twostage_jax.scores.calibration import apply_temperature
 from twostage_jax.scores.detection import Gaussians, Outputs, mean_probability
 from twostage_jax.scores.figures import probabilities
-from twostage_jax.scores.rejection import reject
+from twostage_jax.scores.rejection import Rule, reject
 
 if TYPE_CHECKING:
     from twostage_jax.runs.opened import Run
@@ -70,8 +70,7 @@ class Settings(NamedTuple):
         coverage: target coverage of the prediction sets; None if there are none.
         set_threshold: classes with `1 - p` up to this value are in the set.
         scale: range of the values in the source of the training data, in words.
-        score: name of the outlier score that rejects images; None without a threshold.
-        limit: images with a higher score are rejected.
+        rule: outlier score that rejects images, and its threshold; None without one.
         gaussians: of each encoder, if the score needs them.
     """
 
@@ -82,8 +81,7 @@ class Settings(NamedTuple):
     coverage: float | None = None
     set_threshold: float | None = None
     scale: str = ""
-    score: str | None = None
-    limit: float = 0.0
+    rule: Rule | None = None
     gaussians: tuple[Gaussians, ...] = ()
 
 
@@ -174,12 +172,12 @@ class Model:
             # The threshold was fitted on probabilities without the temperature.
             sets = 1 - mean <= settings.set_threshold
         rejected = score = None
-        if settings.score is not None:
+        if settings.rule is not None:
             features = np.empty((0, len(images), 0), np.float32)
             if settings.gaussians:
                 features = passes.features(images)
             outputs = Outputs(members, logits, features)
-            score, rejected = reject(outputs, settings.score, settings.limit, settings.gaussians)
+            score, rejected = reject(outputs, settings.rule, settings.gaussians)
         return Assessment(probability.astype(np.float32), rejected, score, sets)
 
     def _images(self, images: object) -> np.ndarray:
@@ -259,8 +257,9 @@ def load_model(file: Path | str) -> Model:
         set_threshold=None if about.sets is None else about.sets.threshold,
         scale=about.scale,
         fit=about.preprocessing.fit,
-        score=None if rejection is None else rejection.score,
-        limit=0.0 if rejection is None else rejection.threshold,
+        rule=None
+        if rejection is None
+        else Rule(rejection.score, rejection.threshold, rejection.limits),
         gaussians=read_gaussians(arrays, about),
     )
     return Model(path, settings, _as_passes(path, program), _as_passes(path, small))
@@ -322,8 +321,9 @@ def from_run(run: "Run") -> Model:
         set_threshold=None if sets is None else sets.threshold,
         scale=run.manifest.data.scale,
         fit=preprocessing.fit,
-        score=None if rejection is None else rejection.score,
-        limit=0.0 if rejection is None else rejection.threshold,
+        rule=None
+        if rejection is None
+        else Rule(rejection.score, rejection.threshold, rejection.limits or {}),
         gaussians=run.gaussians,
     )
     small = predictor.with_batches(SMALL_BATCH)

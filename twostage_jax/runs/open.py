@@ -13,6 +13,7 @@ from twostage_jax.engine.passes import BATCH
 from twostage_jax.engine.predictor import Predictor
 from twostage_jax.errors import Corrupted, UserError, shown
 from twostage_jax.runs.build import make_networks
+from twostage_jax.runs.gaussians import load_gaussians
 from twostage_jax.runs.handover import (
     FROZEN,
     Sizes,
@@ -27,7 +28,6 @@ from twostage_jax.runs.handover import (
 from twostage_jax.runs.networks import Networks
 from twostage_jax.runs.opened import Run
 from twostage_jax.runs.prepare import read_config
-from twostage_jax.runs.rejection import load_gaussians
 from twostage_jax.runs.result import ResultRecord
 from twostage_jax.runs.trials import Trials, make_trials, own_numbers
 from twostage_jax.stages.stage import Params

@@ -15,7 +15,7 @@ from twostage_jax.runs.images import network_images
 from twostage_jax.runs.result import Result, ResultRecord, record_rows, stage_text
 from twostage_jax.scores.detection import Gaussians, Outputs, mean_probability
 from twostage_jax.scores.figures import probabilities
-from twostage_jax.scores.rejection import reject
+from twostage_jax.scores.rejection import Rule, reject
 from twostage_jax.stages.stage import Head, Params
 from twostage_jax.store.decoding import encode
 from twostage_jax.store.records import Manifest, Rejection
@@ -124,19 +124,29 @@ class Run:
         Raises:
             UserError: images of another shape or out of range; a run without a threshold.
         """
+        array = self._images(images)
+        return self.reject_outputs(self.predictor.logits(array), array)
+
+    def reject_outputs(
+        self, logits: np.ndarray, images: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same as `reject` from the logits `[M, N, K]` of images for the network.
+
+        Raises:
+            UserError: a run without a threshold.
+        """
         rejection = self.rejection
         if rejection is None:
             raise UserError(
                 f"{self.folder} has no threshold, because its validation split is too small: train "
                 "with a larger --validation"
             )
-        array = self._images(images)
-        logits = self.predictor.logits(array)
-        features = np.empty((0, len(array), 0), np.float32)
+        features = np.empty((0, len(images), 0), np.float32)
         if self.gaussians:
-            features = self.predictor.features(array)
+            features = self.predictor.features(images)
         outputs = Outputs(probabilities(logits), logits, features)
-        return reject(outputs, rejection.score, rejection.threshold, self.gaussians)
+        rule = Rule(rejection.score, rejection.threshold, rejection.limits or {})
+        return reject(outputs, rule, self.gaussians)
 
     def predict(self, images: object) -> np.ndarray:
         """Return the most probable class of each image, int32 `[N]`.

@@ -46,7 +46,7 @@ def draw_run(
     return {
         **draw_pictures(plan, epochs, finished, decoded),
         MATERIAL: arrays_file(arrays),
-        REPORT: draw_report(context.folder, manifest, record, epochs, arrays),
+        REPORT: draw_report(context.folder, manifest, record, epochs, arrays, files=finished.files),
     }
 
 

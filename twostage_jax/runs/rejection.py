@@ -1,31 +1,29 @@
 """Rejection of images of no class: fitted on validation, measured on test, stored in the run."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from twostage_jax.data.npz import read_archive
+from twostage_jax.data.split import Split
 from twostage_jax.engine.passes import apply_pass
 from twostage_jax.engine.predictor import Predictor
-from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.runs.handover import FROZEN
+from twostage_jax.runs.opened import Run
 from twostage_jax.runs.plan import Plan
 from twostage_jax.runs.programs import RunPrograms
 from twostage_jax.scores.detection import Gaussians, Outputs, fit_gaussians, mean_probability
-from twostage_jax.scores.figures import arrays_file, probabilities
+from twostage_jax.scores.figures import probabilities
 from twostage_jax.scores.rejection import (
     TARGET,
-    Threshold,
-    fit_threshold,
+    FittedRule,
+    fit_rule,
     needed_images,
+    needs_features,
     reject,
 )
 from twostage_jax.stages.stage import Params
-from twostage_jax.store.checksums import check_output
-from twostage_jax.store.layout import REJECTION
 from twostage_jax.store.records import Rejection
 
 # Limits for the Mahalanobis distance, which needs a matrix [D, D] of each encoder.
@@ -38,10 +36,26 @@ SAMPLE = 10_000
 Features = Callable[[np.ndarray], np.ndarray]
 
 
-class FittedRejection(NamedTuple):
-    """A threshold, and the Gaussians of the encoders, empty without `mahalanobis`."""
+class RejectedShares(NamedTuple):
+    """Shares of images that a threshold rejects; None for a share of nothing.
 
-    threshold: Threshold
+    Attributes:
+        inside: share of the images of the evaluated split.
+        accuracy: accuracy on the others.
+        ood: share of the images of an out-of-distribution source.
+        other: share of the images of the other class.
+    """
+
+    inside: float
+    accuracy: float | None
+    ood: float | None
+    other: float | None
+
+
+class FittedRejection(NamedTuple):
+    """A rule, and the Gaussians of the encoders; empty if its score needs none."""
+
+    fitted: FittedRule
     gaussians: tuple[Gaussians, ...]
 
 
@@ -95,8 +109,8 @@ def fit_rejection(
     if pool:
         images = _sample(np.concatenate(pool))
         outside = _outputs(chosen.logits(images), images, features, gaussians)
-    threshold = fit_threshold(inside, validation["label"], gaussians, outside)
-    return FittedRejection(threshold, gaussians if threshold.score == "mahalanobis" else ())
+    fitted = fit_rule(inside, gaussians, outside)
+    return FittedRejection(fitted, gaussians if needs_features(fitted.rule.score) else ())
 
 
 def _outputs(
@@ -135,18 +149,18 @@ def _fit_gaussians(plan: Plan, features: Features, rows: np.ndarray) -> tuple[Ga
 
 
 def measure_rejection(
-    fitted: FittedRejection,
+    rejection: FittedRejection,
     plan: Plan,
     chosen: Predictor,
     features: Features,
     logits: np.ndarray,
-    test: dict[str, np.ndarray],
+    test: Split,
     outsiders: np.ndarray | None,
 ) -> Rejection:
     """Measure the rejected shares on test.
 
     Args:
-        fitted: from `fit_rejection`.
+        rejection: from `fit_rejection`.
         plan: the run.
         chosen: predictor of the chosen trials.
         features: from `make_features`.
@@ -154,57 +168,69 @@ def measure_rejection(
         test: the test split.
         outsiders: images of the other class in the test split, or None.
     """
-    threshold, gaussians = fitted
-    outputs = _outputs(logits, test["image"], features, gaussians)
-    _, rejected = reject(outputs, threshold.score, threshold.limit, gaussians)
-    correct = mean_probability(outputs.probability).argmax(-1) == test["label"]
-    rejected_outsiders = None
-    if outsiders is not None and len(outsiders):
-        outputs = _outputs(chosen.logits(outsiders), outsiders, features, gaussians)
-        _, far = reject(outputs, threshold.score, threshold.limit, gaussians)
-        rejected_outsiders = float(far.mean())
+    (rule, chosen_by, auroc), gaussians = rejection
+
+    def rejected(logits: np.ndarray, images: np.ndarray) -> np.ndarray:
+        outputs = _outputs(logits, images, features, gaussians)
+        return reject(outputs, rule, gaussians)[1]
+
+    shares = _shares(rejected, chosen.logits, logits, test, None, outsiders)
     return Rejection(
-        score=threshold.score,
-        threshold=threshold.limit,
+        score=rule.score,
+        threshold=rule.threshold,
         target=TARGET,
         count=len(plan.dataset.validation["label"]),
-        known_rejected=float(rejected.mean()),
-        accepted_accuracy=None if rejected.all() else float(correct[~rejected].mean()),
-        chosen_by=threshold.chosen_by,
-        auroc=threshold.auroc,
+        known_rejected=shares.inside,
+        accepted_accuracy=shares.accuracy,
+        chosen_by=chosen_by,
+        auroc=auroc,
+        limits=dict(rule.limits) or None,
         other_class=plan.config.other_class,
         other_count=None if outsiders is None else len(outsiders),
-        other_rejected=rejected_outsiders,
+        other_rejected=shares.other,
     )
 
 
-def rejection_files(fitted: FittedRejection | None) -> dict[str, bytes]:
-    """Return the content of the file with the Gaussians, by name; empty without any."""
-    if fitted is None or not fitted.gaussians:
-        return {}
-    arrays = {
-        f"{name}_{number}": values
-        for number, gaussians in enumerate(fitted.gaussians)
-        for name, values in gaussians._asdict().items()
-    }
-    return {REJECTION: arrays_file(arrays)}
+def measure_shares(
+    run: Run,
+    logits: np.ndarray,
+    split: Split,
+    outliers: np.ndarray | None,
+    outsiders: np.ndarray | None,
+) -> RejectedShares | None:
+    """Measure the shares that the threshold of a run rejects; None if it has no threshold.
 
-
-def load_gaussians(folder: Path, rejection: Rejection | None) -> tuple[Gaussians, ...]:
-    """Load the Gaussians of a run's threshold; empty if it needs none.
-
-    Raises:
-        Corrupted: if the file is missing or differs from what was written.
+    Args:
+        run: from `open_run`.
+        logits: logits of its trials on the split, `[M, N, K]`.
+        split: evaluated images and labels.
+        outliers: images of an out-of-distribution source, or None.
+        outsiders: images of the run's other class, or None.
     """
-    if rejection is None or rejection.score != "mahalanobis":
-        return ()
-    check_output(folder, REJECTION)
-    try:
-        arrays = read_archive(folder / REJECTION)
-        count = sum(name.startswith("whiten_") for name in arrays)
-        return tuple(
-            Gaussians(*(arrays[f"{name}_{number}"] for name in Gaussians._fields))
-            for number in range(count)
-        )
-    except (UserError, KeyError) as error:
-        raise Corrupted(f"{folder / REJECTION} is corrupted: {error}") from error
+    if run.rejection is None:
+        return None
+
+    def rejected(logits: np.ndarray, images: np.ndarray) -> np.ndarray:
+        return run.reject_outputs(logits, images)[1]
+
+    return _shares(rejected, run.predictor.logits, logits, split, outliers, outsiders)
+
+
+def _shares(
+    rejected: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    compute_logits: Callable[[np.ndarray], np.ndarray],
+    logits: np.ndarray,
+    split: Split,
+    outliers: np.ndarray | None,
+    outsiders: np.ndarray | None,
+) -> RejectedShares:
+    mask = rejected(logits, split["image"])
+    correct = mean_probability(probabilities(logits)).argmax(-1) == split["label"]
+    shares = [
+        float(rejected(compute_logits(images), images).mean())
+        if images is not None and len(images)
+        else None
+        for images in (outliers, outsiders)
+    ]
+    accuracy = None if mask.all() else float(correct[~mask].mean())
+    return RejectedShares(float(mask.mean()), accuracy, *shares)

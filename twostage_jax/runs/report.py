@@ -5,6 +5,7 @@ import io
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,11 +23,11 @@ from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.atomic import write_bytes
 from twostage_jax.store.checksums import check, write_files
 from twostage_jax.store.epochs import EpochRecord, read_epochs
-from twostage_jax.store.layout import MATERIAL, REPORT, RESULT
+from twostage_jax.store.layout import BROKEN, DUPLICATES, MATERIAL, REPORT, RESULT
 from twostage_jax.store.lock import locked
 from twostage_jax.store.records import Manifest, read_manifest, read_result
 
-TABLES = {"duplicates": "duplicates.csv", "broken": "broken.csv"}
+TABLES = {"duplicates": DUPLICATES, "broken": BROKEN}
 COMPARISON = "comparison.html"
 NEIGHBOURS = 1000  # folders beside a run that are searched for a study
 
@@ -38,6 +39,7 @@ def draw_report(
     epochs: Sequence[EpochRecord],
     arrays: Mapping[str, np.ndarray],
     study: Path | None = None,
+    files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> bytes:
     """Return the page of a run.
 
@@ -48,6 +50,7 @@ def draw_report(
         epochs: records of all epochs.
         arrays: content of `report.npz`.
         study: folder of a study of labels; by default one beside the run, see `find_study`.
+        files: content of files that are not written yet, by name.
 
     Raises:
         UserError: a study that used another encoder.
@@ -59,7 +62,7 @@ def draw_report(
             result=result,
             epochs=epochs,
             arrays=arrays,
-            tables={n: rows for n, file in TABLES.items() if (rows := _read_csv(folder / file))},
+            tables=_read_tables(folder, files),
             study=open_study(study, manifest) if study else find_study(folder, manifest),
         )
     )
@@ -140,10 +143,18 @@ def _material(folder: Path, terminal: Terminal) -> Mapping[str, np.ndarray]:
         raise Corrupted(f"{path} is corrupted: {error}") from error
 
 
-def _read_csv(path: Path) -> list[list[str]] | None:
-    if not path.is_file():
-        return None
-    return list(csv.reader(io.StringIO(read_text(path, regular=True))))
+def _read_tables(folder: Path, files: Mapping[str, bytes]) -> dict[str, list[list[str]]]:
+    """Read the csv files of a run, by name; a run without such a file lacks the name."""
+    tables = {}
+    for name, file in TABLES.items():
+        if file in files:
+            text = files[file].decode()
+        elif (folder / file).is_file():
+            text = read_text(folder / file, regular=True)
+        else:
+            continue
+        tables[name] = list(csv.reader(io.StringIO(text, newline="")))
+    return tables
 
 
 def find_study(folder: Path, manifest: Manifest) -> Study | None:

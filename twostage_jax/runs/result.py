@@ -7,6 +7,7 @@ from typing import Any
 
 from twostage_jax.reprs import Rows, html_table, text_table
 from twostage_jax.scores.figures import MemberScores, Scores, Summary, Uncertainty
+from twostage_jax.scores.groups import GroupSummary
 from twostage_jax.scores.sweep import SweepRecord
 from twostage_jax.stages.stage import Params
 from twostage_jax.store.records import FrozenRecord, PretrainRecord, Rejection
@@ -161,6 +162,7 @@ class ResultRecord:
         transductive_note: reason for missing transductive scores of such a head.
         duplicates: copies of test and validation images in earlier splits.
         rejection: threshold that rejects images of no class; None if validation is too small.
+        groups: errors by group on test; None if the images have no groups.
     """
 
     schema: int
@@ -185,6 +187,7 @@ class ResultRecord:
     transductive_note: str | None = None
     duplicates: DuplicatesRecord | None = None
     rejection: Rejection | None = None
+    groups: GroupSummary | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -54,6 +54,7 @@ from twostage_jax.store.epochs import EpochRecord, epochs_bytes
 from twostage_jax.store.layout import (
     BROKEN,
     CONFIG,
+    DUPLICATES,
     MANIFEST,
     METRICS,
     RESULT,
@@ -246,6 +247,9 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     groups = {**manifest.groups, **after}
     manifest = dataclasses.replace(manifest, groups=groups, frozen=frozen)
     record = dataclasses.replace(finished.record, seconds=context.clock.seconds)
+    if DUPLICATES in finished.files:
+        # Before the accuracy is printed; the page reads it, too.
+        write_bytes(folder / DUPLICATES, finished.files[DUPLICATES])
     show_result(record, folder, plan.dataset.classes, context.terminal)
     with context.terminal.status("drawing"):
         drawn = draw_run(context, manifest, trained, finished, record)
@@ -273,7 +277,11 @@ def _finish_stage_1(
     for name, content in files.items():
         write_bytes(context.folder / name, content)
     show_stage_1(
-        context.folder, manifest.groups[FROZEN].sha256, _pretrain_record(manifest), context.terminal
+        context.folder,
+        manifest.groups[FROZEN].sha256,
+        _pretrain_record(manifest),
+        bool(plan.dataset.classes),
+        context.terminal,
     )
     return Result(context.folder, {}, pretrain_groups(pretrained, plan.trials))
 

@@ -11,7 +11,7 @@ from twostage_jax.data.examples import Examples
 from twostage_jax.data.parallel import Progress
 from twostage_jax.data.sources import load, load_examples, load_images
 from twostage_jax.data.spec import READING, Reading, absolute, fitting, takes_data_dir
-from twostage_jax.errors import UserError
+from twostage_jax.errors import UserError, shown
 from twostage_jax.runs.open import Run
 from twostage_jax.runs.outsiders import without_outsiders
 from twostage_jax.show.terminal import Terminal
@@ -24,11 +24,13 @@ class Sources(NamedTuple):
         run_data: the run's own data; None if another source is evaluated and they cannot be read.
         examples: all examples of another source; None for a split of the own data.
         outliers: images of an out-of-distribution source, or None.
+        outsiders: images of the run's other class in the other source, or None.
     """
 
     run_data: Dataset | None
     examples: Examples | None
     outliers: np.ndarray | None
+    outsiders: np.ndarray | None = None
 
 
 def load_sources(
@@ -83,9 +85,9 @@ def load_sources(
     folder = (data_dir or run.config.data_dir) if takes_data_dir(data) else None
     scale = run.manifest.data.scale
     options = reading_for(run, data, reading)._asdict()
-    examples = load_examples(
-        data, run.manifest.classes, None, folder, scale, progress=progress, **options
-    )
+    other_class = run.config.other_class
+    classes = [*run.manifest.classes, *([] if other_class is None else [other_class])]
+    examples = load_examples(data, classes, None, folder, scale, progress=progress, **options)
     if examples.fingerprint == run.manifest.data.fingerprint:
         # The run's own data in any location: its splits are those of the run.
         terminal.line(
@@ -93,9 +95,8 @@ def load_sources(
         )
         return Sources(read_own(data, folder), None, outliers)
     if split is not None:
-        examples = load_examples(
-            data, run.manifest.classes, split, folder, scale, progress=progress, **options
-        )
+        examples = load_examples(data, classes, split, folder, scale, progress=progress, **options)
+    examples, outsiders = _without_other_class(run, examples)
     _check_images(run, data, examples.image.shape[1:])
     run_data = None
     try:
@@ -107,7 +108,29 @@ def load_sources(
             f"temperature and prediction sets are left out, because they are fitted on the run's "
             f"own data: {error}"
         )
-    return Sources(run_data, examples, outliers)
+    return Sources(run_data, examples, outliers, outsiders)
+
+
+def _without_other_class(run: Run, examples: Examples) -> tuple[Examples, np.ndarray | None]:
+    """Separate the examples of the run's other class, which is no class of its head.
+
+    Raises:
+        UserError: if there are no other examples.
+    """
+    if run.config.other_class is None:
+        return examples, None
+    inside = examples.label < len(run.manifest.classes)
+    if not inside.any():
+        raise UserError(
+            f"{examples.name} has only images of the other class {shown(run.config.other_class)}: "
+            "give it as --ood to measure how many of them are rejected"
+        )
+    columns = {
+        name: getattr(examples, name)[inside]
+        for name in ("image", "label", "rows", "path", "group")
+        if getattr(examples, name) is not None
+    }
+    return examples._replace(**columns), examples.image[~inside]
 
 
 def load_own(

@@ -141,7 +141,7 @@ def mahalanobis(features: Array, gaussians: Gaussians) -> Array:
     xp = features.__array_namespace__()
     points = _precise(features) @ gaussians.whiten
     # One class at a time, because `[N, K, D]` of a large split does not fit into memory.
-    distances = [((points - centre) ** 2).sum(-1) for centre in gaussians.centres]
+    distances = [((points - centre[None]) ** 2).sum(-1) for centre in gaussians.centres]
     return xp.min(xp.stack(distances), axis=0)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from twostage_jax.scores.detection import (
+    Array,
     Gaussians,
     Outputs,
     outlier_score,
@@ -15,22 +16,38 @@ from twostage_jax.scores.detection import (
 )
 
 TARGET = 0.05  # share of known images that the threshold may reject
-# Undoes the rounding of (V + 1) · (1 - target).
-_ROUNDING = 1e-9
+COMBINED = "combined"
+# An image is rejected if the classifier hesitates, or if its features are unusual. Neither is
+# enough: of images of a class that was left out, the Mahalanobis distance found those of the class
+# 1 of MNIST worse than chance, and on photographs of hands the energy of digits was lower than that
+# of hands. `docs/protocol.md` has the figures.
+PARTS = ("entropy", "mahalanobis")
+BY_OTHER_CLASS = "largest area under the ROC curve for images of the other class"
+BY_DEFAULT = "default: large entropy of the prediction, or unusual features"
+BY_ENTROPY = "default: large entropy; too few labels or validation images for unusual features"
+_SMALLEST = 1e-12  # avoids 0/0 where a classifier is always certain
+_ROUNDING = 1e-9  # undoes the rounding of (V + 1) · (1 - target)
 
 
-class Threshold(NamedTuple):
-    """Rule of rejection: images with a score above the limit belong to no class.
+class Rule(NamedTuple):
+    """Rule of rejection: images whose score is above the threshold belong to no class.
 
     Attributes:
-        score: one of `detection.OUTLIER_SCORES`.
-        limit: the highest accepted score.
-        chosen_by: the rule of the choice, in words.
-        auroc: area under the ROC curve that decided, by score.
+        score: one of `detection.OUTLIER_SCORES`, or `combined`.
+        threshold: the highest accepted score.
+        limits: for `combined`, limits of its parts by name. The combined score is the largest ratio
+            of a part to its limit.
     """
 
     score: str
-    limit: float
+    threshold: float
+    limits: Mapping[str, float] = {}
+
+
+class FittedRule(NamedTuple):
+    """A rule, the reason for its score in words, and the figures that decided, by score."""
+
+    rule: Rule
     chosen_by: str
     auroc: dict[str, float]
 
@@ -44,94 +61,101 @@ def needed_images(target: float = TARGET) -> int:
     return math.ceil((1 - target) / target - _ROUNDING)
 
 
-def fit_limit(scores: np.ndarray, target: float = TARGET) -> float:
-    """Return the limit that a new known image exceeds with at most this probability.
+def accepted_rank(count: int, target: float = TARGET, limits: int = 1) -> int:
+    """Rank of the highest accepted score among those of `count` known images, from 1.
 
-    It is the `ceil((V + 1) · (1 - target))`-th smallest score, as for a prediction set
-    (`conformal.measure_sets`).
+    A new known image has a higher score with at most the probability `target`, as for a prediction
+    set (`conformal.measure_sets`). Each further limit that is fitted on the same images costs one
+    rank. The rank is above `count` if there are too few images.
 
-    Args:
-        scores: of V known images that nothing was trained on, V at least `needed_images`.
-        target: share of known images that may be rejected.
-
-    >>> fit_limit(np.arange(1.0, 20.0))
-    19.0
+    >>> accepted_rank(19), accepted_rank(1000), accepted_rank(1000, limits=2)
+    (19, 951, 952)
     """
-    rank = math.ceil((len(scores) + 1) * (1 - target) - _ROUNDING)
-    return float(np.sort(scores)[rank - 1])
+    return math.ceil((count + 1) * (1 - target) - _ROUNDING) + limits - 1
 
 
-def fit_threshold(
+def fit_rule(
     inside: Outputs,
-    label: np.ndarray,
     gaussians: Sequence[Gaussians],
     outside: Outputs | None = None,
     target: float = TARGET,
-) -> Threshold:
-    """Choose an outlier score and fit its limit.
+) -> FittedRule:
+    """Choose an outlier score and fit its threshold.
 
-    The score separates best by the area under the ROC curve: known images from the images of
-    another class if there are any. Otherwise each class in turn is treated as unknown. Its logit
-    and its Gaussian are left out, and the mean over the classes decides.
+    With images of another class, the score is chosen that separates them best. Otherwise it is the
+    combination of entropy and Mahalanobis distance, or the entropy alone if there are no Gaussians
+    or fewer than 39 validation images. A choice by treating each class as unknown is not made: the
+    head has learnt to separate all of them, so logits look better than they are.
 
     Args:
         inside: outputs for V validation images, V at least `needed_images`.
-        label: their classes, int `[V]`.
         gaussians: of each encoder, for `mahalanobis`; empty to leave that score out.
         outside: outputs for images of no class that nothing was trained on.
         target: share of known images that may be rejected.
     """
     scores = outlier_scores(inside, gaussians)
-    if outside is not None:
-        far = outlier_scores(outside, gaussians)
-        auroc = {name: separation(x, far[name]).auroc for name, x in scores.items()}
-        rule = "largest area under the ROC curve for images of the other class"
-    else:
-        auroc = _held_out_classes(inside, label, gaussians)
-        rule = "largest area under the ROC curve, mean over classes treated as unknown"
+    count = len(inside.logits[0])
+    rank = accepted_rank(count, target)
+    rules = {name: Rule(name, float(np.sort(x)[rank - 1])) for name, x in scores.items()}
+    rank = accepted_rank(count, target, len(PARTS))
+    if gaussians and rank <= count:
+        limits = _combined_limits({name: scores[name] for name in PARTS}, rank)
+        rules[COMBINED] = Rule(COMBINED, 1.0, limits)
+    if outside is None and COMBINED in rules:
+        return FittedRule(rules[COMBINED], BY_DEFAULT, {})
+    if outside is None:
+        return FittedRule(rules["entropy"], BY_ENTROPY, {})
+    auroc = {
+        name: separation(
+            rejection_score(inside, rule, gaussians), rejection_score(outside, rule, gaussians)
+        ).auroc
+        for name, rule in rules.items()
+    }
     best = max(auroc, key=lambda name: auroc[name])
-    return Threshold(best, fit_limit(scores[best], target), rule, auroc)
+    return FittedRule(rules[best], BY_OTHER_CLASS, auroc)
 
 
-def _held_out_classes(
-    outputs: Outputs, label: np.ndarray, gaussians: Sequence[Gaussians]
-) -> dict[str, float]:
-    """Separation of each class from the others by scores that do not know this class."""
-    classes = outputs.logits.shape[-1]
-    figures: list[Mapping[str, float]] = []
-    for unknown in np.unique(label):
-        is_known = label != unknown
-        if not is_known.any() or classes < 2:
-            continue
-        kept = np.arange(classes) != unknown
-        probability = outputs.probability[..., kept]
-        total = probability.sum(-1, keepdims=True)
-        reduced = Outputs(
-            probability / np.maximum(total, np.finfo(np.float32).tiny),
-            outputs.logits[..., kept],
-            outputs.features,
-        )
-        without = [
-            Gaussians(x.whiten, x.centres[x.classes != unknown], x.classes[x.classes != unknown])
-            for x in gaussians
-        ]
-        scores = outlier_scores(reduced, without)
-        figures.append({n: separation(x[is_known], x[~is_known]).auroc for n, x in scores.items()})
-    return {name: float(np.mean([row[name] for row in figures])) for name in figures[0]}
+def _combined_limits(scores: Mapping[str, np.ndarray], rank: int) -> dict[str, float]:
+    """Limits at a common rank such that `rank` images exceed none of them."""
+    # Ranks from 1; an image counts with its highest.
+    ranks = [np.argsort(np.argsort(x, kind="stable"), kind="stable") + 1 for x in scores.values()]
+    level = np.sort(np.max(ranks, axis=0))[rank - 1]
+    return {name: max(float(np.sort(x)[level - 1]), _SMALLEST) for name, x in scores.items()}
 
 
-def reject(
-    outputs: Outputs, score: str, limit: float, gaussians: Sequence[Gaussians]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the outlier score `[N]` of each image, and True for images that belong to no class.
+def rejection_score(outputs: Outputs, rule: Rule, gaussians: Sequence[Gaussians]) -> Array:
+    """Outlier score `[N]` of a rule.
 
-    Arrays of JAX give arrays of JAX; see `detection.outlier_score`.
+    Arrays of JAX give arrays of JAX, and may be traced; see `detection.outlier_score`.
 
     Args:
         outputs: outputs for N images.
-        score: `Threshold.score`.
-        limit: `Threshold.limit`.
-        gaussians: of each encoder, as the threshold was fitted with.
+        rule: which score.
+        gaussians: of each encoder, as the rule was fitted with.
     """
-    values = outlier_score(score, outputs, gaussians)
-    return values, values > limit
+    if rule.score != COMBINED:
+        return outlier_score(rule.score, outputs, gaussians)
+    xp = outputs.logits.__array_namespace__()
+    parts = [outlier_score(n, outputs, gaussians) / limit for n, limit in rule.limits.items()]
+    return xp.max(xp.stack(parts), axis=0)
+
+
+def reject(outputs: Outputs, rule: Rule, gaussians: Sequence[Gaussians]) -> tuple[Array, Array]:
+    """Return the outlier score `[N]` of each image, and True for images that belong to no class.
+
+    Args:
+        outputs: outputs for N images.
+        rule: score and threshold.
+        gaussians: of each encoder, as the rule was fitted with; see `needs_features`.
+    """
+    values = rejection_score(outputs, rule, gaussians)
+    return values, values > rule.threshold
+
+
+def needs_features(score: str) -> bool:
+    """Return True if a score needs features and Gaussians.
+
+    >>> needs_features("combined"), needs_features("entropy")
+    (True, False)
+    """
+    return score in (COMBINED, "mahalanobis")

@@ -16,7 +16,7 @@ from twostage_jax.data.decode import MEGAPIXEL, PIXEL_LIMIT
 from twostage_jax.errors import UserError
 from twostage_jax.files import as_json
 from twostage_jax.serve.assessor import Assessor
-from twostage_jax.serve.drawing import describe
+from twostage_jax.serve.drawing import describe, pen_width
 from twostage_jax.serve.guard import Guard, allowed_hosts
 from twostage_jax.serve.labelling import Labelling, WrongImage
 
@@ -74,6 +74,7 @@ def _description(
             "classes": list(assessor.model.classes),
             "image_shape": list(shape),
             "drawing": describe(shape),
+            "pen": pen_width(shape),
         }
     limits = {
         "bytes": BYTE_LIMIT,

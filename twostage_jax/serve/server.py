@@ -50,7 +50,7 @@ def serve(command: Serve, terminal: Terminal) -> None:
     labelling = None
     if command.label:
         labelling = load_labelling(run, model, command, terminal)
-    app = make_app(command.model.name, port, assessor, labelling)
+    app = make_app(command.model.resolve().name, port, assessor, labelling)
     name = f"[{command.host}]" if ":" in command.host else command.host
     address = f"http://{name}:{port}/{'label' if labelling else ''}"
     terminal.line(f"the page is at {address}", bold=True)

@@ -18,6 +18,8 @@ from twostage_jax.serve.labelling import Labelling
 from twostage_jax.serve.pool import Features, make_pool
 from twostage_jax.show.terminal import Terminal
 
+SHOWN = 3  # broken files in a message
+
 
 def load_labelling(
     run: Run | None, model: Model | None, command: Serve, terminal: Terminal
@@ -32,8 +34,11 @@ def load_labelling(
     spec = absolute(label_spec(command.label))
     with terminal.reading("reading the images to label") as progress:
         dataset, reading = load_dataset(run, model, spec, command, progress)
-    for note in dataset.notes:
-        terminal.line(f"{spec}: {note}", hang=2)
+    if dataset.broken:
+        count = len(dataset.broken)
+        terminal.notice(
+            f"{count:,} images cannot be shown: {listed(map(str, dataset.broken), SHOWN)}"
+        )
     classes = find_classes(run, model, dataset, command)
     out = command.labels_out
     with terminal.status("putting the images in order"):

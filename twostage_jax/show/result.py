@@ -11,6 +11,7 @@ import numpy as np
 from twostage_jax.errors import shortened
 from twostage_jax.show.duplicates import affected_text, show_affected
 from twostage_jax.show.epochs import Record, describe_encoder
+from twostage_jax.show.rejection import rejection_lines
 from twostage_jax.show.tables import (
     counted,
     decimal,
@@ -56,7 +57,8 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
         count = counted(result.validation.count, "image")
         _field("validation", f"accuracy {decimal(result.validation.accuracy)} ({count})", terminal)
     if result.rejection is not None:
-        _field("rejected", rejection_text(result.rejection), terminal)
+        for number, text in enumerate(rejection_lines(result.rejection)):
+            _field("" if number else "rejected", text, terminal)
     _show_training(result, terminal)
     if result.test_reads > 1:
         terminal.line(times_read(result.test_reads), hang=LABEL)
@@ -73,18 +75,6 @@ def _show_transductive(result: Record, terminal: Terminal) -> None:
         _field("unlabelled", text, terminal)
     elif result.transductive_note is not None:
         _field("unlabelled", f"no score: {result.transductive_note}", terminal)
-
-
-def rejection_text(rejection: Record) -> str:
-    """Return the rejected shares of `store.Rejection` in words."""
-    score = rejection.score.replace("_", " ")
-    text = f"{100 * rejection.known_rejected:.1f} % of the test images by {score}"
-    if rejection.accepted_accuracy is not None:
-        text += f"; accuracy of the rest {rejection.accepted_accuracy:.4f}"
-    if rejection.other_rejected is not None:
-        name = _short(rejection.other_class)
-        text += f"; {100 * rejection.other_rejected:.1f} % of {rejection.other_count:,} of {name}"
-    return text
 
 
 def _show_training(result: Record, terminal: Terminal) -> None:

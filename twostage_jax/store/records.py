@@ -122,14 +122,15 @@ class FrozenRecord:
 class Rejection:
     """Threshold that rejects images of no class, and its shares on the test split."""
 
-    score: str  # name of the outlier score; see `scores.detection.OUTLIER_SCORES`
+    score: str  # one of `scores.detection.OUTLIER_SCORES`, or `combined`
     threshold: float  # images with a higher score are rejected
     target: float  # share of new known images that the threshold may reject
     count: int  # number of validation images that it was fitted on
     known_rejected: float  # rejected share of the test images
     accepted_accuracy: float | None  # accuracy on the other test images; None if there are none
-    chosen_by: str  # rule that chose the score, in words
-    auroc: dict[str, float]  # figures of that choice, by score
+    chosen_by: str  # reason for the score, in words
+    auroc: dict[str, float]  # by score, for images of the other class; empty without one
+    limits: dict[str, float] | None = None  # of the parts of `combined`, by name
     other_class: str | None = None  # class of images of no class
     other_count: int | None = None  # number of its images in the test split
     other_rejected: float | None = None  # rejected share of them

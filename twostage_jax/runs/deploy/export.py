@@ -104,7 +104,9 @@ def _model_file(run: Run, path: Path) -> dict[Path, bytes]:
         sets=None if conformal is None else SetsRecord(conformal.asked, conformal.threshold),
         rejection=None
         if rejection is None
-        else RejectionRecord(rejection.score, rejection.threshold, len(run.gaussians)),
+        else RejectionRecord(
+            rejection.score, rejection.threshold, len(run.gaussians), rejection.limits or {}
+        ),
         versions={"twostage-jax": __version__, "jax": jax.__version__},
         groups={name: group.sha256 for name, group in run.manifest.groups.items()},
         data=run.manifest.data.fingerprint,

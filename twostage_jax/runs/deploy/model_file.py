@@ -21,6 +21,7 @@ from twostage_jax.data.npz import read_archive
 from twostage_jax.errors import Corrupted, UserError, shown
 from twostage_jax.files import READ_SIZE, as_json, open_regular
 from twostage_jax.scores.detection import OUTLIER_SCORES, Gaussians
+from twostage_jax.scores.rejection import COMBINED
 from twostage_jax.store.decoding import decode, encode
 from twostage_jax.store.records import PreprocessingRecord
 
@@ -46,19 +47,25 @@ class RejectionRecord:
     """Rejection: images with a higher outlier score than the threshold belong to no class.
 
     Attributes:
-        score: one of `scores.detection.OUTLIER_SCORES`.
+        score: one of `scores.detection.OUTLIER_SCORES`, or `combined`.
         threshold: highest accepted score.
         gaussians: number of encoders whose Gaussians are in the file, as `gaussian/I/NAME`.
+        limits: limits of the parts of `combined`, by name; see `scores.rejection.Rule`.
     """
 
     score: str
     threshold: float
     gaussians: int = 0
+    limits: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the name."""
-        if self.score not in OUTLIER_SCORES:
-            raise ValueError(f"the score is one of {', '.join(OUTLIER_SCORES)}, not {self.score}")
+        """Check the names."""
+        allowed = (*OUTLIER_SCORES, COMBINED)
+        for name in (self.score, *self.limits):
+            if name not in allowed:
+                raise ValueError(f"the score is one of {', '.join(allowed)}, not {name}")
+        if (self.score == COMBINED) != bool(self.limits):
+            raise ValueError("limits go with the score combined")
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ function tryPage(page) {
   }
 
   function verdict(answer, name, share) {
-    if (answer.rejected) return `Rejected: it is unlike the known images. Nearest class: ${name}, ${percent(share)}.`;
+    if (answer.rejected) return `Rejected: too uncertain, or unlike the training images. Nearest class: ${name}, ${percent(share)}.`;
     const parts = [`${percent(share)} probable`];
     if (answer.rejected === false) parts.push("not rejected");
     const others = (answer.set || []).filter((k) => k !== answer.class).map((k) => classes[k]);
@@ -192,11 +192,11 @@ function tryPage(page) {
       if (name === "drop") add(event.dataTransfer.files);
     });
   }
-  drawOn($("canvas"), $("clear"), newCard, assess);
+  drawOn($("canvas"), page.model.pen, $("clear"), newCard, assess);
 }
 
 // Paper that is classified after each stroke. One card shows the drawing until it is cleared.
-function drawOn(canvas, clear, newCard, assess) {
+function drawOn(canvas, width, clear, newCard, assess) {
   const pen = canvas.getContext("2d");
   let card = null;
   let version = 0;
@@ -219,7 +219,7 @@ function drawOn(canvas, clear, newCard, assess) {
   function draw(event) {
     const next = point(event);
     pen.strokeStyle = "#000000";
-    pen.lineWidth = 20;
+    pen.lineWidth = width;
     pen.lineCap = pen.lineJoin = "round";
     pen.beginPath();
     pen.moveTo(...last);
@@ -278,7 +278,7 @@ function labelPage(page, state) {
       node.addEventListener("load", () => {
         // A tiny image is hard to recognise if its pixels are too large.
         node.classList.toggle("pixels", node.naturalWidth <= SMALL);
-        node.style.maxWidth = node.naturalWidth <= SMALL ? `min(100%, ${20 * node.naturalWidth}px)` : "";
+        node.style.maxWidth = node.naturalWidth <= SMALL ? `min(100%, ${28 * node.naturalWidth}px)` : "";
       });
       node.src = `/image/${image.index}`;
       pictures.set(image.index, node);

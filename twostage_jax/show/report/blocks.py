@@ -68,6 +68,7 @@ class Drawing:
         alt: the drawing in words, for people who do not see it.
         caption: text below it.
         wide: True for a drawing of the full width.
+        legend: colours `#rrggbb` with their names.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Drawing:
     alt: str
     caption: str = ""
     wide: bool = False
+    legend: Sequence[tuple[str, str]] = ()
     kind: ClassVar[str] = "drawing"
 
 

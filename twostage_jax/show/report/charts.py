@@ -17,9 +17,7 @@ from twostage_jax.show.figure import (
     style,
 )
 
-NARROW = 4.6  # inches: readable on a phone
-NAME_LIMIT = 18  # characters
-LEGEND = 10  # classes that a legend can name
+NARROW = 3.9  # inches: readable on a phone
 
 
 def plot_reliability(bins: np.ndarray, labels: Sequence[str]) -> bytes:
@@ -30,10 +28,10 @@ def plot_reliability(bins: np.ndarray, labels: Sequence[str]) -> bytes:
         labels: names of the S sets.
     """
     with style():
-        figure = new_figure(3.9, NARROW)
-        axes = place_axes(figure, 0.6, 0.15, 1.1, 0.15)
+        figure = new_figure(3.6, NARROW)
+        axes = place_axes(figure, 0.6, 0.15, 1.1, 0.1)
         axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
-        below = place_axes(figure, 0.6, 0.15, 0.5, 2.95)
+        below = place_axes(figure, 0.6, 0.15, 0.5, 2.6)
         looks = ((BLUE, "o"), (ORANGE, "D"))
         for (colour, mark), values, label in zip(looks, bins, labels, strict=False):
             used = values[:, 0] > 0
@@ -72,21 +70,14 @@ class FeatureMap(NamedTuple):
     shares: np.ndarray
 
 
-def plot_map(feature_map: FeatureMap, classes: Sequence[str]) -> bytes:
+def plot_map(feature_map: FeatureMap, colours: Sequence[str]) -> bytes:
     """Plot images as points, in the colour of their class."""
-    number = len(classes)
-    colours = class_colours(number)
     with style():
-        named = number <= LEGEND
-        right = 1.35 if named else 0.15
-        figure = new_figure(3.9, NARROW + (1.2 if named else 0))
-        axes = place_axes(figure, 0.3, right, 0.3, 0.1)
-        for index in range(number):
-            chosen = feature_map.label == index
-            name = short_name(classes[index], NAME_LIMIT)
-            points = feature_map.points[chosen]
-            # A circle of a hundredth of a plot would hide its neighbours.
-            axes.plot(*points.T, ".", ms=5, mew=0, color=colours[index], alpha=0.7, label=name)
+        figure = new_figure(3.4, NARROW)
+        axes = place_axes(figure, 0.3, 0.1, 0.3, 0.1)
+        for index, colour in enumerate(colours):
+            points = feature_map.points[feature_map.label == index]
+            axes.plot(*points.T, ".", ms=5, mew=0, color=colour, alpha=0.7)
         axes.set_xticklabels([])
         axes.set_yticklabels([])
         axes.tick_params(length=0)
@@ -94,12 +85,6 @@ def plot_map(feature_map: FeatureMap, classes: Sequence[str]) -> bytes:
         first, second = 100 * feature_map.shares
         axes.set_xlabel(f"first component ({first:.0f} % of the variance)")
         axes.set_ylabel(f"second component ({second:.0f} %)")
-        if named:
-            legend = axes.legend(
-                loc="upper left", bbox_to_anchor=(1, 1), markerscale=2.5, handletextpad=0.1
-            )
-            for text in legend.get_texts():
-                text.set_parse_math(False)
         return as_file(figure, "page")
 
 

@@ -1,4 +1,4 @@
-"""Sections that support the result: rejection, groups, files, ensemble, proof, times, commands."""
+"""Sections that support the result: files, ensemble, proof, times, commands."""
 
 import shlex
 from collections.abc import Sequence
@@ -23,60 +23,29 @@ from twostage_jax.show.tables import counted
 SHOWN = 200  # rows of a csv file on the page
 
 
-def rejection_section(content: Content) -> Section | None:
-    """Section on images of no known class."""
-    rejection = getattr(content.result, "rejection", None)
-    if rejection is None:
-        return None
-    facts = [
-        Fact("score", str(rejection.score), "larger values are further from the known classes"),
-        Fact("threshold", f"{rejection.threshold:.4g}", "images above it are rejected"),
-        Fact(
-            "known images rejected",
-            share_words(rejection.known_rejected),
-            f"of validation; {share_words(rejection.target)} was the aim",
-        ),
-    ]
-    words = "An image that is unlike all classes is rejected: its class is “none of the above”."
-    return Section("rejection", "None of the above", [Text(words), Facts(facts)])
-
-
-def duplicates_section(content: Content) -> Section | None:
-    """Section on images that are in two splits."""
-    rows = content.tables.get("duplicates")
-    if rows is None:
-        return None
-    blocks: list[Block] = []
-    if len(rows) < 2:
-        blocks.append(Text("No image of one split is a duplicate of an image in another split."))
-    else:
-        pairs = counted(len(rows) - 1, "pair")
-        words = f"{pairs} of equal or nearly equal images are in two splits."
-        blocks.append(Text(words, "warning"))
-        blocks.append(_csv_table("Pairs of images", rows))
-    return Section("duplicates", "Duplicates", blocks)
-
-
 def broken_section(content: Content) -> Section | None:
     """Section on files that could not be read."""
     rows = content.tables.get("broken")
     if rows is None or len(rows) < 2:
         return None
     words = f"{counted(len(rows) - 1, 'file')} could not be read and {_were(rows)} left out."
-    return Section("broken", "Broken files", [Text(words), _csv_table("Files", rows)])
+    return Section("broken", "Broken files", [Text(words), csv_table("Files", rows)])
 
 
 def _were(rows: Sequence) -> str:
     return "was" if len(rows) == 2 else "were"
 
 
-def _csv_table(caption: str, rows: Sequence[Sequence[str]]) -> Table:
+def csv_table(caption: str, rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of a csv file, whose first row has the names of the columns."""
     head, *lines = rows
     if len(lines) > SHOWN:
         caption += f" (the first {SHOWN} of {len(lines):,})"
     # A csv file may have rows of any length.
-    shown = [[*line, *[""] * len(head)][: len(head)] for line in lines[:SHOWN]]
-    return Table(caption, head, shown, left=len(head), sortable=True)
+    lines = [[*line, *[""] * len(head)][: len(head)] for line in lines[:SHOWN]]
+    used = [number for number in range(len(head)) if any(line[number] for line in lines)]
+    columns, *shown = ([line[number] for number in used] for line in (head, *lines))
+    return Table(caption, columns, shown, left=len(columns), sortable=True)
 
 
 def ensemble_section(content: Content) -> Section | None:

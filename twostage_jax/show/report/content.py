@@ -44,6 +44,10 @@ class Content:
     tables: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
     study: Study | None = None
 
+    def has(self, prefix: str, *names: str) -> bool:
+        """Return True if the arrays `PREFIX_NAME` are there; an older version wrote fewer."""
+        return all(f"{prefix}_{name}" in self.arrays for name in names)
+
     @property
     def name(self) -> str:
         """Name of the run: that of its folder."""

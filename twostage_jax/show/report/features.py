@@ -3,10 +3,12 @@
 import numpy as np
 
 from twostage_jax.show.report.blocks import Block, Drawing, Gallery, Picture, Section, Table, Text
-from twostage_jax.show.report.charts import FeatureMap, plot_map
+from twostage_jax.show.report.charts import FeatureMap, class_colours, plot_map
 from twostage_jax.show.report.content import Content
 from twostage_jax.show.tables import counted
 
+LEGEND = 40  # classes that are named beside the map
+COLUMNS = ("image", "label", "predicted", "confidence")
 EPOCHS = 12  # rows of the table of predictions
 
 
@@ -14,33 +16,35 @@ def encoder_section(content: Content) -> Section | None:
     """Section on stage 1: reconstructions or views, and a map of the features."""
     arrays = content.arrays
     blocks: list[Block] = []
-    if "reconstruction_decoded" in arrays:
+    if content.has("reconstruction", "image", "decoded"):
         pairs = zip(arrays["reconstruction_image"], arrays["reconstruction_decoded"], strict=True)
         pictures = [Picture(pair, "An image and its reconstruction", ()) for pair in pairs]
         blocks.append(Gallery("Images and their reconstructions from the features", pictures))
-    if "view_first" in arrays:
+    if content.has("view", "image", "first", "second"):
         names = ("view_image", "view_first", "view_second")
         views = zip(*(arrays[name] for name in names), strict=True)
         pictures = [Picture(images, "An image and two views of it") for images in views]
         blocks.append(Gallery("Training images, and two random views of each", pictures))
-    if "map_point" in arrays:
+    if content.has("map", "point", "label", "share"):
         label = arrays["map_label"]
         feature_map = FeatureMap(arrays["map_point"], label, arrays["map_share"])
-        svg = plot_map(feature_map, content.classes)
+        colours = class_colours(len(content.classes))
+        legend = [*zip(colours, content.classes, strict=True)][:LEGEND]
+        svg = plot_map(feature_map, colours)
         alt = f"{len(label):,} images as points on the first two principal components."
         split = "test" if content.result is not None else "validation or training"
         caption = (
             f"Features of {counted(len(label), f'{split} image')} on their first two principal "
             "components. Classes that overlap here can still be apart in other directions."
         )
-        blocks.append(Drawing("map", svg, alt, caption))
+        blocks.append(Drawing("map", svg, alt, caption, legend=legend))
     return Section("features", "What the encoder has learnt", blocks) if blocks else None
 
 
 def neighbours_section(content: Content) -> Section | None:
     """Section with the nearest training images of some test images."""
     arrays = content.arrays
-    if "neighbour_image" not in arrays:
+    if not content.has("neighbour", "image", "label", "near_image", "near_label", "searched"):
         return None
     classes = content.classes
     pictures = []
@@ -59,15 +63,14 @@ def neighbours_section(content: Content) -> Section | None:
 
 def mistakes_section(content: Content) -> Section | None:
     """Section with the most confident mistakes and the least certain images."""
-    arrays = content.arrays
     blocks: list[Block] = []
-    if "mistake_image" in arrays:
+    if content.has("mistake", *COLUMNS):
         pictures = _predictions(content, "mistake")
         if pictures:
             blocks.append(Gallery("The most confident mistakes on the test split", pictures))
         else:
             blocks.append(Text("No test image is classified wrongly."))
-    if "uncertain_image" in arrays:
+    if content.has("uncertain", *COLUMNS):
         pictures = _predictions(content, "uncertain")
         blocks.append(Gallery("The test images with the lowest confidence", pictures))
     return Section("mistakes", "Mistakes and doubts", blocks) if blocks else None
@@ -76,8 +79,7 @@ def mistakes_section(content: Content) -> Section | None:
 def _predictions(content: Content, name: str) -> list[Picture]:
     """Return pictures of images with their true class, predicted class and confidence."""
     arrays = content.arrays
-    columns = ("image", "label", "predicted", "confidence")
-    values = zip(*(arrays[f"{name}_{column}"] for column in columns), strict=True)
+    values = zip(*(arrays[f"{name}_{column}"] for column in COLUMNS), strict=True)
     pictures = []
     for image, label, predicted, confidence in values:
         true = content.classes[label]
@@ -97,7 +99,7 @@ def confidence_words(confidence: float) -> str:
 def epochs_section(content: Content) -> Section | None:
     """Section with the predictions for the same validation images after each epoch."""
     arrays = content.arrays
-    if "progress_image" not in arrays:
+    if not content.has("progress", "image", "label", "epoch", "predicted", "probability"):
         return None
     names = content.classes
     labels = [names[int(label)] for label in arrays["progress_label"]]
@@ -117,7 +119,7 @@ def epochs_section(content: Content) -> Section | None:
     rows = []
     for row in shown:
         guesses = zip(predicted[row], probability[row], strict=True)
-        texts = (f"{names[int(guess)]} {confidence_words(value)}" for guess, value in guesses)
+        texts = (f"{names[int(guess)]} ({confidence_words(value)})" for guess, value in guesses)
         rows.append((f"{epochs[row]}", *texts))
     columns = ("epoch", *(f"{number}. {name}" for number, name in enumerate(labels, 1)))
     blocks = [

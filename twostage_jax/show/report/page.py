@@ -8,7 +8,7 @@ from pathlib import Path
 from twostage_jax.errors import printable
 from twostage_jax.show.report.blocks import Section
 from twostage_jax.show.report.images import data_address
-from twostage_jax.show.report.vector import inline_svg
+from twostage_jax.show.report.vector import inline_svg, page_colour
 
 FOLDER = Path(__file__).parent
 TEMPLATE = "page.html"
@@ -35,6 +35,7 @@ def render_page(title: str, sections: Sequence[Section]) -> bytes:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.filters["address"] = data_address
     environment.filters["svg"] = inline_svg
+    environment.filters["colour"] = page_colour
     text = environment.get_template(TEMPLATE).render(
         title=title,
         sections=sections,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from twostage_jax.show.report import checks, features, result
+from twostage_jax.show.report import checks, features, figures, guard, result
 from twostage_jax.show.report.blocks import Section
 from twostage_jax.show.report.content import Content
 from twostage_jax.show.report.page import render_page
@@ -14,12 +14,13 @@ SECTIONS: tuple[Callable[[Content], Section | None], ...] = (
     result.training_section,
     features.encoder_section,
     features.neighbours_section,
-    result.confusion_section,
-    result.classes_section,
-    result.calibration_section,
-    checks.rejection_section,
+    figures.confusion_section,
+    figures.classes_section,
+    figures.calibration_section,
+    guard.groups_section,
+    guard.rejection_section,
     features.mistakes_section,
-    checks.duplicates_section,
+    guard.duplicates_section,
     checks.broken_section,
     checks.ensemble_section,
     checks.sweep_section,

@@ -13,6 +13,8 @@ COLOURS = {
     "#000000": "currentColor",
     **{colour: f"var(--more-{number})" for number, colour in enumerate(MORE[:-1])},
 }
+COLOURS = {colour.lower(): name for colour, name in COLOURS.items()}
+ANY_COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 HEAD = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", re.DOTALL)
 SIZE = re.compile(r'(<svg[^>]*?) width="([\d.]+)pt"', re.DOTALL)
 HEIGHT = re.compile(r'(<svg[^>]*?) height="[\d.]+pt"', re.DOTALL)
@@ -31,10 +33,13 @@ def inline_svg(svg: bytes, name: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(url\(|href=")#', rf"\1#{name}-", text)
     text = FAMILY.sub("var(--sans)", text)
-    colours = "|".join(map(re.escape, COLOURS))
-    return re.sub(f"(?i)({colours})(?![0-9a-f])", lambda match: COLOURS[_key(match.group())], text)
+    return ANY_COLOUR.sub(lambda match: page_colour(match.group()), text)
 
 
-def _key(colour: str) -> str:
-    # matplotlib writes small letters.
-    return next(name for name in COLOURS if name.lower() == colour.lower())
+def page_colour(colour: str) -> str:
+    """Return the page's own colour instead of one of a drawing, `#rrggbb`; others stay.
+
+    >>> page_colour("#0072B2"), page_colour("#123456")
+    ('var(--blue)', '#123456')
+    """
+    return COLOURS.get(colour.lower(), colour)
