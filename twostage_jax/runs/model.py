@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SMALL_BATCH = 16
 # Images at a time, so that memory does not grow with their number.
 MANY = 4000
+
+Program = Callable[[np.ndarray], dict[str, np.ndarray]]  # images to logits and features
 
 
 class Assessment(NamedTuple):
@@ -231,15 +233,21 @@ def load_model(file: Path | str) -> Model:
     (359, 10)
     """
     path = _as_path(file)
+    from twostage_jax.runs.deploy.loading import load_program
     from twostage_jax.runs.deploy.model_file import read_gaussians, read_model_file
-    from twostage_jax.runs.deploy.program import load_program
 
     about, programs, arrays = read_model_file(path)
     params = {name: arrays[name] for name in about.params}
     program = load_program(path, programs["program"], params, about.batch)
-    small = program
-    if "program_small" in programs:
-        small = load_program(path, programs["program_small"], params, SMALL_BATCH)
+
+    @cache  # loaded when it is first needed; most uses need only one of the two
+    def load_small() -> Program:
+        content = programs.get("program_small")
+        return program if content is None else load_program(path, content, params, SMALL_BATCH)
+
+    def small(images: np.ndarray) -> dict[str, np.ndarray]:
+        return load_small()(images)
+
     rejection = about.rejection
     settings = Settings(
         classes=tuple(about.classes),
@@ -257,7 +265,7 @@ def load_model(file: Path | str) -> Model:
     return Model(path, settings, _as_passes(path, program), _as_passes(path, small))
 
 
-def _as_passes(path: Path, program: Callable[[np.ndarray], dict[str, np.ndarray]]) -> Passes:
+def _as_passes(path: Path, program: Program) -> Passes:
     def compute(name: str, images: np.ndarray) -> np.ndarray:
         if images.dtype != np.uint8:
             raise UserError(

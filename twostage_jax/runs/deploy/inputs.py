@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, TextIO
@@ -154,12 +153,12 @@ class _Converter:
     def _decode_file(self, path: Path) -> np.ndarray | str:
         """Return the pixels of a file, or the reason why it cannot be read."""
         try:
-            report = None if self._has_said else partial(self._mention, str(path))
+            report = None if self._has_said else self._mention
             return decode(path, self._form, self._limit, report)
         except BrokenImage as error:
             return str(error)
 
-    def _mention(self, name: str, height: int, width: int, is_grey: bool) -> None:
+    def _mention(self, height: int, width: int, is_grey: bool) -> None:
         """Say once that images are converted, at the first that has another form."""
         form = self._form
         size = (form.height, form.width)
@@ -172,8 +171,8 @@ class _Converter:
         kind = "grey" if is_grey else "colour"
         target = "grey" if form.channels == 1 else "colour"
         self._say(
-            f"images of another size or kind are converted to {form.height}×{form.width} {target} "
-            f"({form.fit}); the first is {name}, {height}×{width} {kind}"
+            f"images of another size or kind, such as {height}×{width} {kind}, are converted to "
+            f"{form.height}×{form.width} {target} ({form.fit})"
         )
 
     def convert_archive(self, path: Path, scale: str) -> Iterator[InputBatch]:
@@ -194,14 +193,14 @@ class _Converter:
             for start in range(0, len(values), BATCH):
                 part = values[start : start + BATCH]
                 names = [f"{path}[{name}:{start + i}]" for i in range(len(part))]
-                yield InputBatch(names, self._converted(part, names[0]), {})
+                yield InputBatch(names, self._converted(part), {})
 
-    def _converted(self, images: np.ndarray, name: str) -> np.ndarray:
+    def _converted(self, images: np.ndarray) -> np.ndarray:
         """Return arrays in the form of the network, as files with these pixels would be."""
         if images.shape[1:] == self._form[:3]:
             return images
         height, width, channels = images.shape[1:]
-        self._mention(name, height, width, channels == 1)
+        self._mention(height, width, channels == 1)
         files = []
         for image in images:
             file = io.BytesIO()

@@ -44,6 +44,18 @@ def _is_finite(graph: Graph, names: list[str]) -> str:
     return graph.add("Not", [graph.add("Or", either)])
 
 
+def _log1p(graph: Graph, names: list[str]) -> str:
+    return graph.add("Log", [graph.add("Add", [*names, graph.constant(np.float32(1))])])
+
+
+def _expm1(graph: Graph, names: list[str]) -> str:
+    return graph.add("Sub", [graph.add("Exp", names), graph.constant(np.float32(1))])
+
+
+def _erfc(graph: Graph, names: list[str]) -> str:
+    return graph.add("Sub", [graph.constant(np.float32(1)), graph.add("Erf", names)])
+
+
 def _clamp(graph: Graph, names: list[str]) -> str:
     low, value, high = names
     return graph.add("Min", [graph.add("Max", [low, value]), high])
@@ -107,6 +119,9 @@ ELEMENTWISE: dict[str, Emit] = {
     "ne": _chain("Equal", "Not"),
     "rsqrt": _chain("Sqrt", "Reciprocal"),
     "square": partial(_elementwise, _square),
+    "log1p": partial(_elementwise, _log1p),
+    "expm1": partial(_elementwise, _expm1),
+    "erfc": partial(_elementwise, _erfc),
     "is_finite": partial(_elementwise, _is_finite),
     "clamp": partial(_elementwise, _clamp),
     "select_n": partial(_elementwise, _select),

@@ -169,25 +169,27 @@ def _shape(value: Value) -> Sequence[int]:
 
 
 def _gather(graph: Graph, equation: Equation, values: list[Value]) -> Result:
-    """Write the two forms of `x[index]`: rows along one axis, and `take_along_axis`."""
+    """Write the two forms of `x[index]`: along one axis, and for each row of the first axes."""
     numbers = equation.params["dimension_numbers"]
+    sizes = equation.params["slice_sizes"]
     source, index = values
     shape = _shape(source)
-    name = graph.full(index)
     last = len(_shape(index)) - 1
-    name = graph.add("Squeeze", [name, graph.integers([last])])
-    axis = numbers.start_index_map[0] if numbers.start_index_map else -1
-    sizes = equation.params["slice_sizes"]
-    is_single = len(numbers.start_index_map) == 1 and numbers.collapsed_slice_dims == (axis,)
-    if is_single and not numbers.operand_batching_dims:
-        whole = all(sizes[i] == shape[i] for i in range(len(shape)) if i != axis)
-        # The axes of the index are where the axis of the source was.
-        places = set(range(len(equation.shapes[0][0]))) - set(numbers.offset_dims)
-        if whole and places == set(range(axis, axis + last)):
-            return [graph.add("Gather", [graph.full(source), name], axis=axis)]
-    batching = numbers.operand_batching_dims
-    if is_single and len(batching) == len(shape) - 1 and last == len(shape):
-        return [graph.add("GatherElements", [graph.full(source), name], axis=axis)]
+    rank = len(equation.shapes[0][0])
+    batching = tuple(numbers.operand_batching_dims)
+    axis = numbers.start_index_map[0] if len(numbers.start_index_map) == 1 else -1
+    rest = [i for i in range(len(shape)) if i not in (axis, *batching)]
+    is_single = numbers.collapsed_slice_dims == (axis,) and all(sizes[i] == shape[i] for i in rest)
+    # The axes of the index are where the axis of the source was.
+    places = [place for place in range(rank) if place not in numbers.offset_dims]
+    if is_single and not batching and places == list(range(axis, axis + last)):
+        name = graph.add("Squeeze", [graph.full(index), graph.integers([last])])
+        return [graph.add("Gather", [graph.full(source), name], axis=axis)]
+    first = tuple(range(axis))
+    both = (batching, tuple(numbers.start_indices_batching_dims))
+    if is_single and both == (first, first) and places == list(range(last)):
+        name = graph.add("Cast", [graph.full(index)], to=TYPES["int64"])
+        return [graph.add("GatherND", [graph.full(source), name], batch_dims=axis)]
     raise UserError("the network selects elements in a way that ONNX cannot")
 
 
