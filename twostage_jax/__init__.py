@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from twostage_jax.engine.train import make_train
     from twostage_jax.engine.vmap import ensemble
     from twostage_jax.errors import UserError
+    from twostage_jax.runs.deploy.export import export
+    from twostage_jax.runs.model import Model, load_model
     from twostage_jax.runs.open import open_run
     from twostage_jax.runs.opened import Run
     from twostage_jax.runs.result import Result
@@ -70,6 +72,8 @@ _HOME = {
     "engine.train": ("make_train",),
     "engine.vmap": ("ensemble",),
     "errors": ("UserError",),
+    "runs.deploy.export": ("export",),
+    "runs.model": ("Model", "load_model"),
     "runs.open": ("open_run",),
     "runs.opened": ("Run",),
     "runs.result": ("Result",),

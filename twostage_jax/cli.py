@@ -17,7 +17,9 @@ from twostage_jax.config.commands import (
     Command,
     Data,
     Evaluate,
+    Export,
     Head,
+    Predict,
     Pretrain,
     Training,
 )
@@ -28,6 +30,7 @@ from twostage_jax.config.reading import reading_of
 from twostage_jax.config.reports import Report
 from twostage_jax.config.rules import check, trial_count
 from twostage_jax.config.schema import Config
+from twostage_jax.config.serving import Serve, check_serve
 from twostage_jax.config.studies import Study, check_study
 from twostage_jax.data.spec import check_spec
 from twostage_jax.errors import Corrupted, UserError, import_errors, user_message
@@ -43,21 +46,29 @@ def _make_terminal(command: Command) -> "Terminal":
     # Imported here, because help texts and errors do not need it.
     from twostage_jax.show.terminal import Terminal
 
-    return Terminal(verbose=getattr(command, "verbose", False))
+    is_predict = isinstance(command, Predict)  # its CSV is on standard output
+    return Terminal(verbose=getattr(command, "verbose", False), stderr=is_predict)
 
 
 def execute(command: Command) -> None:
     """Execute a parsed command."""
     if isinstance(command, Data):
-        _describe_data(command)
+        # Without jax, whose import takes seconds.
+        from twostage_jax.runs.describe import describe_data
+
+        describe_data(command, _make_terminal(command))
     elif isinstance(command, Evaluate):
         _evaluate(command)
     elif isinstance(command, Report):
         with import_errors():
             from twostage_jax.runs.report import write_report
         write_report(command, _make_terminal(command))
+    elif isinstance(command, Predict | Export):
+        _deploy(command)
     elif isinstance(command, Study):
         _study(command)
+    elif isinstance(command, Serve):
+        _serve(command)
     elif isinstance(command, Bench):
         with interrupt_as_exception():  # the benchmark trains in processes of its own
             _bench(command)
@@ -197,6 +208,14 @@ def _evaluate(command: Evaluate) -> None:
     )
 
 
+def _deploy(command: Predict | Export) -> None:
+    terminal = _make_terminal(command)
+    with terminal.status("importing jax"), import_errors():
+        from twostage_jax.runs.deploy.commands import deploy
+    _keep_compiled(command.compile_cache, terminal)
+    deploy(command, terminal)
+
+
 def _study(command: Study) -> None:
     check_study(command)
     terminal = _make_terminal(command)
@@ -206,47 +225,15 @@ def _study(command: Study) -> None:
     run_study(command, terminal)
 
 
-def _describe_data(command: Data) -> None:
-    import numpy as np
-
-    from twostage_jax.data.dataset import count_duplicates
-    from twostage_jax.data.sources import load
-    from twostage_jax.show.tables import show_dataset
-
+def _serve(command: Serve) -> None:
+    check_serve(command)
     terminal = _make_terminal(command)
-    with terminal.reading("reading data") as progress:
-        dataset = load(
-            command.spec,
-            command.validation,
-            command.data_dir,
-            needs_labels=False,
-            progress=progress,
-            **reading_of(command)._asdict(),
-        )
-        counts = {}
-        pixels = {}
-        for name, split in dataset.splits.items():
-            image = split["image"]
-            if "label" not in split:
-                continue
-            classes = len(dataset.classes)
-            counts[name] = np.bincount(split["label"], minlength=classes).tolist()
-            if image.size:  # an empty array has no minimum
-                pixels[name] = (int(image.min()), int(image.max()), float(image.mean()))
-        same = count_duplicates(dataset.splits)
-    show_dataset(
-        dataset.name,
-        dataset.image_shape,
-        dataset.classes,
-        counts,
-        pixels,
-        same,
-        dataset.fingerprint,
-        terminal,
-        len(dataset.unlabelled["image"]),
-        dataset.scale,
-        dataset.notes,
-    )
+    with terminal.status("importing jax"), import_errors():
+        from twostage_jax.engine.device import find_device
+        from twostage_jax.serve.server import serve
+    find_device(command.device)
+    _keep_compiled(command.compile_cache, terminal)
+    serve(command, terminal)
 
 
 def _bench(command: Bench) -> None:

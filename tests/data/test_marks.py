@@ -31,6 +31,18 @@ def test_files_of_spreadsheets_are_read(tmp_path, text):
     assert read(tmp_path, text) == [[2], [1]]
 
 
+def test_images_are_named_by_their_paths_too(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(csv_bytes(("path", "label"), [("=b.png", "dog"), ("a.png", "")]))
+    paths = np.array(["a.png", "=b.png", "c.png"])
+    assert [x.tolist() for x in read_labels(path, ROWS, NAMES, paths)] == [[1], [1]]
+    # Without classes, those of the file are the classes.
+    assert [x.tolist() for x in read_labels(path, ROWS, (), paths)] == [[1], [0]]
+    with pytest.raises(UserError, match="path 'x.png', but no image has it"):
+        path.write_text("path,label\nx.png,dog\n")
+        read_labels(path, ROWS, NAMES, paths)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -10,6 +10,7 @@ from tests.house.source import ROOT
 PAGE = ROOT / "docs" / "api.md"
 GROUPS = {
     "Runs": "Config PretrainConfig HeadConfig run Result open_run Run UserError",
+    "Deployment": "export load_model Model",
     "Data": "load Dataset with_labels as_image as_batch",
     "Stages": "Stage autoencoder denoising masked vae simclr simclr_iic vicreg"
     " lejepa supervised placeholder classifier attach forward module_init init_on_features"
@@ -34,7 +35,7 @@ changes into the docstrings, then run `python -m tests.house.api`.
 
 
 # Objects that functions return: nobody calls these classes.
-RETURNED = ("Result", "Run", "Dataset", "TrainState")
+RETURNED = ("Result", "Run", "Model", "Dataset", "TrainState")
 
 
 def page() -> str:

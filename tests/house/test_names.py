@@ -3,12 +3,11 @@
 import ast
 import subprocess
 import sys
-import tomllib
 
 import pytest
 
 import twostage_jax as ts
-from tests.house.source import PACKAGE, ROOT, tree
+from tests.house.source import PACKAGE, tree
 from twostage_jax.config import choices
 from twostage_jax.stages import families
 
@@ -56,8 +55,3 @@ def test_imports_are_lazy_and_the_core_needs_neither_tensorflow_nor_torch():
     assert importing == "[]"
     assert (status, parsing) == ("2", "[]")
     assert everything == "[]"
-
-
-def test_the_version_is_that_of_the_package():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert ts.__version__ == project["version"]

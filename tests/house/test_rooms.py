@@ -30,6 +30,7 @@ ALLOWED = {
     "store": {"errors", "files", "signals", "trees"},
     "engine": {"errors", "trees", "stages", "scores"},
     "runs": FOUR_FILES | {"reprs", "scores", "show", "stages", "data", "config", "store", "engine"},
+    "serve": FOUR_FILES | {"runs", "data", "show", "store", "config"},
     "bench": FOUR_FILES | {"stages", "engine", "data", "store", "show"},
 }
 EVERYTHING = ("", "__main__", "cli")

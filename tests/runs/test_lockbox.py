@@ -36,8 +36,8 @@ def test_a_read_of_the_test_split_is_on_disk_before_it_happens(done, copy, data)
         def unlock(self):
             raise Stopped
 
-    def load(*arguments):
-        dataset = ts.load(*arguments)
+    def load(*arguments, **options):
+        dataset = ts.load(*arguments, **options)
         training, lockbox = dataset.lock()
         # A data set whose test split cannot be read.
         object.__setattr__(dataset, "lock", lambda: (training, Refusing(dataset.test)))

@@ -12,6 +12,8 @@ from twostage_jax import cli
 from twostage_jax.config.parse import parse
 from twostage_jax.config.studies import SuspectStudy
 from twostage_jax.runs.open import open_run
+from twostage_jax.runs.sources import load_own
+from twostage_jax.runs.study.ordering import label_order
 from twostage_jax.runs.study.start import STUDIES, report_labels, run_study
 from twostage_jax.show.terminal import Terminal
 
@@ -93,6 +95,20 @@ def test_what_to_label_next_comes_back_as_labels(encoder, tmp_path):
     chosen = [line["index"] for line in rows(folder / "next.csv")]
     assert len(set(chosen)) == 72
     assert not set(chosen) & {line["index"] for line in lines}
+
+
+def test_the_order_of_labelling_begins_as_the_study(encoder, tmp_path):
+    run, data = encoder
+    _, results = study("next", "--from", run, "--budget", "20", "--out", tmp_path / "a")
+    opened = open_run(run)
+    train = load_own(opened, f"npz:{data}", None)
+    features = opened.features(train.train["image"])
+    order = label_order(features, np.empty(0, np.int32))
+    assert train.rows["train"][order[:20]].tolist() == results["index"]
+    assert sorted(order.tolist()) == list(range(tiny.TRAIN))
+    # Images with a label are left out, wherever they are.
+    rest = label_order(features, order[:70])
+    assert sorted(rest.tolist()) == sorted(order[70:].tolist())
 
 
 def test_strategies_are_compared_on_the_same_seeds(encoder, tmp_path):

@@ -145,7 +145,7 @@ def test_stage_1_trains_on_an_unlabelled_pool_too(done, data, tmp_path):
     train = {"image": image[:38], "label": label[:38]}
     source = Source("pool", train, dataset.test, dataset.classes, image[38:])
 
-    def load(*arguments):
+    def load(*arguments, **options):
         pooled = make_dataset(source, 0)
         rows = {**pooled.rows, "validation": dataset.rows["validation"]}
         return dataclasses.replace(pooled, validation=dataset.validation, rows=rows)

@@ -6,12 +6,14 @@ from typing import Annotated, Literal, TypeAlias
 
 import tyro
 
+from twostage_jax.config.deploy import Export, Predict
 from twostage_jax.config.fields import SWITCH, UNSET, flag
 from twostage_jax.config.flags import FROM, Debug, Loading
 from twostage_jax.config.groups import HeadConfig, PretrainConfig
-from twostage_jax.config.reading import ReadingConfig
+from twostage_jax.config.reading import FilesConfig, ReadingConfig
 from twostage_jax.config.reports import Report
 from twostage_jax.config.schema import CommonConfig, Config, MembersConfig, RecipeConfig
+from twostage_jax.config.serving import Serve
 from twostage_jax.config.studies import STUDIES, Study
 
 
@@ -60,7 +62,7 @@ class Head(_Training, MembersConfig):
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class Evaluate(Loading, ReadingConfig):
+class Evaluate(Loading, FilesConfig):
     """Measure a finished run on a split of its own data or of another source."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -124,11 +126,14 @@ COMMANDS = {
     "pretrain": Pretrain,
     "head": Head,
     "evaluate": Evaluate,
+    "predict": Predict,
     "report": Report,
+    "export": Export,
+    "serve": Serve,
     "data": Data,
     "bench": Bench,
     # The name of a study is two words: `twostage study labels`.
     **{f"study {name}": kind for name, kind in STUDIES.items()},
 }
 Training: TypeAlias = Run | Pretrain | Head
-Command: TypeAlias = Training | Evaluate | Report | Data | Bench | Study
+Command: TypeAlias = Training | Evaluate | Predict | Report | Export | Serve | Data | Bench | Study

@@ -1,6 +1,5 @@
 """Fields about how a source is read; `data.spec.Reading` holds their values."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,22 @@ from twostage_jax.config.fields import (
     check_path,
     check_switch,
     check_text,
-    choice,
     declare,
     declare_repeatable,
-    number,
 )
 from twostage_jax.config.settings import Settings
-from twostage_jax.data.spec import FORM_FIELDS, Reading, absolute, parse_size
+from twostage_jax.data.spec import (
+    FITS,
+    FORM_FIELDS,
+    Reading,
+    absolute,
+    check_channels,
+    check_fit,
+    check_megapixels,
+    check_pattern,
+    check_size,
+)
 from twostage_jax.errors import UserError, shown
-
-FITS = ("pad", "crop")
-CHANNELS = (1, 3)
-MEGAPIXELS = 10_000  # a larger image would not fit into memory
 
 
 def as_texts(value: object) -> object:
@@ -64,38 +67,10 @@ def check_texts(flag: str, value: object) -> None:
             raise UserError(f"{flag} is {shown(item)}: give the text of a label")
 
 
-def check_pattern(flag: str, value: object) -> None:
-    """Accept a regular expression, such as 'patient_[0-9]+'."""
-    check_text(flag, value)
-    try:
-        re.compile(str(value))
-    except (re.error, RecursionError, OverflowError) as error:
-        raise UserError(
-            f"{flag} {shown(value)} is not a regular expression: {error}; give one such as "
-            "'patient_[0-9]+'"
-        ) from error
-
-
-def check_channels(flag: str, value: object) -> None:
-    """Accept 1 (grey) or 3 (colour)."""
-    if type(value) is not int or value not in CHANNELS:
-        raise UserError(f"{flag} is {shown(value)}: give 1 for grey or 3 for colour")
-
-
-def check_size(flag: str, value: object) -> None:
-    """Accept a number of pixels, or height x width such as 48x64."""
-    parse_size(flag, value)
-
-
-check_megapixels = number("a number of megapixels above 0", 1e-6, MEGAPIXELS)
-
-
 @dataclass(frozen=True, repr=False)
-class ReadingConfig(Settings):
+class FilesConfig(Settings):
     """Fields of every command that reads a source."""
 
-    unlabeled: Annotated[str, *declare("SPEC", check_text, "none", normal=as_spec)] = UNSET
-    """Source of more images for stage 1; its labels and its test split are not used"""
     unlabeled_label: Annotated[
         tuple[str, ...], *declare_repeatable("NAME", check_texts, as_texts)
     ] = ()
@@ -113,14 +88,6 @@ class ReadingConfig(Settings):
 made divides a group"""
     group_by: Annotated[str, *declare("PATTERN", check_pattern, "none")] = UNSET
     """Regular expression for the part of a path that is the group of an image"""
-    image_size: Annotated[
-        str, *declare("N", check_size, "chosen from the images, at most 64", normal=as_size)
-    ] = UNSET
-    """Height and width of the images after reading, such as 64, or 48x64"""
-    channels: Annotated[int, *declare("N", check_channels, "chosen from the images")] = UNSET
-    """Channels of the images after reading: 1 (grey) or 3 (colour)"""
-    image_fit: Annotated[str, *declare("NAME", choice("fit", FITS), FITS[0])] = UNSET
-    """Way to bring images into the size: pad (keep all, fill the rest) or crop (the middle)"""
     glob: Annotated[str, *declare("PATTERN", check_text, "all images but masks")] = UNSET
     """Pattern of the files of a folder to read, such as "*.png"; with a / it is compared with \
 the path below the folder"""
@@ -138,12 +105,28 @@ the path below the folder"""
     """Largest image in megapixels that is decoded"""
 
 
+@dataclass(frozen=True, repr=False)
+class ReadingConfig(FilesConfig):
+    """Fields of every command that decides about the images that a network gets."""
+
+    unlabeled: Annotated[str, *declare("SPEC", check_text, "none", normal=as_spec)] = UNSET
+    """Source of more images for stage 1; its labels and its test split are not used"""
+    image_size: Annotated[
+        str, *declare("N", check_size, "chosen from the images, at most 64", normal=as_size)
+    ] = UNSET
+    """Height and width of the images after reading, such as 64, or 48x64"""
+    channels: Annotated[int, *declare("N", check_channels, "chosen from the images")] = UNSET
+    """Channels of the images after reading: 1 (grey) or 3 (colour)"""
+    image_fit: Annotated[str, *declare("NAME", check_fit, FITS[0])] = UNSET
+    """Way to bring images into the size: pad (keep all, fill the rest) or crop (the middle)"""
+
+
 READING_FIELDS = Reading._fields
 
 
-def reading_of(config: ReadingConfig) -> Reading:
+def reading_of(config: FilesConfig) -> Reading:
     """Return the settings of reading of a configuration or command."""
-    return Reading(**{name: getattr(config, name) for name in READING_FIELDS})
+    return Reading(**{name: getattr(config, name, None) for name in READING_FIELDS})
 
 
 def with_form(reading: Reading, shape: tuple[int, int, int], fit: str) -> Reading:

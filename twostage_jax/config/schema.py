@@ -48,8 +48,8 @@ from twostage_jax.config.trust import TrustConfig
 
 
 @dataclass(frozen=True, repr=False)
-class CommonConfig(ReadingConfig):
-    """Fields of every command that trains."""
+class BasicConfig(Settings):
+    """Data, folder and seed."""
 
     data: Annotated[str, *declare("SPEC", check_text, default="digits")] = UNSET
     """Source of images and labels: digits, mnist, tfds:NAME, idx:DIR, npz:FILE, folder:DIR or \
@@ -66,6 +66,11 @@ csv:FILE"""
         None
     )
     """Folder in which TensorFlow Datasets keeps its data"""
+
+
+@dataclass(frozen=True, repr=False)
+class CommonConfig(ReadingConfig, BasicConfig):
+    """Fields of every command that trains."""
 
 
 @dataclass(frozen=True, repr=False)

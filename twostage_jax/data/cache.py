@@ -205,7 +205,12 @@ def _decode_into(
     progress: Progress | None,
 ) -> Broken:
     # Reserved at once, so that a full disk shows before hours of decoding.
-    os.posix_fallocate(output, 0, int(np.prod(shape, dtype=np.int64)))
+    size = int(np.prod(shape, dtype=np.int64))
+    reserve = getattr(os, "posix_fallocate", None)  # macOS has none
+    if reserve is None:
+        os.ftruncate(output, size)
+    else:
+        reserve(output, 0, size)
     return decode_files(output, files.files, files.size, form, limit, progress)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twostage_jax.data.grouping import notes_on_splits
+from twostage_jax.data.grouping import notes_on_splits, without_held_out
 from twostage_jax.data.names import listed
 from twostage_jax.data.source import (
     BrokenFile,
@@ -19,7 +19,7 @@ from twostage_jax.data.source import (
     without_labels,
 )
 from twostage_jax.data.split import Split, as_columns, set_aside
-from twostage_jax.errors import UserError
+from twostage_jax.errors import UserError, shown
 from twostage_jax.reprs import Rows, html_table, text_table
 
 TEST_SHARE = 5  # one example in five
@@ -170,7 +170,7 @@ def make_dataset(
             `validation` out of range.
     """
     if not needs_labels and not has_classes(source):
-        return _unlabelled_dataset(without_labels(source))
+        return _unlabelled_dataset(without_labels(source), source.classes)
     train = check_source(source)
     classes = class_names(source, train)
     train = with_digests(train)
@@ -193,11 +193,15 @@ def make_dataset(
     train, held_out, size, more = _cut_validation(source.name, train, extra, validation)
     splits = {"train": train, "validation": held_out, "test": test}
     notes += more + notes_on_splits(source, splits, classes)
-    pool, dropped = _pool(source, splits)
+    everything = _pool(source, splits)
+    if len(everything["image"]):
+        # An empty pool must not change the fingerprints of sources without one.
+        everything = with_digests(everything)
+        originals.append(everything)
+    pool, dropped = without_held_out(everything, splits)
     hashed: dict[str, Split] = dict(splits)
-    if len(pool["image"]):  # an empty pool must not change the fingerprints of sources without one
-        hashed["unlabelled"] = with_digests(pool)
-        originals.append(hashed["unlabelled"])
+    if len(pool["image"]):
+        hashed["unlabelled"] = pool
     return Dataset(
         name=source.name,
         classes=classes,
@@ -216,8 +220,11 @@ def make_dataset(
     )
 
 
-def _unlabelled_dataset(source: Source) -> Dataset:
-    """Return a data set of a source without labels."""
+def _unlabelled_dataset(source: Source, classes: Sequence[str]) -> Dataset:
+    """Return a data set of a source without labels, which has at most one of the `classes`."""
+    note = "no labels: only stage 1 can be trained"
+    if classes:
+        note = f"the only class is {shown(classes[0])}: only stage 1 can be trained"
     if source.unlabelled is None or not len(source.unlabelled):
         raise UserError(f"{source.name} has no images: give a source that has some")
     empty: Split = {"image": source.unlabelled[:0], "label": np.zeros(0, np.int32)}
@@ -230,7 +237,7 @@ def _unlabelled_dataset(source: Source) -> Dataset:
         order=fingerprint([hashed], ordered=True),
         parts={"unlabelled": fingerprint([hashed])},
         rows={name: np.zeros(0, np.int32) for name in ("train", "validation", "test")},
-        notes=(*source.notes, "no labels are used: stage 1 alone can be trained"),
+        notes=(*source.notes, note),
         scale=source.scale,
         groups=source.groups,
         fit=source.fit,
@@ -248,20 +255,12 @@ def _visible(split: Split) -> Split:
     return as_columns({name: split[name] for name in names if name in split})
 
 
-def _pool(source: Source, splits: Mapping[str, Split]) -> tuple[Split, tuple[str, ...]]:
-    """Return the unlabelled images without those of held-out groups, and notes."""
-    if source.unlabelled is None:
-        absent = ("label", "row", "digest")
-        return {k: values[:0] for k, values in splits["train"].items() if k not in absent}, ()
-    pool = {"image": source.unlabelled, **(source.pool or {})}
-    if "group" not in pool:
-        return pool, ()
-    held_out = [splits[name]["group"] for name in ("validation", "test")]
-    kept = ~np.isin(pool["group"], np.concatenate(held_out))
-    if kept.all():
-        return pool, ()
-    note = f"{(~kept).sum():,} unlabelled images of groups in validation and test are left out"
-    return {name: values[kept] for name, values in pool.items()}, (note,)
+def _pool(source: Source, splits: Mapping[str, Split]) -> Split:
+    """Return the unlabelled images of a source."""
+    if source.unlabelled is not None:
+        return {"image": source.unlabelled, **(source.pool or {})}
+    absent = ("label", "row", "digest")
+    return {name: x[:0] for name, x in splits["train"].items() if name not in absent}
 
 
 def _count(split: Split) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -13,7 +14,6 @@ from twostage_jax.files import open_regular
 
 # In the order in which they are tried; JPEG covers the MPO files of cameras, too.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-FITS = ("pad", "crop")
 MEGAPIXEL = 1_000_000
 PIXEL_LIMIT = 100 * MEGAPIXEL
 HEADER = 16  # bytes from which Pillow recognises a format
@@ -43,7 +43,12 @@ class BrokenImage(UserError):
     """A file that cannot be decoded; the text is the reason alone."""
 
 
-def decode(file: Path | bytes, form: Form | None, limit: int = PIXEL_LIMIT) -> np.ndarray:
+def decode(
+    file: Path | bytes,
+    form: Form | None,
+    limit: int = PIXEL_LIMIT,
+    report: Callable[[int, int, bool], None] | None = None,
+) -> np.ndarray:
     """Decode an image to uint8 `[H, W, C]`.
 
     The orientation of EXIF is applied, transparency is put on white, more than 8 bits are reduced
@@ -53,6 +58,7 @@ def decode(file: Path | bytes, form: Form | None, limit: int = PIXEL_LIMIT) -> n
         file: a path, or the content of a file; its format is recognised by content.
         form: wanted form; None for the image's own size, with 1 channel if it is grey, else 3.
         limit: largest number of pixels, checked before any pixel is decoded.
+        report: called with height, width and "is grey" of the file, as `size_of` returns them.
 
     Raises:
         BrokenImage: a file that is missing, empty, no image, corrupted or too large.
@@ -61,7 +67,7 @@ def decode(file: Path | bytes, form: Form | None, limit: int = PIXEL_LIMIT) -> n
         with io.BytesIO(file) if isinstance(file, bytes) else open_regular(file) as stream:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about corrupted metadata, which is not used
-                return _decode(stream, form, limit)
+                return _decode(stream, form, limit, report)
     except BrokenImage:
         raise
     except OSError as error:
@@ -93,8 +99,15 @@ def size_of(file: Path, limit: int = PIXEL_LIMIT) -> tuple[int, int, bool]:
         raise BrokenImage(f"it is corrupted: {error}") from error
 
 
-def _decode(stream: BinaryIO, form: Form | None, limit: int) -> np.ndarray:
+def _decode(
+    stream: BinaryIO,
+    form: Form | None,
+    limit: int,
+    report: Callable[[int, int, bool], None] | None,
+) -> np.ndarray:
     image = _open(stream, limit)
+    if report is not None:
+        report(image.height, image.width, image.mode in GREY_MODES)
     if form is not None and image.format == "JPEG":
         # Decodes a large photograph at a half, a quarter or an eighth of its size, several times
         # faster. Twice the form is enough for antialiasing, whatever the orientation.

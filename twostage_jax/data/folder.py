@@ -42,10 +42,12 @@ def list_folder(
     if not listing.images:
         raise UserError(_nothing(root, listing, reading))
     notes = others_note(listing, reading.glob)
-    entries = _as_entries(root, listing.images, notes, as_pool)
+    by_split = _has_splits(listing.images)
+    entries = _as_entries(root, listing.images, notes, by_split, as_pool)
     if as_pool:
         return entries, notes
-    missing = sorted(set(_class_folders(root, entries)) - {entry.label for entry in entries})
+    folders = _class_folders(root, by_split)
+    missing = sorted(folders - {entry.label for entry in entries})
     if missing:
         notes.append(
             f"folders without an image, which are no classes: {listed(map(repr, missing))}"
@@ -68,11 +70,10 @@ def _nothing(root: Path, listing: Listing, reading: Reading) -> str:
 
 
 def _as_entries(
-    root: Path, images: list[tuple[str, ...]], notes: list[str], as_pool: bool
+    root: Path, images: list[tuple[str, ...]], notes: list[str], by_split: bool, as_pool: bool
 ) -> list[Entry]:
     """Return the images with their splits and labels, by the names of their folders."""
     base = os.fspath(root)
-    by_split = _has_splits(images)
     if not any(len(parts) > 1 for parts in images):
         notes.append("no sub-folders: all images are unlabelled")
         return [Entry(f"{base}/{parts[0]}", parts[0], row=row) for row, parts in enumerate(images)]
@@ -119,21 +120,16 @@ def _meaning(parts: tuple[str, ...], by_split: bool) -> tuple[str, str]:
     return (POOL, "") if split == "train" else (HELD_OUT, f"of {split} without a class")
 
 
-def _class_folders(root: Path, entries: list[Entry]) -> list[str]:
+def _class_folders(root: Path, by_split: bool) -> set[str]:
     """Return the names of the folders at the place of the classes."""
-    tops = {entry.path.partition("/")[0] for entry in entries if entry.label}
-    if any(entry.path.partition("/")[0] == entry.label for entry in entries):
-        places = [root]
-    else:
-        places = [root / top for top in sorted(tops)]
-    names = []
-    for place in places:
-        if place.is_dir():
-            names += [
-                path.name
-                for path in place.iterdir()
-                if path.is_dir()
-                and not path.name.startswith((".", "__MACOSX"))
-                and path.name.lower() not in SPLITS
-            ]
-    return names
+    places = [root]
+    if by_split:
+        places = [path for path in root.iterdir() if SPLITS.get(path.name.lower())]
+    folders = [path for place in places if place.is_dir() for path in place.iterdir()]
+    return {
+        path.name
+        for path in folders
+        if path.name.lower() not in SPLITS
+        and not path.name.startswith((".", "__MACOSX"))
+        and path.is_dir()
+    }

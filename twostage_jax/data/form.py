@@ -7,7 +7,6 @@ import numpy as np
 
 from twostage_jax.data.cache import Cache, Files
 from twostage_jax.data.decode import (
-    FITS,
     MEGAPIXEL,
     PIXEL_LIMIT,
     BrokenImage,
@@ -15,7 +14,7 @@ from twostage_jax.data.decode import (
     decode,
     size_of,
 )
-from twostage_jax.data.spec import Reading, parse_size
+from twostage_jax.data.spec import FITS, Reading, parse_size
 
 SAMPLE = 200  # images that are looked at, evenly spaced in the list
 LARGEST = 64  # pixels of a side, unless the user asks for more

@@ -79,6 +79,18 @@ def broken_groups(splits: Mapping[str, Split], names: Sequence[str]) -> str | No
     )
 
 
+def without_held_out(pool: Split, splits: Mapping[str, Split]) -> tuple[Split, tuple[str, ...]]:
+    """Return unlabelled images without those of groups in validation and test, and notes."""
+    if "group" not in pool:
+        return pool, ()
+    held_out = [splits[name]["group"] for name in ("validation", "test")]
+    kept = ~np.isin(pool["group"], np.concatenate(held_out))
+    if kept.all():
+        return pool, ()
+    note = f"{(~kept).sum():,} unlabelled images of groups in validation and test are left out"
+    return {name: values[kept] for name, values in pool.items()}, (note,)
+
+
 def notes_on_splits(
     source: Source, splits: Mapping[str, Split], classes: Sequence[str]
 ) -> tuple[str, ...]:

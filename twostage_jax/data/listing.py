@@ -153,17 +153,18 @@ def _choose(
         chosen = [name for name in names if not name.startswith(".") and matches(name)]
         unread.update(_ending(name) for name in set(names).difference(chosen))
         return chosen
-    images = []
+    stems = {}
     for name in names:
+        stem, ending = os.path.splitext(name)
         # `._cat.jpg` is a file that macOS writes beside `cat.jpg`.
-        if name.startswith(".") or _ending(name) not in ENDINGS:
+        if name.startswith(".") or ending.lower() not in ENDINGS:
             unread[_ending(name)] += 1
         else:
-            images.append(name)
-    stems = {os.path.splitext(name)[0] for name in images}
-    chosen = [name for name in images if not _is_mask(name, stems)]
-    if len(chosen) < len(images):
-        unread[MASKS] += len(images) - len(chosen)
+            stems[name] = stem
+    bases = set(stems.values())
+    chosen = [name for name, stem in stems.items() if not _is_mask(stem, bases)]
+    if len(chosen) < len(stems):
+        unread[MASKS] += len(stems) - len(chosen)
     return chosen
 
 
@@ -180,8 +181,8 @@ def _ending(name: str) -> str:
     return os.path.splitext(name)[1].lower() or "without ending"
 
 
-def _is_mask(name: str, stems: set[str]) -> bool:
-    match = MASK.fullmatch(os.path.splitext(name)[0])
+def _is_mask(stem: str, stems: set[str]) -> bool:
+    match = MASK.fullmatch(stem)
     return match is not None and match.group(1) in stems
 
 

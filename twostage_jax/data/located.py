@@ -53,7 +53,7 @@ class Files:
             return
         raise UserError(
             f"line {line} of {self._table} has the path {shown(text)}, which leads out of "
-            f"{self.folder}: give --image-dir with a folder that has all images"
+            f"{self._base}: give --image-dir with a folder that has all images"
         )
 
     def _by_name(self, text: str) -> str | None:

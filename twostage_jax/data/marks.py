@@ -54,7 +54,7 @@ def read_labels(
     Args:
         path: file in UTF-8; columns are separated by commas, semicolons or tabs.
         rows: `index` of each image, int `[N]`.
-        classes: names of the K classes; a label is one of them.
+        classes: names of the K classes; a label is one of them. Without any, the file names them.
         paths: path of each image, text `[N]`, if the file may have a column `path` instead of
             `index`.
 
@@ -69,9 +69,11 @@ def read_labels(
     column = _identity(reader, path, paths is not None)
     identities = rows.tolist() if paths is None or column == "index" else paths.tolist()
     position = {str(identity): number for number, identity in enumerate(identities)}
+    cells = list(_cells(reader, column))
+    classes = classes or sorted({name for _, (_, name) in cells} - {""})
     number = {name: k for k, name in enumerate(classes)}
     labels: dict[int, int] = {}
-    for line, (index, name) in _cells(reader, column):
+    for line, (index, name) in cells:
         if not name:
             continue
         place = position.get(index)

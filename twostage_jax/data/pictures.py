@@ -145,9 +145,9 @@ def _with_labels(entries: list[Entry], merge: bool, path: Path, notes: list[str]
         UserError: several spellings, unless they are to be merged.
     """
     spellings: dict[str, Counter[str]] = {}
-    for entry in entries:
-        if entry.label:
-            spellings.setdefault(_key(entry.label), Counter())[entry.label] += 1
+    for label, count in Counter(entry.label for entry in entries).items():
+        if label:
+            spellings.setdefault(_key(label), Counter())[label] = count
     several = {key: counts for key, counts in spellings.items() if len(counts) > 1}
     if several and not merge:
         examples = (
@@ -159,19 +159,20 @@ def _with_labels(entries: list[Entry], merge: bool, path: Path, notes: list[str]
             "--merge-labels if they are one class, or correct them"
         )
     chosen = {}
+    names = {"": ""}
     for key, counts in spellings.items():
         # The most frequent spelling; of equal ones the first in alphabetical order.
         name = min(counts, key=lambda name: (-counts[name], name))
         chosen[key] = " ".join(unicodedata.normalize("NFC", name).split())
+        names |= dict.fromkeys(counts, chosen[key])
+    if all(name == text for text, name in names.items()):
+        return entries
     if several:
         notes.append(
             f"labels that differ only by case or spaces are merged: "
             f"{listed((shown(chosen[key]) for key in several), 12)}"
         )
-    return [
-        entry._replace(label=chosen[_key(entry.label)]) if entry.label else entry
-        for entry in entries
-    ]
+    return [entry._replace(label=names[entry.label]) for entry in entries]
 
 
 def _as_source(name: str, entries: list[Entry], decoded: Decoded, form: Form) -> Source:
@@ -194,9 +195,11 @@ def _as_source(name: str, entries: list[Entry], decoded: Decoded, form: Form) ->
     for split in ("train", "validation", "test"):
         mask = (part == split) & is_whole
         if mask.any():
-            splits[split] = {key: values[mask] for key, values in columns.items()}
+            # All images of a source without splits stay in the memory map, without a copy.
+            chosen = slice(None) if mask.all() else mask
+            splits[split] = {key: values[chosen] for key, values in columns.items()}
     unlabelled = {key: values[pool & is_whole] for key, values in columns.items()}
-    unlabelled.pop("label")
+    del unlabelled["label"], unlabelled["row"]
     images = unlabelled.pop("image")
     return Source(
         name=name,

@@ -11,7 +11,7 @@ from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
 
 # Values for images of which the source does not say it.
-UNKNOWN = {"path": "", "file": "", "group": np.int32(-1)}
+UNKNOWN = {"path": "", "file": "", "group": np.int32(-1), "row": np.int32(-1)}
 
 
 def with_form_of(source: Source, reading: Reading) -> Reading:

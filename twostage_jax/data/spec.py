@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,9 @@ from twostage_jax.errors import UserError, did_you_mean, shown
 # NAME, NAME/CONFIG or NAME:1.2.3. A namespace in front of a name would make TFDS fetch code.
 TFDS_NAME = re.compile(r"[A-Za-z]\w*(/\w[\w+.-]*)?(:(\d+|\*)(\.(\d+|\*)){2})?", re.ASCII)
 SPECS = ("digits", "mnist", "tfds:NAME", "idx:DIR", "npz:FILE", "folder:DIR", "csv:FILE")
+FITS = ("pad", "crop")
+CHANNELS = (1, 3)
+MEGAPIXELS = 10_000  # a larger image would not fit into memory
 SIZE_LIMIT = 4096  # pixels in a direction
 FILE_KINDS = ("folder", "csv")  # sources with one file for each image
 SIZE = re.compile(r"([1-9][0-9]{0,4})(?:[x×]([1-9][0-9]{0,4}))?")
@@ -87,10 +91,14 @@ def check_reading(reading: Reading, spec: str) -> None:
     """Check that a source takes all settings that are given.
 
     Raises:
-        UserError: a setting that does not go with the source, or an incomplete `unlabeled`.
+        UserError: a malformed value, a setting that does not go with the source, or an incomplete
+            `unlabeled`.
     """
     if reading.unlabeled is not None:
         check_spec(reading.unlabeled, flag="--unlabeled")
+    for name, check in VALUE_CHECKS.items():
+        if getattr(reading, name) is not None:
+            check(f"--{name.replace('_', '-')}", getattr(reading, name))
     for name in _not_fitting(reading, spec):
         needed = "folder:DIR and csv:FILE"
         if name in CSV_FIELDS:
@@ -99,6 +107,52 @@ def check_reading(reading: Reading, spec: str) -> None:
             needed = "folder:DIR"
         flag = f"--{name.replace('_', '-')}"
         raise UserError(f"{flag} goes with {needed}, not with {spec!r}: leave it out")
+
+
+def check_pattern(flag: str, value: object) -> None:
+    """Accept a regular expression, such as 'patient_[0-9]+'."""
+    try:
+        re.compile(str(value))
+        valid = isinstance(value, str) and value != ""
+    except (re.error, RecursionError, OverflowError):
+        valid = False
+    if not valid:
+        raise UserError(
+            f"{flag} is {shown(value)}: give a regular expression for a part of the path, such as "
+            "'patient_[0-9]+'"
+        )
+
+
+def check_channels(flag: str, value: object) -> None:
+    """Accept 1 (grey) or 3 (colour)."""
+    if type(value) is not int or value not in CHANNELS:
+        raise UserError(f"{flag} is {shown(value)}: give 1 for grey or 3 for colour")
+
+
+def check_fit(flag: str, value: object) -> None:
+    """Accept pad or crop."""
+    if value not in FITS:
+        raise UserError(f"{flag} is {shown(value)}: give pad or crop")
+
+
+def check_size(flag: str, value: object) -> None:
+    """Accept a number of pixels, or height x width such as 48x64."""
+    parse_size(flag, value)
+
+
+def check_megapixels(flag: str, value: object) -> None:
+    """Accept a number of megapixels above 0."""
+    if type(value) not in (int, float) or not 0 < value <= MEGAPIXELS:  # pyright: ignore
+        raise UserError(f"{flag} is {shown(value)}: give a number of megapixels above 0")
+
+
+VALUE_CHECKS: dict[str, Callable[[str, object], None]] = {
+    "group_by": check_pattern,
+    "image_size": check_size,
+    "channels": check_channels,
+    "image_fit": check_fit,
+    "pixel_limit": check_megapixels,
+}
 
 
 def _not_fitting(reading: Reading, spec: str) -> list[str]:

@@ -48,6 +48,12 @@ class Pass(NamedTuple):
     program: Callable[..., jax.Array]
 
 
+def choose_batch(largest: int) -> int:
+    """Return the number of images at a time, for splits of at most `largest` images."""
+    # A small data set needs no batch of a thousand.
+    return max(1, min(BATCH, largest))
+
+
 def lower_pass(
     apply: Callable[[PyTree, jax.Array], jax.Array],
     params: PyTree,
@@ -71,8 +77,7 @@ def lower_pass(
         axes: parameters that members have of their own.
         dtype: uint8, or float32 for images that are normalised already.
     """
-    # A small data set needs no batch of a thousand.
-    size = max(1, min(BATCH, largest))
+    size = choose_batch(largest)
     images = jax.ShapeDtypeStruct((size, *image_shape), dtype)
 
     def apply_normalised(params: PyTree, images: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from twostage_jax.engine.compile import compile_all
-from twostage_jax.engine.passes import Pass, apply_pass, lower_pass
+from twostage_jax.engine.passes import Pass, apply_pass, choose_batch, lower_pass
 from twostage_jax.engine.placement import MEMBER, Placement, make_mesh, map_members
 from twostage_jax.stages.stage import Params
 from twostage_jax.trees import PyTree, shapes_of
@@ -37,7 +37,7 @@ class Predictor:
     """Trials whose logits and features can be computed for any number of images.
 
     Images are uint8 `[N, H, W, C]`, or float32 in [-1, 1]. Each program is compiled at most once
-    for each type, for the first images that need it.
+    for each type, for the first images that need it. The arguments are attributes, too.
 
     Args:
         network: functions of one trial.
@@ -62,33 +62,33 @@ class Predictor:
         logits: Pass | None = None,
         width: int | None = None,
     ) -> None:
-        self._network = network
-        self._image_shape = image_shape
+        self.network = network
+        self.image_shape = image_shape
         self._largest = largest
-        self._axes = axes
+        self.axes = axes
         # By the type of the images, and by the name of the result.
         self._logits = {} if logits is None else {np.dtype(np.uint8): logits}
         self._passes: dict[tuple[str, np.dtype], Pass] = {}
         self.numbers = dict(numbers)
         self.params = {name: jax.device_get(params[name]) for name in axes}
-        self._width = width or self.trials
+        self.width = width or self.trials
 
     @property
     def trials(self) -> int:
         """Number of trials."""
-        return _trials(self._axes, self.params)
+        return _trials(self.axes, self.params)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return logits float32 `[R, N, K]`."""
         if images.dtype not in self._logits:
             lowered = lower_logits(
-                self._network,
+                self.network,
                 map_members(_first, 0, shapes_of(self.numbers)),
-                map_members(_first, self._axes, shapes_of(self.params)),
-                self._axes,
-                self._image_shape,
+                map_members(_first, self.axes, shapes_of(self.params)),
+                self.axes,
+                self.image_shape,
                 self._largest,
-                self._width,
+                self.width,
                 images.dtype,
             )
             self._logits[images.dtype] = compile_all(lowered)
@@ -102,18 +102,18 @@ class Predictor:
         """Return features `[E, N, D]` of the frozen encoders; `E` is 1 if the trials share one."""
         encoder = self.params["encoder"]
         features = self._apply(
-            "features", self._network.features, encoder, self._axes["encoder"], images
+            "features", self.network.features, encoder, self.axes["encoder"], images
         )
         # Not -1, which no images leave undetermined.
         return features.reshape(*features.shape[:2], math.prod(features.shape[2:]))
 
     def reconstructions(self, images: np.ndarray) -> np.ndarray:
         """Return decoded images float32 `[E, N, H, W, C]`, on the scale [-1, 1]."""
-        assert self._network.decode is not None, "the network has no decoder"
+        assert self.network.decode is not None, "the network has no decoder"
         names = ("encoder", "decoder")
         params = {name: self.params[name] for name in names}
-        axes = {name: self._axes[name] for name in names}
-        return self._apply("reconstructions", self._network.decode, params, axes, images)
+        axes = {name: self.axes[name] for name in names}
+        return self._apply("reconstructions", self.network.decode, params, axes, images)
 
     def _apply(
         self, name: str, function: Callable, params: PyTree, axes: PyTree, images: np.ndarray
@@ -121,11 +121,11 @@ class Predictor:
         """Apply a function of the encoder to images, for all encoders."""
         key = (name, images.dtype)
         if key not in self._passes:
-            encoders = self.trials if self._axes["encoder"] == 0 else 1
+            encoders = self.trials if self.axes["encoder"] == 0 else 1
             lowered = lower_pass(
                 function,
                 map_members(_first, axes, shapes_of(params)),
-                self._image_shape,
+                self.image_shape,
                 self._largest,
                 place_passes(encoders),
                 axes,
@@ -137,20 +137,37 @@ class Predictor:
     def select(self, trials: np.ndarray) -> "Predictor":
         """Return a predictor of some of the trials, with the same programs."""
         selected = Predictor(
-            self._network,
+            self.network,
             {name: values[trials] for name, values in self.numbers.items()},
-            map_members(lambda leaf: leaf[trials], self._axes, self.params),
-            self._axes,
-            self._image_shape,
+            map_members(lambda leaf: leaf[trials], self.axes, self.params),
+            self.axes,
+            self.image_shape,
             self._largest,
             # A program of another width rounds in another way.
-            width=self._width,
+            width=self.width,
         )
         selected._logits = self._logits
         # A shared encoder is the same for any selection; own encoders have another placement.
-        if self._axes["encoder"] is None:
+        if self.axes["encoder"] is None:
             selected._passes = self._passes
         return selected
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images that a program takes at a time."""
+        return choose_batch(self._largest)
+
+    def with_batches(self, largest: int) -> "Predictor":
+        """Return a predictor of the same trials whose programs take at most so many images."""
+        return Predictor(
+            self.network,
+            self.numbers,
+            self.params,
+            self.axes,
+            self.image_shape,
+            min(largest, self._largest),
+            width=self.width,
+        )
 
 
 def _trials(axes: dict[str, int | None], params: Params) -> int:

@@ -30,6 +30,7 @@ opened.py    `ts.Run`: what an opened run has and predicts
 images.py    images of users, as the network takes them
 sources.py   data that a finished run is evaluated on
 evaluate.py  `twostage evaluate`
+describe.py  `twostage data`
 pictures.py  pictures of a run
 material.py  arrays of the page of a run
 outputs.py   everything that a run draws at its end

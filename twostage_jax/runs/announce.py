@@ -72,6 +72,8 @@ def show_machine(device: Device, terminal: Terminal) -> None:
 def _sizes(plan: Plan) -> dict[str, int]:
     """Return the number of examples of each split, and of those with and without a label."""
     dataset = plan.dataset
+    if not dataset.classes:
+        return {"unlabelled": len(plan.examples.images)}
     sizes = {
         "train": len(dataset.train["label"]),
         "validation": len(dataset.validation["label"]),

@@ -108,8 +108,10 @@ def _stage_1(plan: Plan, reconstructions: Reconstructions | None) -> Arrays:
         arrays["reconstruction_image"] = thumbnails(reconstructions.images)
         arrays["reconstruction_decoded"] = thumbnails(reconstructions.decoded)
     if plan.augmentation is not None:
-        train = plan.dataset.train
-        images = train["image"][sample_rows(train["label"], VIEWED)]
+        # All images of stage 1: a source may have no labelled ones.
+        images = plan.examples.images
+        rows = np.unique(np.linspace(0, len(images) - 1, VIEWED).astype(int))
+        images = images[rows]
         augment = make_augment(plan.config, images.shape[1:])
         assert augment is not None, "the objective takes views"
         views = jax.jit(partial(two_views, augment))(new_key(), as_image(images))

@@ -277,7 +277,11 @@ def _finish_stage_1(
     for name, content in files.items():
         write_bytes(context.folder / name, content)
     show_stage_1(
-        context.folder, manifest.groups[FROZEN].sha256, _pretrain_record(manifest), context.terminal
+        context.folder,
+        manifest.groups[FROZEN].sha256,
+        _pretrain_record(manifest),
+        bool(plan.dataset.classes),
+        context.terminal,
     )
     return Result(context.folder, {}, pretrain_groups(pretrained, plan.trials))
 

@@ -10,7 +10,7 @@ NAME_LIMIT = 30  # characters of a class name
 
 def rejection_lines(rejection: Record) -> list[str]:
     """Return the rejected shares of `store.Rejection` in words, without the name of the field."""
-    text = f"{100 * rejection.known_rejected:.1f} % of test ({_words(rejection)})"
+    text = f"{100 * rejection.known_rejected:.1f} % of test ({score_words(rejection)})"
     if rejection.accepted_accuracy is not None:
         text += f"; accuracy of the rest {rejection.accepted_accuracy:.4f}"
     if rejection.other_rejected is None:
@@ -35,7 +35,7 @@ def show_rejection(
             class; None for what is not there.
         terminal: where to print.
     """
-    terminal.line(f"rejected by {_words(rejection)}", bold=True)
+    terminal.line(f"rejected by {score_words(rejection)}", bold=True)
     text = f"  {100 * shares.inside:.1f} % of {names[0]}"
     if shares.accuracy is not None:
         text += f"; accuracy of the rest {shares.accuracy:.4f}"
@@ -45,7 +45,8 @@ def show_rejection(
             terminal.line(f"  {100 * share:.1f} % of {shortened(name, NAME_LIMIT)}", hang=4)
 
 
-def _words(rejection: Record) -> str:
+def score_words(rejection: Record) -> str:
+    """Return the names of the outlier scores that reject images."""
     if rejection.limits:
         return ", ".join(rejection.limits)
     return rejection.score.replace("_", " ")

@@ -51,7 +51,7 @@ def show_device(
 def show_data(data: Record, sizes: Mapping[str, int], terminal: Terminal) -> None:
     """Print sizes, classes and scale of `data.TrainingData` in a line, and a line per note."""
     counts = ", ".join(f"{number:,} {split}" for split, number in sizes.items())
-    classes = counted(len(data.classes), "class", "es")
+    classes = counted(len(data.classes), "class", "es") if data.classes else "no labels"
     images = f"{size(data.image_shape)} images, values {data.scale}"
     terminal.line(f"{data.name}: {counts}; {classes}; {images}", hang=2)
     for note in data.notes:
@@ -85,18 +85,22 @@ def show_groups(
         terminal.table(f"{stage}: parameter groups", columns, groups)
 
 
-def show_stage_1(folder: Path, digest: str, pretrain: Record, terminal: Terminal) -> None:
+def show_stage_1(
+    folder: Path, digest: str, pretrain: Record, has_labels: bool, terminal: Terminal
+) -> None:
     """Print the end of a run of stage 1 alone: its encoder, next step, folder.
 
     Args:
         folder: folder of the run.
         digest: SHA-256 of the encoder.
         pretrain: `store.PretrainRecord`.
+        has_labels: True if the data have labels for a head.
         terminal: where to print.
     """
     terminal.line()
     show_encoder(pretrain, terminal)
     if terminal.verbose:
         terminal.line(f"encoder       {digest}", hang=14)
-    terminal.line(f"next step     twostage head --from {folder}", hang=14)
+    labels = "" if has_labels else " --data csv:FILE"
+    terminal.line(f"next step     twostage head --from {folder}{labels}", hang=14)
     terminal.line(f"folder        {folder}", hang=14, bold=True)

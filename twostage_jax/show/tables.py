@@ -139,11 +139,12 @@ def show_dataset(
         scale: range of the values in the source, in words.
         notes: sentences on how the source was read.
     """
-    classes_text = counted(len(classes), "class", "es")
+    classes_text = counted(len(classes), "class", "es") if classes else "no labels"
     terminal.line(f"{name}: {size(image_shape)} uint8 images, {classes_text}")
     rows = [(label, *numbers) for label, *numbers in zip(classes, *counts.values(), strict=True)]
     rows.append(("all", *map(sum, counts.values())))
-    terminal.table("examples", ("class", *counts), rows)
+    if classes:
+        terminal.table("examples", ("class", *counts), rows)
     if unlabelled:
         terminal.line(f"unlabelled: {unlabelled:,} images")
     terminal.line(f"values in the source: {scale}")
@@ -151,7 +152,8 @@ def show_dataset(
         terminal.line(f"note: {note}")
     for split, (low, high, mean) in pixels.items():
         terminal.line(f"{split}: pixel values {low} to {high}, mean {mean:.2f}")
-    terminal.line("identical images in two splits:")
+    if duplicates:
+        terminal.line("identical images in two splits:")
     for pair, count in duplicates.items():
         terminal.line(f"  {pair}: {count}")
     terminal.line(f"fingerprint {fingerprint}")

@@ -56,6 +56,8 @@ class ProgressBar:
 class Terminal:
     """Printer on standard output. With `quiet` it prints nothing, but still keeps its notices.
 
+    A command whose result is on standard output prints on standard error (`stderr`).
+
     A terminal gets lines that fit its width. A file or a pipe gets every line in one piece.
 
     Attributes:
@@ -63,10 +65,10 @@ class Terminal:
         verbose: True to show every epoch, the parameter groups and all figures.
     """
 
-    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(self, quiet: bool = False, verbose: bool = False, stderr: bool = False) -> None:
         self.notices: list[str] = []
         self.verbose = verbose
-        self._console = _Console(quiet=quiet, highlight=False)
+        self._console = _Console(quiet=quiet, highlight=False, stderr=stderr)
         terminal = self._console.is_terminal
         self._width = max(self._console.width, NARROWEST) if terminal else None
         # On a narrow terminal, a wrapped line is easier to read than a table without its numbers.

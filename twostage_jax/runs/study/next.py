@@ -132,7 +132,8 @@ def study_next(context: Context[NextStudy]) -> Values:
         pool = Pool(features)
         probability = None
         if strategy == "margin":
-            classes = len(source.classes)
+            # A source without labels gets its classes from the file of labels.
+            classes = max(len(source.classes), int(candidates.label.max()) + 1)
             labels = (candidates.labelled, candidates.label)
             probability = label_probability(pool.units, *labels, classes)
         key = jax.random.fold_in(new_key(study.seed or 0), 0)

@@ -45,6 +45,16 @@ def load_source(study: Study, progress: Progress | None = None) -> tuple[Dataset
         UserError: no such run, several encoders, an encoder that stage 2 trained, or data that
             changed or have another image shape.
     """
+    dataset, opened = _load_source(study, progress)
+    if needs_labels(study) and not dataset.classes:
+        raise UserError(
+            f"{dataset.name} has no labels, and this study needs some: give --data with labelled "
+            "images, such as csv:FILE"
+        )
+    return dataset, opened
+
+
+def _load_source(study: Study, progress: Progress | None) -> tuple[Dataset, Run | None]:
     if study.from_ is None:
         reading = reading_of(study)
         dataset = load(

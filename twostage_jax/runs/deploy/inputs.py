@@ -1,0 +1,218 @@
+"""Images to classify: files, folders, patterns, archives or a list of paths, as a stream."""
+
+import glob
+import io
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple, TextIO
+
+import numpy as np
+from PIL import Image
+
+from twostage_jax.data.csv import list_csv
+from twostage_jax.data.decode import MEGAPIXEL, PIXEL_LIMIT, BrokenImage, Form, decode
+from twostage_jax.data.listing import find_images
+from twostage_jax.data.names import listed, parse
+from twostage_jax.data.npz import read_archive
+from twostage_jax.data.pixels import Array, as_images, parse_scale
+from twostage_jax.data.spec import Reading
+from twostage_jax.engine.compile import cores
+from twostage_jax.errors import UserError
+
+TABLES = (".csv", ".tsv")
+STDIN = "-"
+BATCH = 1000  # images that are classified together
+PIECE = 50  # files that a thread decodes at a time
+Say = Callable[[str], None]
+
+
+class InputBatch(NamedTuple):
+    """Some images.
+
+    Attributes:
+        names: path of each image, in order, `[B]`.
+        images: uint8 `[N, H, W, C]` of those that were read.
+        errors: reasons for the others, by position in `names`.
+    """
+
+    names: list[str]
+    images: np.ndarray
+    errors: dict[int, str]
+
+
+def read_inputs(
+    inputs: Sequence[str], form: Form, reading: Reading, scale: str, stdin: TextIO, say: Say
+) -> Iterator[InputBatch]:
+    """Read all images of a command, in the order of its arguments and of their names.
+
+    Memory does not grow with the number of images, except for a list of the paths of a folder or a
+    csv file. An npz file is read as a whole.
+
+    Args:
+        inputs: arguments of the command.
+        form: form of the images for the network.
+        reading: largest image, pattern of files in folders, and columns of csv files.
+        scale: range of the values that the run was trained on, in words.
+        stdin: has one path in each line, for the argument `-`.
+        say: prints a notice.
+
+    Raises:
+        UserError: an argument that names no image.
+    """
+    limit = PIXEL_LIMIT if reading.pixel_limit is None else int(reading.pixel_limit * MEGAPIXEL)
+    converter = _Converter(form, limit, say)
+    for text in inputs:
+        if text == STDIN:
+            yield from converter.decode_files(line.rstrip("\r\n") for line in stdin if line.strip())
+        elif text.lower().endswith(".npz") and os.path.isfile(text):
+            yield from converter.convert_archive(Path(text), scale)
+        else:
+            yield from converter.decode_files(_paths(text, reading, say))
+
+
+def _paths(text: str, reading: Reading, say: Say) -> Iterable[str]:
+    """Return the image files that an argument names."""
+    text = os.path.expanduser(text)
+    if os.path.isdir(text):
+        return _in_folder(Path(text), reading.glob, say)
+    if text.lower().endswith(TABLES) and os.path.isfile(text):
+        return _in_csv(Path(text), reading, say)
+    # A name may contain `[`, so an existing file is no pattern.
+    if os.path.lexists(text):
+        return [text]
+    if glob.has_magic(text):
+        paths = [path for path in sorted(glob.iglob(text, recursive=True)) if os.path.isfile(path)]
+        if not paths:
+            raise UserError(f"the pattern {text} matches no file: check it, and quote it")
+        return paths
+    raise UserError(f"{text} does not exist: give image files, a folder, a pattern or -")
+
+
+def _in_folder(folder: Path, pattern: str | None, say: Say) -> list[str]:
+    """Return the images below a folder, in the order in which a source reads them."""
+    images, unread, _ = find_images(folder, pattern)
+    if not images:
+        raise UserError(f"{folder} has no image files: give another folder, or --glob")
+    if unread:
+        kinds = listed([f"{count:,} {name}" for name, count in unread.most_common()], 8)
+        say(f"{folder}: not read: {kinds}")
+    return [os.path.join(folder, *parts) for parts in images]
+
+
+def _in_csv(path: Path, reading: Reading, say: Say) -> list[str]:
+    """Return the images that the rows of a csv file name."""
+    entries, notes = list_csv(path, reading, as_pool=True)
+    for note in notes:
+        say(f"{path}: {note}")
+    return [entry.file for entry in entries]
+
+
+class _Converter:
+    """Decoder of images to one form; it says once that images are converted."""
+
+    def __init__(self, form: Form, limit: int, say: Say) -> None:
+        self._form = form
+        self._limit = limit
+        self._say = say
+        self._has_said = False
+        self._lock = Lock()
+
+    def decode_files(self, paths: Iterable[str]) -> Iterator[InputBatch]:
+        """Decode files in parallel; the next batch is decoded while one is classified."""
+        paths = iter(paths)
+        with ThreadPoolExecutor(cores()) as pool:
+            waiting: deque[tuple[list[str], list[Future]]] = deque()
+            while True:
+                while len(waiting) < 2:
+                    names = list(itertools.islice(paths, BATCH))
+                    if not names:
+                        break
+                    pieces = [names[i : i + PIECE] for i in range(0, len(names), PIECE)]
+                    waiting.append((names, [pool.submit(self._decode_piece, x) for x in pieces]))
+                if not waiting:
+                    return
+                names, futures = waiting.popleft()
+                results = [result for future in futures for result in future.result()]
+                yield self._batch(names, results)
+
+    def _batch(self, names: list[str], results: list[np.ndarray | str]) -> InputBatch:
+        errors = {i: result for i, result in enumerate(results) if isinstance(result, str)}
+        arrays = [result for result in results if not isinstance(result, str)]
+        shape = self._form[:3]
+        images = np.stack(arrays) if arrays else np.zeros((0, *shape), np.uint8)
+        return InputBatch(names, images, errors)
+
+    def _decode_piece(self, paths: list[str]) -> list[np.ndarray | str]:
+        return [self._decode_file(Path(path)) for path in paths]
+
+    def _decode_file(self, path: Path) -> np.ndarray | str:
+        """Return the pixels of a file, or the reason why it cannot be read."""
+        try:
+            report = None if self._has_said else partial(self._mention, str(path))
+            return decode(path, self._form, self._limit, report)
+        except BrokenImage as error:
+            return str(error)
+
+    def _mention(self, name: str, height: int, width: int, is_grey: bool) -> None:
+        """Say once that images are converted, at the first that has another form."""
+        form = self._form
+        size = (form.height, form.width)
+        # The orientation in EXIF may exchange the sides.
+        same = size in ((height, width), (width, height)) and is_grey == (form.channels == 1)
+        with self._lock:
+            if same or self._has_said:
+                return
+            self._has_said = True
+        kind = "grey" if is_grey else "colour"
+        target = "grey" if form.channels == 1 else "colour"
+        self._say(
+            f"images of another size or kind are converted to {form.height}×{form.width} {target} "
+            f"({form.fit}); the first is {name}, {height}×{width} {kind}"
+        )
+
+    def convert_archive(self, path: Path, scale: str) -> Iterator[InputBatch]:
+        """Convert all images of an npz file; their names are `FILE[ARRAY:ROW]`."""
+        notes: list[str] = []
+        arrays = read_archive(path, _image_names)
+        pictures = {
+            name: Array(values, f"{path}: {name}")
+            for name, values in arrays.items()
+            if values.ndim > 2 or parse(name)
+        }
+        if not pictures:
+            raise UserError(f"{path} has no images: name the array image, [N, H, W, C]")
+        images, _ = as_images(pictures, notes, parse_scale(scale))
+        for note in notes:
+            self._say(f"{path}: {note}")
+        for name, values in images.items():
+            for start in range(0, len(values), BATCH):
+                part = values[start : start + BATCH]
+                names = [f"{path}[{name}:{start + i}]" for i in range(len(part))]
+                yield InputBatch(names, self._converted(part, names[0]), {})
+
+    def _converted(self, images: np.ndarray, name: str) -> np.ndarray:
+        """Return arrays in the form of the network, as files with these pixels would be."""
+        if images.shape[1:] == self._form[:3]:
+            return images
+        height, width, channels = images.shape[1:]
+        self._mention(name, height, width, channels == 1)
+        files = []
+        for image in images:
+            file = io.BytesIO()
+            picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+            picture.save(file, "PNG", compress_level=0)
+            files.append(decode(file.getvalue(), self._form, self._limit))
+        return np.stack(files)
+
+
+def _image_names(names: Iterable[str]) -> list[str]:
+    """Return the arrays of an archive that hold images by their names, or all without such."""
+    names = list(names)
+    images = [name for name in names if (meaning := parse(name)) and meaning.kind == "image"]
+    return images or names

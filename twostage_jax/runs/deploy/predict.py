@@ -1,0 +1,104 @@
+"""`twostage predict`: images of any source to a CSV of classes and probabilities."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from twostage_jax.config.deploy import Predict
+from twostage_jax.config.reading import check_megapixels
+from twostage_jax.data.decode import Form
+from twostage_jax.data.spec import READING, Reading
+from twostage_jax.engine.device import find_device
+from twostage_jax.errors import UserError
+from twostage_jax.runs.deploy.inputs import read_inputs
+from twostage_jax.runs.model import Model, open_model
+from twostage_jax.show.prediction_rows import header, rows
+from twostage_jax.show.tables import counted
+from twostage_jax.show.terminal import Terminal
+from twostage_jax.store.layout import PART
+
+
+def predict_command(command: Predict, terminal: Terminal) -> None:
+    """Execute a parsed command; see `predict`."""
+    check_megapixels("--pixel-limit", command.pixel_limit)
+    find_device(command.device)
+    model = open_model(command.model, command.trust_code)
+    reading = Reading(
+        glob=command.glob,
+        path_column=command.path_column,
+        image_dir=command.image_dir,
+        pixel_limit=command.pixel_limit,
+    )
+    predict(model, command.inputs, command.out, terminal, reading)
+
+
+def predict(
+    model: Model,
+    inputs: Sequence[str],
+    out: Path | None,
+    terminal: Terminal,
+    reading: Reading = READING,
+) -> None:
+    """Classify images and write one row for each, as `twostage predict` does.
+
+    Args:
+        model: from `open_model`.
+        inputs: files, folders, patterns, csv or npz files, or `-`.
+        out: file for the CSV; standard output by default.
+        terminal: prints notices; on standard error, because the CSV is on standard output.
+        reading: largest image, pattern of files in folders, and columns of csv files.
+
+    Raises:
+        UserError: an argument that names no image, or a file that cannot be written; at the end, if
+            images could not be read.
+    """
+    settings = model.settings
+    form = Form(*model.image_shape, model.fit)
+    count = broken = 0
+    with _table(out) as table:
+        table.write(header(model.classes))
+        batches = read_inputs(inputs, form, reading, settings.scale, sys.stdin, terminal.notice)
+        for names, images, errors in batches:
+            table.write(rows(names, errors, model.classes, *model.assess(images)))
+            count += len(names)
+            broken += len(errors)
+    where = "" if out is None else f"; the CSV is {out}"
+    terminal.line(f"{counted(count - broken, 'image')} classified{where}")
+    if broken:
+        raise UserError(
+            f"{broken:,} of {count:,} images could not be read: their rows have the reason in the "
+            "column error; repair or remove these files"
+        )
+
+
+@contextlib.contextmanager
+def _table(out: Path | None) -> Iterator[TextIO]:
+    """Open the CSV; a file is complete or does not exist."""
+    # Bytes of a file name that are not UTF-8 are written as they are.
+    encoding = ("utf-8", "surrogateescape", "")
+    if out is None:
+        stream = io.TextIOWrapper(sys.stdout.buffer, *encoding)
+        try:
+            yield stream
+        finally:
+            stream.detach()  # flushes it, and leaves standard output open
+        return
+    part = out.with_name(out.name + PART)
+    try:
+        with open(part, "w", -1, *encoding) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(out)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(
+                f"cannot write {out}: {error.strerror or error}; give a writable --out"
+            ) from error
+        raise
