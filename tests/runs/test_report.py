@@ -116,7 +116,15 @@ def test_the_study_with_the_encoder_of_the_run_answers_first(complete, tmp_path,
     moved = shutil.move(study, tmp_path / "elsewhere" / "study")
     assert main(["report", str(complete), "--study", str(moved)]) == 0
     assert "this is the answer" in (complete / "report.html").read_text()
-    for wrong, words in (("other", "used another encoder"), ("stopped", "not a complete study")):
+    broken = write_study(tmp_path / "broken", encoder)
+    values = json.loads((broken / "study.json").read_text())
+    values["results"]["table"] = [{"arm": "frozen:knn"}]
+    (broken / "study.json").write_text(json.dumps(values))
+    for wrong, words in (
+        ("other", "used another encoder"),
+        ("stopped", "not a complete study"),
+        ("broken", "is corrupted"),
+    ):
         assert main(["report", str(complete), "--study", str(tmp_path / wrong)]) == 2
         assert words in capsys.readouterr().err
 
@@ -211,8 +219,14 @@ def test_a_run_that_trains_has_a_page(data, tmp_path, monkeypatch):
     assert [line["epoch"] for line in read_progress(config.out)] == [1, 2]
     with (config.out / "progress.jsonl").open("a") as file:
         file.write('{"epoch": 3, "predic')
+    changed = shutil.copytree(config.out, tmp_path / "changed")
     tiny.resume(config.out)
     assert [line["epoch"] for line in read_progress(config.out)] == [1, 2, 3]
+    # A class that does not exist leaves the section out, and stops nothing.
+    text = (changed / "progress.jsonl").read_text()
+    (changed / "progress.jsonl").write_text(text.replace('"predicted": [', '"predicted": [9'))
+    tiny.resume(changed, draw=True)
+    assert "progress_image" not in read_archive(changed / "report.npz")
 
 
 def test_a_pretrained_encoder_has_a_page(data, tmp_path):

@@ -154,6 +154,7 @@ def test_tensorboard_has_every_figure_once(data, tmp_path):
             assert points[f"{line['stage']}/loss", line["epoch"]] == [np.float32(figures["loss"])]
     assert "head/accuracy" in {tag for tag, _ in validation}
     assert "sweep" in pictures
+    assert pictures.count("head/predictions") == 2  # one for each epoch of stage 2
 
 
 def test_a_missing_tensorboard_package_names_the_extra(data, tmp_path, monkeypatch):

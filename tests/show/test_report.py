@@ -232,6 +232,14 @@ def test_the_page_prints(html, page, tmp_path):
     page.open(path.as_uri())
     content = page.pdf(tmp_path / "report.pdf").read_bytes()
     assert content.startswith(b"%PDF") and len(content) > 20_000
+    # Dark colours are for screens, and what scrolls there fits the paper.
+    page.set_window(700, 900)
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    page.call("Emulation.setEmulatedMedia", media="print", features=features)
+    style = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(style) == "rgb(255, 255, 255)"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 700
+    assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
 
 
 def test_a_click_sorts_a_table_by_numbers(page, tmp_path):

@@ -171,7 +171,11 @@ def _is_line(line: object, epoch: int) -> bool:
 def progress_arrays(plan: Plan, lines: Sequence[Line]) -> Arrays:
     """Return the arrays of the page about the epochs of stage 2: `[n]` images, `[E, n]` figures."""
     rows = preview_rows(plan)
-    if not lines or len(lines[0]["label"]) != len(rows):
+    classes = len(plan.dataset.classes)
+    # The file may be corrupted.
+    fitting = [len(x["predicted"]) == len(rows) for x in lines]
+    fitting += [0 <= k < classes for line in lines for k in line["predicted"]]
+    if not lines or not all(fitting):
         return {}
     split = plan.dataset.validation
     return {

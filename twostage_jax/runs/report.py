@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeGuard
 
 import numpy as np
 
@@ -21,9 +22,9 @@ from twostage_jax.show.report.content import Content, Study
 from twostage_jax.show.report.run import render_run
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.atomic import write_bytes
-from twostage_jax.store.checksums import check, write_files
+from twostage_jax.store.checksums import check, corrupted_outputs, write_files
 from twostage_jax.store.epochs import EpochRecord, read_epochs
-from twostage_jax.store.layout import BROKEN, DUPLICATES, MATERIAL, REPORT, RESULT
+from twostage_jax.store.layout import BROKEN, DUPLICATES, MATERIAL, REPORT, RESULT, SUMS
 from twostage_jax.store.lock import locked
 from twostage_jax.store.records import Manifest, read_manifest, read_result
 
@@ -137,6 +138,10 @@ def _material(folder: Path, terminal: Terminal) -> Mapping[str, np.ndarray]:
             "page has no pictures of examples"
         )
         return {}
+    if (folder / SUMS).is_file():
+        for name, problem in corrupted_outputs(folder):
+            if name == MATERIAL:
+                raise Corrupted(f"{problem}; twostage run --resume --out {folder} makes it again")
     try:
         return read_archive(path)
     except UserError as error:
@@ -153,7 +158,10 @@ def _read_tables(folder: Path, files: Mapping[str, bytes]) -> dict[str, list[lis
             text = read_text(folder / file, regular=True)
         else:
             continue
-        tables[name] = list(csv.reader(io.StringIO(text, newline="")))
+        try:
+            tables[name] = list(csv.reader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise Corrupted(f"{folder / file} is corrupted: {error}") from error
     return tables
 
 
@@ -174,7 +182,7 @@ def find_study(folder: Path, manifest: Manifest) -> Study | None:
     for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             return open_study(path.parent, manifest)
-        except UserError:
+        except (UserError, OSError):
             continue  # a study of another kind or encoder, or one that is not complete
     return None
 
@@ -191,6 +199,11 @@ def open_study(folder: Path, manifest: Manifest) -> Study:
             f"{folder} is not a complete study of labels: give the folder that twostage study "
             "labels printed at its end"
         )
+    results = content.get("results")
+    if not _is_label_study(results):
+        raise UserError(
+            f"{folder / STUDY} is corrupted: its results are not those of a label study"
+        )
     digests = {group.sha256 for name, group in manifest.groups.items() if name == FROZEN}
     # Stage 2 may have trained the encoder of the study.
     digests |= {manifest.frozen.before} if manifest.frozen else set()
@@ -199,4 +212,35 @@ def open_study(folder: Path, manifest: Manifest) -> Study:
             f"the study {folder} used another encoder than this run: run twostage study labels "
             "--from RUN"
         )
-    return Study(str(folder), content["results"])
+    return Study(folder.absolute().name, results)
+
+
+def _is_label_study(results: object) -> TypeGuard[Mapping]:
+    """Return True if results have everything that the page shows."""
+    if not isinstance(results, dict):
+        return False
+    arms, counts, table = (results.get(name) for name in ("arms", "counts", "table"))
+    controls = results.get("controls")
+    if not (isinstance(arms, list) and isinstance(counts, list) and isinstance(table, list)):
+        return False
+    texts = [results.get("headline"), results.get("selection"), *arms]
+    if not all(isinstance(text, str) for text in texts):
+        return False
+    if not isinstance(controls, dict) or controls.keys() != set(arms):
+        return False
+    if not counts or not all(isinstance(count, int) and count > 0 for count in counts):
+        return False
+    cells = [_cell(entry) for entry in table]
+    return None not in cells and set(cells) == {(arm, count) for arm in arms for count in counts}
+
+
+def _cell(entry: object) -> tuple[str, int] | None:
+    """Return arm and number of labels of an entry of the table; None if it is malformed."""
+    if not isinstance(entry, dict):
+        return None
+    shares = [entry.get(name) for name in ("mean", "low", "high")]
+    if not all(isinstance(share, float | int) and 0 <= share <= 1 for share in shares):
+        return None
+    arm = entry.get("arm")
+    labels = entry.get("labels")
+    return (arm, labels) if isinstance(arm, str) and isinstance(labels, int) else None

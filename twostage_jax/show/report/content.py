@@ -14,7 +14,7 @@ class Study:
     """A study of labels that used the run's encoder.
 
     Attributes:
-        name: its folder.
+        name: name of its folder.
         results: its results, from `study.json`.
     """
 
