@@ -125,8 +125,8 @@ def test_a_match_does_not_depend_on_the_order_of_the_bank():
     order = np.random.RandomState(1).permutation(len(TRAIN))
     queries = np.stack([noisy(image) for image in TRAIN[:PLANTED]])
     described = describe(queries)
-    first = find_matches(TRAIN, queries, describe(TRAIN), described)
-    second = find_matches(TRAIN[order], queries, describe(TRAIN[order]), described)
+    first = find_matches(TRAIN.__getitem__, queries, describe(TRAIN), described)
+    second = find_matches(TRAIN[order].__getitem__, queries, describe(TRAIN[order]), described)
     assert len(first.query) == len(second.query) == PLANTED
     np.testing.assert_array_equal(first.bank, order[second.bank])
 
@@ -137,3 +137,12 @@ def test_colour_images_of_any_size_are_compared():
     images = np.clip(waves, 0, 255).astype(np.uint8)
     (pairs,) = find_duplicates(splits(images, images[:9] // 2 + 40)).pairs
     assert pairs.copy.tolist() == list(range(9)) and not pairs.identical.any()
+
+
+def test_the_nearest_copy_of_several_splits_is_named():
+    images = {"train": TRAIN[:600], "validation": TRAIN[600:1200], "test": TEST[:60].copy()}
+    images["test"][:9] = [noisy(image) for image in TRAIN[620:629]]
+    pairs = find_duplicates({name: {"image": x} for name, x in images.items()}).pairs
+    (pair,) = [x for x in pairs if (x.earlier, x.later) == ("validation", "test")]
+    planted = pair.image < 9
+    assert pair.copy[planted].tolist() == list(range(20, 29))

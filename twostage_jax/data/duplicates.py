@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -164,11 +165,23 @@ def _nearly_identical(images: Mapping[str, np.ndarray], exact: list[Pairs]) -> l
         rows = _without_copy(images, exact, later)
         if not len(rows):
             continue
-        bank = np.concatenate([images[name] for name in earlier])
+        take = partial(_take, [images[name] for name in earlier])
         described = np.concatenate([descriptions[name] for name in earlier])
-        matches = find_matches(bank, images[later][rows], described, descriptions[later][rows])
+        matches = find_matches(take, images[later][rows], described, descriptions[later][rows])
         pairs_of_splits += _by_split(matches, rows, images, earlier, later)
     return pairs_of_splits
+
+
+def _take(parts: Sequence[np.ndarray], positions: np.ndarray) -> np.ndarray:
+    """Images at positions in several arrays, one after the other."""
+    # They are not joined, because that would need the memory of all of them.
+    taken = np.empty((len(positions), *parts[0].shape[1:]), parts[0].dtype)
+    start = 0
+    for images in parts:
+        inside = (positions >= start) & (positions < start + len(images))
+        taken[inside] = images[positions[inside] - start]
+        start += len(images)
+    return taken
 
 
 def _by_split(

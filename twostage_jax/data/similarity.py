@@ -14,7 +14,8 @@ rotated copies. `docs/protocol.md` has the measured shares.
    find thousands of images of a thin 1 in MNIST.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -30,6 +31,8 @@ SUSPICIOUS = 0.35  # of descriptions
 SAME = 0.12  # of pixels
 LEAST_CORRELATION = 0.9
 _BLOCK = 512  # images at once
+
+Take: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
 class Matches(NamedTuple):
@@ -95,12 +98,13 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def find_matches(
-    bank: np.ndarray, queries: np.ndarray, banks: np.ndarray, query_rows: np.ndarray
+    take: Take, queries: np.ndarray, banks: np.ndarray, query_rows: np.ndarray
 ) -> Matches:
     """Find the images that are nearly identical with an image of the bank.
 
     Args:
-        bank: images uint8 `[N, H, W, C]`.
+        take: returns images uint8 `[P, H, W, C]` of the bank at positions int64 `[P]`. Few are
+            read, so the bank need not be in memory.
         queries: images uint8 `[Q, H, W, C]`.
         banks: descriptions of the bank, from `describe`.
         query_rows: descriptions of the queries.
@@ -112,7 +116,7 @@ def find_matches(
     rows = np.flatnonzero(ratio < SUSPICIOUS)
     parts = []
     for start in range(0, len(rows), _BLOCK):
-        parts.append(_confirm(bank, queries, candidates, rows[start : start + _BLOCK]))
+        parts.append(_confirm(take, queries, candidates, rows[start : start + _BLOCK]))
     if not parts:
         nothing = np.empty(0, np.int64)
         return Matches(nothing, nothing, np.empty(0, np.float32))
@@ -143,15 +147,13 @@ def _candidates(bank: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.n
     return np.take_along_axis(candidates, ranks, 1), np.take_along_axis(similarity, ranks, 1)
 
 
-def _confirm(
-    bank: np.ndarray, queries: np.ndarray, candidates: np.ndarray, rows: np.ndarray
-) -> Matches:
+def _confirm(take: Take, queries: np.ndarray, candidates: np.ndarray, rows: np.ndarray) -> Matches:
     """Return the suspicious `rows` of the queries whose pixels are those of a candidate."""
     thumbnails = _thumbnails(queries[rows])
     ranks = (*range(NEAREST), *BACKGROUND)
     similarity = np.stack(
         [
-            _aligned_correlation(thumbnails, _thumbnails(bank[candidates[rows, rank]]))
+            _aligned_correlation(thumbnails, _thumbnails(take(candidates[rows, rank])))
             for rank in ranks
         ],
         1,
