@@ -3,6 +3,10 @@
 import csv
 import io
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from PIL import Image
 
 import twostage_jax as ts
 from tests import tiny
+from tests.house.source import ROOT
 from twostage_jax import cli
 from twostage_jax.runs.deploy import inputs
 from twostage_jax.runs.model import open_model
@@ -179,3 +184,19 @@ def test_a_csv_that_cannot_be_written_leaves_no_part(done, folder, capsys, tmp_p
     target.parent.mkdir()
     assert cli.main(["predict", str(done), "nothing.png", "--out", str(target)]) == 2
     assert list(target.parent.iterdir()) == []
+
+
+def test_an_interrupted_command_leaves_no_part_of_a_file(done, folder, tmp_path):
+    command = [sys.executable, "-m", "twostage_jax", "predict", str(done), str(folder), "-"]
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out.csv")],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        part = tmp_path / "out.csv.part"
+        while process.poll() is None and not part.exists():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)  # it waits for paths
+        assert process.wait() == 130
+    assert not part.exists() and not (tmp_path / "out.csv").exists()

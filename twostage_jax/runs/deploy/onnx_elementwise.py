@@ -45,15 +45,15 @@ def _is_finite(graph: Graph, names: list[str]) -> str:
 
 
 def _log1p(graph: Graph, names: list[str]) -> str:
-    return graph.add("Log", [graph.add("Add", [*names, graph.constant(np.float32(1))])])
+    return graph.add("Log", [graph.add("Add", [*names, graph.constant(np.array(1, np.float32))])])
 
 
 def _expm1(graph: Graph, names: list[str]) -> str:
-    return graph.add("Sub", [graph.add("Exp", names), graph.constant(np.float32(1))])
+    return graph.add("Sub", [graph.add("Exp", names), graph.constant(np.array(1, np.float32))])
 
 
 def _erfc(graph: Graph, names: list[str]) -> str:
-    return graph.add("Sub", [graph.constant(np.float32(1)), graph.add("Erf", names)])
+    return graph.add("Sub", [graph.constant(np.array(1, np.float32)), graph.add("Erf", names)])
 
 
 def _clamp(graph: Graph, names: list[str]) -> str:

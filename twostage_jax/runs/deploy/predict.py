@@ -19,6 +19,7 @@ from twostage_jax.runs.model import Model, open_model
 from twostage_jax.show.prediction_rows import header, rows
 from twostage_jax.show.tables import counted
 from twostage_jax.show.terminal import Terminal
+from twostage_jax.signals import interrupt_as_exception
 from twostage_jax.store.layout import PART
 
 
@@ -33,7 +34,8 @@ def predict_command(command: Predict, terminal: Terminal) -> None:
         image_dir=command.image_dir,
         pixel_limit=command.pixel_limit,
     )
-    predict(model, command.inputs, command.out, terminal, reading)
+    with interrupt_as_exception():  # an interrupted command leaves no part of a file
+        predict(model, command.inputs, command.out, terminal, reading)
 
 
 def predict(
