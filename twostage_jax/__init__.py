@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from twostage_jax.stages.views.settings import Views
     from twostage_jax.trees import digest
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _HOME = {
     "config.groups": ("HeadConfig", "PretrainConfig"),

@@ -1,6 +1,7 @@
 """Small image files for tests of folders and tables."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,27 +22,27 @@ def picture(
     return path
 
 
-def folder(root: Path, counts: dict[str, int], ending: str = "png", **options: object) -> Path:
+def folder(root: Path, counts: dict[str, int], ending: str = "png", **options: Any) -> Path:
     """Write `counts` images into each of the named sub-folders."""
     value = 0
     for name, count in counts.items():
         for index in range(count):
-            picture(root / name / f"{index:03d}.{ending}", value, **options)  # type: ignore
+            picture(root / name / f"{index:03d}.{ending}", value, **options)
             value += 1
     return root
 
 
-def load(spec: str, cache: Path | str = "off", **options: object) -> ts.load.__class__:
+def load(spec: str, cache: Path | str = "off", **options: Any) -> ts.Dataset:
     """Load with the cache in a folder of the test."""
-    return ts.load(spec, cache_dir=cache, **options)  # type: ignore
+    return ts.load(spec, cache_dir=cache, **options)
 
 
-def sizes(dataset) -> dict[str, int]:
+def sizes(dataset: ts.Dataset) -> dict[str, int]:
     """Number of images of each split."""
     return {name: len(split["image"]) for name, split in dataset.splits.items()}
 
 
-def refused(spec: str, message: str, **options: object) -> str:
+def refused(spec: str, message: str, **options: Any) -> str:
     """Assert that a source is refused in one line, and return it."""
     with pytest.raises(ts.UserError, match=message) as caught:
         load(spec, **options)

@@ -7,7 +7,9 @@ import sklearn.metrics
 from twostage_jax.scores.calibration import (
     apply_temperature,
     area_under_risk_coverage,
+    calibration_error,
     fit_temperature,
+    reliability,
 )
 
 RANDOM = np.random.RandomState(0)
@@ -46,3 +48,14 @@ def test_the_order_of_ties_does_not_change_the_curve():
     order = RANDOM.permutation(400)
     area = area_under_risk_coverage(probability, LABEL)
     assert area_under_risk_coverage(probability[order], LABEL[order]) == pytest.approx(area)
+
+
+def test_bins_of_reliability_are_those_of_the_calibration_error():
+    random = np.random.RandomState(0)
+    probability = random.dirichlet(np.ones(4), 200)
+    label = random.randint(0, 4, 200)
+    count, confidence, accuracy = reliability(probability, label).T
+    assert count.sum() == 200
+    gap = (count * np.abs(accuracy - confidence)).sum() / 200
+    assert gap == pytest.approx(calibration_error(probability, label))
+    assert (accuracy * count).sum() == (probability.argmax(-1) == label).sum()

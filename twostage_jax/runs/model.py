@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +18,7 @@ from twostage_jax.scores.figures import probabilities
 from twostage_jax.scores.rejection import Rule, reject
 
 if TYPE_CHECKING:
+    from twostage_jax.engine.predictor import Predictor
     from twostage_jax.runs.opened import Run
 
 # Up to so many images, `assess` uses programs for small batches: a page shows one image at a time.
@@ -53,10 +54,12 @@ class Passes(NamedTuple):
     Attributes:
         logits: returns logits float32 `[M, N, K]`.
         features: returns features float32 `[E, N, D]`.
+        both: returns logits and features; a file computes them together.
     """
 
     logits: Callable[[np.ndarray], np.ndarray]
     features: Callable[[np.ndarray], np.ndarray]
+    both: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Settings(NamedTuple):
@@ -161,7 +164,11 @@ class Model:
 
     def _assess(self, passes: Passes, images: np.ndarray) -> Assessment:
         settings = self.settings
-        logits = passes.logits(images)
+        features = np.empty((0, len(images), 0), np.float32)
+        if settings.gaussians:
+            logits, features = passes.both(images)
+        else:
+            logits = passes.logits(images)
         members = probabilities(logits)
         mean = mean_probability(members)
         probability = mean
@@ -173,9 +180,6 @@ class Model:
             sets = 1 - mean <= settings.set_threshold
         rejected = score = None
         if settings.rule is not None:
-            features = np.empty((0, len(images), 0), np.float32)
-            if settings.gaussians:
-                features = passes.features(images)
             outputs = Outputs(members, logits, features)
             score, rejected = reject(outputs, settings.rule, settings.gaussians)
         return Assessment(probability.astype(np.float32), rejected, score, sets)
@@ -266,14 +270,15 @@ def load_model(file: Path | str) -> Model:
 
 
 def _as_passes(path: Path, program: Program) -> Passes:
-    def compute(name: str, images: np.ndarray) -> np.ndarray:
+    def compute(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if images.dtype != np.uint8:
             raise UserError(
                 f"images are floats, but {path} takes integers in 0 to 255: give uint8 images"
             )
-        return program(images)[name]
+        results = program(images)
+        return results["logits"], results["features"]
 
-    return Passes(partial(compute, "logits"), partial(compute, "features"))
+    return Passes(lambda images: compute(images)[0], lambda images: compute(images)[1], compute)
 
 
 def open_model(path: Path | str, trust_code: bool = False) -> Model:
@@ -327,5 +332,12 @@ def from_run(run: "Run") -> Model:
         gaussians=run.gaussians,
     )
     small = predictor.with_batches(SMALL_BATCH)
-    passes = Passes(predictor.logits, predictor.features)
-    return Model(run.folder, settings, passes, Passes(small.logits, small.features))
+    return Model(run.folder, settings, _predictor_passes(predictor), _predictor_passes(small))
+
+
+def _predictor_passes(predictor: "Predictor") -> Passes:
+    def both(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits = predictor.logits(images)
+        return logits, predictor.features(images)
+
+    return Passes(predictor.logits, predictor.features, both)
