@@ -158,11 +158,13 @@ def _reason(images: Mapping[str, np.ndarray], search: str, exact: Sequence[Pairs
 
 def _nearly_identical(images: Mapping[str, np.ndarray], exact: list[Pairs]) -> list[Pairs]:
     """Search each judged split in all earlier splits; images with an identical copy are skipped."""
+    left = {name: _without_copy(images, exact, name) for name in images if name in JUDGED}
+    if not any(map(len, left.values())):
+        return []
     descriptions = {name: describe(values) for name, values in images.items()}
     pairs_of_splits = []
-    for later in (name for name in images if name in JUDGED):
+    for later, rows in left.items():
         earlier = [a for a, b in _compared(images) if b == later]
-        rows = _without_copy(images, exact, later)
         if not len(rows):
             continue
         take = partial(_take, [images[name] for name in earlier])
