@@ -42,7 +42,7 @@ def requested(line):
     ("line", "expected"),
     [
         ("rnu", "unknown command 'rnu': did you mean 'run'"),
-        ("", "no command is given: choose from run, pretrain, head, evaluate, report"),
+        ("", "no command is given: choose from run, pretrain, head, evaluate, predict"),
         ("--data digits run", "'--data' comes before the command: write for instance twostage run"),
         ("run --pretrain.epocs 3", "has no flag --pretrain.epocs; did you mean --pretrain.epochs"),
         ("run --pretrain.epochs many", "--pretrain.epochs is 'many': give a whole number"),

@@ -97,7 +97,7 @@ def test_data_describes_a_source(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "3x3x1" in output and "2 classes" in output
     assert "fingerprint sha256:" in output
-    assert re.search(r"train and test: [34]\b", output)
+    assert re.search(r"[34] of 4 test images are also in train", output)
 
 
 def test_the_main_commands_work_on_the_bundled_data(tmp_path, capsys):
