@@ -25,8 +25,8 @@ from tests.faults.table import Record, markdown, run_cases
 
 # Number of cases of each fault, and in a quick session.
 COUNTS = {
-    "kill": (200, 12),
-    "flip": (500, 20),
+    "kill": (200, 8),
+    "flip": (500, 12),
     "full": (12, 3),
     "pair": (20, 3),
     "orphan": (4, 1),

@@ -42,8 +42,11 @@ def model(digits: Dataset) -> Model:
         votes = np.eye(10)[label[np.argsort(distance, axis=1)[:, :5]]].sum(1)
         return np.log(votes + 0.1)[None].astype(np.float32)
 
+    def both(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return logits(images), features(images)
+
     settings = Settings(tuple("0123456789"), (8, 8, 1), set_threshold=0.9)
-    passes = Passes(logits, features)
+    passes = Passes(logits, features, both)
     return Model(Path("model.twostage"), settings, passes, passes)
 
 

@@ -220,6 +220,8 @@ def test_the_page_needs_nothing_else_and_fits_the_window(html, page, tmp_path, w
     # The switch turns the scheme around.
     page.click("#scheme")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != paper
+    # The page remembers the choice, and the browser is that of the next test, too.
+    page.evaluate("localStorage.clear()")
 
 
 def numbers(colour):
