@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import twostage_jax as ts
-from tests.data.photos import folder, load, picture, sizes
+from tests.data.photos import folder, load, picture, refused, sizes
 from twostage_jax.data import cache, parallel, worker
 from twostage_jax.data.decode import Form
 
@@ -130,6 +130,13 @@ def test_a_default_cache_that_cannot_be_written_is_done_without(photos, tmp_path
     assert any("decoded images are not kept" in note for note in dataset.notes)
     with pytest.raises(ts.UserError, match="cannot write decoded images to --cache-dir"):
         load(f"folder:{photos}", tmp_path / "file" / "x")
+
+
+def test_another_pixel_limit_chooses_the_form_again(photos, tmp_path):
+    refused(f"folder:{photos}", "the limit is", cache=tmp_path / "cache", pixel_limit=1e-6)
+    first = load(f"folder:{photos}", cache=tmp_path / "other")
+    again = load(f"folder:{photos}", cache=tmp_path / "cache")
+    assert again.image_shape == first.image_shape
 
 
 def test_broken_files_are_remembered(photos, tmp_path, decoded):

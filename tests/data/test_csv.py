@@ -152,6 +152,11 @@ def test_an_empty_label_and_a_named_one_are_unlabelled(images):
 def test_a_list_of_paths_is_unlabelled(images):
     spec = write(images / "t.csv", [path for path, _ in rows(images)])
     assert sizes(load(spec, needs_labels=False))["unlabelled"] == 12
+    for number in range(3):
+        picture(images / f"Image {number} new.png", number)
+    names = [f"Image {number} new.png" for number in range(3)]
+    spaced = write(images / "spaces.csv", ["path", *names])
+    assert sizes(load(spaced, needs_labels=False))["unlabelled"] == 3
     refused(spec, "only images without one")
 
 
@@ -197,6 +202,8 @@ def test_groups_come_from_a_column(images):
     assert dataset.groups == ("0", "1")
     train = set(dataset.train["group"])
     assert train.isdisjoint(dataset.test["group"]) and len(train) == 1
+    # A pattern would replace the groups of the column.
+    refused(f"csv:{images / 't.csv'}", "leave one of them out", group_column="who", group_by="x")
 
 
 def test_a_pool_of_a_csv_needs_no_label_column(images, tmp_path):

@@ -152,7 +152,12 @@ def test_a_network_that_a_format_cannot_hold_is_refused(data, tmp_path, module, 
 def test_torch_alone_gives_the_probabilities_of_the_run(folder, name, tmp_path):
     pytest.importorskip("torch")
     run = ts.open_run(folder(name))
-    ts.export(run, tmp_path / "w.safetensors", format="torch")
+    (tmp_path / "model.py").write_text("import this\n")
+    with pytest.raises(UserError, match="is another program and would be overwritten"):
+        ts.export(run, tmp_path / "w.safetensors", format="torch")
+    (tmp_path / "model.py").unlink()
+    for _ in range(2):  # its own file is written again
+        ts.export(run, tmp_path / "w.safetensors", format="torch")
     np.save(tmp_path / "images.npy", RANDOM)
     program = (
         BLOCK.format(names=("jax", "flax", "twostage_jax", "safetensors"))

@@ -78,6 +78,15 @@ def test_an_evaluation_reads_the_data_as_the_run_did(finished, expected):
     assert again.assessment.scores.count == tiny.stored(finished, "result.json")["test"]["count"]
 
 
+def test_own_data_with_further_images_are_recognised_and_read_as_before(photos, place):
+    more = folder(place / "more", {"": 6}, size=(4, 4))
+    out = place / "further"
+    tiny.run(config(photos, out, unlabeled=f"folder:{more}"))
+    run = open_run(out)
+    scores = evaluate(run, QUIET, data=f"folder:{photos}").assessment.scores
+    assert scores.count == tiny.stored(out, "result.json")["test"]["count"]
+
+
 def test_another_source_is_converted_to_the_form_of_the_run(finished, expected, place):
     other = folder(place / "other", {"a": 3, "c": 2}, size=(30, 20), colour=True)
     run = open_run(finished)

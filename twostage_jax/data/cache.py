@@ -80,9 +80,14 @@ class Cache:
             base = Path(os.path.expanduser(folder)) if folder else default_folder()
             self.folder = base.absolute()
 
-    def read_form(self, files: Files, choose: Callable[[], dict[str, object]]) -> dict[str, object]:
-        """Return what `choose` computes from files, from the cache if it is there."""
-        path = None if self.folder is None else self.folder / f"{files.key}.json"
+    def read_form(
+        self, files: Files, limit: int, choose: Callable[[], dict[str, object]]
+    ) -> dict[str, object]:
+        """Return what `choose` computes from files, from the cache if it is there.
+
+        `limit` is the largest number of pixels: files that exceed it are not looked at.
+        """
+        path = None if self.folder is None else self.folder / f"{files.key}-{limit}.json"
         if path is not None and path.is_file():
             with contextlib.suppress(UserError):  # corrupted: it is chosen again
                 return _unsealed(path)

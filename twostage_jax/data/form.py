@@ -43,7 +43,7 @@ def choose_form(files: Files, reading: Reading, cache: Cache, notes: list[str]) 
     def choose() -> dict[str, object]:
         return _look_at(files.files, limit)
 
-    seen = cache.read_form(files, choose)
+    seen = cache.read_form(files, limit, choose)
     count = int(str(seen["count"]))
     sizes = [(int(height), int(width)) for height, width in seen["sizes"]]  # pyright: ignore
     coloured = int(str(seen["coloured"]))

@@ -25,6 +25,8 @@ def with_groups(entries: list[Entry], pattern: str | None, notes: list[str]) -> 
         UserError: groups from a column, too, or a pattern that no path matches.
     """
     if pattern is not None:
+        if any(entry.group for entry in entries):
+            raise UserError("--group-by and --group-column both give groups: leave one of them out")
         expression = re.compile(pattern)
         entries = [entry._replace(group=_match(expression, entry.path)) for entry in entries]
         if not any(entry.group for entry in entries):

@@ -74,7 +74,8 @@ def read(
     if broken and not reading.skip_broken:
         raise BrokenFiles(_broken_message(path, broken, len(entries)), list(map(str, broken)))
     if broken:
-        notes.append(f"{len(broken):,} broken files are left out: {listed(map(str, broken), 3)}")
+        files = "1 broken file is" if len(broken) == 1 else f"{len(broken):,} broken files are"
+        notes.append(f"{files} left out: {listed(map(str, broken), 3)}")
     if len(broken) == len(entries):
         raise BrokenFiles(
             f"none of the {len(entries):,} images of {path} can be decoded: give other files",

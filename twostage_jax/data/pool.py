@@ -89,7 +89,8 @@ def _real(files: np.ndarray) -> np.ndarray:
         folder, name = os.path.split(file)
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
-        real.append(f"{folders[folder]}/{name}")
+        path = f"{folders[folder]}/{name}"
+        real.append(os.path.realpath(path) if os.path.islink(path) else path)
     return np.array(real, str)
 
 

@@ -86,6 +86,8 @@ def _delimiter(text: str) -> str:
             continue
         if not widths or max(widths) < 2:
             continue
+        if delimiter == " " and widths[0] < 2:
+            continue  # a header of one column above names with spaces
         usual = max(set(widths), key=widths.count)
         share = widths.count(usual) / len(widths) if usual > 1 else 0.0
         # A path may have spaces, so a space is only taken where nothing else divides the rows.

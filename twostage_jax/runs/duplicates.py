@@ -87,7 +87,8 @@ def duplicates_files(plan: Plan, test: Split) -> dict[str, bytes]:
         for distance, image, copy in zip(pairs.distance, images, copies, strict=True):
             kind = "near" if distance else "identical"
             writer.writerow((kind, f"{distance:.4f}", *image, *copy))
-    return {DUPLICATES: text.getvalue().encode()}
+    # A file name can have bytes that are no text.
+    return {DUPLICATES: text.getvalue().encode("utf-8", "backslashreplace")}
 
 
 def duplicate_arrays(plan: Plan, test: Split) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ PACKAGES = ("twostage-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"
 # The placement of members does not change their result.
 PLACEMENT_FIELDS = ("mesh", "members_per_chunk")
 # The location of the data does not matter; its fingerprint identifies it.
-LOCATION_FIELDS = ("data", "data_dir", "unlabeled", "image_dir")
+LOCATION_FIELDS = ("data", "data_dir", "unlabeled", "image_dir", "cache_dir")
 EPOCH_FIELDS = ("pretrain.epochs", "head.epochs")
 TOLERANCE = 1e-5
 

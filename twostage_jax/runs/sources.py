@@ -164,13 +164,17 @@ def load_own(
 
 
 def reading_for(run: Run, spec: str, asked: Reading) -> Reading:
-    """Return the settings with which another source is read for a run.
+    """Return the settings with which a source is read for a run.
 
-    The form is that of the run's images. Groups and pixel limit are those of the run unless the
-    user gives them; columns of its csv mean nothing in another source.
+    The form is that of the run's images. The run's own source is read as it was for the run, unless
+    the user gives other values. Of another source, only groups and pixel limit are those of the
+    run: columns of its csv mean nothing there.
     """
     run_reading = reading_of(run.config)
-    inherited = {name: getattr(run_reading, name) for name in ("group_by", "pixel_limit")}
+    if absolute(spec) == run.config.data:
+        inherited = run_reading._replace(cache_dir=None)._asdict()
+    else:
+        inherited = {name: getattr(run_reading, name) for name in ("group_by", "pixel_limit")}
     asked_values = {name: x for name, x in asked._asdict().items() if x not in (None, False, ())}
     preprocessing = run.manifest.preprocessing
     reading = with_form(READING, preprocessing.image_shape, preprocessing.fit)

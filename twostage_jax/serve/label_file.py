@@ -46,6 +46,7 @@ class LabelFile:
         self.answers: dict[int, int] = {}
         self._classes = tuple(classes)
         self._keys = keys
+        self._labelled = labelled
         self._header = (column, "label", "note")
         if path.exists():
             self._read()
@@ -95,12 +96,19 @@ class LabelFile:
         """Read the answers of an earlier session."""
         table = read_table(self.path)
         header = tuple(cell.strip() for cell in table.rows[0])
-        if header[:2] != self._header[:2]:
+        if len(header) < 2 or header != self._header[: len(header)]:
             raise UserError(
                 f"{self.path} has the columns {listed(header) or 'none'}, so twostage serve did "
                 f"not write it for these images: give --labels-out a new file"
             )
         position = {key: image for image, key in enumerate(self._keys)}
+        keys = [original(row[0].strip()) for row in table.rows[1:]]
+        others = [key for key in keys if key not in position and key not in self._labelled]
+        if others:  # the file is written anew, and they would be lost
+            raise UserError(
+                f"{len(others):,} rows of {self.path} are no images of the source, for instance "
+                f"{shown(others[0])}: give --labels-out a new file"
+            )
         number = {name: k for k, name in enumerate(self._classes)}
         for line, row in zip(table.lines[1:], table.rows[1:], strict=True):
             key, name, note = (original(cell.strip()) for cell in (*row, "")[:3])

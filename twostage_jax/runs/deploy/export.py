@@ -140,7 +140,14 @@ def _torch_files(run: Run, path: Path) -> dict[Path, bytes]:
     temperature = run.record.uncertainty.temperature
     model = make_torch_model(run, path.name, temperature)
     weights = safetensors_bytes(model.arrays, _metadata(run))
-    return {path: weights, path.with_name(PYTHON_FILE): model.source.encode()}
+    source = model.source.encode()
+    code = path.with_name(PYTHON_FILE)
+    if code.is_file() and code.read_bytes().partition(b"\n")[0] != source.partition(b"\n")[0]:
+        raise UserError(
+            f"{code} is another program and would be overwritten: give --out a file in another "
+            "folder"
+        )
+    return {path: weights, code: source}
 
 
 WRITERS: dict[str, Callable[[Run, Path], dict[Path, bytes]]] = {

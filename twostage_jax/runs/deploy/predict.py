@@ -60,6 +60,9 @@ def predict(
     """
     settings = model.settings
     form = Form(*model.image_shape, model.fit)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # A file name can have bytes that are no text.
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     count = broken = 0
     with _table(out) as table:
         table.write(header(model.classes))

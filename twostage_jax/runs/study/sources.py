@@ -16,7 +16,7 @@ from twostage_jax.config.schema import Config
 from twostage_jax.config.studies import NextStudy, Study
 from twostage_jax.data.dataset import Dataset, Lockbox, TrainingData
 from twostage_jax.data.sources import load
-from twostage_jax.data.spec import READING, Progress
+from twostage_jax.data.spec import READING, Progress, absolute
 from twostage_jax.data.split import Split
 from twostage_jax.engine.finish import finish_rows
 from twostage_jax.engine.passes import encode
@@ -25,6 +25,7 @@ from twostage_jax.runs.build import make_networks
 from twostage_jax.runs.networks import Networks
 from twostage_jax.runs.open import open_run
 from twostage_jax.runs.opened import Run
+from twostage_jax.runs.outsiders import without_outsiders
 from twostage_jax.runs.run import run
 from twostage_jax.runs.sources import load_own, reading_for
 from twostage_jax.runs.study.cells import Cells
@@ -106,6 +107,8 @@ def _data_of(study: Study, opened: Run, progress: Progress | None) -> Dataset:
         progress=progress,
         **reading_for(opened, study.data or config.data, reading)._asdict(),
     )
+    if absolute(study.data or config.data) == config.data:
+        dataset = without_outsiders(dataset, config.other_class)
     expected = opened.manifest.preprocessing.image_shape
     if dataset.image_shape != expected:
         size = "×".join(map(str, dataset.image_shape))
