@@ -103,11 +103,11 @@ class LabelFile:
             )
         position = {key: image for image, key in enumerate(self._keys)}
         keys = [original(row[0].strip()) for row in table.rows[1:]]
-        others = [key for key in keys if key not in position and key not in self._labelled]
-        if others:  # the file is written anew, and they would be lost
+        foreign = [key for key in keys if key not in position and key not in self._labelled]
+        if foreign:  # the file is written anew, and they would be lost
             raise UserError(
-                f"{len(others):,} rows of {self.path} are no images of the source, for instance "
-                f"{shown(others[0])}: give --labels-out a new file"
+                f"{len(foreign):,} rows of {self.path} are no images of the source, for instance "
+                f"{shown(foreign[0])}: give --labels-out a new file"
             )
         number = {name: k for k, name in enumerate(self._classes)}
         for line, row in zip(table.lines[1:], table.rows[1:], strict=True):
