@@ -221,11 +221,7 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
     second = train_head(context, pretrained, encoder, records["pretrain"])
     records["head"] = second.records
     after = describe_groups(head_groups(second.params, plan.trials))
-    names = [] if plan.networks.tunes_encoder else [FROZEN]
-    frozen = FrozenRecord(names, before, after[FROZEN].sha256, before == after[FROZEN].sha256)
-    if names and not frozen.unchanged:
-        # Not an error of the user: the optimiser must have moved a frozen group.
-        raise RuntimeError(f"the frozen encoder changed in stage 2: {frozen}")
+    frozen = _frozen_record(plan, before, after[FROZEN].sha256)
     trained = Trained(
         params=second.params,
         pretrained=pretrained,
@@ -284,6 +280,16 @@ def _finish_stage_1(
         context.terminal,
     )
     return Result(context.folder, {}, pretrain_groups(pretrained, plan.trials))
+
+
+def _frozen_record(plan: Plan, before: str, after: str) -> FrozenRecord:
+    """Return the digests of the encoder around stage 2; a frozen encoder must not have changed."""
+    names = [] if plan.networks.tunes_encoder else [FROZEN]
+    frozen = FrozenRecord(names, before, after, before == after)
+    if names and not frozen.unchanged:
+        # Not an error of the user: the optimiser must have moved a frozen group.
+        raise RuntimeError(f"the frozen encoder changed in stage 2: {frozen}")
+    return frozen
 
 
 def _with_pretrain(manifest: Manifest, plan: Plan, first: StageResult) -> Manifest:

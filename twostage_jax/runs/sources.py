@@ -234,11 +234,15 @@ def load_outliers(
 
 
 def _check_images(run: Run, spec: str, shape: tuple[int, ...]) -> None:
-    expected = run.manifest.preprocessing.image_shape
-    if tuple(shape) != expected:
+    check_shape(spec, shape, run.folder, run.manifest.preprocessing.image_shape)
+
+
+def check_shape(spec: str, shape: tuple[int, ...], model: Path, expected: tuple[int, ...]) -> None:
+    """Raise `UserError` if the images of a source do not have the shape that a model takes."""
+    if tuple(shape) != tuple(expected):
         size = "×".join(map(str, shape))
         wanted = "×".join(map(str, expected))
         raise UserError(
-            f"{spec} has images {size}, but {run.folder} was trained on {wanted}: give images of "
-            "that shape"
+            f"{spec} has images {size}, but {model} was trained on {wanted}: give images of that "
+            "shape"
         )

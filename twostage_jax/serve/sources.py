@@ -12,7 +12,7 @@ from twostage_jax.data.spec import FILE_KINDS, READING, Reading, absolute, fitti
 from twostage_jax.errors import UserError
 from twostage_jax.runs.model import Model
 from twostage_jax.runs.opened import Run
-from twostage_jax.runs.sources import load_own, reading_for
+from twostage_jax.runs.sources import check_shape, load_own, reading_for
 from twostage_jax.serve.label_file import LabelFile
 from twostage_jax.serve.labelling import Labelling
 from twostage_jax.serve.pool import Features, make_pool
@@ -90,13 +90,7 @@ def load_dataset(
         progress=progress,
         **reading._asdict(),
     )
-    if dataset.image_shape != shape:
-        size = "×".join(map(str, dataset.image_shape))
-        wanted = "×".join(map(str, shape))
-        raise UserError(
-            f"{spec} has images {size}, but {command.model} was trained on {wanted}: give images "
-            "of that shape"
-        )
+    check_shape(spec, dataset.image_shape, command.model, shape)
     return dataset, reading
 
 

@@ -27,7 +27,7 @@ from twostage_jax.runs.open import open_run
 from twostage_jax.runs.opened import Run
 from twostage_jax.runs.outsiders import without_outsiders
 from twostage_jax.runs.run import run
-from twostage_jax.runs.sources import load_own, reading_for
+from twostage_jax.runs.sources import check_shape, load_own, reading_for
 from twostage_jax.runs.study.cells import Cells
 from twostage_jax.runs.train import SEAMS
 from twostage_jax.show.terminal import Terminal
@@ -110,13 +110,7 @@ def _data_of(study: Study, opened: Run, progress: Progress | None) -> Dataset:
     if absolute(study.data or config.data) == config.data:
         dataset = without_outsiders(dataset, config.other_class)
     expected = opened.manifest.preprocessing.image_shape
-    if dataset.image_shape != expected:
-        size = "×".join(map(str, dataset.image_shape))
-        wanted = "×".join(map(str, expected))
-        raise UserError(
-            f"{study.data} has images {size}, but {study.from_} was trained on {wanted}: give "
-            "images of that shape"
-        )
+    check_shape(study.data or config.data, dataset.image_shape, opened.folder, expected)
     return dataset
 
 
