@@ -149,7 +149,7 @@ def _reason(images: Mapping[str, np.ndarray], search: str, exact: Sequence[Pairs
         return "--duplicates exact was given"
     shape = images["train"].shape[1:]
     if not is_searchable(shape, len(images["train"])):
-        return "it needs at least 32 training images of 8x8 pixels"
+        return "the search needs at least 32 training images of at least 8x8 pixels"
     count = sum(len(images[a]) * len(_without_copy(images, exact, b)) for a, b in _compared(images))
     if search == "auto" and count > PAIR_LIMIT:
         return f"{count:,} pairs take long: give --duplicates near to search anyway"

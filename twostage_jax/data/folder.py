@@ -49,9 +49,7 @@ def list_folder(
     folders = _class_folders(root, by_split)
     missing = sorted(folders - {entry.label for entry in entries})
     if missing:
-        notes.append(
-            f"folders without an image, which are no classes: {listed(map(repr, missing))}"
-        )
+        notes.append(f"folders without an image, not used as classes: {listed(map(repr, missing))}")
     return entries, notes
 
 
@@ -112,7 +110,7 @@ def _meaning(parts: tuple[str, ...], by_split: bool) -> tuple[str, str]:
         return "train", parts[0]
     split = SPLITS.get(top)
     if split is None:
-        return UNUSED, f"in {parts[0]!r}, which is no split"
+        return UNUSED, f"in {parts[0]!r}, which is not a split"
     has_class = len(parts) > 2
     if has_class and SPLITS.get(parts[1].lower()) != POOL:
         return split, parts[1]

@@ -41,7 +41,9 @@ def with_more(source: Source, more: Source, spec: str) -> Source:
     if more.unlabelled is not None:
         parts.append({"image": more.unlabelled, **(more.pool or {})})
     if not parts:
-        raise UserError(f"--unlabeled {spec} has no images beside a test split: give more images")
+        raise UserError(
+            f"--unlabeled {spec} has no images outside its test split: give more images"
+        )
     images = np.concatenate([part["image"] for part in parts])
     expected = _images(source)[0].shape[1:]
     if images.shape[1:] != expected:
@@ -64,7 +66,8 @@ def with_more(source: Source, more: Source, spec: str) -> Source:
     if "file" in columns:
         kept = ~np.isin(_real(columns["file"]), _real(_files(source)))
         if not kept.all():
-            notes.append(f"--unlabeled {spec}: {(~kept).sum():,} images are those of the source")
+            count = (~kept).sum()
+            notes.append(f"--unlabeled {spec}: {count:,} images are also in the source; left out")
         columns = {name: values[kept] for name, values in columns.items()}
     notes.append(f"--unlabeled {spec}: {len(columns['image']):,} images for stage 1")
     if more.test is not None:

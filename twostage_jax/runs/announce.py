@@ -55,7 +55,7 @@ def _show_epochs(plan: Plan, terminal: Terminal) -> None:
         settings = getattr(plan.config, stage)
         if settings.epochs:  # a solved head has none
             steps = -(-plan.examples.counts[stage] // settings.batch_size)
-            length = f"{settings.epochs:,} epochs of {counted(steps, 'step')}"
+            length = f"{counted(settings.epochs, 'epoch')} of {counted(steps, 'step')}"
             terminal.line(f"{stage}: {length} (--{stage}.epochs)", hang=2)
 
 

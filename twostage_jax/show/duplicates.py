@@ -29,14 +29,14 @@ def show_duplicates(
         text = f"{count:,} of {counted(sizes[later], f'{later} image')} are also in {earlier}"
         if share >= LOUD:
             text = f"{text} ({100 * share:.1f} %; {kinds})"
-            terminal.warn(f"{text}: figures on {later} are not those of new images")
+            terminal.warn(f"{text}: scores on {later} do not hold for new images")
         else:
             terminal.line(f"duplicates: {text} ({kinds})", hang=2)
     if not pairs:
         kinds = "identical" if reason else "identical or nearly identical"
         terminal.line(f"duplicates: no {kinds} images across splits", hang=2)
     if reason:
-        terminal.line(f"nearly identical images are not searched: {reason}", hang=2)
+        terminal.line(f"no search for nearly identical images: {reason}", hang=2)
 
 
 def show_affected(record: Record, count: int, terminal: Terminal) -> None:
@@ -53,8 +53,8 @@ def show_affected(record: Record, count: int, terminal: Terminal) -> None:
     if share >= LOUD:
         text = f"{record.affected:,} of {counted(count, 'test image')} ({100 * share:.1f} %)"
         terminal.warn(
-            f"{text} are copies of images in an earlier split: the test accuracy is not that of "
-            "new images"
+            f"{text} are copies of images in an earlier split: the test accuracy does not hold "
+            "for new images"
         )
 
 

@@ -41,12 +41,13 @@ def rejection_section(content: Content) -> Section | None:
             Fact(
                 f"{rejection.other_class} rejected",
                 share_words(rejection.other_rejected),
-                f"of {images} of this class, which nothing was trained on",
+                f"of {images} of this class; nothing was trained on it",
             )
         )
     words = (
-        "An image is rejected if it is unlike the images of all classes: its answer is “none of "
-        f"the above”. The threshold was fitted on {counted(rejection.count, 'validation image')}."
+        "An image is rejected if it is unlike the images of all classes. The answer is then “none "
+        "of the above”. The threshold was fitted on "
+        f"{counted(rejection.count, 'validation image')}."
     )
     return Section("rejection", "None of the above", [Text(words), Facts(facts)])
 
@@ -77,7 +78,7 @@ def duplicates_section(content: Content) -> Section | None:
             Text(f"Without the copies, the accuracy on {images} is {accuracy} ({interval}).")
         )
     if record.reason:
-        blocks.append(Text(f"Nearly identical images were not searched: {record.reason}."))
+        blocks.append(Text(f"There was no search for nearly identical images: {record.reason}."))
     pictures = _pairs(content)
     if pictures:
         caption = "Images of validation or test (left) and their copies (right)"

@@ -111,8 +111,8 @@ def _copies(result: Record) -> list[str]:
         without = f"Without them, the accuracy is {share_words(scores.accuracy, scores.count)}."
     copies = f"{record.affected:,} of {counted(result.test.count, 'test image')} ({share})"
     return [
-        f"{copies} are copies of images in an earlier split, so the accuracy is not that of new "
-        f"images. {without}"
+        f"{copies} are copies of images in an earlier split, so the accuracy does not hold for "
+        f"new images. {without}"
     ]
 
 
