@@ -63,7 +63,7 @@ def ensemble_section(content: Content) -> Section | None:
             share_words(summary.accuracy.mean, count),
             f"mean; {share_words(min(accuracy), count)} to {share_words(max(accuracy), count)}",
         ),
-        Fact("encoders", f"{result.ensemble.encoders}", "different encoders among the members"),
+        Fact("encoders", f"{result.ensemble.encoders}", "number of different encoders"),
     ]
     if summary.fewer_errors is not None:
         note = "of the mean member's errors are avoided by the ensemble"
@@ -91,7 +91,7 @@ def sweep_section(content: Content) -> Section | None:
         means = (_mean(scores.get(name)) for name in ("accuracy", "nll"))
         chosen = "chosen" if number == sweep.chosen else ""
         rows.append((values, *means, f"{point.members}", chosen))
-    columns = ("point", "validation accuracy", "log-likelihood", "members", "")
+    columns = ("point", "validation accuracy", "negative log-likelihood", "members", "")
     blocks.append(Table(f"Chosen by the {sweep.chosen_by}", columns, rows, sortable=True))
     return Section("sweep", "Sweep", blocks)
 

@@ -45,7 +45,7 @@ def confusion_section(content: Content) -> Section | None:
             share = share_words(number / counts[true].sum())
             rows.append((classes[true], classes[predicted], f"{number:,}", share))
     if rows:
-        columns = ("true class", "predicted as", "images", "of the class")
+        columns = ("true class", "predicted as", "images", "share of the class")
         blocks.append(Table("The most frequent confusions", columns, rows, left=2))
     else:
         blocks.append(Text("No test image is classified wrongly."))
@@ -93,7 +93,7 @@ def calibration_section(content: Content) -> Section | None:
             Fact("calibrated", f"{after.ece:.4f}", "calibration error with the temperature")
         )
         note = f"with the temperature; {result.test.nll:.4f} without"
-        facts.append(Fact("log-likelihood", f"{after.nll:.4f}", note))
+        facts.append(Fact("negative log-likelihood", f"{after.nll:.4f}", note))
     if figures.conformal is not None:
         sets = figures.conformal
         note = f"of the {100 * sets.asked:g} % prediction sets contain the true class"
