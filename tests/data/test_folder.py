@@ -256,9 +256,7 @@ def test_a_named_label_means_unlabelled(tmp_path):
     folder(tmp_path, {"cat": 5, "dog": 5, "Not sure": 3, "blurred": 2})
     dataset = load(f"folder:{tmp_path}", unlabeled_label=("not sure", "blurred"))
     assert dataset.classes == ("cat", "dog") and sizes(dataset)["unlabelled"] == 5
-    refused(
-        f"folder:{tmp_path}", "'horse' is not the label of any image", unlabeled_label=("horse",)
-    )
+    refused(f"folder:{tmp_path}", "'horse' is the label of no image", unlabeled_label=("horse",))
 
 
 def test_more_unlabelled_images_come_from_another_source(tmp_path):
@@ -269,7 +267,7 @@ def test_more_unlabelled_images_come_from_another_source(tmp_path):
     (tmp_path / "all" / "labelled").symlink_to(tmp_path / "labelled")
     dataset = load(f"folder:{tmp_path / 'labelled'}", unlabeled=f"folder:{tmp_path / 'all'}")
     assert sizes(dataset)["unlabelled"] == 7 and dataset.image_shape == (8, 8, 1)
-    assert any("10 images are also in the source" in note for note in dataset.notes)
+    assert any("10 images are those of the source" in note for note in dataset.notes)
 
 
 def test_more_images_for_arrays_get_their_shape(tmp_path):

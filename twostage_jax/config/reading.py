@@ -84,8 +84,8 @@ class FilesConfig(Settings):
     ] = None
     """Folder that the paths of a csv start from"""
     group_column: Annotated[str, *declare("NAME", check_text, "none")] = UNSET
-    """Column of a csv with the group of each image (patient, person, camera); all images of a \
-group are on the same side of a split that is made"""
+    """Column of a csv with the group of each image (patient, person, camera); no split that is \
+made divides a group"""
     group_by: Annotated[str, *declare("PATTERN", check_pattern, "none")] = UNSET
     """Regular expression for the part of a path that is the group of an image"""
     glob: Annotated[str, *declare("PATTERN", check_text, "all images but masks")] = UNSET

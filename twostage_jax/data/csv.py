@@ -204,6 +204,6 @@ def _label_column(
     if len(free) == 1:
         return free[0]
     raise UserError(
-        f"{path} has the columns {listed(names, 20)}, and several could be the labels: give "
-        "--label-column"
+        f"{path} has the columns {listed(names, 20)}: say with --label-column which one has the "
+        "labels"
     )

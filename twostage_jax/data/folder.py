@@ -110,7 +110,7 @@ def _meaning(parts: tuple[str, ...], by_split: bool) -> tuple[str, str]:
         return "train", parts[0]
     split = SPLITS.get(top)
     if split is None:
-        return UNUSED, f"in {parts[0]!r}, which is not a split"
+        return UNUSED, f"in {parts[0]!r}, which is no split"
     has_class = len(parts) > 2
     if has_class and SPLITS.get(parts[1].lower()) != POOL:
         return split, parts[1]

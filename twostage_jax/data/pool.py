@@ -66,8 +66,7 @@ def with_more(source: Source, more: Source, spec: str) -> Source:
     if "file" in columns:
         kept = ~np.isin(_real(columns["file"]), _real(_files(source)))
         if not kept.all():
-            count = (~kept).sum()
-            notes.append(f"--unlabeled {spec}: {count:,} images are also in the source; left out")
+            notes.append(f"--unlabeled {spec}: {(~kept).sum():,} images are those of the source")
         columns = {name: values[kept] for name, values in columns.items()}
     notes.append(f"--unlabeled {spec}: {len(columns['image']):,} images for stage 1")
     if more.test is not None:
