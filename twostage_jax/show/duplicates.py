@@ -26,7 +26,9 @@ def show_duplicates(
     for earlier, later, identical, count in pairs:
         share = count / sizes[later]
         kinds = f"{identical:,} identical, {count - identical:,} nearly identical"
-        text = f"{count:,} of {counted(sizes[later], f'{later} image')} are also in {earlier}"
+        verb = "is" if count == 1 else "are"
+        images = counted(sizes[later], f"{later} image")
+        text = f"{count:,} of {images} {verb} also in {split_words(earlier)}"
         if share >= LOUD:
             text = f"{text} ({100 * share:.1f} %; {kinds})"
             terminal.warn(f"{text}: scores on {later} do not hold for new images")
@@ -37,6 +39,11 @@ def show_duplicates(
         terminal.line(f"duplicates: no {kinds} images across splits", hang=2)
     if reason:
         terminal.line(f"no search for nearly identical images: {reason}", hang=2)
+
+
+def split_words(name: str) -> str:
+    """Return a split in words; "unlabelled" alone would not be a noun."""
+    return "the unlabelled images" if name == "unlabelled" else name
 
 
 def show_affected(record: Record, count: int, terminal: Terminal) -> None:

@@ -1,5 +1,6 @@
 """Sections on the limits of the result: images of no class, copies across splits, groups."""
 
+from twostage_jax.show.duplicates import split_words
 from twostage_jax.show.report.blocks import (
     Block,
     Fact,
@@ -63,8 +64,9 @@ def duplicates_section(content: Content) -> Section | None:
         words = f"No {kinds} images are in two splits."
     else:
         parts = [
-            f"{pairs.identical + pairs.near:,} of {pairs.later} are in {pairs.earlier} "
-            f"({pairs.identical:,} identical, {pairs.near:,} nearly)"
+            f"{counted(pairs.identical + pairs.near, f'{pairs.later} image')} also in "
+            f"{split_words(pairs.earlier)} ({pairs.identical:,} identical, {pairs.near:,} nearly "
+            "identical)"
             for pairs in record.pairs
         ]
         words = f"Images that are in two splits: {'; '.join(parts)}."
