@@ -81,9 +81,8 @@ def test_nine_of_ten_changed_copies_are_found_beside_few_other_pairs():
     right = pairs.copy[~real] == originals[number]
     assert right.mean() > 0.98
     shares = np.bincount(change[right], minlength=len(CHANGES)) / PLANTED
-    assert dict(zip(CHANGES, shares, strict=True)) == dict.fromkeys(
-        CHANGES, pytest.approx(1, abs=0.1)
-    )
+    for name, share in zip(CHANGES, shares, strict=True):
+        assert share >= 0.9, name
     assert 0 < pairs.distance.max() < 0.1
 
 
