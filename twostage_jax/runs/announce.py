@@ -27,7 +27,9 @@ def announce(
             "encoder is no evidence for pretraining without labels"
         )
     if plan.duplicates is not None:
-        show_duplicates(plan.duplicates.counts, _sizes(plan), plan.duplicates.reason, terminal)
+        duplicates = plan.duplicates
+        counts = duplicates.counts
+        show_duplicates(counts, _sizes(plan), duplicates.near, duplicates.reason, terminal)
     augmentation = plan.augmentation
     # There are figures only if the name was not given.
     if augmentation is not None and augmentation.figures and "pretrain" in plan.stages:

@@ -12,6 +12,7 @@ LOUD = 0.02  # share of copies from which on they are a warning
 def show_duplicates(
     pairs: Sequence[tuple[str, str, int, int]],
     sizes: Mapping[str, int],
+    near: bool,
     reason: str,
     terminal: Terminal,
 ) -> None:
@@ -20,7 +21,8 @@ def show_duplicates(
     Args:
         pairs: earlier split, later split, number of identical copies, number of all copies.
         sizes: number of images by split.
-        reason: reason why nearly identical images were not searched, or empty.
+        near: True if nearly identical images were searched.
+        reason: sentence that says what was not searched, or empty.
         terminal: where to print.
     """
     for earlier, later, identical, count in pairs:
@@ -35,10 +37,10 @@ def show_duplicates(
         else:
             terminal.line(f"duplicates: {text} ({kinds})", hang=2)
     if not pairs:
-        kinds = "identical" if reason else "identical or nearly identical"
+        kinds = "identical or nearly identical" if near else "identical"
         terminal.line(f"duplicates: no {kinds} images across splits", hang=2)
     if reason:
-        terminal.line(f"no search for nearly identical images: {reason}", hang=2)
+        terminal.line(reason, hang=2)
 
 
 def split_words(name: str) -> str:

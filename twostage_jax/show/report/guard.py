@@ -80,7 +80,7 @@ def duplicates_section(content: Content) -> Section | None:
             Text(f"Without the copies, the accuracy on {images} is {accuracy} ({interval}).")
         )
     if record.reason:
-        blocks.append(Text(f"There was no search for nearly identical images: {record.reason}."))
+        blocks.append(Text(f"{record.reason[0].upper()}{record.reason[1:]}."))
     pictures = _pairs(content)
     if pictures:
         caption = "Images of validation or test (left) and their copies (right)"
