@@ -32,7 +32,7 @@ ASSESSMENT = assess(PROBABILITY, LABEL, (PROBABILITY, LABEL), reconstruction=0.1
 @pytest.mark.parametrize(("count", "verb"), [(1, "is"), (2, "are")])
 def test_copies_are_counted_in_words(count, verb):
     terminal = Terminal(quiet=True)
-    show_duplicates([("unlabelled", "test", 0, count)], {"test": 20}, "", terminal)
+    show_duplicates([("unlabelled", "test", 0, count)], {"test": 20}, True, "", terminal)
     words = f"{count} of 20 test images {verb} also in the unlabelled images ("
     assert terminal.notices[0].startswith(words)
 
