@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 import twostage_jax as ts
+from twostage_jax.data import duplicates
 from twostage_jax.data.duplicates import find_duplicates
 from twostage_jax.data.similarity import describe, find_matches, usable_views
 
@@ -127,22 +128,24 @@ def test_copies_are_counted_for_each_earlier_split_of_validation_and_test():
     assert np.flatnonzero(result.affected("validation", 41)).tolist() == [40]
 
 
-def test_a_search_that_is_not_made_says_why():
+def test_a_search_that_is_not_made_says_why(monkeypatch):
     small = np.zeros((40, 4, 4, 1), np.uint8)
     assert "8x8 pixels" in find_duplicates(splits(small, small)).reason
-    result = find_duplicates(splits(TRAIN, TEST), "exact")
+    images = splits(TRAIN[:100], TEST[:10])
+    result = find_duplicates(images, "exact")
     assert not result.near and result.reason.endswith("--duplicates exact was given")
-    assert find_duplicates(splits(TRAIN, TEST)).near
-    # Arrays that take no memory: 60,000 times 60,000 images.
-    many = np.broadcast_to(TRAIN[:1], (60_000, 24, 24, 1))
-    more = np.broadcast_to(255 - TRAIN[:1], (60_000, 24, 24, 1))
-    result = find_duplicates(splits(many, more))
-    assert not result.near and "give --duplicates near" in result.reason
-    # With 480 million pairs there is time for one comparison of each, and not for eight.
-    result = find_duplicates(splits(np.resize(TRAIN, (24_000, 24, 24, 1)), more[:20_000]))
+    result = find_duplicates(images)
+    assert result.near and not result.reason
+    # There is time to compare each pair once, and not eight times.
+    monkeypatch.setattr(duplicates, "LIMITS", {1: 1000})
+    result = find_duplicates(images)
     assert result.near and "mirrored and cropped copies were not searched" in result.reason
+    monkeypatch.setattr(duplicates, "LIMITS", {1: 999})
+    result = find_duplicates(images)
+    assert not result.near and "give --duplicates near" in result.reason
+    assert find_duplicates(images, "near").near
     # Nothing is left to search.
-    assert find_duplicates(splits(many, many)).near
+    assert find_duplicates(splits(TRAIN[:100], TRAIN[:100])).near
 
 
 def test_a_match_does_not_depend_on_the_order_of_the_bank():

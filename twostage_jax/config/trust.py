@@ -25,4 +25,5 @@ to choose the score that rejects such images"""
         *declare("auto|exact|near", choice("--duplicates", DUPLICATES), default="auto"),
     ] = UNSET
     """Search for copies of test and validation images in earlier splits: exact (identical \
-pixels), near (nearly identical, too), or auto (near for at most two billion pairs of images)"""
+pixels), near (nearly identical, mirrored and cropped images, too), or auto (near, but less for \
+large data)"""

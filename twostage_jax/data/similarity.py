@@ -260,15 +260,39 @@ def _aligned_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Largest correlation `[N]` of two thumbnails over all shifts by up to an eighth of them."""
     height, width = first.shape[1:]
     down, across = (max(1, side // SHIFT) for side in (height, width))
-    inner = _unit(first[:, down : height - down, across : width - across].reshape(len(first), -1))
-    largest = np.full(len(first), -1, np.float32)
+    inner = first[:, down : height - down, across : width - across]
+    size = inner.shape[1:]
+    inner = _unit(inner.reshape(len(inner), -1)).reshape(inner.shape)
+    # Sums of squares lose fewer digits around the mean.
+    second = second - second.mean((1, 2), keepdims=True)
+    parts = []
     for moved in _half_steps(second):
-        for y in range(moved.shape[1] - height + 2 * down + 1):
-            for x in range(moved.shape[2] - width + 2 * across + 1):
-                part = moved[:, y : y + height - 2 * down, x : x + width - 2 * across]
-                correlation = (inner * _unit(part.reshape(len(part), -1))).sum(1)
-                largest = np.maximum(largest, correlation)
-    return largest
+        products = _window_products(moved, inner)
+        total = _window_sums(moved, size)
+        squares = _window_sums(moved * moved, size) - total * total / np.prod(size)
+        length = np.sqrt(np.maximum(squares, 1))
+        parts.append((products / length).reshape(len(first), -1))
+    return np.concatenate(parts, 1).max(1)
+
+
+def _window_products(images: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """Sums of products of each window of images `[N, H, W]` with `inner`, by Fourier transforms."""
+    height, width = images.shape[1:]
+    spectrum = np.fft.rfft2(images) * np.fft.rfft2(inner, (height, width)).conj()
+    products = np.fft.irfft2(spectrum, (height, width))
+    return products[:, : height - inner.shape[1] + 1, : width - inner.shape[2] + 1]
+
+
+def _window_sums(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    down, across = (_windows(images.shape[axis + 1], size[axis]) for axis in (0, 1))
+    return np.einsum("ph,nhw,qw->npq", down, images, across, optimize=True)
+
+
+def _windows(length: int, size: int) -> np.ndarray:
+    """Matrix float32 `[length - size + 1, length]` that sums each window of a size."""
+    start = np.arange(length - size + 1)[:, None]
+    pixels = np.arange(length)[None]
+    return ((pixels >= start) & (pixels < start + size)).astype(np.float32)
 
 
 def _half_steps(images: np.ndarray) -> Iterator[np.ndarray]:
