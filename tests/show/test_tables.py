@@ -138,7 +138,7 @@ def test_classes_with_few_examples_are_named_and_uneven_ones_balanced(output):
     show_scarce_classes(scores, "test", CLASSES, Terminal())
     text = output()
     assert "balanced accuracy 0.6667 (mean over classes); worst class dog, 0.3333" in text
-    assert "few examples test images of dog (3), bird (none)" in text
+    assert "few examples in test: dog has 3, bird has none" in text
     even = compute_scores(np.eye(3)[[0, 1, 2] * 10], np.array([0, 1, 2] * 10))
     show_class_balance(even, CLASSES, Terminal())
     show_scarce_classes(even, "test", CLASSES, Terminal())

@@ -37,7 +37,7 @@ Take: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
 class View(NamedTuple):
-    """What is compared: images, or a change of them.
+    """Change of the images before they are compared.
 
     Both limits are for the distance to the copy, divided by the distance to the background.
 
@@ -166,9 +166,9 @@ def find_matches(
     matches = [Matches(nothing, nothing, np.empty(0, np.float32))]
     left = np.arange(len(queries))
     for view in views:
-        found = _matches_of_view(take, queries[left], describe_bank, view)
-        matches.append(found._replace(query=left[found.query]))
-        left = np.delete(left, found.query)
+        match = _matches_of_view(take, queries[left], describe_bank, view)
+        matches.append(match._replace(query=left[match.query]))
+        left = np.delete(left, match.query)
     return Matches(*map(np.concatenate, zip(*matches, strict=True)))
 
 

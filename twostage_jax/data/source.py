@@ -128,7 +128,8 @@ def check_source(source: Source) -> Split:
     if train is None and source.unlabelled is not None:
         raise UserError(
             f"{source.name} has no training example whose label counts, only images without one: "
-            "give some labels, or train stage 1 alone with twostage pretrain"
+            "give labels, for instance with --data csv:FILE, or train stage 1 alone with twostage "
+            "pretrain"
         )
     if train is None:
         raise UserError(

@@ -2,9 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from twostage_jax.store.epochs import EpochRecord
 
 PHASES = ("import", "data", "compile", "pretrain", "encode", "head", "evaluate")
+EARLIER = "earlier"
 
 
 class Clock:
@@ -28,6 +31,22 @@ class Clock:
         """Seconds by phase, and `total` since this clock was made; rounded to milliseconds."""
         total = time.perf_counter() - self._began
         return {name: round(s, 3) for name, s in {**self._seconds, "total": total}.items()}
+
+
+def with_earlier(seconds: dict[str, float], epochs: Sequence[EpochRecord]) -> dict[str, float]:
+    """Add `earlier`: seconds of the epochs before a run was resumed; nothing if there are none.
+
+    Args:
+        seconds: from `Clock.seconds`, of this process.
+        epochs: all epochs of the run.
+
+    >>> epochs = [EpochRecord("pretrain", epoch=n, loss=1.0, seconds=30.0) for n in (1, 2)]
+    >>> with_earlier({"pretrain": 31.0, "head": 0.0, "total": 40.0}, epochs)["earlier"]
+    29.0
+    """
+    total = sum(record.seconds for record in epochs)
+    earlier = round(total - seconds["pretrain"] - seconds["head"], 3)
+    return {**seconds, EARLIER: earlier} if earlier > 0 else seconds
 
 
 class Alarm:

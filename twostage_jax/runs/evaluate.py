@@ -113,6 +113,7 @@ def evaluate(
     """
     if coverage is not None:
         check_coverage("--coverage", coverage)
+    run.check_head()  # before data are read
     needed = ood is not None or coverage is not None
     with terminal.reading("reading data") as progress:
         sources = load_sources(run, terminal, split, data, ood, data_dir, needed, reading, progress)

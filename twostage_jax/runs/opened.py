@@ -95,7 +95,7 @@ class Run:
             UserError: a run without stage 2.
         """
         if self.finished is None:
-            raise UserError(self._no_head())
+            raise self._no_head()
         return self.finished
 
     @property
@@ -106,8 +106,17 @@ class Run:
             UserError: a run without stage 2.
         """
         if self.classifier is None:
-            raise UserError(self._no_head())
+            raise self._no_head()
         return self.classifier
+
+    def check_head(self) -> None:
+        """Check that the run can classify.
+
+        Raises:
+            UserError: a run without stage 2.
+        """
+        if self.classifier is None:
+            raise self._no_head()
 
     @property
     def rejection(self) -> Rejection | None:
@@ -200,8 +209,8 @@ class Run:
     def _without_axis(self, values: np.ndarray) -> np.ndarray:
         return values if self.several else values[0]
 
-    def _no_head(self) -> str:
-        return (
+    def _no_head(self) -> UserError:
+        return UserError(
             f"{self.folder} has no head, only stage 1: train one with twostage head --from "
             f"{self.folder}, or finish the run with twostage run --resume --out {self.folder}"
         )

@@ -275,6 +275,11 @@ def _pretrained(
             f"was trained on {_size(expected)}: give images of that shape"
         )
     notice_switches(source, manifest, terminal)
+    if manifest.data.fingerprint != dataset.fingerprint:
+        terminal.notice(
+            f"the encoder was trained on {manifest.data.name}: stage 1 has seen all test images "
+            "that are also there, without their labels"
+        )
     return load_pretrained(source, manifest, networks, trials)
 
 

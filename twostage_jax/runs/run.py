@@ -21,7 +21,7 @@ from twostage_jax.data.marks import csv_bytes
 from twostage_jax.engine.device import find_device
 from twostage_jax.errors import UserError, shown
 from twostage_jax.runs.announce import announce
-from twostage_jax.runs.clock import Clock
+from twostage_jax.runs.clock import Clock, with_earlier
 from twostage_jax.runs.complete import complete_result
 from twostage_jax.runs.finish import Trained, finish_run
 from twostage_jax.runs.handover import (
@@ -74,6 +74,8 @@ from twostage_jax.store.records import (
     repeatable_config,
     write_manifest,
 )
+
+COMPILING = "compiling (large networks take a minute or two)"
 
 
 def run(
@@ -154,7 +156,7 @@ def run(
             rows = csv_bytes(("path", "reason"), plan.dataset.broken)
             write_bytes(folder / BROKEN, rows)
         announce(plan, placed, folder, machine, terminal)
-        with terminal.status("compiling"), clock.phase("compile"):
+        with terminal.status(COMPILING), clock.phase("compile"):
             programs = compile_run(plan, placed)
         every = 60 * checkpoint_every
         board = stack.enter_context(open_board(folder if tensorboard else None))
@@ -242,7 +244,8 @@ def _run_stages(context: RunContext, manifest: Manifest, lockbox: Lockbox) -> Re
         finished = finish_run(plan, context.programs, trained, lockbox, manifest.test_reads)
     groups = {**manifest.groups, **after}
     manifest = dataclasses.replace(manifest, groups=groups, frozen=frozen)
-    record = dataclasses.replace(finished.record, seconds=context.clock.seconds)
+    seconds = with_earlier(context.clock.seconds, [*records["pretrain"], *records["head"]])
+    record = dataclasses.replace(finished.record, seconds=seconds)
     if DUPLICATES in finished.files:
         # Before the accuracy is printed; the page reads it, too.
         write_bytes(folder / DUPLICATES, finished.files[DUPLICATES])

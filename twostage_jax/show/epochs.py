@@ -29,7 +29,8 @@ class EpochLines:
     """Rows of figures, one for an epoch, under a header that names them.
 
     The first and the last epoch have a row, and each epoch that ends at least a second after the
-    row before. Of shorter epochs, about every tenth has one. `metrics.jsonl` contains all of them.
+    row before. Of shorter epochs, about every tenth has one. Figures that do not fit into a row are
+    printed if `verbose` is true. `metrics.jsonl` contains all of them.
 
     Args:
         stage: `pretrain` or `head`.
@@ -69,11 +70,11 @@ class EpochLines:
         if is_first:
             self._header(left, list(columns), _member_count(record))
         self._line(f"{label.ljust(left)}{''.join(texts)}")
-        for part in textwrap.wrap(more_figures, WIDTH, initial_indent="  ", subsequent_indent="  "):
-            self._line(part)
-        encoder = describe_encoder({**record.metrics, **record.validation})
-        if self._verbose and encoder:
-            self._line(f"  {encoder}")
+        if self._verbose:
+            encoder = describe_encoder({**record.metrics, **record.validation})
+            for text in filter(None, (more_figures, encoder)):
+                for part in textwrap.wrap(text, WIDTH - GAP):
+                    self._line(f"  {part}")
         self._printed = now
 
     def _header(self, left: int, names: Sequence[str], members: int) -> None:

@@ -28,6 +28,7 @@ SCARCE = 10  # a class with fewer examples has no reliable accuracy
 NAMED = 5  # classes in one line
 NAME_LIMIT = 30  # characters of a class name in a line
 UNEVEN = 3  # largest accepted ratio of the largest class to the smallest
+NO_PHASES = ("total", "earlier")  # keys of `seconds`
 LABEL = 14  # columns of the word at the beginning of a line
 
 
@@ -62,7 +63,7 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
     _show_training(result, terminal)
     if result.test_reads > 1:
         terminal.line(times_read(result.test_reads), hang=LABEL)
-    _field("uncertainty", f"twostage evaluate {folder}", terminal)
+    _field("report", f"{folder}/report.html", terminal)
     # The last line, and the word that the next command needs.
     terminal.line(f"{'folder':<{LABEL}}{folder}", hang=LABEL, bold=True)
 
@@ -97,7 +98,11 @@ def _show_training(result: Record, terminal: Terminal) -> None:
         values = result.sweep.points[result.sweep.chosen].values
         chosen = ", ".join(f"{name} {value:g}" for name, value in values.items())
         _field("sweep", f"{chosen}, chosen on validation", terminal)
-    _field("time", f"{result.seconds['total']:.1f} s", terminal)
+    time = f"{result.seconds['total']:.1f} s"
+    earlier = result.seconds.get("earlier")
+    if earlier:
+        time += f" since the run was resumed; the epochs before took {earlier:.1f} s"
+    _field("time", time, terminal)
 
 
 def show_encoder(pretrain: Record, terminal: Terminal) -> None:
@@ -122,7 +127,8 @@ def _show_details(result: Record, classes: Sequence[str], terminal: Terminal) ->
     show_uncertainty(result.test, result.uncertainty, "test", terminal)
     encoder = "not changed by stage 2" if result.frozen.groups else "trained by stage 2"
     _field("encoder", f"{encoder}, {result.frozen.after}", terminal)
-    phases = (f"{name} {s:.1f}" for name, s in result.seconds.items() if s and name != "total")
+    seconds = result.seconds.items()
+    phases = (f"{name} {s:.1f}" for name, s in seconds if s and name not in NO_PHASES)
     _field("seconds", ", ".join(phases), terminal)
 
 
@@ -205,9 +211,9 @@ def show_scarce_classes(
     if len(scarce) == len(counts) and counts.all():
         names = f"every class has fewer than {SCARCE} {split} images"
     else:
-        listed = [f"{_short(classes[int(k)])} ({counts[k] or 'none'})" for k in scarce[:NAMED]]
-        more = f" and {len(scarce) - NAMED:,} more" if len(scarce) > NAMED else ""
-        names = f"{split} images of {', '.join(listed)}{more}"
+        listed = [f"{_short(classes[int(k)])} has {counts[k] or 'none'}" for k in scarce[:NAMED]]
+        more = f", and {len(scarce) - NAMED:,} more classes have few" if len(scarce) > NAMED else ""
+        names = f"in {split}: {', '.join(listed)}{more}"
     _field("few examples", names, terminal)
 
 

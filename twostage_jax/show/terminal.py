@@ -140,7 +140,8 @@ class Terminal:
         )
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"))
-        counted = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        left = (TimeRemainingColumn(), TextColumn("left"))
+        counted = (BarColumn(), MofNCompleteColumn(), *left)
         with Progress(*columns, *counted, console=self._console, transient=True) as bar:
             task = bar.add_task(text, total=None)
 
@@ -158,7 +159,8 @@ class Terminal:
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        left = (TimeRemainingColumn(), TextColumn("left"))
+        columns = (TextColumn("{task.description}"), BarColumn(), *left)
         with Progress(*columns, console=self._console, transient=True) as bar:
             yield ProgressBar(lines, stage, epochs, bar)
 

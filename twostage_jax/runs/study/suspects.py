@@ -174,12 +174,17 @@ def _show(context: Context[SuspectStudy], results: Values, classes: Sequence[str
     terminal = context.terminal
     wrong = results["wrong"]
     total = results["labels"]
-    terminal.line(
+    estimate = (
         f"about {wrong['count']:,} of {total:,} training labels are wrong "
         f"({wrong['count'] / total:.1%}; 95 % interval {wrong['low']:,} to {wrong['high']:,}): "
-        f"check them in the order of {TABLE}",
-        bold=True,
+        f"check them in the order of {TABLE}"
     )
+    if not wrong["high"]:
+        estimate = (
+            f"none of {total:,} training labels is probably wrong. {TABLE} lists them in the order "
+            "in which a person should check them"
+        )
+    terminal.line(estimate, bold=True)
     if "injected" in results:
         number = results["injected"]
         terminal.line(
@@ -190,12 +195,9 @@ def _show(context: Context[SuspectStudy], results: Values, classes: Sequence[str
         lines = [(f"{n:,}", f"{p:.2%}", f"{r:.2%}") for n, p, r in figures]
         columns = ("first suspects", "precision", "recall")
         terminal.table("Changed labels among the suspects", columns, lines)
-    else:
-        terminal.table(
-            "Most frequent wrong labels (estimated)",
-            ("given label", "likely label", "number"),
-            _pairs(np.array(results["joint"]), classes),
-        )
+    elif pairs := _pairs(np.array(results["joint"]), classes):
+        columns = ("given label", "likely label", "number")
+        terminal.table("Most frequent wrong labels (estimated)", columns, pairs)
     terminal.line(f"images: {context.folder / SHEET}", hang=2)
 
 

@@ -124,9 +124,13 @@ def environment_section(content: Content) -> Section:
         rows = [
             (name, f"{seconds:.2f}", f"{100 * seconds / total:.0f} %")
             for name, seconds in result.seconds.items()
-            if seconds and name != "total" and total
+            if seconds and name not in ("total", "earlier") and total
         ]
         rows.append(("total", f"{total:.2f}", ""))
+        if result.seconds.get("earlier"):
+            rows.append(
+                ("epochs before the run was resumed", f"{result.seconds['earlier']:.2f}", "")
+            )
         blocks.append(Table("Seconds of each phase", ("phase", "seconds", "share"), rows))
     cores = counted(machine.cores, "core")
     devices = f"{counted(machine.devices, 'device')}, {cores}"
