@@ -1,6 +1,7 @@
 """Folders of images: layouts, other files, wrong input, and settings of reading."""
 
 import os
+import shutil
 import time
 
 import numpy as np
@@ -268,6 +269,17 @@ def test_more_unlabelled_images_come_from_another_source(tmp_path):
     dataset = load(f"folder:{tmp_path / 'labelled'}", unlabeled=f"folder:{tmp_path / 'all'}")
     assert sizes(dataset)["unlabelled"] == 7 and dataset.image_shape == (8, 8, 1)
     assert any("10 images are those of the source" in note for note in dataset.notes)
+
+
+def test_copies_of_the_images_at_another_place_are_not_trained_on(tmp_path):
+    folder(tmp_path / "labelled", {"cat": 5, "dog": 5}, size=(20, 30))
+    shutil.copytree(tmp_path / "labelled", tmp_path / "copy")
+    (tmp_path / "copy" / "dog" / "004.png").rename(tmp_path / "copy" / "renamed.png")
+    picture(tmp_path / "copy" / "new.png", 99, (20, 30))
+    dataset = load(f"folder:{tmp_path / 'labelled'}", unlabeled=f"folder:{tmp_path / 'copy'}")
+    assert dataset.unlabelled["path"].tolist() == ["new.png"]
+    assert any("10 images are those of the source" in note for note in dataset.notes)
+    assert not len(ts.load("digits", unlabeled="digits").unlabelled["image"])
 
 
 def test_more_images_for_arrays_get_their_shape(tmp_path):
