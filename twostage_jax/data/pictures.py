@@ -70,7 +70,7 @@ def read(
     cache = Cache(reading.cache_dir, notes)
     form = choose_form(files, reading, cache, notes)
     decoded = cache.read_images(files, form, pixel_limit(reading), progress)
-    broken = [BrokenFile(entries[row].path, reason) for row, reason in decoded.broken]
+    broken = [BrokenFile(entries[x.row].path, x.reason) for x in decoded.broken]
     if broken and not reading.skip_broken:
         raise BrokenFiles(_broken_message(path, broken, len(entries)), list(map(str, broken)))
     if broken:
@@ -193,7 +193,7 @@ def _as_source(name: str, entries: list[Entry], decoded: Decoded, form: Form) ->
     # An unlabelled image of another split than train would be trained on, if it came to the pool.
     pool = np.array([not entry.label and entry.split in ("train", "") for entry in entries])
     is_whole = np.ones(len(entries), bool)
-    is_whole[[row for row, _ in decoded.broken]] = False
+    is_whole[[x.row for x in decoded.broken]] = False
     splits: dict[str, Split] = {}
     for split in ("train", "validation", "test"):
         mask = (part == split) & is_whole
