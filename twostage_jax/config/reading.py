@@ -86,6 +86,9 @@ class FilesConfig(Settings):
     group_column: Annotated[str, *declare("NAME", check_text, "none")] = UNSET
     """Column of a csv with the group of each image (patient, person, camera); no split that is \
 made divides a group"""
+    split_column: Annotated[str, *declare("NAME", check_text, "found by name and content")] = UNSET
+    """Column of a csv with the split of each image: train, validation, test or unlabeled; off \
+ignores it"""
     group_by: Annotated[str, *declare("PATTERN", check_pattern, "none")] = UNSET
     """Regular expression for the part of a path that is the group of an image"""
     glob: Annotated[str, *declare("PATTERN", check_text, "all images but masks")] = UNSET

@@ -15,14 +15,13 @@ import numpy as np
 
 from twostage_jax.data.decode import Form
 from twostage_jax.data.parallel import Broken, decode_files
-from twostage_jax.data.spec import Progress
+from twostage_jax.data.spec import OFF, Progress
 from twostage_jax.data.worker import BrokenRow
 from twostage_jax.errors import UserError
 from twostage_jax.files import MIB, digest_of_file, read_json
 from twostage_jax.signals import run_before_exit
 
 VERSION = 1  # of the pixels: another value whenever `decode` gives other ones
-OFF = "off"
 IMAGES = "images.bin"  # uint8 [N, H, W, C]
 INDEX = "index.json"
 PART = ".part"

@@ -174,7 +174,9 @@ def _read_kind(spec: str, request: Request, as_pool: bool = False) -> Source:
         # Imported only when it is used, because Pillow takes a while.
         from twostage_jax.data import pictures
 
+        more = request.reading.unlabeled
         reading = fitting(request.reading._replace(unlabeled=None), kind_of(spec))
+        reading = reading._replace(unlabeled=more)
         return pictures.read(kind, expanded(rest), reading, request.progress, as_pool)
     match kind:
         case "digits":
