@@ -248,7 +248,7 @@ def test_grey_pictures_in_colour_files_are_grey(tmp_path):
 
 def test_labels_that_differ_by_case_or_spaces_are_asked_about(tmp_path):
     folder(tmp_path, {"Cat": 5, "cat ": 2, "dog": 5})
-    message = refused(f"folder:{tmp_path}", "differ only by case or spaces")
+    message = refused(f"folder:{tmp_path}", "differ only by case, spaces or zeros")
     assert "'Cat' (5) and 'cat ' (2)" in message and "--merge-labels" in message
     assert load(f"folder:{tmp_path}", merge_labels=True).classes == ("Cat", "dog")
 

@@ -99,7 +99,7 @@ the path below the folder"""
     strict: Annotated[bool, *declare("", check_switch, "off", normal=as_switch)] = False
     """Refuse a csv that has rows without a file, or files without a row"""
     merge_labels: Annotated[bool, *declare("", check_switch, "off", normal=as_switch)] = False
-    """Read labels that differ only by case or spaces as one class"""
+    """Read labels that differ only by case, spaces or zeros as one class"""
     cache_dir: Annotated[
         str, *declare("DIR", check_text, "images in the user's cache folder", normal=as_home_text)
     ] = UNSET

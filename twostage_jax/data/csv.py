@@ -13,7 +13,7 @@ from twostage_jax.data.spec import Reading, expanded
 from twostage_jax.data.table import Table, read_table
 from twostage_jax.errors import UserError, shown
 
-SHOWN = 8  # names in a message
+SHOWN = {"rows without a file": 8, "files without a row": 3}  # names in a message
 
 
 def list_csv(path: Path, reading: Reading, as_pool: bool = False) -> tuple[list[Entry], list[str]]:
@@ -107,7 +107,7 @@ def _report(
 ) -> None:
     if not names:
         return
-    text = f"{kind}: {len(names):,} ({listed([shown(name) for name in names], SHOWN)})"
+    text = f"{kind}: {len(names):,} ({listed([shown(name) for name in names], SHOWN[kind])})"
     if reading.strict:
         raise UserError(f"{path} has {text}: correct it, or leave out --strict")
     notes.append(f"{text}; {use}" if use else text)

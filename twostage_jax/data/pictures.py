@@ -1,7 +1,5 @@
 """Sources with one file for each image: `folder:` and `csv:`."""
 
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,9 +16,10 @@ from twostage_jax.data.names import listed
 from twostage_jax.data.pixels import Array
 from twostage_jax.data.source import BrokenFile, Source
 from twostage_jax.data.spec import Progress, Reading
+from twostage_jax.data.spelling import doubtful_labels, with_one_spelling, without_names
 from twostage_jax.data.split import Split
 from twostage_jax.data.targets import NUMBER, read_class_names
-from twostage_jax.errors import UserError, printable, shortened, shown
+from twostage_jax.errors import UserError, printable, shortened
 
 LISTERS: dict[str, Callable[[Path, Reading, bool], tuple[list[Entry], list[str]]]] = {
     "folder": list_folder,
@@ -60,8 +59,9 @@ def read(
     if as_pool:
         entries = _without_labels(entries, path, notes)
     else:
-        entries = _without_names(entries, reading.unlabeled_label or (), notes)
-        entries = _with_labels(entries, bool(reading.merge_labels), path, notes)
+        entries = without_names(entries, reading.unlabeled_label or (), notes)
+        entries = with_one_spelling(entries, bool(reading.merge_labels), path, notes)
+        notes += doubtful_labels(entries)
     held_out = sum(not entry.label and entry.split in ("validation", "test") for entry in entries)
     if held_out:
         notes.append(f"unlabelled images of validation and test, not used: {held_out:,}")
@@ -106,76 +106,6 @@ def _without_labels(entries: list[Entry], path: Path, notes: list[str]) -> list[
     if len(kept) < len(entries):
         notes.append(f"images of its test split, not used: {len(entries) - len(kept):,}")
     return kept
-
-
-def _without_names(entries: list[Entry], names: Sequence[str], notes: list[str]) -> list[Entry]:
-    """Remove labels that mean "no label".
-
-    Raises:
-        UserError: a name that no image has.
-    """
-    if not names:
-        return entries
-    keys = {_key(name) for name in names}
-    missing = keys - {_key(entry.label) for entry in entries}
-    if missing:
-        present = sorted({entry.label for entry in entries} - {""})
-        raise UserError(
-            f"--unlabeled-label {shown(min(missing))} is the label of no image: give one of "
-            f"{listed(map(shown, present), 12)}"
-        )
-    kept = []
-    count = 0
-    for entry in entries:
-        is_named = entry.label != "" and _key(entry.label) in keys
-        count += is_named
-        kept.append(entry._replace(label="") if is_named else entry)
-    notes.append(
-        f"images with the label {listed(map(shown, names))}: {count:,}, read as unlabelled"
-    )
-    return kept
-
-
-def _key(label: str) -> str:
-    """Return a label without differences of case, spaces and composition of its characters."""
-    return " ".join(unicodedata.normalize("NFC", label).split()).casefold()
-
-
-def _with_labels(entries: list[Entry], merge: bool, path: Path, notes: list[str]) -> list[Entry]:
-    """Give each class one spelling.
-
-    Raises:
-        UserError: several spellings, unless they are to be merged.
-    """
-    spellings: dict[str, Counter[str]] = {}
-    for label, count in Counter(entry.label for entry in entries).items():
-        if label:
-            spellings.setdefault(_key(label), Counter())[label] = count
-    several = {key: counts for key, counts in spellings.items() if len(counts) > 1}
-    if several and not merge:
-        examples = (
-            " and ".join(f"{shown(name)} ({count:,})" for name, count in counts.most_common())
-            for counts in several.values()
-        )
-        raise UserError(
-            f"{path} has labels that differ only by case or spaces: {listed(examples, 6)}; give "
-            "--merge-labels if they are one class, or correct them"
-        )
-    chosen = {}
-    names = {"": ""}
-    for key, counts in spellings.items():
-        # The most frequent spelling; of equal ones the first in alphabetical order.
-        name = min(counts, key=lambda name: (-counts[name], name))
-        chosen[key] = " ".join(unicodedata.normalize("NFC", name).split())
-        names |= dict.fromkeys(counts, chosen[key])
-    if all(name == text for text, name in names.items()):
-        return entries
-    if several:
-        notes.append(
-            f"labels that differ only by case or spaces are merged: "
-            f"{listed((shown(chosen[key]) for key in several), 12)}"
-        )
-    return [entry._replace(label=names[entry.label]) for entry in entries]
 
 
 def _as_source(name: str, entries: list[Entry], decoded: Decoded, form: Form) -> Source:

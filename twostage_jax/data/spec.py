@@ -40,7 +40,7 @@ class Reading(NamedTuple):
         glob: pattern of the files of a folder that are images; None for the usual endings.
         skip_broken: True to leave out files that cannot be decoded.
         strict: True to refuse rows of a csv without a file, and files without a row.
-        merge_labels: True to read labels that differ only by case or spaces as one.
+        merge_labels: True to read labels that differ only by case, spaces or zeros as one.
         cache_dir: folder for decoded images, or `"off"`; None for the user's cache folder.
         pixel_limit: largest image in megapixels; None for 100.
     """
