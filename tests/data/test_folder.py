@@ -236,6 +236,18 @@ def test_given_size_channels_and_fit_are_used(tmp_path):
     refused(f"folder:{tmp_path}", "--image-size is '8x': give a number of pixels", image_size="8x")
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+def test_scans_that_use_a_small_part_of_16_bits_are_said(tmp_path, bits):
+    from PIL import Image
+
+    for index in range(8):
+        (tmp_path / f"{index % 2}").mkdir(exist_ok=True)
+        pixels = np.random.RandomState(index).randint(0, 2**bits, (8, 8)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{index % 2}" / f"{index}.tif")
+    notes = "\n".join(load(f"folder:{tmp_path}").notes)
+    assert ("all images are dark, at most 16 of 255" in notes) == (bits == 12)
+
+
 def test_grey_pictures_in_colour_files_are_grey(tmp_path):
     from PIL import Image
 

@@ -9,7 +9,7 @@ from twostage_jax.data.cache import Cache, Decoded, describe_files
 from twostage_jax.data.csv import list_csv
 from twostage_jax.data.decode import Form
 from twostage_jax.data.folder import list_folder
-from twostage_jax.data.form import choose_form, pixel_limit
+from twostage_jax.data.form import SAMPLE, choose_form, pixel_limit
 from twostage_jax.data.grouping import with_groups
 from twostage_jax.data.listing import Entry
 from twostage_jax.data.names import listed
@@ -25,6 +25,7 @@ LISTERS: dict[str, Callable[[Path, Reading, bool], tuple[list[Entry], list[str]]
     "folder": list_folder,
     "csv": list_csv,
 }
+DARK = 64
 NOTE_LIMIT = 500  # characters; names of files can be long
 
 
@@ -81,15 +82,29 @@ def read(
             f"none of the {len(entries):,} images of {path} can be decoded: give other files",
             list(map(str, broken)),
         )
+    notes += _note_on_dark(decoded.image)
     source = _as_source(path.stem if kind == "csv" else path.name, entries, decoded, form)
     notes = [printable(shortened(note, NOTE_LIMIT)) for note in notes]
     return source._replace(notes=tuple(notes), broken=tuple(broken))
 
 
+def _note_on_dark(images: np.ndarray) -> list[str]:
+    """Return a sentence if a sample of images uses less than a quarter of the range of values."""
+    step = -(-len(images) // SAMPLE)
+    brightest = int(images[::step].max(initial=0))
+    if brightest >= DARK:
+        return []
+    return [
+        f"all images are dark, at most {brightest} of 255: if they are files of 16 bits with "
+        "values up to 4,095, scale their values to the full range, because they have few grey levels "
+        "otherwise"
+    ]
+
+
 def _broken_message(path: Path, broken: Sequence[BrokenFile], count: int) -> str:
     return (
         f"{len(broken):,} of {count:,} images of {path} cannot be decoded: "
-        f"{listed(map(str, broken), 8)}; repair or remove them, leave them out with --skip-broken, "
+        f"{listed(map(str, broken), 3)}; repair or remove them, leave them out with --skip-broken, "
         "or raise --pixel-limit for images that are too large"
     )
 
