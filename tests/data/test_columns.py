@@ -60,6 +60,7 @@ def test_a_pool_does_without_the_columns_of_the_source(images, tmp_path):
     dataset = load(spec, unlabeled=more, **columns)
     assert sizes(dataset)["unlabelled"] == 3
     assert "no column 'who', so --group-column is ignored" in notes(dataset)
+    assert "groups of validation and test may be among them" in notes(dataset)
 
 
 def test_unused_columns_are_said_and_groups_are_recommended(images):

@@ -95,9 +95,8 @@ def _note_on_dark(images: np.ndarray) -> list[str]:
     if brightest >= DARK:
         return []
     return [
-        f"all images are dark, at most {brightest} of 255: if they are files of 16 bits with "
-        "values up to 4,095, scale their values to the full range, because they have few grey levels "
-        "otherwise"
+        f"all images are dark, at most {brightest} of 255: if the files have 16 bits and values up "
+        "to 4,095, scale them to the full range, or most grey levels are lost"
     ]
 
 

@@ -67,6 +67,11 @@ def with_more(source: Source, more: Source, spec: str) -> Source:
         )
         columns = {name: values[kept] for name, values in columns.items()}
     notes.append(f"--unlabeled {spec}: {len(columns['image']):,} images for stage 1")
+    if source.groups and not more.groups:
+        notes.append(
+            f"--unlabeled {spec}: its images have no groups, so groups of validation and test may "
+            "be among them"
+        )
     if more.test is not None:
         notes.append(f"--unlabeled {spec}: images of its test split are not used")
     return with_pool(source, columns)._replace(
