@@ -272,6 +272,16 @@ def test_a_named_label_means_unlabelled(tmp_path):
     refused(f"folder:{tmp_path}", "'horse' is the label of no image", unlabeled_label=("horse",))
 
 
+def test_each_class_keeps_a_training_image(tmp_path):
+    counts = {f"class {index:02d}": 1 for index in range(12)}
+    root = folder(tmp_path, counts)
+    refused(f"folder:{root}", "a single example of each class, so none can be set aside")
+    picture(root / "class 03" / "second.png", 77)
+    dataset = load(f"folder:{root}")
+    assert sizes(dataset) == {"train": 12, "validation": 0, "test": 1}
+    assert len(set(dataset.train["label"].tolist())) == 12
+
+
 def test_more_unlabelled_images_come_from_another_source(tmp_path):
     folder(tmp_path / "labelled", {"cat": 5, "dog": 5})
     for index in range(7):
