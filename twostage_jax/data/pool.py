@@ -59,7 +59,7 @@ def with_more(source: Source, more: Source, spec: str) -> Source:
         group = np.concatenate([part["group"] for part in parts])
         columns["group"] = _numbered(groups, more.groups, group)
     notes = [f"--unlabeled {spec}: {note}" for note in more.notes]
-    kept = ~_is_known(columns, source)
+    kept = ~_is_repeated(columns, source)
     if not kept.all():
         notes.append(
             f"--unlabeled {spec}: {(~kept).sum():,} images are those of the source (same file or "
@@ -79,16 +79,16 @@ def with_more(source: Source, more: Source, spec: str) -> Source:
     )
 
 
-def _is_known(columns: Split, source: Source) -> np.ndarray:
+def _is_repeated(columns: Split, source: Source) -> np.ndarray:
     """Return a mask of the images that the source has, too."""
-    known = np.zeros(len(columns["image"]), bool)
+    mask = np.zeros(len(columns["image"]), bool)
     if "file" in columns:
-        known = np.isin(_real(columns["file"]), _real(_files(source)))
+        mask = np.isin(_real(columns["file"]), _real(_files(source)))
     # A copy of the folder has other paths, but the same pixels.
     digests = {digest for images in _images(source) for digest in digests_of(images)}
-    rest = np.flatnonzero(~known)
-    known[rest] = [digest in digests for digest in digests_of(columns["image"][rest])]
-    return known
+    rest = np.flatnonzero(~mask)
+    mask[rest] = [digest in digests for digest in digests_of(columns["image"][rest])]
+    return mask
 
 
 def _files(source: Source) -> np.ndarray:
