@@ -1,5 +1,7 @@
 """Columns of tables: splits, groups, a column for each class, and tables of other computers."""
 
+import unicodedata
+
 import pytest
 
 from tests.data.photos import folder, labels, load, picture, refused, rows, sizes, write
@@ -83,10 +85,12 @@ def test_a_column_for_each_class_is_read(images):
 
 
 def test_a_column_of_measurements_is_not_taken_for_labels(tmp_path):
-    names = [path.name for path in folder(tmp_path, {".": 30}).glob("*.png")]
-    spec = write(tmp_path / "t.csv", ["path,age", *(f"{p},{i}.5" for i, p in enumerate(names))])
-    refused(spec, "30 different values in 30 rows of column 'age'.*--label-column")
-    assert len(load(spec, label_column="age").classes) == 30
+    names = [path.name for path in folder(tmp_path, {".": 40}).glob("*.png")]
+    spec = write(
+        tmp_path / "t.csv", ["path,age", *(f"{p},{i % 25}.5" for i, p in enumerate(names))]
+    )
+    refused(spec, "25 different values in 40 rows of column 'age'.*--label-column")
+    assert len(load(spec, label_column="age").classes) == 25
 
 
 @pytest.mark.parametrize("start", ["sep=;\r\n", "# exported\n# by a program\n", ""])
@@ -116,9 +120,19 @@ def test_whole_paths_of_another_computer_are_found_by_their_ends(images, tmp_pat
 def test_names_in_other_case_are_found_and_other_endings_are_reported(images):
     pairs = [(path.upper(), label) for path, label in rows(images)]
     dataset = load(write(images / "t.csv", ["path,label", *map(",".join, pairs)]))
-    assert labels(dataset) == dict(pairs) and "differ from the files by case: 12" in notes(dataset)
+    assert labels(dataset) == dict(
+        pairs
+    ) and "differ from the files by case or accents: 12" in notes(dataset)
     spec = write(images / "t.csv", ["path,label", *map(",".join, rows(images, ending=".jpg"))])
     refused(spec, "it has 'a00.png' instead of 'a00.jpg'; correct the endings")
+
+
+def test_names_with_composed_accents_are_found(tmp_path):
+    names = [f"é{index}.png" for index in range(8)]
+    for index, name in enumerate(names):
+        picture(tmp_path / "ö" / unicodedata.normalize("NFD", name), index)
+    lines = [f"ö/{name},{index % 2}" for index, name in enumerate(names)]
+    assert len(labels(load(write(tmp_path / "t.csv", ["path,label", *lines])))) == 8
 
 
 def test_files_without_a_row_are_offered_to_stage_1(images):

@@ -248,6 +248,18 @@ def test_scans_that_use_a_small_part_of_16_bits_are_said(tmp_path, bits):
     assert ("all images are dark, at most 16 of 255" in notes) == (bits == 12)
 
 
+def test_images_with_several_pages_are_said(tmp_path):
+    from PIL import Image
+
+    folder(tmp_path, {"a": 4, "b": 4})
+    pages = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (10, 90)]
+    assert "pages" not in "".join(load(f"folder:{tmp_path}").notes)
+    for name in ("a/x.tif", "b/y.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    notes = "".join(load(f"folder:{tmp_path}").notes)
+    assert "2 of 10 images looked at have several frames or pages" in notes
+
+
 def test_grey_pictures_in_colour_files_are_grey(tmp_path):
     from PIL import Image
 

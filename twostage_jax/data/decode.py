@@ -101,6 +101,18 @@ def size_of(file: Path, limit: int = PIXEL_LIMIT) -> tuple[int, int, bool]:
         return image.height, image.width, image.mode in GREY_MODES
 
 
+def has_pages(file: Path, limit: int = PIXEL_LIMIT) -> bool:
+    """Return True if a file has several frames or pages.
+
+    Raises:
+        BrokenImage: as `size_of`.
+    """
+    with _as_broken(), open_regular(file) as stream:
+        image = _open(stream, limit)
+        # The second image of a camera's JPEG is a preview or a map of brightness.
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+
+
 @contextlib.contextmanager
 def _as_broken() -> Iterator[None]:
     """Convert all errors of reading an image into `BrokenImage`."""

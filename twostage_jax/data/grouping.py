@@ -45,7 +45,9 @@ def with_groups(entries: list[Entry], pattern: str | None, notes: list[str]) -> 
             "group of its own"
         )
         entries = [entry._replace(group=entry.group or entry.path) for entry in entries]
-    notes.append(f"groups: {len(names):,} in {len(entries):,} images; no split divides one")
+    notes.append(
+        f"groups: {len(names):,} in {len(entries):,} images; splits that are made keep them whole"
+    )
     return entries
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 from twostage_jax.data.listing import ENDINGS, Entry, find_images
@@ -28,7 +29,7 @@ class Files:
         self._by_stem: dict[str, list[str]] | None = None
         self._by_folded: dict[str, list[str]] = {}
         self._moved: set[str] = set()
-        self._other_case: set[str] = set()
+        self._other_form: set[str] = set()
 
     def exists(self, text: str) -> bool:
         """Return True if a cell is the path of a file, or the beginning of its name."""
@@ -65,10 +66,10 @@ class Files:
                 f"paths of another computer: {len(self._moved):,} ({shown(min(self._moved))}), "
                 f"found by their ends below {self.folder}"
             )
-        if self._other_case:
+        if self._other_form:
             notes.append(
-                f"names that differ from the files by case: {len(self._other_case):,} "
-                f"({shown(min(self._other_case))})"
+                f"names that differ from the files by case or accents: {len(self._other_form):,} "
+                f"({shown(min(self._other_form))})"
             )
         return notes
 
@@ -105,12 +106,12 @@ class Files:
         end = f"/{folder}" if folder else ""
         matches = [x for x in stems.get(name, []) if os.path.dirname(x).endswith(end)]
         if not matches:
-            # As on the computers where most tables are written.
-            end = end.casefold()
-            matches = self._by_folded.get(name.casefold(), [])
-            matches = [x for x in matches if os.path.dirname(x).casefold().endswith(end)]
+            # Other systems compare names in this way, and macOS writes é as two characters.
+            end = _folded(end)
+            matches = self._by_folded.get(_folded(name), [])
+            matches = [x for x in matches if _folded(os.path.dirname(x)).endswith(end)]
             if len(matches) == 1:
-                self._other_case.add(text)
+                self._other_form.add(text)
         if len(matches) > 1:
             raise UserError(
                 f"{self._table} has the name {shown(text)}, and {len(matches)} files have it, for "
@@ -126,7 +127,7 @@ class Files:
                 stem = os.path.splitext(parts[-1])[0]
                 for name in dict.fromkeys((stem, parts[-1])):
                     self._by_stem.setdefault(name, []).append(file)
-                    self._by_folded.setdefault(name.casefold(), []).append(file)
+                    self._by_folded.setdefault(_folded(name), []).append(file)
         return self._by_stem
 
     def without_row(self, listed_files: dict[str, Entry]) -> list[str]:
@@ -141,3 +142,8 @@ class Files:
                     if is_image and entry.path not in listed_files and entry.is_file():
                         missing.append(os.path.relpath(entry.path, self._base))
         return sorted(missing)
+
+
+def _folded(name: str) -> str:
+    """Return a name without differences of case and composition of its characters."""
+    return unicodedata.normalize("NFC", name).casefold()

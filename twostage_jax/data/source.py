@@ -187,7 +187,7 @@ def _nested(train: Split) -> str:
     folders = {path.rpartition("/")[0] for path in train.get("path", np.array([], str)).tolist()}
     inner = sorted(folder for folder in folders if "/" in folder)
     if not inner:
-        return ""
+        return "; labels in a table are read with csv:FILE" if folders else ""
     top = inner[0].partition("/")[0]
     return f"; if the folders in {top!r} are the classes, give folder:DIR/{top}"
 
