@@ -25,12 +25,7 @@ def list_csv(path: Path, reading: Reading, as_pool: bool = False) -> tuple[list[
         UserError: a file that is no csv or has other columns; paths that lead out of the folder;
             no row with a file; with `strict`, a row without a file or a file without a row.
     """
-    folder = expanded(reading.image_dir) if reading.image_dir else path.parent
-    if not folder.is_dir():
-        raise UserError(f"--image-dir {folder} is not a folder: give the folder of the images")
-    cells = read_table(path)
-    files = Files(folder, reading.image_dir is not None, path)
-    table, columns = find_columns(cells, files, path, reading, as_pool)
+    table, columns, files = _open_csv(path, reading, as_pool)
     notes = table.notes
     entries: dict[str, Entry] = {}
     absent: list[str] = []
@@ -54,18 +49,29 @@ def list_csv(path: Path, reading: Reading, as_pool: bool = False) -> tuple[list[
             f"{len(conflicts):,}: {listed(conflicts, 3)}; keep one row for each image"
         )
     if not entries:
-        raise UserError(_no_files(path, folder, absent, files))
+        raise UserError(_no_files(path, absent, files))
     if repeated:
         notes.append(f"rows that repeat another row, read once: {repeated:,}")
     notes += files.notes()
     _report("rows without a file", absent, path, reading, notes, "they are left out")
     use = "they are left out"
     if not as_pool:
-        use = f"--unlabeled folder:{folder} trains stage 1 on them"
+        use = f"--unlabeled folder:{files.folder} trains stage 1 on them"
     if reading.unlabeled:
         use = ""
     _report("files without a row", files.without_row(entries), path, reading, notes, use)
     return list(entries.values()), notes
+
+
+def _open_csv(path: Path, reading: Reading, as_pool: bool) -> tuple[Table, Columns, Files]:
+    """Read a csv file, and find its columns and the folder of its files."""
+    folder = expanded(reading.image_dir) if reading.image_dir else path.parent
+    if not folder.is_dir():
+        raise UserError(f"--image-dir {folder} is not a folder: give the folder of the images")
+    cells = read_table(path)
+    files = Files(folder, reading.image_dir is not None, path)
+    table, columns = find_columns(cells, files, path, reading, as_pool)
+    return table, columns, files
 
 
 def _as_entry(table: Table, columns: Columns, number: int, file: str, path: Path) -> Entry:
@@ -113,10 +119,10 @@ def _report(
     notes.append(f"{text}; {use}" if use else text)
 
 
-def _no_files(path: Path, folder: Path, absent: Sequence[str], files: Files) -> str:
+def _no_files(path: Path, absent: Sequence[str], files: Files) -> str:
     if not absent:
         return f"{path} has no rows: give a csv file with a row for each image"
-    text = f"none of the {len(absent):,} files in {path} exists in {folder}"
+    text = f"none of the {len(absent):,} files in {path} exists in {files.folder}"
     other = files.with_other_ending(absent[0])
     if other is not None:
         return (
