@@ -310,7 +310,11 @@ def test_copies_of_the_images_at_another_place_are_not_trained_on(tmp_path):
     shutil.copytree(tmp_path / "labelled", tmp_path / "copy")
     (tmp_path / "copy" / "dog" / "004.png").rename(tmp_path / "copy" / "renamed.png")
     picture(tmp_path / "copy" / "new.png", 99, (20, 30))
-    dataset = load(f"folder:{tmp_path / 'labelled'}", unlabeled=f"folder:{tmp_path / 'copy'}")
+    for name in ("labelled", "copy"):
+        (tmp_path / name / "dog" / "empty.png").touch()
+    spec = f"folder:{tmp_path / 'labelled'}"
+    dataset = load(spec, unlabeled=f"folder:{tmp_path / 'copy'}", skip_broken=True)
+    assert [broken.path for broken in dataset.broken] == ["dog/empty.png"]
     assert dataset.unlabelled["path"].tolist() == ["new.png"]
     assert any("10 images are those of the source" in note for note in dataset.notes)
     assert not len(ts.load("digits", unlabeled="digits").unlabelled["image"])

@@ -229,11 +229,14 @@ def _notes(
     if as_pool or not unused:
         return [text]
     notes = [f"{text}; not used: {listed([shown(names[c]) for c in unused], 12)}"]
-    for column in unused if columns.group is None and not reading.group_by else ():
-        count = len(set(_values(table, column)))
-        if GROUP_NAME.fullmatch(names[column].lower()) and 1 < count < len(table.rows):
-            notes.append(
-                f"column {names[column]!r} looks like groups ({count:,}): --group-column "
-                f"{names[column]!r} keeps each on one side of every split"
-            )
+    if columns.group is not None or reading.group_by:
+        return notes
+    for column in unused:
+        if GROUP_NAME.fullmatch(names[column].lower()):
+            count = len(set(_values(table, column)))
+            if 1 < count < len(table.rows):
+                notes.append(
+                    f"column {names[column]!r} looks like groups ({count:,}): --group-column "
+                    f"{names[column]!r} keeps each on one side of every split"
+                )
     return notes

@@ -74,8 +74,10 @@ def with_more(source: Source, more: Source, spec: str) -> Source:
         )
     if more.test is not None:
         notes.append(f"--unlabeled {spec}: images of its test split are not used")
+    # A file of both sources is listed once.
+    broken = tuple(dict.fromkeys((*source.broken, *more.broken)))
     return with_pool(source, columns)._replace(
-        groups=groups, notes=(*source.notes, *notes), broken=(*source.broken, *more.broken)
+        groups=groups, notes=(*source.notes, *notes), broken=broken
     )
 
 
