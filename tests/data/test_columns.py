@@ -4,6 +4,7 @@ import unicodedata
 
 import pytest
 
+import twostage_jax as ts
 from tests.data.photos import folder, labels, load, picture, refused, rows, sizes, write
 
 
@@ -63,6 +64,9 @@ def test_a_pool_does_without_the_columns_of_the_source(images, tmp_path):
     assert sizes(dataset)["unlabelled"] == 3
     assert "no column 'who', so --group-column is ignored" in notes(dataset)
     assert "groups of validation and test may be among them" in notes(dataset)
+    # Beside a folder, the columns are meant for this table.
+    with pytest.raises(ts.UserError, match="t.csv has no column 'file': give --path-column"):
+        load(f"folder:{folder(tmp_path / 'main', {'x': 4, 'y': 4})}", unlabeled=more, **columns)
 
 
 def test_unused_columns_are_said_and_groups_are_recommended(images):

@@ -10,7 +10,7 @@ from twostage_jax.data.listing import ENDINGS
 from twostage_jax.data.located import Files
 from twostage_jax.data.names import listed
 from twostage_jax.data.spec import OFF, Reading
-from twostage_jax.data.table import SAMPLE, Table
+from twostage_jax.data.table import SAMPLE, Table, read_table
 from twostage_jax.errors import UserError, shown
 
 PATH_NAMES = (
@@ -47,8 +47,7 @@ def find_columns(
 ) -> tuple[Table, Columns]:
     """Find header and columns, and note the decision.
 
-    With `as_pool`, labels do not matter, and a column that is not there is not missed: the settings
-    are those of another source.
+    With `as_pool`, labels do not matter.
 
     Raises:
         UserError: a column that is not there, or that is not certain.
@@ -58,8 +57,6 @@ def find_columns(
     split_column = None if reading.split_column == OFF else reading.split_column
     asked = (reading.path_column, reading.label_column, reading.group_column, split_column)
     by_name = [name for name in asked if name and (name in first or not name.isdecimal())]
-    if as_pool:
-        by_name = [name for name in by_name if name in first]
     has_header = bool(by_name) or _looks_like_header(table, files)
     header = first if has_header else None
     if header is not None:
@@ -73,9 +70,6 @@ def find_columns(
             return header.index(name)
         if name.isdecimal() and 1 <= int(name) <= width:
             return int(name) - 1
-        if as_pool:
-            table.notes.append(f"the csv has no column {shown(name)}, so {flag} is ignored")
-            return None
         raise UserError(
             f"{path} has no column {shown(name)}: give {flag} one of {listed(names, 20)}, or a "
             f"number from 1 to {width}"
@@ -99,6 +93,21 @@ def find_columns(
         )
     table.notes.extend(_notes(table, columns, names, reading, as_pool))
     return table, columns
+
+
+def for_another_table(reading: Reading, path: Path) -> tuple[Reading, tuple[str, ...]]:
+    """Return settings of another table without the columns that this table lacks, and notes."""
+    first = [cell.strip() for cell in read_table(path).rows[0]]
+    notes = []
+    values = {"label_column": None}  # labels of more unlabelled images do not matter
+    for field in ("path_column", "group_column", "split_column"):
+        name = getattr(reading, field)
+        is_number = name is not None and name.isdecimal() and 1 <= int(name) <= len(first)
+        if name not in (None, OFF, *first) and not is_number:
+            values[field] = None
+            flag = f"--{field.replace('_', '-')}"
+            notes.append(f"{path.name} has no column {shown(name)}, so {flag} is ignored")
+    return reading._replace(**values), tuple(notes)
 
 
 def _looks_like_header(table: Table, files: Files) -> bool:

@@ -155,8 +155,17 @@ def _read(spec: str, request: Request) -> Source:
             return source
         # In the form of the source, whatever its images look like.
         reading = pool.with_form_of(source, request.reading)._replace(unlabeled=None)
-        asked = request._replace(data_dir=None, reading=fitting(reading, more))
-        return pool.with_more(source, _read_kind(more, asked, as_pool=True), more)
+        reading = fitting(reading, more)
+        notes = ()
+        if kind_of(spec) == kind_of(more) == "csv":
+            from twostage_jax.data import columns
+
+            # The columns are those of the first table.
+            path = expanded(more.partition(":")[2])
+            reading, notes = columns.for_another_table(reading, path)
+        asked = request._replace(data_dir=None, reading=reading)
+        other = _read_kind(more, asked, as_pool=True)
+        return pool.with_more(source, other._replace(notes=notes + other.notes), more)
     except OSError as error:  # for example a name that is too long, or a failing disk
         file = error.filename or spec
         reason = error.strerror or error
