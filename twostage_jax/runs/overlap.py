@@ -31,8 +31,8 @@ def find_overlap(dataset: Dataset, images: np.ndarray) -> Overlap:
     seen = np.zeros(len(images), bool)
     masks = {}
     for name in SPLITS:
-        own = set(digests_of(dataset.splits.get(name, dataset.unlabelled)["image"]))
-        masks[name] = ~seen & np.array([digest in own for digest in digests], bool)
+        split_digests = set(digests_of(dataset.splits.get(name, dataset.unlabelled)["image"]))
+        masks[name] = ~seen & np.array([digest in split_digests for digest in digests], bool)
         seen |= masks[name]
     counts = {name: int(mask.sum()) for name, mask in masks.items() if mask.any()}
     return Overlap(counts, masks["train"])
