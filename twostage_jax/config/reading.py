@@ -78,7 +78,7 @@ class FilesConfig(Settings):
     path_column: Annotated[str, *declare("NAME", check_text, "found by content")] = UNSET
     """Column of a csv with the paths of the images, by name or number"""
     label_column: Annotated[str, *declare("NAME", check_text, "found by name")] = UNSET
-    """Column of a csv with the labels, by name or number"""
+    """Column of a csv with the labels, by name or number; NAME,NAME for a column for each class"""
     image_dir: Annotated[
         Path | None, *declare("DIR", check_path, "the folder of the csv", normal=as_folder)
     ] = None

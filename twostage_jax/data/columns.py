@@ -23,6 +23,7 @@ GROUP_NAME = re.compile(
     "(patient|subject|person|participant|individual|animal|lesion|case|slide|camera|group)s?"
     "([ _-]?(id|ids|no|nr|number|name))?"
 )
+NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]*)?")
 ZERO_OR_ONE = {"0": False, "0.0": False, "1": True, "1.0": True}
 # Of more different values than this, most must be in several rows to be classes.
 FEW_VALUES = 20
@@ -76,15 +77,20 @@ def find_columns(
         )
 
     at = position(reading.path_column, "--path-column")
-    label = None if as_pool else position(reading.label_column, "--label-column")
+    several = () if as_pool or header is None else _several(reading.label_column, header)
+    label = None
+    if not several and not as_pool:
+        label = position(reading.label_column, "--label-column")
     group = position(reading.group_column, "--group-column")
     split = position(split_column, "--split-column")
     if split is None and reading.split_column is None:
         split = _split_column(table, {at, label, group})
     if at is None:
         at = _path_column(table, files, {label, group, split}, path)
-    columns = Columns(at, label, group, split)
-    if label is None and not as_pool:
+    columns = Columns(at, label, group, split, several)
+    if several:
+        _check_one_hot(table, several, path)
+    elif label is None and not as_pool:
         columns = _with_labels(table, columns, names, path)
     if at == label:
         raise UserError(
@@ -201,20 +207,53 @@ def _check_labels(table: Table, column: int, names: Sequence[str], path: Path) -
 
 
 def _one_hot(table: Table, free: Sequence[int]) -> tuple[int, ...]:
-    """Return the columns of zeros and ones if each row has a single one in them."""
-    columns = [
-        column
-        for column in free
-        if table.rows and all(row[column].strip() in ZERO_OR_ONE for row in table.rows)
-    ]
-    counts = {sum(ZERO_OR_ONE[row[column].strip()] for column in columns) for row in table.rows}
-    return tuple(columns) if len(columns) > 1 and counts == {1} else ()
+    """Return the columns of zeros and ones if each row has a single one in them.
+
+    Empty if they are splits, or another column has texts, which may be the labels.
+    """
+    header = table.header or []
+    columns = []
+    for column in free:
+        values = {row[column].strip() for row in table.rows}
+        if values <= ZERO_OR_ONE.keys():
+            columns.append(column)
+        elif not all(map(NUMBER.fullmatch, values - {""})):
+            return ()
+    if any(header[column].lower().removeprefix("is_") in SPLITS for column in columns):
+        return ()
+    is_certain = len(columns) > 1 and all(_ones(row, columns) == 1 for row in table.rows)
+    return tuple(columns) if is_certain else ()
+
+
+def _ones(row: Sequence[str], columns: Sequence[int]) -> int:
+    return sum(ZERO_OR_ONE.get(row[column].strip(), False) for column in columns)
+
+
+def _several(name: str | None, header: Sequence[str]) -> tuple[int, ...]:
+    """Return the columns that a text such as `MEL,NV` names; empty if it names no several."""
+    if name is None or name in header:
+        return ()
+    names = [part.strip() for part in name.split(",")]
+    if len(names) < 2 or not set(names) <= set(header):
+        return ()
+    return tuple(map(header.index, names))
+
+
+def _check_one_hot(table: Table, columns: Sequence[int], path: Path) -> None:
+    """Raise `UserError` if a row has several ones in some columns, or none."""
+    for row, line in zip(table.rows, table.lines, strict=True):
+        count = _ones(row, columns)
+        if count != 1:
+            raise UserError(
+                f"line {line} of {path} has {count} ones in the columns of --label-column: give "
+                "each image a single class"
+            )
 
 
 def class_of(row: Sequence[str], columns: Columns, header: Sequence[str] | None) -> str:
     """Return the text of the label of a row; empty if there is none."""
     if columns.one_hot and header is not None:
-        return next(header[c] for c in columns.one_hot if ZERO_OR_ONE[row[c].strip()])
+        return next(header[c] for c in columns.one_hot if _ones(row, [c]))
     return "" if columns.label is None else row[columns.label].strip()
 
 

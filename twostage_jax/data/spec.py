@@ -28,7 +28,7 @@ class Reading(NamedTuple):
         unlabeled: SPEC of more images for stage 1, or None.
         unlabeled_label: labels that mean "no label".
         path_column: column of a csv with the paths, by name or number from 1; None to find it.
-        label_column: the same for the labels.
+        label_column: the same for the labels; names with commas for a column for each class.
         image_dir: folder that the paths of a csv are relative to; None for the folder of the csv.
         group_column: column of a csv with the group of each image, or None.
         split_column: column of a csv with the split of each image; `"off"` for none, None to find
