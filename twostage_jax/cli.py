@@ -23,6 +23,7 @@ from twostage_jax.config.commands import (
     Pretrain,
     Training,
 )
+from twostage_jax.config.deploy import check_predict
 from twostage_jax.config.fields import check_coverage, integer, parse_mesh
 from twostage_jax.config.layers import from_dict, overlay, to_dict
 from twostage_jax.config.parse import parse
@@ -209,6 +210,8 @@ def _evaluate(command: Evaluate) -> None:
 
 
 def _deploy(command: Predict | Export) -> None:
+    if isinstance(command, Predict):
+        check_predict(command)
     terminal = _make_terminal(command)
     with terminal.status("importing jax"), import_errors():
         from twostage_jax.runs.deploy.commands import deploy

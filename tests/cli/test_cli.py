@@ -122,6 +122,7 @@ def test_an_error_on_a_terminal_has_no_colours():
         ("evaluate run --ood dgits", "unknown source 'dgits'"),
         ("bench --repeats 0", "--repeats is 0"),
         ("bench --parity --members", "two benchmarks"),
+        ("predict run", "predict needs images: twostage predict run INPUT"),
     ],
 )
 def test_the_other_commands_check_their_flags_before_they_import_jax(line, expected, capsys):

@@ -224,6 +224,7 @@ BROKEN = {
     "two shapes": (keras(x_test=np.zeros((9, 5, 5), np.uint8)), r"\(5, 4, 1\) in train and"),
     "unknown": (lambda folder: "mnst", "unknown source 'mnst': did you mean 'mnist'"),
     "incomplete": (lambda folder: "idx:", "--data 'idx:' is incomplete: write idx:DIR"),
+    "folder alone": (str, "unknown source '.*': write folder:/.* for a folder of images"),
 }
 
 
@@ -233,6 +234,13 @@ def test_broken_input_gets_one_message(name, tmp_path):
     with pytest.raises(ts.UserError, match=expected) as error:
         ts.load(make(tmp_path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "b.npz"])
+def test_a_file_alone_is_refused_with_its_form(name, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(ts.UserError, match=f"write {name[-3:]}:/.*{name}$"):
+        ts.load(str(tmp_path / name))
 
 
 def test_mnist_by_idx(mnist):

@@ -144,7 +144,7 @@ def test_several_runs_are_compared(done, trio, tmp_path, capsys):
         (["{done}", "{done}"], "got a run twice"),
         (["{tmp}"], "is not a run folder"),
         (["{done}", "{unfinished}"], "has no result to compare"),
-        (["{done}", "{trio}", "--study", "{tmp}"], "belongs to one run"),
+        (["{done}", "{trio}", "--study", "{tmp}"], "--study goes with one run"),
         (["{done}", "--study", "{tmp}"], "is not the folder of a study"),
     ],
 )

@@ -171,7 +171,7 @@ def test_a_file_from_a_spreadsheet_is_continued(tmp_path):
         ("path,label\na.png,cat\n", "has the columns path, label"),
         # The file is written anew, and these would be lost.
         ("index,label,note,age\n3,cat,,7\n", "has the columns index, label, note, age"),
-        ("index,label,note\n3,cat,\n77,dog,\n", "1 rows of .* are no images of the source"),
+        ("index,label,note\n3,cat,\n77,dog,\n", "1 rows of .* name no image of the source"),
         ("index,label,note\n3,bird,\n", "line 2 .* has the label 'bird': give one of cat, dog"),
         ("", "is empty"),
     ],

@@ -99,7 +99,7 @@ def test_more_files_than_allowed_are_refused(address, quiet, digits, tmp_path):
     open_trial(page, address)
     page.drop_files("#drop", files)
     page.wait_for("!!document.querySelector('.failed')")
-    assert "only 50 are taken at a time" in page.text(".failed .verdict")
+    assert "at most 50 images are accepted at a time" in page.text(".failed .verdict")
 
 
 def test_a_pasted_image_is_classified(address, quiet):

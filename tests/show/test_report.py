@@ -289,6 +289,12 @@ def test_every_section_is_optional(whole):
         assert absent not in bare
 
 
+def test_the_commands_of_a_page_repeat_the_stages_that_were_trained(html):
+    bare = render_run(Content(folder="a", manifest=manifest(["x", "y", "z"]))).decode()
+    assert "twostage pretrain --config a/config.json" in bare and "twostage evaluate" not in bare
+    assert "twostage run --config" in html.decode() and "twostage evaluate" in html.decode()
+
+
 def test_many_copies_are_said_before_the_accuracy(whole, html):
     text = html.decode()
     warning = text.index("3 of 60 test images (5.0\xa0%) are copies")

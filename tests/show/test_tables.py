@@ -11,6 +11,7 @@ from twostage_jax.scores.figures import assess, compute_scores
 from twostage_jax.scores.interval import accuracy_interval
 from twostage_jax.scores.sweep import SweepPoint, SweepRecord
 from twostage_jax.show import start, tables
+from twostage_jax.show.duplicates import show_duplicates
 from twostage_jax.show.result import (
     show_class_balance,
     show_evaluation,
@@ -26,6 +27,14 @@ RANDOM = np.random.RandomState(0)
 LABEL = RANDOM.randint(0, 3, 40)
 PROBABILITY = RANDOM.dirichlet(np.ones(3), (2, 40)).astype(np.float32)
 ASSESSMENT = assess(PROBABILITY, LABEL, (PROBABILITY, LABEL), reconstruction=0.1)
+
+
+@pytest.mark.parametrize(("count", "verb"), [(1, "is"), (2, "are")])
+def test_copies_are_counted_in_words(count, verb):
+    terminal = Terminal(quiet=True)
+    show_duplicates([("unlabelled", "test", 0, count)], {"test": 20}, True, "", terminal)
+    words = f"{count} of 20 test images {verb} also in the unlabelled images ("
+    assert terminal.notices[0].startswith(words)
 
 
 @pytest.fixture

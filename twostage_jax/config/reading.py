@@ -82,7 +82,7 @@ class FilesConfig(Settings):
     image_dir: Annotated[
         Path | None, *declare("DIR", check_path, "the folder of the csv", normal=as_folder)
     ] = None
-    """Folder that the paths of a csv are relative to"""
+    """Folder that the paths of a csv start from"""
     group_column: Annotated[str, *declare("NAME", check_text, "none")] = UNSET
     """Column of a csv with the group of each image (patient, person, camera); no split that is \
 made divides a group"""
@@ -95,7 +95,7 @@ ignores it"""
     """Pattern of the files of a folder to read, such as "*.png"; with a / it is compared with \
 the path below the folder"""
     skip_broken: Annotated[bool, *declare("", check_switch, "off", normal=as_switch)] = False
-    """Leave out files that cannot be decoded, and list them in broken.csv"""
+    """Leave out files that cannot be decoded, and list them in broken.csv of the run"""
     strict: Annotated[bool, *declare("", check_switch, "off", normal=as_switch)] = False
     """Refuse a csv that has rows without a file, or files without a row"""
     merge_labels: Annotated[bool, *declare("", check_switch, "off", normal=as_switch)] = False
@@ -121,7 +121,8 @@ class ReadingConfig(FilesConfig):
     channels: Annotated[int, *declare("N", check_channels, "chosen from the images")] = UNSET
     """Channels of the images after reading: 1 (grey) or 3 (colour)"""
     image_fit: Annotated[str, *declare("NAME", check_fit, FITS[0])] = UNSET
-    """Way to bring images into the size: pad (keep all, fill the rest) or crop (the middle)"""
+    """Method to fit images into the size: pad (keep the whole image, fill the rest) or crop (keep \
+the middle)"""
 
 
 READING_FIELDS = Reading._fields

@@ -13,16 +13,19 @@ from twostage_jax.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Debug):
-    """Write the page report.html of a run again, or a page that compares several runs."""
+    """Rebuild the page report.html of a run, or write a page that compares several runs."""
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")]
+    runs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        tyro.conf.arg(metavar="RUN...", help_behavior_hint="(required)"),
+    ]
     """Folder of the run; with several folders, the page compares these runs"""
     out: Annotated[
-        Path | None, flag("FILE", "RUN/report.html; comparison.html of several runs")
+        Path | None, flag("FILE", "RUN/report.html; comparison.html for several runs")
     ] = None
     """File to write"""
     study: Annotated[Path | None, flag("DIR", "the newest beside the run with its encoder")] = None
-    """Folder of a study of labels that used the run's encoder: its answer is the first sentence"""
+    """Folder of a label study that used the run's encoder; the page begins with its answer"""
 
 
 def check_report(command: Report) -> None:
@@ -37,4 +40,4 @@ def check_report(command: Report) -> None:
     if len(set(folders)) < len(folders):
         raise UserError("report got a run twice: give each run once")
     if command.study and len(folders) > 1:
-        raise UserError("--study belongs to one run, and several are compared: leave it out")
+        raise UserError("--study goes with one run, but several runs are compared: leave it out")

@@ -25,7 +25,7 @@ class Serve(Loading, ReadingConfig):
     """Show a local page to try a model and to label images (extra: serve)."""
 
     model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN|MODEL")]
-    """Folder of a run, or an exported model file"""
+    """Folder of a run, or a file from `twostage export`"""
     host: Annotated[str, flag("NAME", LOOPBACK[0])] = LOOPBACK[0]
     """Address of the page, on this machine only: 127.0.0.1, localhost or ::1"""
     port: Annotated[int | None, flag("INT", f"{PORT}, or a free one")] = None
@@ -35,7 +35,7 @@ class Serve(Loading, ReadingConfig):
     label: Annotated[str | None, flag("SPEC", "none")] = None
     """Source or folder of images to label by keyboard, one by one; needs --labels-out"""
     labels_out: Annotated[Path | None, flag("FILE.csv", "none")] = None
-    """File for the labels, written after each one; an existing file is continued"""
+    """File for the labels, written after each answer; an existing file is continued"""
     classes: Annotated[str | None, flag("NAME,...", "those of the model")] = None
     """Classes to choose from when labelling, separated by commas"""
     data_dir: Annotated[Path | None, flag("DIR", "the run's")] = None

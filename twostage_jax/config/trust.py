@@ -18,11 +18,12 @@ class TrustConfig(Settings):
     ] = UNSET
     """Weights of the classes in stage 2: none, or auto (inverse to their numbers of labels)"""
     other_class: Annotated[str, *declare("NAME", check_text, "none")] = UNSET
-    """Class of images that belong to none of the others. Nothing is trained on it; it helps to \
-choose how such images are rejected"""
+    """Class for images that belong to no other class. Nothing is trained on it; its images help \
+to choose the score that rejects such images"""
     duplicates: Annotated[
         str,
         *declare("auto|exact|near", choice("--duplicates", DUPLICATES), default="auto"),
     ] = UNSET
     """Search for copies of test and validation images in earlier splits: exact (identical \
-pixels), near (nearly identical, too), or auto (near for at most two billion pairs of images)"""
+pixels), near (nearly identical, mirrored and cropped images, too), or auto (near, but less for \
+large data)"""

@@ -2,20 +2,30 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 
-from twostage_jax.data.similarity import Matches, describe, find_matches, is_searchable
+from twostage_jax.data.similarity import (
+    UNCHANGED,
+    Matches,
+    View,
+    describe,
+    find_matches,
+    is_searchable,
+    usable_views,
+)
 from twostage_jax.data.split import Split
 
 # Splits in the order of their use. A copy in an earlier split can spoil a later one. Copies between
 # train and unlabelled images spoil nothing.
 USES = ("train", "unlabelled", "validation", "test")
 JUDGED = ("validation", "test")
-# Pairs of images that are compared by default; 0.9 billion take two seconds of a core.
-PAIR_LIMIT = 2_000_000_000
+# Comparisons of two images that are made by default, by the number of channels. A core makes half a
+# billion in a second. Copies of photographs are often cropped or mirrored, so they get more.
+LIMITS = {1: 2_000_000_000, 3: 10_000_000_000}
+UNSEARCHED = "nearly identical images were not searched"
 
 
 class Pairs(NamedTuple):
@@ -47,7 +57,7 @@ class Duplicates(NamedTuple):
     Attributes:
         pairs: pairs of each earlier and later split that has any.
         near: True if nearly identical images were searched too.
-        reason: sentence that says why not; empty if they were.
+        reason: sentence that says what was not searched, and why; empty if everything was.
     """
 
     pairs: tuple[Pairs, ...]
@@ -79,8 +89,8 @@ def find_duplicates(splits: Mapping[str, Split], search: str = "auto") -> Duplic
 
     Args:
         splits: images by name, such as `Dataset.splits`.
-        search: `exact` for identical images alone; `near` for both; `auto` for both if at most two
-            billion pairs of images must be compared.
+        search: `exact` for identical images alone; `near` for all; `auto` for all that need at most
+            two billion comparisons of images, or ten billion of images in colour.
 
     >>> import twostage_jax as ts
     >>> dataset = ts.load("digits")
@@ -92,15 +102,15 @@ def find_duplicates(splits: Mapping[str, Split], search: str = "auto") -> Duplic
     images = {name: splits[name]["image"] for name in USES if name in splits}
     images = {name: values for name, values in images.items() if len(values)}
     exact = _identical(images)
-    reason = _reason(images, search, exact)
-    near = [] if reason else _nearly_identical(images, exact)
+    views, reason = _choose_views(images, search, exact)
+    near = _nearly_identical(images, exact, views) if views else []
     merged = []
     for earlier, later in _compared(images):
         both = [x for x in (*exact, *near) if (x.earlier, x.later) == (earlier, later)]
         if both:
             columns = zip(*(x[2:] for x in both), strict=True)
             merged.append(_sorted(Pairs(earlier, later, *map(np.concatenate, columns))))
-    return Duplicates(tuple(merged), not reason, reason)
+    return Duplicates(tuple(merged), bool(views), reason)
 
 
 def digests_of(images: np.ndarray) -> list[bytes]:
@@ -145,33 +155,46 @@ def _without_copy(
     return np.flatnonzero(~has_copy)
 
 
-def _reason(images: Mapping[str, np.ndarray], search: str, exact: Sequence[Pairs]) -> str:
-    """Reason why nearly identical images are not searched, or empty."""
-    if search == "exact":
-        return "--duplicates exact was given"
+def _choose_views(
+    images: Mapping[str, np.ndarray], search: str, exact: Sequence[Pairs]
+) -> tuple[tuple[View, ...], str]:
+    """Return the views that are compared, and a sentence about the others, or empty."""
     shape = images["train"].shape[1:]
+    if search == "exact":
+        return (), f"{UNSEARCHED}: --duplicates exact was given"
     if not is_searchable(shape, len(images["train"])):
-        return "it needs at least 32 training images of 8x8 pixels"
+        return (), f"{UNSEARCHED}: this needs at least 32 training images of at least 8x8 pixels"
+    views = usable_views(shape)
     count = sum(len(images[a]) * len(_without_copy(images, exact, b)) for a, b in _compared(images))
-    if search == "auto" and count > PAIR_LIMIT:
-        return f"{count:,} pairs take long: give --duplicates near to search anyway"
-    return ""
+    limit = LIMITS.get(shape[-1], min(LIMITS.values()))
+    if search == "near" or count * len(views) <= limit:
+        return views, ""
+    remedy = f"{count:,} pairs take long: give --duplicates near to search anyway"
+    if count <= limit:
+        return (UNCHANGED,), f"mirrored and cropped copies were not searched: {remedy}"
+    return (), f"{UNSEARCHED}: {remedy}"
 
 
-def _nearly_identical(images: Mapping[str, np.ndarray], exact: list[Pairs]) -> list[Pairs]:
+def _nearly_identical(
+    images: Mapping[str, np.ndarray], exact: list[Pairs], views: Sequence[View]
+) -> list[Pairs]:
     """Search each judged split in all earlier splits; images with an identical copy are skipped."""
-    left = {name: _without_copy(images, exact, name) for name in images if name in JUDGED}
-    if not any(map(len, left.values())):
-        return []
-    descriptions = {name: describe(values) for name, values in images.items()}
+
+    @cache
+    def describe_split(name: str, share: float) -> np.ndarray:
+        return describe(images[name], share)
+
+    def describe_bank(names: list[str], share: float) -> np.ndarray:
+        return np.concatenate([describe_split(name, share) for name in names])
+
     pairs_of_splits = []
-    for later, rows in left.items():
-        earlier = [a for a, b in _compared(images) if b == later]
+    for later in JUDGED:
+        rows = _without_copy(images, exact, later) if later in images else []
         if not len(rows):
             continue
+        earlier = [a for a, b in _compared(images) if b == later]
         take = partial(_take, [images[name] for name in earlier])
-        described = np.concatenate([descriptions[name] for name in earlier])
-        matches = find_matches(take, images[later][rows], described, descriptions[later][rows])
+        matches = find_matches(take, images[later][rows], partial(describe_bank, earlier), views)
         pairs_of_splits += _by_split(matches, rows, images, earlier, later)
     return pairs_of_splits
 

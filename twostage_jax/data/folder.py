@@ -49,9 +49,7 @@ def list_folder(
     folders = _class_folders(root, by_split)
     missing = sorted(folders - {entry.label for entry in entries})
     if missing:
-        notes.append(
-            f"folders without an image, which are no classes: {listed(map(repr, missing))}"
-        )
+        notes.append(f"folders without an image, not used as classes: {listed(map(repr, missing))}")
     return entries, notes
 
 

@@ -57,7 +57,7 @@ def choose_form(files: Files, reading: Reading, cache: Cache, notes: list[str]) 
     channels = reading.channels
     if channels is None:
         channels = 3 if coloured > COLOURED_SHARE * count else 1
-        reason = f"{coloured:,} of {count:,} images looked at are coloured"
+        reason = f"{coloured:,} of {count:,} inspected images are coloured"
         if channels == 3:
             notes.append(f"images are read in colour, because {reason}: --channels 1 reads grey")
         else:
@@ -73,7 +73,7 @@ def choose_form(files: Files, reading: Reading, cache: Cache, notes: list[str]) 
         how = "padded" if fit == FITS[0] else "cropped"
         notes.append(
             f"images are {sizes_now}, and are resized to {_words((height, width))}, {how}: "
-            "--image-size and --image-fit override"
+            "--image-size and --image-fit override this"
         )
     return Form(height, width, channels, fit)
 

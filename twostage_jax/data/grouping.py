@@ -46,7 +46,8 @@ def with_groups(entries: list[Entry], pattern: str | None, notes: list[str]) -> 
         )
         entries = [entry._replace(group=entry.group or entry.path) for entry in entries]
     notes.append(
-        f"groups: {len(names):,} in {len(entries):,} images; splits that are made keep them whole"
+        f"groups: {len(names):,} in {len(entries):,} images; splits that are made here do not "
+        "divide them"
     )
     return entries
 
@@ -78,7 +79,7 @@ def broken_groups(splits: Mapping[str, Split], names: Sequence[str]) -> str | No
     )
     return (
         f"the source's own splits divide {len(divided):,} of {len(homes):,} groups "
-        f"({listed(examples, 3)}): figures may be too good, because images of these groups are on "
+        f"({listed(examples, 3)}): scores may be too high, because images of these groups are on "
         "both sides"
     )
 
@@ -98,7 +99,7 @@ def without_held_out(pool: Split, splits: Mapping[str, Split]) -> tuple[Split, t
 def notes_on_splits(
     source: Source, splits: Mapping[str, Split], classes: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return sentences on groups that are divided, and classes that no figure covers."""
+    """Return sentences on groups that are divided, and classes that no test image has."""
     notes = ()
     if source.groups:
         divided = broken_groups(splits, source.groups)
@@ -109,5 +110,5 @@ def notes_on_splits(
     if rare and source.test is None:
         which = f"class {rare[0]}" if len(rare) == 1 else f"{len(rare):,} classes"
         names = "" if len(rare) == 1 else f" ({listed(rare, 6)})"
-        notes += (f"no test image of {which}{names}, so no figure covers such images",)
+        notes += (f"no test image of {which}{names}, so the scores say nothing about such images",)
     return notes

@@ -49,7 +49,7 @@ def without_class(dataset: Dataset, name: str) -> Dataset:
         label = splits[split]["label"]
         splits[split]["label"] = (label - (label > number)).astype(np.int32)
     counts = ", ".join(f"{split} {len(images):,}" for split, images in outsiders.items())
-    note = f"class {shown(name)} stands for none of the others, and is left out: {counts}"
+    note = f"class {shown(name)}: images of no other class, which are not trained on: {counts}"
     return dataclasses.replace(
         dataset,
         **splits,

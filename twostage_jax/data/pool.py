@@ -39,7 +39,9 @@ def with_more(source: Source, more: Source, spec: str) -> Source:
     if more.unlabelled is not None:
         parts.append({"image": more.unlabelled, **(more.pool or {})})
     if not parts:
-        raise UserError(f"--unlabeled {spec} has no images beside a test split: give more images")
+        raise UserError(
+            f"--unlabeled {spec} has no images outside its test split: give more images"
+        )
     images = np.concatenate([part["image"] for part in parts])
     expected = _images(source)[0].shape[1:]
     if images.shape[1:] != expected:

@@ -218,6 +218,16 @@ def absolute(spec: str) -> str:
     return f"{kind}:{expanded(rest).absolute()}" if has_path else spec
 
 
+def _form_of_path(text: str) -> str:
+    """Return the form of a path that was given without one; empty if it names no source."""
+    path = os.path.expanduser(text)
+    if os.path.isdir(path):
+        return f"write folder:{text} for a folder of images"
+    ending = os.path.splitext(text)[1].lower()
+    is_source = ending in (".csv", ".npz") and os.path.isfile(path)
+    return f"write {ending[1:]}:{text}" if is_source else ""
+
+
 def check_spec(spec: object, with_data_dir: bool = False, flag: str = "--data") -> None:
     """Check the form of a SPEC; nothing is read.
 
@@ -233,7 +243,8 @@ def check_spec(spec: object, with_data_dir: bool = False, flag: str = "--data") 
     kind, _, rest = text.partition(":")
     forms = {form.partition(":")[0]: form for form in SPECS}
     if kind not in forms:
-        raise UserError(f"unknown source {shown(spec)}: {did_you_mean(kind, SPECS)}")
+        hint = _form_of_path(text) or did_you_mean(kind, SPECS)
+        raise UserError(f"unknown source {shown(spec)}: {hint}")
     # `digits:` and `mnist:3` are mistakes too: these names stand alone.
     is_complete = rest != "" if ":" in forms[kind] else text == kind
     if not is_complete:

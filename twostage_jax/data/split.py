@@ -100,9 +100,9 @@ def group_indices(label: np.ndarray, group: np.ndarray, count: int) -> np.ndarra
     free = np.flatnonzero(~((table > 0) & (groups_of_class == 1)).any(1))
     if not len(free):
         raise UserError(
-            f"the images cannot be split by their {len(table):,} groups, because a class needs at "
-            "least two to have images on both sides: give images of more groups, other groups, or "
-            "test and validation splits of your own"
+            f"the images cannot be split by their {len(table):,} groups, because a class needs "
+            "at least two groups to have images on both sides: give images of more groups, other "
+            "groups, or your own test and validation splits"
         )
     random = np.random.RandomState(SPLIT_SEED)
     tries = max(1, min(TRIES, TRIED_GROUPS // len(table)))

@@ -34,7 +34,9 @@ def announce(
             "encoder is no evidence for pretraining without labels"
         )
     if plan.duplicates is not None:
-        show_duplicates(plan.duplicates.counts, _sizes(plan), plan.duplicates.reason, terminal)
+        duplicates = plan.duplicates
+        counts = duplicates.counts
+        show_duplicates(counts, _sizes(plan), duplicates.near, duplicates.reason, terminal)
     augmentation = plan.augmentation
     # There are figures only if the name was not given.
     if augmentation is not None and augmentation.figures and "pretrain" in plan.stages:
@@ -79,7 +81,7 @@ def _show_epochs(plan: Plan, terminal: Terminal) -> None:
         settings = getattr(plan.config, stage)
         if settings.epochs:  # a solved head has none
             steps = -(-plan.examples.counts[stage] // settings.batch_size)
-            length = f"{settings.epochs:,} epochs of {counted(steps, 'step')}"
+            length = f"{counted(settings.epochs, 'epoch')} of {counted(steps, 'step')}"
             terminal.line(f"{stage}: {length} (--{stage}.epochs)", hang=2)
 
 

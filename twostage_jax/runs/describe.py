@@ -47,4 +47,4 @@ def describe_data(command: Data, terminal: Terminal) -> None:
     )
     if duplicates is not None:
         sizes = {name: len(split["image"]) for name, split in dataset.splits.items()}
-        show_duplicates(duplicates.counts, sizes, duplicates.reason, terminal)
+        show_duplicates(duplicates.counts, sizes, duplicates.near, duplicates.reason, terminal)

@@ -134,7 +134,7 @@ def _material(folder: Path, terminal: Terminal) -> Mapping[str, np.ndarray]:
     path = folder / MATERIAL
     if not path.is_file():
         terminal.notice(
-            f"{folder} has no {MATERIAL}, as a run of an older version or an unfinished run: the "
+            f"{folder} has no {MATERIAL}, because it is unfinished or of an older version: the "
             "page has no pictures of examples"
         )
         return {}

@@ -44,8 +44,8 @@ def transductive_fields(plan: Plan, chosen: Predictor, rows: np.ndarray) -> Tran
     everywhere = unused.all(0)
     if not everywhere.any():
         note = (
-            "each training image is labelled in at least one trial, so there is no image to score: "
-            "give fewer --labels"
+            "every known label trains the head, so none is left to score other training images: "
+            "give fewer --labels to measure this"
         )
         return TransductiveFields(
             transductive=None, member_transductive=None, transductive_note=note

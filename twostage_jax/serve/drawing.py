@@ -26,13 +26,13 @@ def describe(shape: tuple[int, int, int]) -> str:
     """Sentence about what happens to a drawing before a model gets it."""
     if shape == (28, 28, 1):
         return (
-            "The drawing is scaled to fit 20×20 pixels and put with its centre of mass into the "
-            "middle of 28×28, as the images of MNIST were made."
+            "The drawing is scaled to fit 20×20 pixels, and its centre of mass is moved to the "
+            "middle of 28×28 pixels, as in MNIST."
         )
     if shape == (8, 8, 1):
         return (
-            "The drawing is scaled to fill the height or width of 8×8 pixels and put into the "
-            "middle, as the images of the digits were made."
+            "The drawing is scaled to fill the height or width of 8×8 pixels and moved to the "
+            "middle, as in the bundled digits."
         )
     return "The drawing is used as a picture with black ink on white paper."
 

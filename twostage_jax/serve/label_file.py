@@ -106,7 +106,7 @@ class LabelFile:
         foreign = [key for key in keys if key not in position and key not in self._labelled]
         if foreign:  # the file is written anew, and they would be lost
             raise UserError(
-                f"{len(foreign):,} rows of {self.path} are no images of the source, for instance "
+                f"{len(foreign):,} rows of {self.path} name no image of the source, for instance "
                 f"{shown(foreign[0])}: give --labels-out a new file"
             )
         number = {name: k for k, name in enumerate(self._classes)}

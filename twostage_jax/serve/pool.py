@@ -35,7 +35,7 @@ class Pool(NamedTuple):
         picture: returns the image at a position as a file and its type.
         order: positions in the order in which they are shown.
         labelled: labels of other images of the same source, by the value of the first column.
-        remedy: words of the command that read the csv file back.
+        remedy: words of a command that read the csv file.
     """
 
     column: str
@@ -76,7 +76,7 @@ def make_pool(
 
     index = [str(row) for row in candidates.index]
     names = [f"no. {row}" for row in index]
-    return Pool("index", index, names, picture, order, {}, f"study next --labelled {out}")
+    return Pool("index", index, names, picture, order, {}, f"twostage study next --labelled {out}")
 
 
 def locate(

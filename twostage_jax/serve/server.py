@@ -39,8 +39,8 @@ def serve(command: Serve, terminal: Terminal) -> None:
         run, model = open_either(command)
     if model is None and not command.label:
         raise UserError(
-            f"{command.model} has no head, so it classifies nothing: give a run with a head, or "
-            "--label SPEC to label images"
+            f"{command.model} has no head, so it cannot classify images: give a run with a head, "
+            "or --label SPEC to label images"
         )
     listener = listen(command)
     port = listener.getsockname()[1]

@@ -47,9 +47,9 @@ def load_labelling(
     labelling = Labelling(pool, classes, file)
     state = labelling.state()
     terminal.line(
-        f"{state['left']:,} images to label, {state['labelled']:,} have a label in {out}", hang=2
+        f"{state['left']:,} images to label; {state['labelled']:,} have a label in {out}", hang=2
     )
-    terminal.line(f"the labels are read back with {pool.remedy}", hang=2)
+    terminal.line(f"use the labels with {pool.remedy}", hang=2)
     return labelling
 
 

@@ -12,6 +12,7 @@ LOUD = 0.02  # share of copies from which on they are a warning
 def show_duplicates(
     pairs: Sequence[tuple[str, str, int, int]],
     sizes: Mapping[str, int],
+    near: bool,
     reason: str,
     terminal: Terminal,
 ) -> None:
@@ -20,23 +21,31 @@ def show_duplicates(
     Args:
         pairs: earlier split, later split, number of identical copies, number of all copies.
         sizes: number of images by split.
-        reason: reason why nearly identical images were not searched, or empty.
+        near: True if nearly identical images were searched.
+        reason: sentence that says what was not searched, or empty.
         terminal: where to print.
     """
     for earlier, later, identical, count in pairs:
         share = count / sizes[later]
         kinds = f"{identical:,} identical, {count - identical:,} nearly identical"
-        text = f"{count:,} of {counted(sizes[later], f'{later} image')} are also in {earlier}"
+        verb = "is" if count == 1 else "are"
+        images = counted(sizes[later], f"{later} image")
+        text = f"{count:,} of {images} {verb} also in {split_words(earlier)}"
         if share >= LOUD:
             text = f"{text} ({100 * share:.1f} %; {kinds})"
-            terminal.warn(f"{text}: figures on {later} are not those of new images")
+            terminal.warn(f"{text}: scores on {later} do not hold for new images")
         else:
             terminal.line(f"duplicates: {text} ({kinds})", hang=2)
     if not pairs:
-        kinds = "identical" if reason else "identical or nearly identical"
+        kinds = "identical or nearly identical" if near else "identical"
         terminal.line(f"duplicates: no {kinds} images across splits", hang=2)
     if reason:
-        terminal.line(f"nearly identical images are not searched: {reason}", hang=2)
+        terminal.line(reason, hang=2)
+
+
+def split_words(name: str) -> str:
+    """Return a split in words; "unlabelled" alone would not be a noun."""
+    return "the unlabelled images" if name == "unlabelled" else name
 
 
 def show_affected(record: Record, count: int, terminal: Terminal) -> None:
@@ -53,8 +62,8 @@ def show_affected(record: Record, count: int, terminal: Terminal) -> None:
     if share >= LOUD:
         text = f"{record.affected:,} of {counted(count, 'test image')} ({100 * share:.1f} %)"
         terminal.warn(
-            f"{text} are copies of images in an earlier split: the test accuracy is not that of "
-            "new images"
+            f"{text} are copies of images in an earlier split: the test accuracy does not hold "
+            "for new images"
         )
 
 

@@ -63,7 +63,9 @@ def _clamp(graph: Graph, names: list[str]) -> str:
 
 def _select(graph: Graph, names: list[str]) -> str:
     if len(names) != 3:
-        raise UserError("the network selects among more than two arrays, which ONNX cannot")
+        raise UserError(
+            "the network selects among more than two arrays, which cannot be written as ONNX"
+        )
     condition, otherwise, value = names
     return graph.add("Where", [condition, value, otherwise])
 

@@ -58,7 +58,9 @@ def _iota(graph: Graph, equation: Equation, values: list[Value]) -> Result:
     axis = equation.params["dimension"]
     first, second = equation.shapes[0]
     if first[axis] != second[axis]:
-        raise UserError("the network numbers the images of a batch, which ONNX cannot")
+        raise UserError(
+            "the network numbers the images of a batch, which cannot be written as ONNX"
+        )
     count = np.arange(first[axis], dtype=equation.dtypes[0])
     name = graph.constant(count.reshape([-1 if i == axis else 1 for i in range(len(first))]))
     return [Tensor(name, equation.shapes[0], is_compact=True)]
@@ -108,7 +110,9 @@ def _slice(graph: Graph, equation: Equation, values: list[Value]) -> Result:
 def _pad(graph: Graph, equation: Equation, values: list[Value]) -> Result:
     config = equation.params["padding_config"]
     if any(inner or low < 0 or high < 0 for low, high, inner in config):
-        raise UserError("the network pads between pixels or by negative sizes, which ONNX cannot")
+        raise UserError(
+            "the network pads between pixels or by negative sizes, which cannot be written as ONNX"
+        )
     pads = graph.integers([*(low for low, _, _ in config), *(high for _, high, _ in config)])
     return [graph.add("Pad", [graph.full(values[0]), pads, graph.name(values[1])])]
 
@@ -138,7 +142,9 @@ def _top_k(graph: Graph, equation: Equation, values: list[Value]) -> Result:
 
 def _sort(graph: Graph, equation: Equation, values: list[Value]) -> Result:
     if len(values) > 1:
-        raise UserError("the network sorts several arrays together, which ONNX cannot")
+        raise UserError(
+            "the network sorts several arrays together, which cannot be written as ONNX"
+        )
     axis = equation.params["dimension"]
     count = graph.integers([equation.shapes[0][0][axis]])
     inputs = [graph.full(values[0]), count]

@@ -171,8 +171,8 @@ def _show(context: Context[NextStudy], candidates: Candidates, results: Values) 
     number = len(results["index"])
     terminal.line(
         f"label these {number:,} of {results['unlabelled']:,} unlabelled images next "
-        f"({results['strategy']}; {results['labelled']:,} have a label): fill in the column label "
-        f"of {context.folder / TABLE}",
+        f"({results['strategy']}; {results['labelled']:,} images have a label): fill in the column "
+        f"label of {context.folder / TABLE}",
         hang=2,
         bold=True,
     )

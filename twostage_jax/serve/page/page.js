@@ -112,8 +112,8 @@ function tryPage(page) {
   }
 
   function verdict(answer, name, share) {
-    if (answer.rejected) return `Rejected: too uncertain, or unlike the training images. Nearest class: ${name}, ${percent(share)}.`;
-    const parts = [`${percent(share)} probable`];
+    if (answer.rejected) return `Rejected: too uncertain, or unlike the training images. The most probable class is ${name} (${percent(share)}).`;
+    const parts = [`probability ${percent(share)}`];
     if (answer.rejected === false) parts.push("not rejected");
     const others = (answer.set || []).filter((k) => k !== answer.class).map((k) => classes[k]);
     if (others.length) parts.push(`also possible: ${others.slice(0, 10).join(", ")}`);
@@ -174,7 +174,7 @@ function tryPage(page) {
       waiting = waiting.then(() => assess(cards[i], file));
     });
     if (images.length > taken.length) {
-      fail(newCard(`${images.length - taken.length} more images`), new Error(`only ${limits.files} are taken at a time`));
+      fail(newCard(`${images.length - taken.length} more images`), new Error(`at most ${limits.files} images are accepted at a time`));
     }
   }
 
@@ -310,7 +310,7 @@ function labelPage(page, state) {
   $("classes").classList.toggle("many", typed);
   $("classes").replaceChildren(...buttons);
   $("classes").classList.toggle("short", state.classes.every((name) => [...name].length <= 2));
-  $("written").textContent = `Each label is written to ${state.file} at once.`;
+  $("written").textContent = `Each label is written to ${state.file} immediately.`;
 
   function show(next) {
     state = next;

@@ -63,7 +63,7 @@ def ensemble_section(content: Content) -> Section | None:
             share_words(summary.accuracy.mean, count),
             f"mean; {share_words(min(accuracy), count)} to {share_words(max(accuracy), count)}",
         ),
-        Fact("encoders", f"{result.ensemble.encoders}", "different encoders among the members"),
+        Fact("encoders", f"{result.ensemble.encoders}", "number of different encoders"),
     ]
     if summary.fewer_errors is not None:
         note = "of the mean member's errors are avoided by the ensemble"
@@ -91,7 +91,7 @@ def sweep_section(content: Content) -> Section | None:
         means = (_mean(scores.get(name)) for name in ("accuracy", "nll"))
         chosen = "chosen" if number == sweep.chosen else ""
         rows.append((values, *means, f"{point.members}", chosen))
-    columns = ("point", "validation accuracy", "log-likelihood", "members", "")
+    columns = ("point", "validation accuracy", "negative log-likelihood", "members", "")
     blocks.append(Table(f"Chosen by the {sweep.chosen_by}", columns, rows, sortable=True))
     return Section("sweep", "Sweep", blocks)
 
@@ -142,16 +142,21 @@ def environment_section(content: Content) -> Section:
 def repeat_section(content: Content) -> Section:
     """Section with the commands that repeat and use the run."""
     folder = shlex.quote(content.folder)
+    has_head = content.result is not None or any(epoch.stage == "head" for epoch in content.epochs)
+    # The data of a pretrained encoder may have no labels, and then `run` would refuse them.
+    command = "run" if has_head else "pretrain"
     lines = [
-        f"twostage run --config {shlex.quote(f'{content.folder}/config.json')} --out NEW",
+        f"twostage {command} --config {shlex.quote(f'{content.folder}/config.json')} --out NEW",
         f"twostage head --from {folder} --out NEW",
     ]
+    uses = "train a head on its encoder"
     if content.result is not None:
         lines.append(f"twostage evaluate {folder}")
+        uses += ", evaluate it"
     lines.append(f"twostage report {folder}")
     words = (
-        "The first command repeats the run, to the same bits on the same machine with the same "
-        "versions. The others use its encoder for another head, evaluate it, and rebuild this page."
+        "The first command repeats the run, with the same bits on the same machine and with the "
+        f"same versions. The others {uses}, and rebuild this page."
     )
     seed = _seed(content.manifest)
     return Section("repeat", "Repeat it", [Text(words), Commands(lines), Facts([seed])])

@@ -45,7 +45,7 @@ def confusion_section(content: Content) -> Section | None:
             share = share_words(number / counts[true].sum())
             rows.append((classes[true], classes[predicted], f"{number:,}", share))
     if rows:
-        columns = ("true class", "predicted as", "images", "of the class")
+        columns = ("true class", "predicted as", "images", "share of the class")
         blocks.append(Table("The most frequent confusions", columns, rows, left=2))
     else:
         blocks.append(Text("No test image is classified wrongly."))
@@ -64,7 +64,10 @@ def classes_section(content: Content) -> Section | None:
         interval = interval_words(scores.interval)
         rows.append((name, f"{scores.count:,}", recall, interval, precision, f1))
     columns = ("class", "test images", "recall", "95 % interval", "precision", "F1")
-    caption = "Recall is the share of a class that is found; precision, of its predictions"
+    caption = (
+        "Recall: share of the images of a class that are predicted as this class. "
+        "Precision: share of the predictions of a class that are correct"
+    )
     return Section("classes", "Classes", [Table(caption, columns, rows, sortable=True)])
 
 
@@ -77,7 +80,7 @@ def calibration_section(content: Content) -> Section | None:
     bins = content.arrays.get("reliability")
     if bins is not None:
         labels = ("as predicted", "with the temperature")
-        alt = "Accuracy over confidence in 15 bins. On the diagonal, confidence is accuracy."
+        alt = "Accuracy over confidence in 15 bins. On the diagonal, confidence equals accuracy."
         caption = "Accuracy of the test images over their confidence, and the share of images below"
         blocks.append(Drawing("reliability", plot_reliability(bins, labels), alt, caption))
     figures = result.uncertainty
@@ -90,10 +93,10 @@ def calibration_section(content: Content) -> Section | None:
             Fact("calibrated", f"{after.ece:.4f}", "calibration error with the temperature")
         )
         note = f"with the temperature; {result.test.nll:.4f} without"
-        facts.append(Fact("log-likelihood", f"{after.nll:.4f}", note))
+        facts.append(Fact("negative log-likelihood", f"{after.nll:.4f}", note))
     if figures.conformal is not None:
         sets = figures.conformal
-        note = f"of the {100 * sets.asked:g} % prediction sets have the true class"
+        note = f"of the {100 * sets.asked:g} % prediction sets contain the true class"
         facts.append(Fact("coverage", share_words(sets.measured), note))
         facts.append(Fact("set size", f"{sets.mean_size:.2f}", "mean number of classes in a set"))
     facts.append(Fact("risk", f"{figures.aurc:.4f}", "area under the risk-coverage curve"))

@@ -1,5 +1,6 @@
 """Sections on the limits of the result: images of no class, copies across splits, groups."""
 
+from twostage_jax.show.duplicates import split_words
 from twostage_jax.show.report.blocks import (
     Block,
     Fact,
@@ -41,12 +42,13 @@ def rejection_section(content: Content) -> Section | None:
             Fact(
                 f"{rejection.other_class} rejected",
                 share_words(rejection.other_rejected),
-                f"of {images} of this class, which nothing was trained on",
+                f"of {images} of this class; nothing was trained on it",
             )
         )
     words = (
-        "An image is rejected if it is unlike the images of all classes: its answer is “none of "
-        f"the above”. The threshold was fitted on {counted(rejection.count, 'validation image')}."
+        "An image is rejected if it is unlike the images of all classes. The answer is then “none "
+        "of the above”. The threshold was fitted on "
+        f"{counted(rejection.count, 'validation image')}."
     )
     return Section("rejection", "None of the above", [Text(words), Facts(facts)])
 
@@ -62,8 +64,9 @@ def duplicates_section(content: Content) -> Section | None:
         words = f"No {kinds} images are in two splits."
     else:
         parts = [
-            f"{pairs.identical + pairs.near:,} of {pairs.later} are in {pairs.earlier} "
-            f"({pairs.identical:,} identical, {pairs.near:,} nearly)"
+            f"{counted(pairs.identical + pairs.near, f'{pairs.later} image')} also in "
+            f"{split_words(pairs.earlier)} ({pairs.identical:,} identical, {pairs.near:,} nearly "
+            "identical)"
             for pairs in record.pairs
         ]
         words = f"Images that are in two splits: {'; '.join(parts)}."
@@ -77,7 +80,7 @@ def duplicates_section(content: Content) -> Section | None:
             Text(f"Without the copies, the accuracy on {images} is {accuracy} ({interval}).")
         )
     if record.reason:
-        blocks.append(Text(f"Nearly identical images were not searched: {record.reason}."))
+        blocks.append(Text(f"{record.reason[0].upper()}{record.reason[1:]}."))
     pictures = _pairs(content)
     if pictures:
         caption = "Images of validation or test (left) and their copies (right)"

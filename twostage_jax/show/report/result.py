@@ -79,7 +79,7 @@ def accuracy_sentence(result: Record) -> str:
     if len(result.ensemble.rows) > 1:
         who = f"The ensemble of {len(result.ensemble.rows)} classifiers"
     return (
-        f"{who} gets {right} of {counted(test.count, 'test image')} right "
+        f"{who} is right on {right} of {counted(test.count, 'test image')} "
         f"(95 % interval: {interval})."
     )
 
@@ -111,8 +111,8 @@ def _copies(result: Record) -> list[str]:
         without = f"Without them, the accuracy is {share_words(scores.accuracy, scores.count)}."
     copies = f"{record.affected:,} of {counted(result.test.count, 'test image')} ({share})"
     return [
-        f"{copies} are copies of images in an earlier split, so the accuracy is not that of new "
-        f"images. {without}"
+        f"{copies} are copies of images in an earlier split, so the accuracy does not hold for "
+        f"new images. {without}"
     ]
 
 
@@ -134,8 +134,10 @@ def _figures(content: Content) -> list[Fact]:
         worst = test.per_class_accuracy[test.worst_class]
         name = content.classes[test.worst_class]
         facts.append(Fact("worst class", share_words(worst), f"class {name}"))
-    facts.append(Fact("log-likelihood", f"{test.nll:.4f}", "negative, mean; lower is better"))
-    facts.append(Fact("calibration error", f"{test.ece:.4f}", "gap of confidence and accuracy"))
+    facts.append(Fact("negative log-likelihood", f"{test.nll:.4f}", "mean; lower is better"))
+    facts.append(
+        Fact("calibration error", f"{test.ece:.4f}", "mean gap between confidence and accuracy")
+    )
     if result.validation.accuracy is not None:
         count = result.validation.count
         words = share_words(result.validation.accuracy, count)
@@ -210,9 +212,9 @@ def training_section(content: Content) -> Section:
     if result is not None:
         data = result.data
         facts.append(Fact("training labels", f"{data.labelled:,}", _label_note(data)))
-        facts.append(Fact("unlabelled images", f"{data.unlabelled:,}", "stage 1 alone"))
+        facts.append(Fact("unlabelled images", f"{data.unlabelled:,}", "for stage 1 only"))
         facts.append(Fact("validation images", f"{data.validation:,}", "choices and calibration"))
-        facts.append(Fact("test images", f"{data.test:,}", "read after all choices"))
+        facts.append(Fact("test images", f"{data.test:,}", "read after all choices were made"))
     if manifest.pretrain is not None:
         facts.append(Fact("stage 1", *_stage_1(manifest.pretrain, config)))
     if result is not None:
