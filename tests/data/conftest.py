@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from tests.data.photos import picture
+
 
 @pytest.fixture
 def canary(tmp_path, monkeypatch):
@@ -13,3 +15,11 @@ def canary(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     yield mark
     sys.modules.pop("cuckoo", None)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Twelve images in a folder, six of each of two kinds by their names."""
+    for index in range(12):
+        picture(tmp_path / "photos" / f"{'ab'[index % 2]}{index:02d}.png", index)
+    return tmp_path / "photos"

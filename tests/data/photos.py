@@ -1,5 +1,6 @@
 """Small image files for tests of folders and tables."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,25 @@ def refused(spec: str, message: str, **options: Any) -> str:
         load(spec, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def rows(images: Path, ending: str = ".png", start: str = "") -> list[tuple[str, str]]:
+    """Path and label of each image of the fixture `images`."""
+    names = sorted(path.stem for path in images.glob("*.png"))
+    return [(f"{start}{name}{ending}", {"a": "ant", "b": "bee"}[name[0]]) for name in names]
+
+
+def write(path: Path, lines: Iterable[str], encoding: str = "utf-8") -> str:
+    """Write a table, and return its SPEC."""
+    path.write_bytes("\n".join(lines).encode(encoding))
+    return f"csv:{path}"
+
+
+def labels(dataset: ts.Dataset) -> dict[str, str]:
+    """Class name of each image of all splits, by its path."""
+    pairs = {}
+    for split in dataset.splits.values():
+        if "label" in split:
+            names = [dataset.classes[k] for k in split["label"]]
+            pairs |= dict(zip(split["path"].tolist(), names, strict=True))
+    return pairs

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 import twostage_jax as ts
 from tests.data.photos import folder, load, picture, refused, sizes
-from twostage_jax.data import cache, parallel, worker
+from twostage_jax.data import cache, decode, parallel, worker
 from twostage_jax.data.decode import Form
 
 
@@ -149,6 +152,42 @@ def test_broken_files_are_remembered(photos, tmp_path, decoded):
     assert len(decoded) == 13
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "x"), OSError(errno.EMFILE, "x"), MemoryError]
+)
+@pytest.mark.parametrize("form", [{}, {"image_size": 8, "channels": 1}])
+def test_an_error_that_can_pass_is_not_remembered(photos, tmp_path, monkeypatch, error, form):
+    def fail(path):
+        raise error
+
+    spec = f"folder:{photos}"
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "open_regular", fail)
+        refused(spec, "12 of 12 images", cache=tmp_path / "cache", **form)
+    dataset = load(spec, tmp_path / "cache", **form)
+    assert dataset.image_shape == load(spec, **form).image_shape
+
+
+INTERRUPTED = """
+import os, signal, sys
+from twostage_jax import signals
+from twostage_jax.data import cache, sources
+
+def stop(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+
+cache.decode_files = stop
+with signals.handled():
+    sources.load(sys.argv[1], cache_dir=sys.argv[2])
+"""
+
+
+def test_a_signal_while_files_are_decoded_leaves_nothing(photos, tmp_path):
+    command = [sys.executable, "-c", INTERRUPTED, f"folder:{photos}", str(tmp_path / "cache")]
+    assert subprocess.run(command, stderr=subprocess.PIPE).returncode == 128 + signal.SIGINT
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
 def test_leftovers_of_killed_processes_are_removed(photos, tmp_path):
     (tmp_path / "cache" / "old.part").mkdir(parents=True)
     (tmp_path / "cache" / "new.part").mkdir()
@@ -176,7 +215,7 @@ def test_processes_give_the_same_bits_and_report_progress(photos, tmp_path, monk
     steps = []
     assert decode_all(tmp_path, files, lambda done, total: steps.append((done, total))) == expected
     assert steps[-1] == (13, 13) and len(steps) == 7
-    assert [row for row, _ in expected[1]] == [3]
+    assert [broken.row for broken in expected[1]] == [3]
 
 
 def test_a_process_that_dies_is_an_error_and_leaves_none_behind(photos, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Folders of images: layouts, other files, wrong input, and settings of reading."""
 
 import os
+import shutil
 import time
 
 import numpy as np
@@ -235,6 +236,30 @@ def test_given_size_channels_and_fit_are_used(tmp_path):
     refused(f"folder:{tmp_path}", "--image-size is '8x': give a number of pixels", image_size="8x")
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+def test_scans_that_use_a_small_part_of_16_bits_are_said(tmp_path, bits):
+    from PIL import Image
+
+    for index in range(8):
+        (tmp_path / f"{index % 2}").mkdir(exist_ok=True)
+        pixels = np.random.RandomState(index).randint(0, 2**bits, (8, 8)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{index % 2}" / f"{index}.tif")
+    notes = "\n".join(load(f"folder:{tmp_path}").notes)
+    assert ("all images are dark, at most 16 of 255" in notes) == (bits == 12)
+
+
+def test_images_with_several_pages_are_said(tmp_path):
+    from PIL import Image
+
+    folder(tmp_path, {"a": 4, "b": 4})
+    pages = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (10, 90)]
+    assert "pages" not in "".join(load(f"folder:{tmp_path}").notes)
+    for name in ("a/x.tif", "b/y.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    notes = "".join(load(f"folder:{tmp_path}").notes)
+    assert "2 of 10 images looked at have several frames or pages" in notes
+
+
 def test_grey_pictures_in_colour_files_are_grey(tmp_path):
     from PIL import Image
 
@@ -247,7 +272,7 @@ def test_grey_pictures_in_colour_files_are_grey(tmp_path):
 
 def test_labels_that_differ_by_case_or_spaces_are_asked_about(tmp_path):
     folder(tmp_path, {"Cat": 5, "cat ": 2, "dog": 5})
-    message = refused(f"folder:{tmp_path}", "differ only by case or spaces")
+    message = refused(f"folder:{tmp_path}", "differ only by case, spaces or zeros")
     assert "'Cat' (5) and 'cat ' (2)" in message and "--merge-labels" in message
     assert load(f"folder:{tmp_path}", merge_labels=True).classes == ("Cat", "dog")
 
@@ -259,6 +284,16 @@ def test_a_named_label_means_unlabelled(tmp_path):
     refused(f"folder:{tmp_path}", "'horse' is the label of no image", unlabeled_label=("horse",))
 
 
+def test_each_class_keeps_a_training_image(tmp_path):
+    counts = {f"class {index:02d}": 1 for index in range(12)}
+    root = folder(tmp_path, counts)
+    refused(f"folder:{root}", "a single example of each class, so none can be set aside")
+    picture(root / "class 03" / "second.png", 77)
+    dataset = load(f"folder:{root}")
+    assert sizes(dataset) == {"train": 12, "validation": 0, "test": 1}
+    assert len(set(dataset.train["label"].tolist())) == 12
+
+
 def test_more_unlabelled_images_come_from_another_source(tmp_path):
     folder(tmp_path / "labelled", {"cat": 5, "dog": 5})
     for index in range(7):
@@ -268,6 +303,21 @@ def test_more_unlabelled_images_come_from_another_source(tmp_path):
     dataset = load(f"folder:{tmp_path / 'labelled'}", unlabeled=f"folder:{tmp_path / 'all'}")
     assert sizes(dataset)["unlabelled"] == 7 and dataset.image_shape == (8, 8, 1)
     assert any("10 images are those of the source" in note for note in dataset.notes)
+
+
+def test_copies_of_the_images_at_another_place_are_not_trained_on(tmp_path):
+    folder(tmp_path / "labelled", {"cat": 5, "dog": 5}, size=(20, 30))
+    shutil.copytree(tmp_path / "labelled", tmp_path / "copy")
+    (tmp_path / "copy" / "dog" / "004.png").rename(tmp_path / "copy" / "renamed.png")
+    picture(tmp_path / "copy" / "new.png", 99, (20, 30))
+    for name in ("labelled", "copy"):
+        (tmp_path / name / "dog" / "empty.png").touch()
+    spec = f"folder:{tmp_path / 'labelled'}"
+    dataset = load(spec, unlabeled=f"folder:{tmp_path / 'copy'}", skip_broken=True)
+    assert [broken.path for broken in dataset.broken] == ["dog/empty.png"]
+    assert dataset.unlabelled["path"].tolist() == ["new.png"]
+    assert any("10 images are those of the source" in note for note in dataset.notes)
+    assert not len(ts.load("digits", unlabeled="digits").unlabelled["image"])
 
 
 def test_more_images_for_arrays_get_their_shape(tmp_path):

@@ -94,6 +94,20 @@ def test_more_images_of_a_held_out_patient_are_left_out(patients, tmp_path_facto
     assert {"p12", "p13"} <= {dataset.groups[k] for k in dataset.unlabelled["group"]}
 
 
+def test_a_single_class_with_groups_and_a_pool_without_is_unlabelled(tmp_path):
+    folder(tmp_path, {"cat": 3, "more": 2})
+    (tmp_path / "t.csv").write_text("".join(f"cat/00{i}.png,a,p{i}\n" for i in range(3)))
+    dataset = load(
+        f"csv:{tmp_path / 't.csv'}",
+        label_column="2",
+        group_column="3",
+        unlabeled=f"folder:{tmp_path / 'more'}",
+        needs_labels=False,
+    )
+    names = [dataset.groups[k] if k >= 0 else "" for k in dataset.unlabelled["group"]]
+    assert sorted(names) == ["", "", "p0", "p1", "p2"]
+
+
 def test_divided_groups_of_the_source_are_counted(tmp_path):
     for split, people in {"train": "abc", "test": "bcd"}.items():
         for person in people:

@@ -141,6 +141,21 @@ def test_all_examples_of_another_source_are_scored_against_the_classes_of_the_ru
     assert reads(complete) == 1
 
 
+def test_training_images_in_another_source_are_a_warning(complete, tmp_path, capsys):
+    # With other images among them, they are not recognised as the run's own data.
+    parts = [tiny.images(tiny.TRAIN + tiny.VALIDATION, 0), tiny.images(tiny.TEST, 2)]
+    image, label = map(np.concatenate, zip(*parts, strict=True))
+    np.savez(tmp_path / "mixed.npz", image=image, label=label)
+    terminal = Terminal()
+    mixed = evaluate(open_run(complete), terminal, data=f"npz:{tmp_path / 'mixed.npz'}").overlap
+    assert mixed.counts == {"train": tiny.TRAIN, "validation": tiny.VALIDATION}
+    assert mixed.without.count == tiny.TEST + tiny.VALIDATION
+    assert f"{tiny.TRAIN} of {len(label)} images" in terminal.notices[-1]
+    assert "new images    accuracy" in capsys.readouterr().out
+    new = evaluate(open_run(complete), QUIET, data=tiny.write(tmp_path / "new.npz", test_seed=2))
+    assert new.overlap.counts == {} and new.overlap.without is None
+
+
 def test_another_source_is_scored_although_the_run_s_own_data_are_gone(tmp_path):
     own = tiny.write(tmp_path / "own.npz")
     folder = tmp_path / "run"

@@ -87,13 +87,15 @@ def imbalanced(path):
 
 
 @pytest.mark.parametrize("head", [{"protocol": "linear"}, {"widths": ()}])
-def test_class_weights_raise_the_recall_of_a_rare_class(head, tmp_path):
+def test_class_weights_raise_the_recall_of_a_rare_class(head, tmp_path, capsys):
     spec = imbalanced(tmp_path / "rare.npz")
     recall = {}
     for weights in ("none", "auto"):
         options = {"pretrain": {"epochs": 1}, "head": head, "class_weights": weights}
         config = tiny.config(spec, tmp_path / weights, validation=0, **options)
-        result = tiny.run(config)
+        result = tiny.run(config, Terminal())
+        advice = "classes are uneven, 5 (class '2') to 100 training images: --class-weights auto"
+        assert (advice in capsys.readouterr().out) == (weights == "none")
         recall[weights] = result.record["test"]["per_class"][2]["recall"]
         assert result.record["test"]["per_class"][2]["count"] == 30
     assert recall["auto"] > recall["none"]

@@ -131,6 +131,14 @@ def test_modules_and_groups_compute_what_the_run_computes(finished, test):
     assert float(scores["accuracy"]) == pytest.approx(finished.result["test"]["accuracy"])
 
 
+def test_dark_images_of_a_source_have_features(finished):
+    dark = np.full((2, 4, 4, 1), 9, np.uint8)
+    with pytest.raises(ts.UserError, match="their scale is uncertain"):
+        finished.features(dark)
+    expected = finished.features(dark / np.float32(255))
+    np.testing.assert_allclose(finished.features(dark, decoded=True), expected, atol=1e-5)
+
+
 def test_members_predict_as_an_ensemble_and_have_features_each(trio, test):
     run = ts.open_run(trio)
     expected = saved(trio)["probability"].mean(0, dtype=np.float64)

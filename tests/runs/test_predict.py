@@ -200,3 +200,10 @@ def test_an_interrupted_command_leaves_no_part_of_a_file(done, folder, tmp_path)
         process.send_signal(signal.SIGINT)  # it waits for paths
         assert process.wait() == 130
     assert not part.exists() and not (tmp_path / "out.csv").exists()
+
+
+def test_an_image_that_is_almost_black_is_classified(predict, tmp_path):
+    for value in (0, 1, 9):
+        Image.fromarray(np.full((4, 4), value, np.uint8)).save(tmp_path / f"{value}.png")
+    status, rows, _ = predict(tmp_path / "9.png", tmp_path / "1.png", tmp_path / "0.png")
+    assert status == 0 and all(row["class"] for row in rows)

@@ -78,7 +78,7 @@ class FilesConfig(Settings):
     path_column: Annotated[str, *declare("NAME", check_text, "found by content")] = UNSET
     """Column of a csv with the paths of the images, by name or number"""
     label_column: Annotated[str, *declare("NAME", check_text, "found by name")] = UNSET
-    """Column of a csv with the labels, by name or number"""
+    """Column of a csv with the labels, by name or number; NAME,NAME for a column for each class"""
     image_dir: Annotated[
         Path | None, *declare("DIR", check_path, "the folder of the csv", normal=as_folder)
     ] = None
@@ -86,6 +86,9 @@ class FilesConfig(Settings):
     group_column: Annotated[str, *declare("NAME", check_text, "none")] = UNSET
     """Column of a csv with the group of each image (patient, person, camera); no split that is \
 made divides a group"""
+    split_column: Annotated[str, *declare("NAME", check_text, "found by name and content")] = UNSET
+    """Column of a csv with the split of each image: train, validation, test or unlabeled; off \
+ignores it"""
     group_by: Annotated[str, *declare("PATTERN", check_pattern, "none")] = UNSET
     """Regular expression for the part of a path that is the group of an image"""
     glob: Annotated[str, *declare("PATTERN", check_text, "all images but masks")] = UNSET
@@ -96,7 +99,7 @@ the path below the folder"""
     strict: Annotated[bool, *declare("", check_switch, "off", normal=as_switch)] = False
     """Refuse a csv that has rows without a file, or files without a row"""
     merge_labels: Annotated[bool, *declare("", check_switch, "off", normal=as_switch)] = False
-    """Read labels that differ only by case or spaces as one class"""
+    """Read labels that differ only by case, spaces or zeros as one class"""
     cache_dir: Annotated[
         str, *declare("DIR", check_text, "images in the user's cache folder", normal=as_home_text)
     ] = UNSET

@@ -15,12 +15,13 @@ import numpy as np
 
 from twostage_jax.data.decode import Form
 from twostage_jax.data.parallel import Broken, decode_files
-from twostage_jax.data.spec import Progress
+from twostage_jax.data.spec import OFF, Progress
+from twostage_jax.data.worker import BrokenRow
 from twostage_jax.errors import UserError
 from twostage_jax.files import MIB, digest_of_file, read_json
+from twostage_jax.signals import run_before_exit
 
 VERSION = 1  # of the pixels: another value whenever `decode` gives other ones
-OFF = "off"
 IMAGES = "images.bin"  # uint8 [N, H, W, C]
 INDEX = "index.json"
 PART = ".part"
@@ -52,15 +53,20 @@ class Decoded(NamedTuple):
 
 def describe_files(files: list[str], names: list[str]) -> Files:
     """Read size and time of each file; a file that is gone is reported when it is decoded."""
-    digest = hashlib.sha256(str(VERSION).encode())
+    identities = [str(VERSION)]
     total = 0
     for file, name in zip(files, names, strict=True):
         identity: tuple[int, ...] = ()
-        with contextlib.suppress(OSError):
+        try:
             status = os.stat(file)
+        except OSError:
+            pass
+        else:
             identity = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             total += status.st_size
-        digest.update(f"{name}\0{identity}\0".encode("utf-8", "surrogatepass"))
+        identities.append(f"{name}\0{identity}\0")
+    # One text, one digest: 50,000 small ones take a tenth of a second.
+    digest = hashlib.sha256("".join(identities).encode("utf-8", "surrogatepass"))
     return Files(files, names, total, digest.hexdigest()[:32])
 
 
@@ -81,18 +87,19 @@ class Cache:
             self.folder = base.absolute()
 
     def read_form(
-        self, files: Files, limit: int, choose: Callable[[], dict[str, object]]
+        self, files: Files, limit: int, choose: Callable[[], tuple[dict[str, object], bool]]
     ) -> dict[str, object]:
         """Return what `choose` computes from files, from the cache if it is there.
 
-        `limit` is the largest number of pixels: files that exceed it are not looked at.
+        `limit` is the largest number of pixels: files that exceed it are not looked at. `choose`
+        returns values, and True if they may be kept.
         """
         path = None if self.folder is None else self.folder / f"{files.key}-{limit}.json"
         if path is not None and path.is_file():
             with contextlib.suppress(UserError):  # corrupted: it is chosen again
                 return _unsealed(path)
-        values = choose()
-        if path is not None:
+        values, is_lasting = choose()
+        if path is not None and is_lasting:
             with self._write_errors():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
@@ -117,10 +124,7 @@ class Cache:
                 return decoded
             with self._write_errors():
                 self._clean()
-                _build(self.folder, entry, files, form, limit, progress)
-                decoded = self._load(entry, shape)
-                if decoded is not None:
-                    return decoded
+                return _build(self.folder, entry, files, form, limit, progress)
         with _no_room(tempfile.gettempdir()), tempfile.TemporaryFile() as output:
             broken = _decode_into(output.fileno(), shape, files, form, limit, progress)
             output.seek(0)
@@ -136,8 +140,8 @@ class Cache:
             # SHA-256 of the whole file: a flipped bit would be a wrong pixel.
             if digest_of_file(entry / IMAGES) != index["sha256"]:
                 raise ValueError("the images have changed")
-            image = np.memmap(entry / IMAGES, np.uint8, "r", shape=shape)
-            return Decoded(image, [(int(row), str(reason)) for row, reason in index["broken"]])  # pyright: ignore
+            rows = [BrokenRow(int(row), str(reason)) for row, reason in index["broken"]]  # pyright: ignore
+            return Decoded(_mapped(entry / IMAGES, shape), rows)
         except (UserError, OSError, ValueError, KeyError, TypeError) as error:
             self._notes.append(f"the cache {entry} was corrupted ({error}): it is built again")
             shutil.rmtree(entry, ignore_errors=True)
@@ -179,21 +183,40 @@ def default_folder() -> Path:
 
 def _build(
     folder: Path, entry: Path, files: Files, form: Form, limit: int, progress: Progress | None
-) -> None:
-    """Decode files into a new entry; raises OSError."""
+) -> Decoded:
+    """Decode files into a new entry, and return them; raises OSError.
+
+    An error that can be gone at the next attempt is not kept.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(PART, f"{entry.name}.", folder))
-    try:
-        shape = (len(files.files), *form[:3])
-        with open(part / IMAGES, "xb") as output:
-            broken = _decode_into(output.fileno(), shape, files, form, limit, progress)
-        values = {"sha256": digest_of_file(part / IMAGES), "broken": broken}
-        (part / INDEX).write_text(_sealed(values))
-        # Where another process was faster, its entry is as good.
-        with contextlib.suppress(FileExistsError):
-            _rename(part, entry)
-    finally:
+
+    def remove() -> None:
         shutil.rmtree(part, ignore_errors=True)
+
+    try:
+        # A signal ends the process without an exception.
+        with run_before_exit(remove):
+            shape = (len(files.files), *form[:3])
+            with open(part / IMAGES, "xb") as output:
+                broken = _decode_into(output.fileno(), shape, files, form, limit, progress)
+            decoded = Decoded(_mapped(part / IMAGES, shape), broken)
+            if not any(x.transient for x in broken):
+                rows = [(x.row, x.reason) for x in broken]
+                values = {"sha256": digest_of_file(part / IMAGES), "broken": rows}
+                (part / INDEX).write_text(_sealed(values))
+                # Where another process was faster, its entry is as good.
+                with contextlib.suppress(FileExistsError):
+                    _rename(part, entry)
+    finally:
+        remove()
+    return decoded
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Map a file into memory, which keeps it even if it is removed."""
+    # A plain array: indexing a memmap row by row takes ten times as long.
+    return np.asarray(np.memmap(file, np.uint8, "r", shape=shape))
 
 
 def _rename(part: Path, entry: Path) -> None:

@@ -187,7 +187,7 @@ def make_dataset(
         originals.append(test)
         notes += (f"no test split: the validation split ({_count(test)}) is used as test",)
     else:
-        train, test = set_aside(train, max(1, len(train["label"]) // TEST_SHARE))
+        train, test = set_aside(train, _test_count(source.name, train["label"]))
         notes += (f"no test split: {_count(test)} of the train split set aside as one",)
     train, held_out, size, more = _cut_validation(source.name, train, extra, validation)
     splits = {"train": train, "validation": held_out, "test": test}
@@ -254,6 +254,21 @@ def _visible(split: Split) -> Split:
     return as_columns({name: split[name] for name in names if name in split})
 
 
+def _test_count(name: str, label: np.ndarray) -> int:
+    """Return the number of examples to set aside for the test; each class keeps one in train.
+
+    Raises:
+        UserError: a single example of each class.
+    """
+    spare = len(label) - len(np.unique(label))
+    if not spare:
+        raise UserError(
+            f"{name} has a single example of each class, so none can be set aside for the test: "
+            "give more examples, or a test split of your own"
+        )
+    return min(max(1, len(label) // TEST_SHARE), spare)
+
+
 def _pool(source: Source, splits: Mapping[str, Split]) -> Split:
     """Return the unlabelled images of a source."""
     if source.unlabelled is not None:
@@ -277,7 +292,7 @@ def _cut_validation(
     """
     if extra is not None and validation in (None, len(extra["label"])):
         return train, extra, len(extra["label"]), ()
-    count = _validation_count(validation, len(train["label"]), name)
+    count = _validation_count(validation, train["label"], name)
     try:
         rest, carved = set_aside(train, count)
     except UserError as error:  # groups that cannot be divided
@@ -318,9 +333,11 @@ def fingerprint(splits: Sequence[Split], ordered: bool = False) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def _validation_count(validation: int | None, count: int, name: str) -> int:
+def _validation_count(validation: int | None, label: np.ndarray, name: str) -> int:
+    count = len(label)
     if validation is None:
-        return min(count // VALIDATION_SHARE, VALIDATION_LIMIT)
+        spare = count - len(np.unique(label))  # each class keeps an example in train
+        return min(count // VALIDATION_SHARE, VALIDATION_LIMIT, spare)
     if not isinstance(validation, (int, np.integer)) or not 0 <= validation < count:
         raise UserError(
             f"--validation {validation} does not fit {name}, which has {count} training examples: "

@@ -1,8 +1,10 @@
 """Decode an image file of any common format to uint8 pixels of one form."""
 
+import contextlib
+import errno
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -39,8 +41,28 @@ class Form(NamedTuple):
     fit: str = "pad"
 
 
+# Errors of the system that stay as long as the file and its folder stay as they are.
+LASTING = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENXIO,
+)
+
+
 class BrokenImage(UserError):
-    """A file that cannot be decoded; the text is the reason alone."""
+    """A file that cannot be decoded; the text is the reason alone.
+
+    `transient` is True if the next attempt can succeed with the same file: a failing disk, too
+    little memory, too many open files.
+    """
+
+    def __init__(self, reason: str, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.transient = transient
 
 
 def decode(
@@ -63,23 +85,9 @@ def decode(
     Raises:
         BrokenImage: a file that is missing, empty, no image, corrupted or too large.
     """
-    try:
+    with _as_broken():
         with io.BytesIO(file) if isinstance(file, bytes) else open_regular(file) as stream:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about corrupted metadata, which is not used
-                return _decode(stream, form, limit, report)
-    except BrokenImage:
-        raise
-    except OSError as error:
-        # Pillow raises OSError, too, without a number of the system.
-        raise BrokenImage(error.strerror or f"it is corrupted: {error}") from error
-    except UserError as error:  # a folder, pipe or device
-        raise BrokenImage(f"it is not a regular file: {error}") from error
-    except MemoryError as error:
-        raise BrokenImage("it needs more memory than this machine has") from error
-    except Exception as error:  # Pillow lets the errors of its parsers through
-        reason = str(error) or type(error).__name__
-        raise BrokenImage(f"it is corrupted: {reason}") from error
+            return _decode(stream, form, limit, report)
 
 
 def size_of(file: Path, limit: int = PIXEL_LIMIT) -> tuple[int, int, bool]:
@@ -88,15 +96,43 @@ def size_of(file: Path, limit: int = PIXEL_LIMIT) -> tuple[int, int, bool]:
     Raises:
         BrokenImage: as `decode`, as far as the header shows it.
     """
+    with _as_broken(), open_regular(file) as stream:
+        image = _open(stream, limit)
+        return image.height, image.width, image.mode in GREY_MODES
+
+
+def has_pages(file: Path, limit: int = PIXEL_LIMIT) -> bool:
+    """Return True if a file has several frames or pages.
+
+    Raises:
+        BrokenImage: as `size_of`.
+    """
+    with _as_broken(), open_regular(file) as stream:
+        image = _open(stream, limit)
+        # The second image of a camera's JPEG is a preview or a map of brightness.
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+
+
+@contextlib.contextmanager
+def _as_broken() -> Iterator[None]:
+    """Convert all errors of reading an image into `BrokenImage`."""
     try:
-        with open_regular(file) as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = _open(stream, limit)
-            return image.height, image.width, image.mode in GREY_MODES
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about corrupted metadata, which is not used
+            yield
     except BrokenImage:
         raise
-    except Exception as error:
-        raise BrokenImage(f"it is corrupted: {error}") from error
+    except OSError as error:
+        # Pillow raises OSError, too, without a number of the system.
+        transient = error.errno is not None and error.errno not in LASTING
+        raise BrokenImage(error.strerror or f"it is corrupted: {error}", transient) from error
+    except UserError as error:  # a folder, pipe or device
+        raise BrokenImage(f"it is not a regular file: {error}") from error
+    except MemoryError as error:
+        raise BrokenImage("it needs more memory than this machine has", True) from error
+    except Exception as error:  # Pillow lets the errors of its parsers through
+        reason = str(error) or type(error).__name__
+        raise BrokenImage(f"it is corrupted: {reason}") from error
 
 
 def _decode(

@@ -113,6 +113,11 @@ def find_duplicates(splits: Mapping[str, Split], search: str = "auto") -> Duplic
     return Duplicates(tuple(merged), bool(views), reason)
 
 
+def digests_of(images: np.ndarray) -> list[bytes]:
+    """Return the SHA-256 of the pixels of each image `[N, H, W, C]`."""
+    return [hashlib.sha256(image.tobytes()).digest() for image in images]
+
+
 def _compared(images: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
     names = list(images)
     return [(a, b) for b in names if b in JUDGED for a in names[: names.index(b)]]
@@ -126,10 +131,7 @@ def _sorted(pairs: Pairs) -> Pairs:
 
 
 def _identical(images: Mapping[str, np.ndarray]) -> list[Pairs]:
-    digests = {
-        name: [hashlib.sha256(image.tobytes()).digest() for image in values]
-        for name, values in images.items()
-    }
+    digests = {name: digests_of(values) for name, values in images.items()}
     pairs_of_splits = []
     for earlier, later in _compared(images):
         # Backwards, so that the first of several copies is kept.

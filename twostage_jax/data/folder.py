@@ -77,8 +77,12 @@ def _as_entries(
         return [Entry(f"{base}/{parts[0]}", parts[0], row=row) for row, parts in enumerate(images)]
     unused: Counter[str] = Counter()
     entries = []
+    meanings: dict[tuple[str, ...], tuple[str, str]] = {}
     for row, parts in enumerate(images):
-        split, label = _meaning(parts, by_split)
+        folder = parts[:-1]
+        if folder not in meanings:
+            meanings[folder] = _meaning(folder, by_split)
+        split, label = meanings[folder]
         path = "/".join(parts)
         if split == UNUSED and as_pool:
             split = POOL
@@ -99,21 +103,21 @@ def _has_splits(images: list[tuple[str, ...]]) -> bool:
     return bool(splits & with_classes) or (bool(splits) and tops <= SPLITS.keys())
 
 
-def _meaning(parts: tuple[str, ...], by_split: bool) -> tuple[str, str]:
-    """Return split and label of an image; for an unused one, `unused` and where it is."""
-    top = parts[0].lower()
-    if len(parts) == 1:
+def _meaning(folder: tuple[str, ...], by_split: bool) -> tuple[str, str]:
+    """Return split and label of the images of a folder; for unused ones, `unused` and where."""
+    if not folder:
         return UNUSED, "beside the folders"
+    top = folder[0].lower()
     if SPLITS.get(top) == POOL:
         return POOL, ""
     if not by_split:
-        return "train", parts[0]
+        return "train", folder[0]
     split = SPLITS.get(top)
     if split is None:
-        return UNUSED, f"in {parts[0]!r}, which is no split"
-    has_class = len(parts) > 2
-    if has_class and SPLITS.get(parts[1].lower()) != POOL:
-        return split, parts[1]
+        return UNUSED, f"in {folder[0]!r}, which is no split"
+    has_class = len(folder) > 1
+    if has_class and SPLITS.get(folder[1].lower()) != POOL:
+        return split, folder[1]
     # An unlabelled image of the test split must not be trained on.
     return (POOL, "") if split == "train" else (HELD_OUT, f"of {split} without a class")
 

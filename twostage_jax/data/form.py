@@ -12,6 +12,7 @@ from twostage_jax.data.decode import (
     BrokenImage,
     Form,
     decode,
+    has_pages,
     size_of,
 )
 from twostage_jax.data.spec import FITS, Reading, parse_size
@@ -40,13 +41,19 @@ def choose_form(files: Files, reading: Reading, cache: Cache, notes: list[str]) 
         return Form(height, width, reading.channels, fit)
     limit = pixel_limit(reading)
 
-    def choose() -> dict[str, object]:
+    def choose() -> tuple[dict[str, object], bool]:
         return _look_at(files.files, limit)
 
     seen = cache.read_form(files, limit, choose)
     count = int(str(seen["count"]))
     sizes = [(int(height), int(width)) for height, width in seen["sizes"]]  # pyright: ignore
     coloured = int(str(seen["coloured"]))
+    paged = int(str(seen.get("paged", 0)))
+    if paged:
+        notes.append(
+            f"{paged:,} of {count:,} images looked at have several frames or pages: only the first "
+            "of each is read"
+        )
     channels = reading.channels
     if channels is None:
         channels = 3 if coloured > COLOURED_SHARE * count else 1
@@ -76,22 +83,30 @@ def _words(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]}"
 
 
-def _look_at(files: Sequence[str], limit: int) -> dict[str, object]:
-    """Count coloured images and list sizes in a sample of the files; broken ones are left out."""
+def _look_at(files: Sequence[str], limit: int) -> tuple[dict[str, object], bool]:
+    """Count coloured images and list sizes in a sample of the files; broken ones are left out.
+
+    Also returns False if an error can be gone at the next attempt.
+    """
     rows = np.unique(np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).astype(int))
     sizes: list[tuple[int, int]] = []
     coloured = 0
+    paged = 0
+    is_lasting = True
     for row in rows.tolist():
         file = Path(str(files[row]))
         try:
             height, width, is_grey = size_of(file, limit)
             coloured += not is_grey and _is_coloured(decode(file, THUMBNAIL, limit))
-        except BrokenImage:
+            paged += has_pages(file, limit)
+        except BrokenImage as error:
+            is_lasting &= not error.transient
             continue
         sizes.append((height, width))
     if not sizes:  # all are broken; they are reported when they are decoded
         sizes = [(SMALLEST, SMALLEST)]
-    return {"sizes": _summary(sizes), "coloured": coloured, "count": len(sizes)}
+    values = {"sizes": _summary(sizes), "coloured": coloured, "count": len(sizes), "paged": paged}
+    return values, is_lasting
 
 
 def _is_coloured(pixels: np.ndarray) -> bool:

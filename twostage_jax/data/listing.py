@@ -25,10 +25,9 @@ ENDINGS = (
     ".webp",
 )
 # `cat_mask.png` beside `cat.png` is no second cat.
-MASK = re.compile(
-    r"(.+?)[ ._-]+(?:mask|masks|seg|segmentation|gt|groundtruth|annotation)(?:[ ._-]?\d+)?",
-    re.IGNORECASE,
-)
+MASK_WORD = "(?:mask|masks|seg|segmentation|gt|groundtruth|annotation)"
+MASK = re.compile(rf"(.+?)[ ._-]+{MASK_WORD}(?:[ ._-]?\d+)?", re.IGNORECASE)
+ANY_MASK = re.compile(f"[ ._-]{MASK_WORD}", re.IGNORECASE)
 MASK_FOLDERS = ("mask", "masks", "segmentation", "segmentations", "annotation", "annotations")
 MASKS = "masks"  # key of their count
 
@@ -153,18 +152,21 @@ def _choose(
         chosen = [name for name in names if not name.startswith(".") and matches(name)]
         unread.update(_ending(name) for name in set(names).difference(chosen))
         return chosen
-    stems = {}
+    images = []
     for name in names:
-        stem, ending = os.path.splitext(name)
         # `._cat.jpg` is a file that macOS writes beside `cat.jpg`.
-        if name.startswith(".") or ending.lower() not in ENDINGS:
-            unread[_ending(name)] += 1
+        if name.lower().endswith(ENDINGS) and not name.startswith("."):
+            images.append(name)
         else:
-            stems[name] = stem
+            unread[_ending(name)] += 1
+    # Once for all names: one by one, 50,000 names take a tenth of a second.
+    if not ANY_MASK.search("/".join(images)):
+        return images
+    stems = {name: os.path.splitext(name)[0] for name in images}
     bases = set(stems.values())
     chosen = [name for name, stem in stems.items() if not _is_mask(stem, bases)]
-    if len(chosen) < len(stems):
-        unread[MASKS] += len(stems) - len(chosen)
+    if len(chosen) < len(images):
+        unread[MASKS] += len(images) - len(chosen)
     return chosen
 
 

@@ -12,10 +12,10 @@ from queue import SimpleQueue
 
 from twostage_jax.data.decode import Form
 from twostage_jax.data.spec import Progress
-from twostage_jax.data.worker import Task, decode_task
+from twostage_jax.data.worker import BrokenRow, Task, decode_task
 from twostage_jax.errors import UserError
 
-Broken = list[tuple[int, str]]  # row and reason of each file that cannot be decoded
+Broken = list[BrokenRow]
 Results = Generator[tuple[Task, Broken], None, None]
 CHUNK = 128  # files of a task
 MOST_WORKERS = 16
@@ -44,7 +44,7 @@ def decode_files(
         progress: called after each part.
 
     Returns:
-        Row and reason of each file that cannot be decoded, in order.
+        Files that cannot be decoded, in order.
 
     Raises:
         OSError: a full disk.
@@ -141,4 +141,4 @@ def _answer(process: "subprocess.Popen[str]", task: Task) -> Broken:
     answer = json.loads(line)
     if isinstance(answer, str):
         raise OSError(answer)
-    return [(row, reason) for row, reason in answer]
+    return [BrokenRow(*values) for values in answer]

@@ -1,7 +1,5 @@
 """Sources with one file for each image: `folder:` and `csv:`."""
 
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,21 +9,23 @@ from twostage_jax.data.cache import Cache, Decoded, describe_files
 from twostage_jax.data.csv import list_csv
 from twostage_jax.data.decode import Form
 from twostage_jax.data.folder import list_folder
-from twostage_jax.data.form import choose_form, pixel_limit
+from twostage_jax.data.form import SAMPLE, choose_form, pixel_limit
 from twostage_jax.data.grouping import with_groups
 from twostage_jax.data.listing import Entry
 from twostage_jax.data.names import listed
 from twostage_jax.data.pixels import Array
 from twostage_jax.data.source import BrokenFile, Source
 from twostage_jax.data.spec import Progress, Reading
+from twostage_jax.data.spelling import doubtful_labels, with_one_spelling, without_names
 from twostage_jax.data.split import Split
 from twostage_jax.data.targets import NUMBER, read_class_names
-from twostage_jax.errors import UserError, printable, shortened, shown
+from twostage_jax.errors import UserError, printable, shortened
 
 LISTERS: dict[str, Callable[[Path, Reading, bool], tuple[list[Entry], list[str]]]] = {
     "folder": list_folder,
     "csv": list_csv,
 }
+DARK = 64
 NOTE_LIMIT = 500  # characters; names of files can be long
 
 
@@ -60,8 +60,9 @@ def read(
     if as_pool:
         entries = _without_labels(entries, path, notes)
     else:
-        entries = _without_names(entries, reading.unlabeled_label or (), notes)
-        entries = _with_labels(entries, bool(reading.merge_labels), path, notes)
+        entries = without_names(entries, reading.unlabeled_label or (), notes)
+        entries = with_one_spelling(entries, bool(reading.merge_labels), path, notes)
+        notes += doubtful_labels(entries)
     held_out = sum(not entry.label and entry.split in ("validation", "test") for entry in entries)
     if held_out:
         notes.append(f"unlabelled images of validation and test, not used: {held_out:,}")
@@ -70,7 +71,7 @@ def read(
     cache = Cache(reading.cache_dir, notes)
     form = choose_form(files, reading, cache, notes)
     decoded = cache.read_images(files, form, pixel_limit(reading), progress)
-    broken = [BrokenFile(entries[row].path, reason) for row, reason in decoded.broken]
+    broken = [BrokenFile(entries[x.row].path, x.reason) for x in decoded.broken]
     if broken and not reading.skip_broken:
         raise BrokenFiles(_broken_message(path, broken, len(entries)), list(map(str, broken)))
     if broken:
@@ -81,15 +82,28 @@ def read(
             f"none of the {len(entries):,} images of {path} can be decoded: give other files",
             list(map(str, broken)),
         )
+    notes += _note_on_dark(decoded.image)
     source = _as_source(path.stem if kind == "csv" else path.name, entries, decoded, form)
     notes = [printable(shortened(note, NOTE_LIMIT)) for note in notes]
     return source._replace(notes=tuple(notes), broken=tuple(broken))
 
 
+def _note_on_dark(images: np.ndarray) -> list[str]:
+    """Return a sentence if a sample of images uses less than a quarter of the range of values."""
+    step = -(-len(images) // SAMPLE)
+    brightest = int(images[::step].max(initial=0))
+    if brightest >= DARK:
+        return []
+    return [
+        f"all images are dark, at most {brightest} of 255: if the files have 16 bits and values up "
+        "to 4,095, scale them to the full range, or most grey levels are lost"
+    ]
+
+
 def _broken_message(path: Path, broken: Sequence[BrokenFile], count: int) -> str:
     return (
         f"{len(broken):,} of {count:,} images of {path} cannot be decoded: "
-        f"{listed(map(str, broken), 8)}; repair or remove them, leave them out with --skip-broken, "
+        f"{listed(map(str, broken), 3)}; repair or remove them, leave them out with --skip-broken, "
         "or raise --pixel-limit for images that are too large"
     )
 
@@ -108,76 +122,6 @@ def _without_labels(entries: list[Entry], path: Path, notes: list[str]) -> list[
     return kept
 
 
-def _without_names(entries: list[Entry], names: Sequence[str], notes: list[str]) -> list[Entry]:
-    """Remove labels that mean "no label".
-
-    Raises:
-        UserError: a name that no image has.
-    """
-    if not names:
-        return entries
-    keys = {_key(name) for name in names}
-    missing = keys - {_key(entry.label) for entry in entries}
-    if missing:
-        present = sorted({entry.label for entry in entries} - {""})
-        raise UserError(
-            f"--unlabeled-label {shown(min(missing))} is the label of no image: give one of "
-            f"{listed(map(shown, present), 12)}"
-        )
-    kept = []
-    count = 0
-    for entry in entries:
-        is_named = entry.label != "" and _key(entry.label) in keys
-        count += is_named
-        kept.append(entry._replace(label="") if is_named else entry)
-    notes.append(
-        f"images with the label {listed(map(shown, names))}: {count:,}, read as unlabelled"
-    )
-    return kept
-
-
-def _key(label: str) -> str:
-    """Return a label without differences of case, spaces and composition of its characters."""
-    return " ".join(unicodedata.normalize("NFC", label).split()).casefold()
-
-
-def _with_labels(entries: list[Entry], merge: bool, path: Path, notes: list[str]) -> list[Entry]:
-    """Give each class one spelling.
-
-    Raises:
-        UserError: several spellings, unless they are to be merged.
-    """
-    spellings: dict[str, Counter[str]] = {}
-    for label, count in Counter(entry.label for entry in entries).items():
-        if label:
-            spellings.setdefault(_key(label), Counter())[label] = count
-    several = {key: counts for key, counts in spellings.items() if len(counts) > 1}
-    if several and not merge:
-        examples = (
-            " and ".join(f"{shown(name)} ({count:,})" for name, count in counts.most_common())
-            for counts in several.values()
-        )
-        raise UserError(
-            f"{path} has labels that differ only by case or spaces: {listed(examples, 6)}; give "
-            "--merge-labels if they are one class, or correct them"
-        )
-    chosen = {}
-    names = {"": ""}
-    for key, counts in spellings.items():
-        # The most frequent spelling; of equal ones the first in alphabetical order.
-        name = min(counts, key=lambda name: (-counts[name], name))
-        chosen[key] = " ".join(unicodedata.normalize("NFC", name).split())
-        names |= dict.fromkeys(counts, chosen[key])
-    if all(name == text for text, name in names.items()):
-        return entries
-    if several:
-        notes.append(
-            f"labels that differ only by case or spaces are merged: "
-            f"{listed((shown(chosen[key]) for key in several), 12)}"
-        )
-    return [entry._replace(label=names[entry.label]) for entry in entries]
-
-
 def _as_source(name: str, entries: list[Entry], decoded: Decoded, form: Form) -> Source:
     """Return the images by split, with labels as numbers."""
     present = {entry.label for entry in entries} - {""}
@@ -193,7 +137,7 @@ def _as_source(name: str, entries: list[Entry], decoded: Decoded, form: Form) ->
     # An unlabelled image of another split than train would be trained on, if it came to the pool.
     pool = np.array([not entry.label and entry.split in ("train", "") for entry in entries])
     is_whole = np.ones(len(entries), bool)
-    is_whole[[row for row, _ in decoded.broken]] = False
+    is_whole[[x.row for x in decoded.broken]] = False
     splits: dict[str, Split] = {}
     for split in ("train", "validation", "test"):
         mask = (part == split) & is_whole

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from twostage_jax.data.source import Source
+from twostage_jax.data.duplicates import digests_of
+from twostage_jax.data.source import Source, with_pool
 from twostage_jax.data.spec import Reading
 from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
-
-# Values for images of which the source does not say it.
-UNKNOWN = {"path": "", "file": "", "group": np.int32(-1), "row": np.int32(-1)}
 
 
 def with_form_of(source: Source, reading: Reading) -> Reading:
@@ -30,7 +28,7 @@ def _images(source: Source) -> list[np.ndarray]:
 def with_more(source: Source, more: Source, spec: str) -> Source:
     """Add the images of another source, but its test split, to the unlabelled images.
 
-    Files that the source has, too, are left out: a test image must not be trained on.
+    Images that the source has, too, are left out: a test image must not be trained on.
 
     Raises:
         UserError: no image, or images of another shape.
@@ -63,17 +61,38 @@ def with_more(source: Source, more: Source, spec: str) -> Source:
         group = np.concatenate([part["group"] for part in parts])
         columns["group"] = _numbered(groups, more.groups, group)
     notes = [f"--unlabeled {spec}: {note}" for note in more.notes]
-    if "file" in columns:
-        kept = ~np.isin(_real(columns["file"]), _real(_files(source)))
-        if not kept.all():
-            notes.append(f"--unlabeled {spec}: {(~kept).sum():,} images are those of the source")
+    kept = ~_is_repeated(columns, source)
+    if not kept.all():
+        notes.append(
+            f"--unlabeled {spec}: {(~kept).sum():,} images are those of the source (same file or "
+            "same pixels), and are left out"
+        )
         columns = {name: values[kept] for name, values in columns.items()}
     notes.append(f"--unlabeled {spec}: {len(columns['image']):,} images for stage 1")
+    if source.groups and not more.groups:
+        notes.append(
+            f"--unlabeled {spec}: its images have no groups, so groups of validation and test may "
+            "be among them"
+        )
     if more.test is not None:
         notes.append(f"--unlabeled {spec}: images of its test split are not used")
-    return _joined(source, columns)._replace(
-        groups=groups, notes=(*source.notes, *notes), broken=(*source.broken, *more.broken)
+    # A file of both sources is listed once.
+    broken = tuple(dict.fromkeys((*source.broken, *more.broken)))
+    return with_pool(source, columns)._replace(
+        groups=groups, notes=(*source.notes, *notes), broken=broken
     )
+
+
+def _is_repeated(columns: Split, source: Source) -> np.ndarray:
+    """Return a mask of the images that the source has, too."""
+    mask = np.zeros(len(columns["image"]), bool)
+    if "file" in columns:
+        mask = np.isin(_real(columns["file"]), _real(_files(source)))
+    # A copy of the folder has other paths, but the same pixels.
+    digests = {digest for images in _images(source) for digest in digests_of(images)}
+    rest = np.flatnonzero(~mask)
+    mask[rest] = [digest in digests for digest in digests_of(columns["image"][rest])]
+    return mask
 
 
 def _files(source: Source) -> np.ndarray:
@@ -94,24 +113,6 @@ def _real(files: np.ndarray) -> np.ndarray:
         path = f"{folders[folder]}/{name}"
         real.append(os.path.realpath(path) if os.path.islink(path) else path)
     return np.array(real, str)
-
-
-def _joined(source: Source, columns: Split) -> Source:
-    """Return the source with more unlabelled images."""
-    images = columns.pop("image")
-    if source.unlabelled is None:
-        return source._replace(unlabelled=images, pool=columns or None)
-    old = source.pool or {}
-    counts = (len(source.unlabelled), len(images))
-    pool = {}
-    for name in sorted(old.keys() | columns.keys()):
-        both = (old.get(name), columns.get(name))
-        parts = [
-            np.full(count, UNKNOWN[name]) if values is None else values
-            for values, count in zip(both, counts, strict=True)
-        ]
-        pool[name] = np.concatenate(parts)
-    return source._replace(unlabelled=np.concatenate([source.unlabelled, images]), pool=pool)
 
 
 def _numbered(groups: Sequence[str], names: Sequence[str], group: np.ndarray) -> np.ndarray:

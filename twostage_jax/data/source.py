@@ -11,6 +11,8 @@ from twostage_jax.errors import UserError
 # Confusion matrices are K×K counts, for two splits in one `result.json`: at 2,000 classes they
 # take 28 MB each as text, and at most 64 MiB of that file are read.
 CLASS_LIMIT = 2000
+# Values of columns of the pool for images of a source without such a column.
+UNKNOWN = {"path": "", "file": "", "group": np.int32(-1), "row": np.int32(-1)}
 
 
 class BrokenFile(NamedTuple):
@@ -96,20 +98,28 @@ def without_labels(source: Source) -> Source:
     train = source.train
     if train is None:
         return source._replace(test=None, validation=None, classes=())
-    images = [train["image"]] if source.unlabelled is None else [source.unlabelled, train["image"]]
-    names = [name for name in train if name not in ("image", "label", "row")]
-    pool = {
-        name: np.concatenate([*([source.pool[name]] if source.pool else []), train[name]])
-        for name in names
-    }
-    return source._replace(
-        train=None,
-        test=None,
-        validation=None,
-        classes=(),
-        unlabelled=np.concatenate(images),
-        pool=pool or None,
-    )
+    moved = {name: values for name, values in train.items() if name not in ("label", "row")}
+    return with_pool(source, moved)._replace(train=None, test=None, validation=None, classes=())
+
+
+def with_pool(source: Source, columns: Split) -> Source:
+    """Return the source with more unlabelled images, `image` and other columns."""
+    more = dict(columns)
+    images = more.pop("image")
+    if source.unlabelled is None:
+        return source._replace(unlabelled=images, pool=more or None)
+    pool = source.pool or {}
+    counts = (len(source.unlabelled), len(images))
+    joined = {}
+    # Two sources need not have the same columns.
+    for name in sorted(pool.keys() | more.keys()):
+        parts = [
+            np.full(count, UNKNOWN[name]) if values is None else values
+            for values, count in zip((pool.get(name), more.get(name)), counts, strict=True)
+        ]
+        joined[name] = np.concatenate(parts)
+    unlabelled = np.concatenate([source.unlabelled, images])
+    return source._replace(unlabelled=unlabelled, pool=joined or None)
 
 
 def has_classes(source: Source) -> bool:
@@ -178,7 +188,7 @@ def _nested(train: Split) -> str:
     folders = {path.rpartition("/")[0] for path in train.get("path", np.array([], str)).tolist()}
     inner = sorted(folder for folder in folders if "/" in folder)
     if not inner:
-        return ""
+        return "; labels in a table are read with csv:FILE" if folders else ""
     top = inner[0].partition("/")[0]
     return f"; if the folders in {top!r} are the classes, give folder:DIR/{top}"
 

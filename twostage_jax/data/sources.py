@@ -155,8 +155,17 @@ def _read(spec: str, request: Request) -> Source:
             return source
         # In the form of the source, whatever its images look like.
         reading = pool.with_form_of(source, request.reading)._replace(unlabeled=None)
-        asked = request._replace(data_dir=None, reading=fitting(reading, more))
-        return pool.with_more(source, _read_kind(more, asked, as_pool=True), more)
+        reading = fitting(reading, more)
+        notes = ()
+        if kind_of(spec) == kind_of(more) == "csv":
+            from twostage_jax.data import columns
+
+            # The columns are those of the first table.
+            path = expanded(more.partition(":")[2])
+            reading, notes = columns.for_another_table(reading, path)
+        asked = request._replace(data_dir=None, reading=reading)
+        other = _read_kind(more, asked, as_pool=True)
+        return pool.with_more(source, other._replace(notes=notes + other.notes), more)
     except OSError as error:  # for example a name that is too long, or a failing disk
         file = error.filename or spec
         reason = error.strerror or error
@@ -174,7 +183,9 @@ def _read_kind(spec: str, request: Request, as_pool: bool = False) -> Source:
         # Imported only when it is used, because Pillow takes a while.
         from twostage_jax.data import pictures
 
+        more = request.reading.unlabeled
         reading = fitting(request.reading._replace(unlabeled=None), kind_of(spec))
+        reading = reading._replace(unlabeled=more)
         return pictures.read(kind, expanded(rest), reading, request.progress, as_pool)
     match kind:
         case "digits":

@@ -11,6 +11,7 @@ from twostage_jax.errors import UserError, did_you_mean, shown
 # NAME, NAME/CONFIG or NAME:1.2.3. A namespace in front of a name would make TFDS fetch code.
 TFDS_NAME = re.compile(r"[A-Za-z]\w*(/\w[\w+.-]*)?(:(\d+|\*)(\.(\d+|\*)){2})?", re.ASCII)
 SPECS = ("digits", "mnist", "tfds:NAME", "idx:DIR", "npz:FILE", "folder:DIR", "csv:FILE")
+OFF = "off"  # value of a setting that is found by default
 FITS = ("pad", "crop")
 CHANNELS = (1, 3)
 MEGAPIXELS = 10_000  # a larger image would not fit into memory
@@ -27,9 +28,11 @@ class Reading(NamedTuple):
         unlabeled: SPEC of more images for stage 1, or None.
         unlabeled_label: labels that mean "no label".
         path_column: column of a csv with the paths, by name or number from 1; None to find it.
-        label_column: the same for the labels.
+        label_column: the same for the labels; names with commas for a column for each class.
         image_dir: folder that the paths of a csv are relative to; None for the folder of the csv.
         group_column: column of a csv with the group of each image, or None.
+        split_column: column of a csv with the split of each image; `"off"` for none, None to find
+            it.
         group_by: regular expression whose match in a path is the group of the image, or None.
         image_size: `"64"` or `"48x64"` (height and width); None to choose it from the images.
         channels: 1 for grey, 3 for colour; None to choose it from the images.
@@ -37,7 +40,7 @@ class Reading(NamedTuple):
         glob: pattern of the files of a folder that are images; None for the usual endings.
         skip_broken: True to leave out files that cannot be decoded.
         strict: True to refuse rows of a csv without a file, and files without a row.
-        merge_labels: True to read labels that differ only by case or spaces as one.
+        merge_labels: True to read labels that differ only by case, spaces or zeros as one.
         cache_dir: folder for decoded images, or `"off"`; None for the user's cache folder.
         pixel_limit: largest image in megapixels; None for 100.
     """
@@ -48,6 +51,7 @@ class Reading(NamedTuple):
     label_column: str | None = None
     image_dir: Path | str | None = None
     group_column: str | None = None
+    split_column: str | None = None
     group_by: str | None = None
     image_size: str | int | None = None
     channels: int | None = None
@@ -62,7 +66,14 @@ class Reading(NamedTuple):
 
 READING = Reading()
 FORM_FIELDS = ("image_size", "channels", "image_fit")  # they decide what a network gets
-CSV_FIELDS = ("path_column", "label_column", "image_dir", "group_column", "strict")
+CSV_FIELDS = (
+    "path_column",
+    "label_column",
+    "image_dir",
+    "group_column",
+    "split_column",
+    "strict",
+)
 ANY_FIELDS = ("unlabeled",)  # fields that go with every source
 
 

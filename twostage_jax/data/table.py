@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,13 @@ from twostage_jax.errors import UserError
 from twostage_jax.files import MIB, read_bytes
 
 LIMIT = 256 * MIB
-DELIMITERS = (",", ";", "\t", " ")  # in the order in which they are preferred
+# In the order in which they are preferred: cells have commas more often than semicolons or tabs.
+DELIMITERS = ("\t", ";", ",", " ")
 DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "spaces"}
+DECLARED = re.compile(
+    r"sep=([,;\t ])\r?\n", re.IGNORECASE
+)  # first line that Excel writes and reads
+COMMENTS = re.compile(r"(?:#[^\n]*\n)+")
 SAMPLE = 50  # rows that decide about delimiter and columns
 # Beginnings of files of spreadsheet programs: a ZIP archive (xlsx, ods), an old Office file (xls).
 SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
@@ -56,7 +62,11 @@ def read_table(path: Path) -> Table:
             notes.append("the csv is not UTF-8: it is read as Windows-1252")
     if "\0" in text:
         raise UserError(f"{path} is not a text file: give a csv file")
-    delimiter = _delimiter(text)
+    declared = DECLARED.match(text)
+    if declared is not None:
+        text = "\n" + text[declared.end() :]  # an empty line keeps the numbers of the lines
+    delimiter = declared.group(1) if declared is not None else _delimiter(text)
+    text = _without_comments(text, delimiter, notes)
     try:
         reader = csv.reader(
             io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter == " "
@@ -71,6 +81,20 @@ def read_table(path: Path) -> Table:
     if delimiter != "," and width > 1:
         notes.append(f"columns of the csv are separated by {DELIMITER_NAMES[delimiter]}")
     return Table(None, rows, [line for line, _ in numbered], notes)
+
+
+def _without_comments(text: str, delimiter: str, notes: list[str]) -> str:
+    """Empty the lines before the table that begin with # and are not divided into cells."""
+    comments = COMMENTS.match(text)
+    if comments is None or delimiter in comments.group():
+        return text
+    rest = text[comments.end() :]
+    # A name in a list of names may begin with #, too.
+    if delimiter not in rest.partition("\n")[0]:
+        return text
+    count = comments.group().count("\n")
+    notes.append(f"comments before the table, not read: {count:,}")
+    return "\n" * count + rest
 
 
 def _delimiter(text: str) -> str:

@@ -29,7 +29,15 @@ class Task(NamedTuple):
     files: list[str]
 
 
-def decode_task(output: int, task: Task, form: Form, limit: int) -> list[tuple[int, str]]:
+class BrokenRow(NamedTuple):
+    """Row and reason of a file that cannot be decoded, and `BrokenImage.transient`."""
+
+    row: int
+    reason: str
+    transient: bool = False
+
+
+def decode_task(output: int, task: Task, form: Form, limit: int) -> list[BrokenRow]:
     """Decode files into their rows of a file of uint8 `[N, H, W, C]`.
 
     Args:
@@ -39,7 +47,7 @@ def decode_task(output: int, task: Task, form: Form, limit: int) -> list[tuple[i
         limit: largest number of pixels of an image.
 
     Returns:
-        Row and reason of each file that cannot be decoded; its row is zero.
+        Files that cannot be decoded; their rows are zero.
 
     Raises:
         OSError: a full disk.
@@ -50,7 +58,7 @@ def decode_task(output: int, task: Task, form: Form, limit: int) -> list[tuple[i
         try:
             images[index] = decode(Path(file), form, limit)
         except BrokenImage as error:
-            broken.append((task.start + index, str(error)))
+            broken.append(BrokenRow(task.start + index, str(error), error.transient))
     content = images.reshape(-1).data
     offset = task.start * images[:1].nbytes
     while len(content):

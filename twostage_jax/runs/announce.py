@@ -3,14 +3,20 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
+from twostage_jax.config.choices import SOLVED, WEIGHTED
 from twostage_jax.config.presets import STEPS
 from twostage_jax.engine.device import Device
+from twostage_jax.errors import shown
 from twostage_jax.runs.plan import Plan
 from twostage_jax.runs.programs import Placed
 from twostage_jax.show.duplicates import show_duplicates
 from twostage_jax.show.start import PlanRow, show_data, show_device, show_plan
 from twostage_jax.show.tables import counted
 from twostage_jax.show.terminal import Terminal
+
+UNEVEN = 10  # ratio of the largest class to the smallest from which on weights are recommended
 
 
 def announce(
@@ -19,6 +25,7 @@ def announce(
     """Print device, data, folder and placement of a run."""
     show_machine(device, terminal)
     show_data(plan.dataset, _sizes(plan), terminal)
+    _show_uneven_classes(plan, terminal)
     settings = plan.config
     terminal.line(f"run in {folder}, preset {settings.preset}, seed {settings.seed}", hang=2)
     if "pretrain" in plan.stages and plan.labels_read:
@@ -49,6 +56,23 @@ def announce(
     for stage, place in placed.items():
         if place.speed is not None:
             terminal.line(f"{stage}: {place.speed.words}", hang=2)
+
+
+def _show_uneven_classes(plan: Plan, terminal: Terminal) -> None:
+    """Recommend class weights if a class is much rarer than another, and they would apply."""
+    settings = plan.config
+    protocol = settings.head.protocol
+    takes_weights = protocol not in SOLVED or protocol in WEIGHTED
+    if "head" not in plan.stages or settings.class_weights == "auto" or not takes_weights:
+        return
+    present, counts = np.unique(plan.dataset.train["label"], return_counts=True)
+    if counts.max() > UNEVEN * counts.min():
+        rare = shown(plan.dataset.classes[int(present[counts.argmin()])])
+        terminal.line(
+            f"  classes are uneven, {counts.min():,} (class {rare}) to {counts.max():,} training "
+            "images: --class-weights auto makes all classes count the same",
+            hang=4,
+        )
 
 
 def _show_epochs(plan: Plan, terminal: Terminal) -> None:

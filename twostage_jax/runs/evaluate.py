@@ -14,6 +14,7 @@ from twostage_jax.data.split import Split
 from twostage_jax.errors import UserError
 from twostage_jax.runs.handover import chosen_probability
 from twostage_jax.runs.open import Run
+from twostage_jax.runs.overlap import Overlap, find_overlap, with_scores
 from twostage_jax.runs.rejection import RejectedShares, measure_shares
 from twostage_jax.runs.result import ResultRecord
 from twostage_jax.runs.resume import notice_switches
@@ -29,9 +30,10 @@ from twostage_jax.scores.figures import (
     probabilities,
 )
 from twostage_jax.scores.groups import GroupSummary, summarise_groups
+from twostage_jax.show.duplicates import show_overlap
 from twostage_jax.show.groups import show_groups
 from twostage_jax.show.rejection import show_rejection
-from twostage_jax.show.result import show_evaluation, times_read
+from twostage_jax.show.result import show_evaluation, show_new_images, times_read
 from twostage_jax.show.tables import counted
 from twostage_jax.show.terminal import Terminal
 from twostage_jax.store.checksums import write_files
@@ -49,12 +51,15 @@ class Evaluation(NamedTuple):
         detection: out-of-distribution detection by each score; None without another source.
         groups: errors by group; None if the images have no groups.
         rejection: shares that the run's threshold rejects; None if it has none.
+        overlap: images of another source that the run has seen; None for the run's own data, or if
+            they cannot be read.
     """
 
     assessment: Assessment
     detection: dict[str, Detection] | None
     groups: GroupSummary | None = None
     rejection: RejectedShares | None = None
+    overlap: Overlap | None = None
 
 
 class _Part(NamedTuple):
@@ -144,7 +149,11 @@ def evaluate(
     groups = _group_summary(part, probability)
     if save_predictions:
         _save_predictions(run, part, probability, scores, terminal)
-    evaluation = Evaluation(assessment, detection, groups, rejection)
+    overlap = None
+    if sources.examples is not None and sources.run_data is not None:
+        overlap = find_overlap(sources.run_data, images)
+        overlap = with_scores(overlap, mean_probability(probability), label)
+    evaluation = Evaluation(assessment, detection, groups, rejection, overlap)
     _show(run, part, sources.examples, ood, evaluation, terminal)
     return evaluation
 
@@ -274,6 +283,11 @@ def _show(
     if evaluation.rejection is not None:
         names = (part.name, ood, run.config.other_class)
         show_rejection(run.record.rejection, evaluation.rejection, names, terminal)
+    overlap = evaluation.overlap
+    if overlap is not None:
+        show_overlap(overlap.counts, scores.count, terminal)
     show_evaluation(title, part.name, evaluation.assessment, classes, detection, terminal)
+    if overlap is not None and overlap.without is not None:
+        show_new_images(overlap.without, terminal)
     if part.is_own and part.name == "test":
         terminal.line(times_read(run.record.test_reads), hang=2)

@@ -14,7 +14,9 @@ ROUNDING = 1e-4  # floats may exceed [0, 1] by the error of float16
 WHOLE = "give integers in 0 to 255, or floats in 0 to 1"
 
 
-def network_images(images: object, shape: tuple[int, ...], run: Path) -> np.ndarray:
+def network_images(
+    images: object, shape: tuple[int, ...], run: Path, decoded: bool = False
+) -> np.ndarray:
     """Convert a user's images to uint8 or to normalised float32, `[N, H, W, C]`.
 
     Args:
@@ -23,6 +25,7 @@ def network_images(images: object, shape: tuple[int, ...], run: Path) -> np.ndar
             image without the axis N.
         shape: `(H, W, C)` of the run's images.
         run: folder of the run, for messages.
+        decoded: True for integers that are certainly in 0 to 255, even if all are small.
 
     Returns:
         uint8 as it is, and floats as `(x - 0.5)/0.5`. `stages.stage.as_image` takes both.
@@ -34,7 +37,7 @@ def network_images(images: object, shape: tuple[int, ...], run: Path) -> np.ndar
     if array.dtype == np.bool_:
         array = array.astype(np.float32)
     if np.issubdtype(array.dtype, np.integer):
-        return _integers(array)
+        return _integers(array, decoded)
     # NumPy does not know bfloat16 as a float; jax does.
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise UserError(f"images are {array.dtype}: {WHOLE}")
@@ -84,7 +87,7 @@ def _with_shape(array: np.ndarray, shape: tuple[int, ...], run: Path) -> np.ndar
     raise UserError(f"images are {size}, but {run} was trained on {wanted}: {hint}")
 
 
-def _integers(array: np.ndarray) -> np.ndarray:
+def _integers(array: np.ndarray, decoded: bool) -> np.ndarray:
     if not array.size:
         return array.astype(np.uint8)
     least = int(array.min())
@@ -92,7 +95,7 @@ def _integers(array: np.ndarray) -> np.ndarray:
     if least < 0 or largest > 255:
         raise UserError(f"images are integers from {least} to {largest}: {WHOLE}")
     # Read as 0 to 255, they would be nearly black, and every prediction would be wrong.
-    if 0 < largest <= SMALL_SCALE:
+    if 0 < largest <= SMALL_SCALE and not decoded:
         raise UserError(
             f"images are integers from {least} to {largest}, so their scale is uncertain: give "
             f"floats in 0 to 1, for instance images / {largest}, or images / 255 if they are dark"

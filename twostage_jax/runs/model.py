@@ -149,13 +149,17 @@ class Model:
         """
         return self._mean(self.passes, self._images(images)).astype(np.float32)
 
-    def assess(self, images: object) -> Assessment:
+    def assess(self, images: object, decoded: bool = False) -> Assessment:
         """Return calibrated probabilities, rejections, out-of-distribution scores and sets.
+
+        Args:
+            images: as for `probabilities`.
+            decoded: True for pixels of image files, whose scale is certain even if all are dark.
 
         Raises:
             UserError: images of another shape or out of range.
         """
-        array = self._images(images)
+        array = network_images(images, self.image_shape, self.path, decoded)
         passes = self.quick if len(array) <= SMALL_BATCH else self.passes
         parts = [self._assess(passes, part) for part in _parts(array)]
         probability = np.concatenate([part.probability for part in parts])

@@ -173,17 +173,21 @@ class Run:
         """
         return self._probability(images).astype(np.float32)
 
-    def features(self, images: object) -> np.ndarray:
+    def features(self, images: object, decoded: bool = False) -> np.ndarray:
         """Return features float32 `[N, D]`, or `[M, N, D]` if each member has its own encoder.
+
+        Args:
+            images: as for `probabilities`.
+            decoded: True for images of a source, whose scale is certain even if all are dark.
 
         Raises:
             UserError: images of another shape or out of range.
         """
+        array = self._images(images, decoded)
         if self.tuned:
-            features = self.predictor.features(self._images(images))
+            features = self.predictor.features(array)
             return features if self.config.members > 1 else features[0]
-        predictor = self.pretrained or self.predictor
-        return self._without_axis(predictor.features(self._images(images)))
+        return self._without_axis((self.pretrained or self.predictor).features(array))
 
     def reconstruct(self, images: object) -> np.ndarray:
         """Return decoded images float32 `[N, H, W, C]`, or `[M, N, H, W, C]` as for `features`.
@@ -198,8 +202,9 @@ class Run:
         decoded = self._without_axis(self.pretrained.reconstructions(self._images(images)))
         return np.clip((decoded + 1) / 2, 0, 1)
 
-    def _images(self, images: object) -> np.ndarray:
-        return network_images(images, self.manifest.preprocessing.image_shape, self.folder)
+    def _images(self, images: object, decoded: bool = False) -> np.ndarray:
+        shape = self.manifest.preprocessing.image_shape
+        return network_images(images, shape, self.folder, decoded)
 
     def _probability(self, images: object) -> np.ndarray:
         """Return probabilities float64 `[N, K]`, from which all figures are computed."""

@@ -104,8 +104,8 @@ def load_sources(
         if own_needed:
             raise
         terminal.notice(
-            f"temperature and prediction sets are left out, because they are fitted on the run's "
-            f"own data: {error}"
+            "temperature and prediction sets are left out, and training images are not found, "
+            f"because the run's own data cannot be read: {error}"
         )
     return Sources(run_data, examples, outliers, outsiders)
 

@@ -43,7 +43,7 @@ class Assessor:
         with self.lock:
             seen = self._read(content, drawing)
             original = seen if drawing else decode(content, None)
-            answer = self.model.assess(seen[None])
+            answer = self.model.assess(seen[None], decoded=True)
         probability = answer.probability[0]
         rejected = None if answer.rejected is None else bool(answer.rejected[0])
         candidates = None if answer.sets is None else np.flatnonzero(answer.sets[0]).tolist()

@@ -125,7 +125,7 @@ def features_of(run: Run | None, model: Model | None) -> Features:
         if run is None:
             assert model is not None, "a file is always a model"
             return model.passes.features(images)[0]
-        values = run.features(images)
+        values = run.features(images, decoded=True)
         return values[0] if run.several else values
 
     return features

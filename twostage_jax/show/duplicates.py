@@ -83,3 +83,19 @@ def affected_text(record: Record, count: int) -> str | None:
     copies = "copy" if record.affected == 1 else "copies"
     text = f"accuracy {decimal(scores.accuracy)} without {record.affected:,} {copies}"
     return f"{text} ({images}; duplicates.csv)"
+
+
+def show_overlap(counts: Mapping[str, int], total: int, terminal: Terminal) -> None:
+    """Print how many of the evaluated images the run has seen, by split of the run."""
+    for split, count in counts.items():
+        text = f"{count:,} of {counted(total, 'image')} ({100 * count / total:.1f} %)"
+        if split == "train":
+            text = f"{text} are training images of the run"
+        elif split == "unlabelled":
+            text = f"{text} were in stage 1 of the run, without labels"
+        else:
+            text = f"{text} are validation images of the run"
+        if split == "train" and count >= LOUD * total:
+            terminal.warn(f"{text}: the accuracy is not that of new images")
+        else:
+            terminal.line(text, hang=2)

@@ -181,6 +181,13 @@ def show_accuracy(
         _field("ensemble", f"of {len(members):,} members with mean accuracy {spread}", terminal)
 
 
+def show_new_images(scores: Record, terminal: Terminal) -> None:
+    """Print the accuracy of `scores.Scores` on images that the run was not trained on."""
+    images = counted(scores.count, "image")
+    text = f"accuracy {decimal(scores.accuracy)} without training images ({images})"
+    _field("new images", text, terminal)
+
+
 def show_class_balance(scores: Record, classes: Sequence[str], terminal: Terminal) -> None:
     """Print balanced accuracy and worst class of `scores.Scores`, if its classes are uneven."""
     if scores.worst_class is None or not is_uneven(scores.confusion):

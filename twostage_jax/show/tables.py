@@ -147,7 +147,7 @@ def show_dataset(
         terminal.line(f"unlabelled: {unlabelled:,} images")
     terminal.line(f"values in the source: {scale}")
     for note in notes:
-        terminal.line(f"note: {note}")
+        terminal.line(f"note: {note}", hang=2)
     for split, (low, high, mean) in pixels.items():
         terminal.line(f"{split}: pixel values {low} to {high}, mean {mean:.2f}")
     terminal.line(f"fingerprint {fingerprint}")

@@ -68,7 +68,7 @@ def predict(
         table.write(header(model.classes))
         batches = read_inputs(inputs, form, reading, settings.scale, sys.stdin, terminal.notice)
         for names, images, errors in batches:
-            table.write(rows(names, errors, model.classes, *model.assess(images)))
+            table.write(rows(names, errors, model.classes, *model.assess(images, decoded=True)))
             count += len(names)
             broken += len(errors)
     where = "" if out is None else f"; the CSV is {out}"

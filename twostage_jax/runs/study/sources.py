@@ -208,7 +208,9 @@ class Source:
 
     def features(self, split: str) -> np.ndarray:
         """Return the frozen encoder's features float32 `[N, D]` of a split of `split_images`."""
-        return self.cached(f"frozen-{split}", lambda: self.run.features(self.split_images(split)))
+        return self.cached(
+            f"frozen-{split}", lambda: self.run.features(self.split_images(split), decoded=True)
+        )
 
     def random_features(self, split: str, seed: int) -> np.ndarray:
         """Return features of an encoder of the same shape with the initial values of a seed."""
