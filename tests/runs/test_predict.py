@@ -86,15 +86,28 @@ def test_inputs_are_files_patterns_archives_and_paths_on_standard_input(
     assert rows[1] == {**expected[str(one)], "path": rows[1]["path"]}
 
 
-def test_a_csv_names_images_by_a_column_and_its_folder(predict, folder, tmp_path):
-    (tmp_path / "list.csv").write_text("id;file\n1;sub/d.png\n2;z.png\n3;gone.png\n")
+def test_each_row_of_a_csv_gives_a_row_in_order(predict, folder, done, tmp_path):
+    lines = ["id;file", "1;z.png", "2;gone.png", "3;sub/d.png", "4;", "5;z.png", "6;a b", "7;sub"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
     words = ("--path-column", "file", "--image-dir", folder)
     status, rows, error = predict(tmp_path / "list.csv", *words)
-    assert status == 0 and "rows without a file: 1 ('gone.png')" in error
-    assert [row["path"] for row in rows] == [str(folder / "sub" / "d.png"), str(folder / "z.png")]
-    (tmp_path / "bad.csv").write_text("file\n../secret.png\n")
-    status, _, error = predict(tmp_path / "bad.csv", "--image-dir", folder)
-    assert status == 2 and "out of" in error
+    assert status == 2 and "3 of 7 images could not be read" in error
+    names = [line.partition(";")[2] for line in lines[1:]]
+    assert [row["path"] for row in rows] == names
+    reasons = {row["path"]: row["error"] for row in rows if row["error"]}
+    assert reasons == {"gone.png": "no such file", "": "the row has no path", "sub": "no such file"}
+    by_file = {"z.png": "z.png", "sub/d.png": "sub/d.png", "a b": "a b.png"}
+    for row in rows:
+        if not row["error"]:
+            alone = predict(folder / by_file[row["path"]])[1][0]
+            assert {**row, "path": ""} == {**alone, "path": ""}
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "gone.png"])
+def test_a_csv_without_files_in_its_folder_is_refused(predict, folder, tmp_path, name):
+    (tmp_path / "bad.csv").write_text(f"file\n{name}\n")
+    status, rows, error = predict(tmp_path / "bad.csv", "--image-dir", folder)
+    assert status == 2 and rows is None and "give --image-dir with" in error
 
 
 def test_broken_files_have_a_row_with_the_reason_and_the_status_says_so(predict, folder):

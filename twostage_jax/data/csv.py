@@ -29,12 +29,7 @@ def list_csv(path: Path, reading: Reading, as_pool: bool = False) -> tuple[list[
         UserError: a file that is no csv or has other columns; paths that lead out of the folder;
             no row with a file; with `strict`, a row without a file or a file without a row.
     """
-    folder = expanded(reading.image_dir) if reading.image_dir else path.parent
-    if not folder.is_dir():
-        raise UserError(f"--image-dir {folder} is not a folder: give the folder of the images")
-    cells = read_table(path)
-    files = Files(folder, reading.image_dir is not None, path)
-    table, columns = _columns(cells, files, path, reading, as_pool)
+    table, columns, files = _open_csv(path, reading, as_pool)
     notes = table.notes
     entries: dict[str, Entry] = {}
     absent = []
@@ -57,13 +52,43 @@ def list_csv(path: Path, reading: Reading, as_pool: bool = False) -> tuple[list[
                     f"({shown(before.label)} and {shown(label)}): keep one row for each image"
                 )
     if not entries:
-        raise UserError(_no_files(path, folder, table, absent))
+        raise UserError(_no_files(path, files.folder, table, absent))
     if repeated:
         notes.append(f"rows that repeat another row, read once: {repeated:,}")
     unlisted = files.without_row(entries)
     _report("rows without a file", absent, path, reading, notes)
     _report("files without a row", unlisted, path, reading, notes)
     return list(entries.values()), notes
+
+
+def list_rows(path: Path, reading: Reading) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Return the path in each row of a csv file with its file, and notes.
+
+    Rows are in order and none is left out. The file is None if it does not exist.
+
+    Raises:
+        UserError: a file that is no csv or has other columns; paths that lead out of the folder;
+            no row with a file.
+    """
+    table, columns, files = _open_csv(path, reading, as_pool=True)
+    rows = []
+    for row, line in zip(table.rows, table.lines, strict=True):
+        text = row[columns.path].strip()
+        rows.append((original(text), files.find(text, line)))
+    if all(file is None for _, file in rows):
+        raise UserError(_no_files(path, files.folder, table, [text for text, _ in rows]))
+    return rows, table.notes
+
+
+def _open_csv(path: Path, reading: Reading, as_pool: bool) -> tuple[Table, "Columns", Files]:
+    """Read a csv file, and find its columns and the folder of its files."""
+    folder = expanded(reading.image_dir) if reading.image_dir else path.parent
+    if not folder.is_dir():
+        raise UserError(f"--image-dir {folder} is not a folder: give the folder of the images")
+    cells = read_table(path)
+    files = Files(folder, reading.image_dir is not None, path)
+    table, columns = _columns(cells, files, path, reading, as_pool)
+    return table, columns, files
 
 
 def _report(

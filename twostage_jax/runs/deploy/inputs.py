@@ -14,7 +14,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from PIL import Image
 
-from twostage_jax.data.csv import list_csv
+from twostage_jax.data.csv import list_rows
 from twostage_jax.data.decode import MEGAPIXEL, PIXEL_LIMIT, BrokenImage, Form, decode
 from twostage_jax.data.listing import find_images
 from twostage_jax.data.names import listed, parse
@@ -28,6 +28,9 @@ TABLES = (".csv", ".tsv")
 STDIN = "-"
 BATCH = 1000  # images that are classified together
 PIECE = 50  # files that a thread decodes at a time
+# Reasons for rows of a csv file that name no file.
+NO_FILE = "no such file"
+NO_PATH = "the row has no path"
 Say = Callable[[str], None]
 
 
@@ -43,6 +46,18 @@ class InputBatch(NamedTuple):
     names: list[str]
     images: np.ndarray
     errors: dict[int, str]
+
+
+class ImageFile(NamedTuple):
+    """A file to classify.
+
+    Attributes:
+        name: path as it was given or found.
+        file: path to open; None if it does not exist.
+    """
+
+    name: str
+    file: str | None
 
 
 def read_inputs(
@@ -68,20 +83,25 @@ def read_inputs(
     converter = _Converter(form, limit, say)
     for text in inputs:
         if text == STDIN:
-            yield from converter.decode_files(line.rstrip("\r\n") for line in stdin if line.strip())
+            lines = (line.rstrip("\r\n") for line in stdin if line.strip())
+            yield from converter.decode_files(ImageFile(line, line) for line in lines)
         elif text.lower().endswith(".npz") and os.path.isfile(text):
             yield from converter.convert_archive(Path(text), scale)
         else:
-            yield from converter.decode_files(_paths(text, reading, say))
+            yield from converter.decode_files(_files(text, reading, say))
 
 
-def _paths(text: str, reading: Reading, say: Say) -> Iterable[str]:
+def _files(text: str, reading: Reading, say: Say) -> Iterable[ImageFile]:
     """Return the image files that an argument names."""
     text = os.path.expanduser(text)
-    if os.path.isdir(text):
-        return _in_folder(Path(text), reading.glob, say)
     if text.lower().endswith(TABLES) and os.path.isfile(text):
         return _in_csv(Path(text), reading, say)
+    return (ImageFile(path, path) for path in _paths(text, reading.glob, say))
+
+
+def _paths(text: str, pattern: str | None, say: Say) -> list[str]:
+    if os.path.isdir(text):
+        return _in_folder(Path(text), pattern, say)
     # A name may contain `[`, so an existing file is no pattern.
     if os.path.lexists(text):
         return [text]
@@ -104,12 +124,12 @@ def _in_folder(folder: Path, pattern: str | None, say: Say) -> list[str]:
     return [os.path.join(folder, *parts) for parts in images]
 
 
-def _in_csv(path: Path, reading: Reading, say: Say) -> list[str]:
-    """Return the images that the rows of a csv file name."""
-    entries, notes = list_csv(path, reading, as_pool=True)
+def _in_csv(path: Path, reading: Reading, say: Say) -> list[ImageFile]:
+    """Return an image for each row of a csv file, so that a row is lost nowhere."""
+    rows, notes = list_rows(path, reading)
     for note in notes:
         say(f"{path}: {note}")
-    return [entry.file for entry in entries]
+    return [ImageFile(*row) for row in rows]
 
 
 class _Converter:
@@ -122,17 +142,18 @@ class _Converter:
         self._has_said = False
         self._lock = Lock()
 
-    def decode_files(self, paths: Iterable[str]) -> Iterator[InputBatch]:
+    def decode_files(self, files: Iterable[ImageFile]) -> Iterator[InputBatch]:
         """Decode files in parallel; the next batch is decoded while one is classified."""
-        paths = iter(paths)
+        files = iter(files)
         with ThreadPoolExecutor(cores()) as pool:
             waiting: deque[tuple[list[str], list[Future]]] = deque()
             while True:
                 while len(waiting) < 2:
-                    names = list(itertools.islice(paths, BATCH))
-                    if not names:
+                    batch = list(itertools.islice(files, BATCH))
+                    if not batch:
                         break
-                    pieces = [names[i : i + PIECE] for i in range(0, len(names), PIECE)]
+                    pieces = [batch[i : i + PIECE] for i in range(0, len(batch), PIECE)]
+                    names = [file.name for file in batch]
                     waiting.append((names, [pool.submit(self._decode_piece, x) for x in pieces]))
                 if not waiting:
                     return
@@ -147,14 +168,16 @@ class _Converter:
         images = np.stack(arrays) if arrays else np.zeros((0, *shape), np.uint8)
         return InputBatch(names, images, errors)
 
-    def _decode_piece(self, paths: list[str]) -> list[np.ndarray | str]:
-        return [self._decode_file(Path(path)) for path in paths]
+    def _decode_piece(self, files: list[ImageFile]) -> list[np.ndarray | str]:
+        return [self._decode_file(file) for file in files]
 
-    def _decode_file(self, path: Path) -> np.ndarray | str:
+    def _decode_file(self, file: ImageFile) -> np.ndarray | str:
         """Return the pixels of a file, or the reason why it cannot be read."""
+        if file.file is None:
+            return NO_FILE if file.name else NO_PATH
         try:
             report = None if self._has_said else self._mention
-            return decode(path, self._form, self._limit, report)
+            return decode(Path(file.file), self._form, self._limit, report)
         except BrokenImage as error:
             return str(error)
 
