@@ -10,9 +10,21 @@ import pytest
 from twostage_jax.runs.result import DuplicatePairs, DuplicatesRecord
 from twostage_jax.scores.figures import assess
 from twostage_jax.scores.groups import summarise_groups
-from twostage_jax.show.report.blocks import Commands, Fact, Facts, Gallery, Picture, Section, Table
+from twostage_jax.show.report.blocks import (
+    Commands,
+    Drawing,
+    Fact,
+    Facts,
+    Gallery,
+    Matrix,
+    Picture,
+    Section,
+    Table,
+)
+from twostage_jax.show.report.charts import FeatureMap, plot_map
 from twostage_jax.show.report.compare import render_comparison
 from twostage_jax.show.report.content import Content, Study
+from twostage_jax.show.report.features import encoder_section
 from twostage_jax.show.report.images import data_address, thumbnail
 from twostage_jax.show.report.page import render_page
 from twostage_jax.show.report.result import interval_words, share_words
@@ -242,6 +254,40 @@ def test_the_page_prints(html, page, tmp_path):
     assert page.evaluate(style) == "rgb(255, 255, 255)"
     assert page.evaluate("document.documentElement.scrollWidth") <= 700
     assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+
+
+def test_long_names_fit_the_window_and_the_paper(page, tmp_path):
+    name = "UnbrokenNameOfAClass" * 5
+    svg = plot_map(FeatureMap(np.zeros((1, 2)), np.zeros(1, int), np.ones(2)), ["#0072B2"])
+    blocks = [
+        Drawing("map", svg, "", legend=[("#0072B2", name)]),
+        Gallery("pictures", [Picture([image], name, (name, name)) for image in images(3)]),
+        Table("t", [name] * 13, [[name] * 13]),
+        Matrix("m", [name] * 3, np.eye(3, dtype=int)),
+    ]
+    path = tmp_path / "page.html"
+    path.write_bytes(render_page("t", [Section("result", "Result", blocks)]))
+    page.set_window(390, 800, phone=True)
+    page.open(path.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    # The pictures stand side by side, and a cell that is cut off gives its text to the pointer.
+    tops = "[...document.querySelectorAll('.gallery figure')].map(x => x.offsetTop)"
+    assert page.evaluate(f"new Set({tops}).size") == 1
+    assert page.evaluate(
+        "[...document.querySelectorAll('th, td')].every(x => x.offsetWidth <= 320"
+        " && (x.title || x.querySelector('[title]') || x.textContent.length < 9))"
+    )
+    page.set_window(700, 900)
+    page.call("Emulation.setEmulatedMedia", media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 700
+
+
+def test_a_legend_that_nobody_can_read_is_left_out(whole):
+    classes = [f"class {number}" for number in range(100)]
+    content = Content(**{**vars(whole), "result": None, "manifest": manifest(classes)})
+    section = encoder_section(content)
+    drawing = next(block for block in section.blocks if isinstance(block, Drawing))
+    assert drawing.legend == [] and "follow the order of the classes" in drawing.caption
 
 
 def test_a_click_sorts_a_table_by_numbers(page, tmp_path):
