@@ -153,18 +153,24 @@ def _choose(
         chosen = [name for name in names if not name.startswith(".") and matches(name)]
         unread.update(_ending(name) for name in set(names).difference(chosen))
         return chosen
-    stems = {}
+    images = []
+    masks: dict[str, str] = {}  # names that can be masks, with the stem of their image
     for name in names:
         stem, ending = os.path.splitext(name)
         # `._cat.jpg` is a file that macOS writes beside `cat.jpg`.
         if name.startswith(".") or ending.lower() not in ENDINGS:
             unread[_ending(name)] += 1
-        else:
-            stems[name] = stem
-    bases = set(stems.values())
-    chosen = [name for name, stem in stems.items() if not _is_mask(stem, bases)]
-    if len(chosen) < len(stems):
-        unread[MASKS] += len(stems) - len(chosen)
+            continue
+        images.append(name)
+        match = MASK.fullmatch(stem)
+        if match is not None:
+            masks[name] = match.group(1)
+    if not masks:  # a set of all stems would take as much memory as the names
+        return images
+    stems = {os.path.splitext(name)[0] for name in images}
+    chosen = [name for name in images if masks.get(name) not in stems]
+    if len(chosen) < len(images):
+        unread[MASKS] += len(images) - len(chosen)
     return chosen
 
 
@@ -179,11 +185,6 @@ def _ending(name: str) -> str:
     if name.startswith("."):
         return "hidden"
     return os.path.splitext(name)[1].lower() or "without ending"
-
-
-def _is_mask(stem: str, stems: set[str]) -> bool:
-    match = MASK.fullmatch(stem)
-    return match is not None and match.group(1) in stems
 
 
 def others_note(listing: Listing, glob: str | None) -> list[str]:

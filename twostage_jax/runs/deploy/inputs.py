@@ -4,6 +4,7 @@ import glob
 import io
 import itertools
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,8 @@ from twostage_jax.errors import UserError
 
 TABLES = (".csv", ".tsv")
 STDIN = "-"
+END = "\0"  # of a name in a text of many
+NAME = re.compile(f"[^{END}]+")
 BATCH = 1000  # images that are classified together
 PIECE = 50  # files that a thread decodes at a time
 # Reasons for rows of a csv file that name no file.
@@ -99,7 +102,7 @@ def _files(text: str, reading: Reading, say: Say) -> Iterable[ImageFile]:
     return (ImageFile(path, path) for path in _paths(text, reading.glob, say))
 
 
-def _paths(text: str, pattern: str | None, say: Say) -> list[str]:
+def _paths(text: str, pattern: str | None, say: Say) -> Iterable[str]:
     if os.path.isdir(text):
         return _in_folder(Path(text), pattern, say)
     # A name may contain `[`, so an existing file is no pattern.
@@ -113,7 +116,7 @@ def _paths(text: str, pattern: str | None, say: Say) -> list[str]:
     raise UserError(f"{text} does not exist: give image files, a folder, a pattern or -")
 
 
-def _in_folder(folder: Path, pattern: str | None, say: Say) -> list[str]:
+def _in_folder(folder: Path, pattern: str | None, say: Say) -> Iterable[str]:
     """Return the images below a folder, in the order in which a source reads them."""
     images, unread, _ = find_images(folder, pattern)
     if not images:
@@ -121,7 +124,9 @@ def _in_folder(folder: Path, pattern: str | None, say: Say) -> list[str]:
     if unread:
         kinds = listed([f"{count:,} {name}" for name, count in unread.most_common()], 8)
         say(f"{folder}: not read: {kinds}")
-    return [os.path.join(folder, *parts) for parts in images]
+    # One text takes a tenth of the memory of a list of names.
+    names = END.join(os.path.join(*parts) for parts in images)
+    return (os.path.join(folder, match.group()) for match in NAME.finditer(names))
 
 
 def _in_csv(path: Path, reading: Reading, say: Say) -> list[ImageFile]:
