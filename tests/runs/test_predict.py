@@ -199,6 +199,24 @@ def test_a_csv_that_cannot_be_written_leaves_no_part(done, folder, capsys, tmp_p
     assert list(target.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("inputs", "out", "message"),
+    [
+        ("z.png", ".", "--out . is a folder: give a file"),
+        ("list.csv", "list.csv", "--out list.csv is also an input and would be overwritten"),
+        ("csv:list.csv", "o.csv", "csv:list.csv is no path: leave out csv: and give list.csv"),
+    ],
+)
+def test_a_mistake_is_refused_before_the_work(
+    done, folder, capsys, monkeypatch, inputs, out, message
+):
+    monkeypatch.chdir(folder)
+    (folder / "list.csv").write_text("path\nz.png\n")
+    assert cli.main(["predict", str(done), "a b.png", inputs, "--out", out]) == 2
+    assert message in capsys.readouterr().err
+    assert (folder / "list.csv").read_text() == "path\nz.png\n"
+
+
 def test_an_interrupted_command_leaves_no_part_of_a_file(done, folder, tmp_path):
     command = [sys.executable, "-m", "twostage_jax", "predict", str(done), str(folder), "-"]
     with subprocess.Popen(

@@ -26,6 +26,7 @@ from twostage_jax.engine.compile import cores
 from twostage_jax.errors import UserError
 
 TABLES = (".csv", ".tsv")
+INPUT_KINDS = ("csv", "folder", "npz")  # prefixes of a SPEC, which an input does not have
 STDIN = "-"
 END = "\0"  # of a name in a text of many
 NAME = re.compile(f"[^{END}]+")
@@ -113,6 +114,9 @@ def _paths(text: str, pattern: str | None, say: Say) -> Iterable[str]:
         if not paths:
             raise UserError(f"the pattern {text} matches no file: check it, and quote it")
         return paths
+    kind, _, rest = text.partition(":")
+    if kind in INPUT_KINDS and os.path.exists(os.path.expanduser(rest)):
+        raise UserError(f"{text} is no path: leave out {kind}: and give {rest}")
     raise UserError(f"{text} does not exist: give image files, a folder, a pattern or -")
 
 

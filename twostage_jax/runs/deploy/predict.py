@@ -58,6 +58,8 @@ def predict(
         UserError: an argument that names no image, or a file that cannot be written; at the end, if
             images could not be read.
     """
+    if out is not None:
+        _check_out(out, inputs)
     settings = model.settings
     form = Form(*model.image_shape, model.fit)
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -78,6 +80,15 @@ def predict(
             f"{broken:,} of {count:,} images could not be read: their rows have the reason in the "
             "column error; repair or remove these files"
         )
+
+
+def _check_out(out: Path, inputs: Sequence[str]) -> None:
+    """Raise `UserError` for a file that could only be refused, or missed, at the end."""
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: give a file")
+    for text in inputs:
+        if out.exists() and os.path.exists(text) and out.samefile(text):
+            raise UserError(f"--out {out} is also an input and would be overwritten: give another")
 
 
 @contextlib.contextmanager
