@@ -290,6 +290,16 @@ def test_a_legend_that_nobody_can_read_is_left_out(whole):
     assert drawing.legend == [] and "follow the order of the classes" in drawing.caption
 
 
+@pytest.mark.parametrize("classes", [[], ["a", "b"]])
+def test_unlabelled_images_are_on_the_map(whole, classes):
+    arrays = {**whole.arrays, "map_label": np.full(N, -1)}
+    content = Content("runs/a", manifest(classes), arrays=arrays)
+    drawing = next(x for x in encoder_section(content).blocks if isinstance(x, Drawing))
+    assert drawing.svg.count(b"<use ") >= N
+    assert [name for _, name in drawing.legend] == ([*classes, "unlabelled"] if classes else [])
+    assert ("Classes" in drawing.caption) == bool(classes)
+
+
 def test_a_click_sorts_a_table_by_numbers(page, tmp_path):
     rows = [("a", "9"), ("b", "10"), ("c", "1,000"), ("d", "–")]
     section = Section("result", "Result", [Table("t", ("name", "n"), rows, sortable=True)])
@@ -381,7 +391,9 @@ def test_a_comparison_names_the_best_run_and_runs_that_cannot_be_compared(whole,
     assert "different images" not in page.text()
     other.manifest.data.parts["test"] = "sha256:3"
     text = render_comparison([whole, other], []).decode()
-    assert "The runs were tested on different images" in text
+    # A run is not the best on images that the others did not see.
+    assert text.count("The runs were tested on different images") == 1
+    assert "highest test accuracy" not in text
 
 
 def test_a_share_never_reads_as_more_than_it_is():

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from twostage_jax.show.figure import GREY
 from twostage_jax.show.report.blocks import Block, Drawing, Gallery, Picture, Section, Table, Text
 from twostage_jax.show.report.charts import FeatureMap, class_colours, plot_map
 from twostage_jax.show.report.content import Content
@@ -35,11 +36,15 @@ def encoder_section(content: Content) -> Section | None:
         split = "test" if content.result is not None else "validation or training"
         caption = (
             f"Features of {counted(len(label), f'{split} image')} on their first two principal "
-            "components. Classes that overlap here can still be apart in other directions."
+            "components."
         )
+        if legend:
+            caption += " Classes that overlap here can still be apart in other directions."
         if len(legend) > LEGEND:
             legend = []
             caption += " The colours follow the order of the classes, from red to magenta."
+        elif legend and (label < 0).any():
+            legend.append((GREY, "unlabelled"))
         blocks.append(Drawing("map", svg, alt, caption, legend=legend))
     return Section("features", "What the encoder has learnt", blocks) if blocks else None
 

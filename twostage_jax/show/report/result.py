@@ -204,8 +204,9 @@ def training_section(content: Content) -> Section:
     facts = [
         Fact("data", manifest.data.name, f"fingerprint {manifest.data.fingerprint}"),
         Fact("images", f"{height}×{width}, {kind}", f"values {manifest.data.scale}"),
-        Fact("classes", f"{len(content.classes):,}", names + more),
     ]
+    if content.classes:
+        facts.append(Fact("classes", f"{len(content.classes):,}", names + more))
     result = content.result
     if result is not None:
         data = result.data
