@@ -290,14 +290,12 @@ def test_a_legend_that_nobody_can_read_is_left_out(whole):
     assert drawing.legend == [] and "follow the order of the classes" in drawing.caption
 
 
-@pytest.mark.parametrize("classes", [[], ["a", "b"]])
-def test_unlabelled_images_are_on_the_map(whole, classes):
-    arrays = {**whole.arrays, "map_label": np.full(N, -1)}
-    content = Content("runs/a", manifest(classes), arrays=arrays)
+def test_images_without_classes_are_on_the_map(whole):
+    arrays = {**whole.arrays, "map_label": np.zeros(N, int)}
+    content = Content("runs/a", manifest([]), arrays=arrays)
     drawing = next(x for x in encoder_section(content).blocks if isinstance(x, Drawing))
     assert drawing.svg.count(b"<use ") >= N
-    assert [name for _, name in drawing.legend] == ([*classes, "unlabelled"] if classes else [])
-    assert ("Classes" in drawing.caption) == bool(classes)
+    assert drawing.legend == [] and "Classes" not in drawing.caption
 
 
 def test_a_click_sorts_a_table_by_numbers(page, tmp_path):

@@ -61,7 +61,7 @@ class FeatureMap(NamedTuple):
 
     Attributes:
         points: float `[N, 2]`.
-        label: class of each, int `[N]`; -1 for an unlabelled image.
+        label: class of each, int `[N]`.
         shares: shares of the variance along the two axes.
     """
 
@@ -71,12 +71,11 @@ class FeatureMap(NamedTuple):
 
 
 def plot_map(feature_map: FeatureMap, colours: Sequence[str]) -> bytes:
-    """Plot images as points, in the colour of their class; unlabelled ones are grey."""
+    """Plot images as points, in the colour of their class."""
     with style():
         figure = new_figure(3.4, NARROW)
         axes = place_axes(figure, 0.3, 0.1, 0.3, 0.1)
-        # Unlabelled images have the label -1 and lie below the others.
-        for index, colour in enumerate((GREY, *colours), -1):
+        for index, colour in enumerate(colours):
             points = feature_map.points[feature_map.label == index]
             axes.plot(*points.T, ".", ms=5, mew=0, color=colour, alpha=0.7)
         axes.set_xticklabels([])

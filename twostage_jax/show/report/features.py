@@ -31,7 +31,8 @@ def encoder_section(content: Content) -> Section | None:
         feature_map = FeatureMap(arrays["map_point"], label, arrays["map_share"])
         colours = class_colours(len(content.classes))
         legend = [*zip(colours, content.classes, strict=True)]
-        svg = plot_map(feature_map, colours)
+        # Without classes, all images have the label 0.
+        svg = plot_map(feature_map, colours or [GREY])
         alt = f"{len(label):,} images as points on the first two principal components."
         split = "test" if content.result is not None else "validation or training"
         caption = (
@@ -43,8 +44,6 @@ def encoder_section(content: Content) -> Section | None:
         if len(legend) > LEGEND:
             legend = []
             caption += " The colours follow the order of the classes, from red to magenta."
-        elif legend and (label < 0).any():
-            legend.append((GREY, "unlabelled"))
         blocks.append(Drawing("map", svg, alt, caption, legend=legend))
     return Section("features", "What the encoder has learnt", blocks) if blocks else None
 
