@@ -283,6 +283,8 @@ def test_the_commands_export_and_predict(folder, tmp_path, capsys, monkeypatch):
         assert cli.main(["predict", str(model), str(tmp_path / "x.npz")]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1] and outputs[0].count("\n") == 71
+    assert cli.main(["export", str(folder("mlp")), "--out", str(tmp_path / "no" / "m")]) == 2
+    assert f"create the folder {tmp_path / 'no'}" in capsys.readouterr().err
     assert cli.main(["export", str(tmp_path)]) == 2
     assert "is not a run folder" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnx", None)

@@ -83,6 +83,7 @@ def _check_labels_out(out: Path | None) -> None:
     """Raise `UserError` for a file that the first label could not be written to."""
     if out is None:
         return
+    out = out.expanduser()
     if out.is_dir():
         raise UserError(f"--labels-out {out} is a folder: give a file")
     if not out.parent.is_dir():

@@ -59,6 +59,7 @@ def predict(
             images could not be read.
     """
     if out is not None:
+        out = out.expanduser()
         _check_out(out, inputs)
     settings = model.settings
     form = Form(*model.image_shape, model.fit)
