@@ -180,6 +180,8 @@ def test_standard_output_has_the_csv_alone(done, folder, capfd):
         (["{big}", "--pixel-limit", "0.001"], "1 of 1 images could not be read"),
         (["{big}", "--pixel-limit", "0"], "--pixel-limit is 0.0: give a number of megapixels"),
         (["{empty}/no.npz"], "does not exist"),
+        (["{big}", "--image-dir", "{empty}"], "--image-dir goes with a csv file: leave it out"),
+        (["{big}", "--glob", "*"], "--glob goes with a folder: leave it out"),
     ],
 )
 def test_mistakes_are_explained(predict, tmp_path, words, message):

@@ -95,6 +95,21 @@ def read_inputs(
             yield from converter.decode_files(_files(text, reading, say))
 
 
+def check_flags(inputs: Sequence[str], reading: Reading) -> None:
+    """Check that each flag of reading goes with an input.
+
+    Raises:
+        UserError: a flag for tables without a table, or for folders without a folder.
+    """
+    paths = [os.path.expanduser(text) for text in inputs]
+    has_table = any(path.lower().endswith(TABLES) for path in paths)
+    for name in ("path_column", "image_dir"):
+        if getattr(reading, name) is not None and not has_table:
+            raise UserError(f"--{name.replace('_', '-')} goes with a csv file: leave it out")
+    if reading.glob is not None and not any(map(os.path.isdir, paths)):
+        raise UserError("--glob goes with a folder: leave it out")
+
+
 def _files(text: str, reading: Reading, say: Say) -> Iterable[ImageFile]:
     """Return the image files that an argument names."""
     text = os.path.expanduser(text)

@@ -14,7 +14,7 @@ from twostage_jax.data.decode import Form
 from twostage_jax.data.spec import READING, Reading
 from twostage_jax.engine.device import find_device
 from twostage_jax.errors import UserError
-from twostage_jax.runs.deploy.inputs import read_inputs
+from twostage_jax.runs.deploy.inputs import check_flags, read_inputs
 from twostage_jax.runs.model import Model, open_model
 from twostage_jax.show.prediction_rows import header, rows
 from twostage_jax.show.tables import counted
@@ -55,9 +55,10 @@ def predict(
         reading: largest image, pattern of files in folders, and columns of csv files.
 
     Raises:
-        UserError: an argument that names no image, or a file that cannot be written; at the end, if
-            images could not be read.
+        UserError: an argument that names no image, a flag that goes with none, or a file that
+            cannot be written; at the end, if images could not be read.
     """
+    check_flags(inputs, reading)
     if out is not None:
         out = out.expanduser()
         _check_out(out, inputs)
