@@ -27,7 +27,7 @@ from twostage_jax.show.report.content import Content, Study
 from twostage_jax.show.report.features import encoder_section
 from twostage_jax.show.report.images import data_address, thumbnail
 from twostage_jax.show.report.page import render_page
-from twostage_jax.show.report.result import interval_words, share_words
+from twostage_jax.show.report.result import interval_words, share_words, training_section
 from twostage_jax.show.report.run import render_run
 from twostage_jax.store.records import Rejection
 
@@ -296,6 +296,17 @@ def test_images_without_classes_are_on_the_map(whole):
     drawing = next(x for x in encoder_section(content).blocks if isinstance(x, Drawing))
     assert drawing.svg.count(b"<use ") >= N
     assert drawing.legend == [] and "Classes" not in drawing.caption
+
+
+def test_the_settings_of_a_sweep_are_those_of_the_chosen_point(whole):
+    point = SimpleNamespace(values={"head.learning-rate": 0.03})
+    changed = SimpleNamespace(**vars(whole.result))
+    changed.sweep = SimpleNamespace(points=[point], chosen=0)
+    content = Content("runs/a", manifest(EVIL), changed)
+    content.manifest.config |= {"head": {"learning_rate": 0.5}, "class_weights": "auto"}
+    facts = next(x for x in training_section(content).blocks if isinstance(x, Facts)).facts
+    note = next(fact.note for fact in facts if fact.name == "stage 2")
+    assert "learning rate 0.03" in note and "class weights auto" in note
 
 
 def test_a_click_sorts_a_table_by_numbers(page, tmp_path):

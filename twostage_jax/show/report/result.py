@@ -196,7 +196,7 @@ def study_section(content: Content) -> Section | None:
 def training_section(content: Content) -> Section:
     """Section on the data and both stages."""
     manifest = content.manifest
-    config = manifest.config
+    config = _chosen_config(manifest.config, content.result)
     height, width, channels = manifest.preprocessing.image_shape
     kind = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
     names = ", ".join(content.classes[:20])
@@ -229,6 +229,19 @@ def training_section(content: Content) -> Section:
     return Section("training", "Data and training", blocks)
 
 
+def _chosen_config(config: Mapping, result: Record | None) -> Mapping:
+    """Return a config with the values of the chosen point of a sweep."""
+    sweep = getattr(result, "sweep", None)
+    if sweep is None:
+        return config
+    chosen = {**config}
+    for field, value in sweep.points[sweep.chosen].values.items():
+        group, _, name = field.rpartition(".")
+        if group in ("pretrain", "head"):
+            chosen[group] = {**(chosen.get(group) or {}), name.replace("-", "_"): value}
+    return chosen
+
+
 def _label_note(data: Record) -> str:
     noise = f", {100 * data.noise:g} % of them flipped" if data.noise else ""
     return f"of {counted(data.train, 'training image')}{noise}"
@@ -255,6 +268,8 @@ def _stage_2(result: Record, config: Mapping) -> tuple[str, str]:
         words.append(f"loss {head.loss:.4f}")
     if head.epochs:
         words += _settings(config.get("head") or {}, ("batch_size", "learning_rate"))
+    if config.get("class_weights") == "auto":
+        words.append("class weights auto")
     words.append("encoder frozen" if result.frozen.groups else "encoder trained too")
     return f"{head.protocol} head", ", ".join(words)
 
