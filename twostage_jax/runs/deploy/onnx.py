@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from twostage_jax.engine.bundle import Bundle
 from twostage_jax.errors import UserError
-from twostage_jax.runs.deploy.onnx_graph import Graph, add_probabilities
+from twostage_jax.runs.deploy.onnx_graph import Graph
+from twostage_jax.runs.deploy.onnx_operations import add_probabilities
 from twostage_jax.trees import PyTree
 
 OUTPUT = "probabilities"

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from twostage_jax.engine.bundle import Bundle
 from twostage_jax.errors import UserError
 from twostage_jax.trees import PyTree
 
@@ -164,21 +163,6 @@ def trace(function: Callable[[PyTree], jax.Array], image_shape: Sizes) -> list[C
     """Trace a function of images uint8 `[N, H, W, C]` with both batch sizes."""
     shapes = [jax.ShapeDtypeStruct((size, *image_shape), np.uint8) for size in TRACED]
     return [jax.make_jaxpr(function)(shape) for shape in shapes]
-
-
-def add_probabilities(graph: Graph, bundle: Bundle) -> str:
-    """Add the network of a bundle; return the name of the mean probabilities `[N, K]`.
-
-    Raises:
-        UserError: a network that the graph cannot express.
-    """
-    # Imported here: the operations import this file.
-    from twostage_jax.runs.deploy.onnx_operations import OPERATIONS
-
-    traces = trace(lambda images: bundle.apply(bundle.arrays, images)[0], bundle.image_shape)
-    logits = graph.full(convert(graph, traces, OPERATIONS)[0])
-    members = graph.add("Softmax", [logits], axis=-1)
-    return graph.add("ReduceMean", [members, graph.integers([0])], keepdims=0)
 
 
 def convert(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from twostage_jax.engine.bundle import Bundle
 from twostage_jax.errors import UserError
 from twostage_jax.runs.deploy.onnx_elementwise import ELEMENTWISE
 from twostage_jax.runs.deploy.onnx_graph import (
@@ -16,6 +17,8 @@ from twostage_jax.runs.deploy.onnx_graph import (
     Result,
     Tensor,
     Value,
+    convert,
+    trace,
 )
 from twostage_jax.trees import PyTree
 
@@ -270,3 +273,15 @@ OPERATIONS: dict[str, Emit] = {
     "reduce_window_max": _window("MaxPool"),
     "reduce_window_sum": _window("AveragePool"),
 }
+
+
+def add_probabilities(graph: Graph, bundle: Bundle) -> str:
+    """Add the network of a bundle; return the name of the mean probabilities `[N, K]`.
+
+    Raises:
+        UserError: a network that the graph cannot express.
+    """
+    traces = trace(lambda images: bundle.apply(bundle.arrays, images)[0], bundle.image_shape)
+    logits = graph.full(convert(graph, traces, OPERATIONS)[0])
+    members = graph.add("Softmax", [logits], axis=-1)
+    return graph.add("ReduceMean", [members, graph.integers([0])], keepdims=0)

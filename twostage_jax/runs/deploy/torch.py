@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from twostage_jax.engine.bundle import make_bundle
-from twostage_jax.runs.deploy.onnx_graph import Graph, add_probabilities
+from twostage_jax.runs.deploy.onnx_graph import Graph
+from twostage_jax.runs.deploy.onnx_operations import add_probabilities
 from twostage_jax.runs.deploy.torch_program import torch_program
 from twostage_jax.runs.deploy.torch_source import dense_network, torch_source, traced_network
 from twostage_jax.runs.opened import Run
