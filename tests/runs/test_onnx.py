@@ -1,5 +1,7 @@
 """Functions of jax as graphs: onnxruntime and torch compute the same for any number of images."""
 
+import runpy
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -105,14 +107,13 @@ def test_onnxruntime_computes_what_jax_computes(name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_torch_computes_what_jax_computes(name):
+def test_torch_computes_what_jax_computes(name, tmp_path):
     torch = pytest.importorskip("torch")
     graph, result, function = written(name)
     program = torch_program(graph, result)
-    space = {"__file__": "model.py"}
     about = {"WEIGHTS": "", "CLASSES": [], "SHAPE": SHAPE, "TEMPERATURE": None}
-    exec(torch_source(about, traced_network(program)), space)
-    model = space["Classifier"]()
+    (tmp_path / "model.py").write_text(torch_source(about, traced_network(program)))
+    model = runpy.run_path(str(tmp_path / "model.py"))["Classifier"]()
     model.load_state_dict({name: torch.tensor(x) for name, x in program.arrays.items()})
     for count in (9, 1):
         values = model(torch.from_numpy(IMAGES[:count]))
