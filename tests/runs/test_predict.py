@@ -206,15 +206,16 @@ def test_a_csv_that_cannot_be_written_leaves_no_part(done, folder, capsys, tmp_p
     [
         ("z.png", ".", "--out . is a folder: give a file"),
         ("list.csv", "list.csv", "--out list.csv is also an input and would be overwritten"),
+        ("gone.png", "o.csv", "gone.png does not exist: give image files"),
         ("csv:list.csv", "o.csv", "csv:list.csv is no path: leave out csv: and give list.csv"),
     ],
 )
-def test_a_mistake_is_refused_before_the_work(
-    done, folder, capsys, monkeypatch, inputs, out, message
+def test_a_mistake_is_refused_before_the_model_is_opened(
+    folder, capsys, monkeypatch, inputs, out, message
 ):
     monkeypatch.chdir(folder)
     (folder / "list.csv").write_text("path\nz.png\n")
-    assert cli.main(["predict", str(done), "a b.png", inputs, "--out", out]) == 2
+    assert cli.main(["predict", "nowhere", "a b.png", inputs, "--out", out]) == 2
     assert message in capsys.readouterr().err
     assert (folder / "list.csv").read_text() == "path\nz.png\n"
 

@@ -28,8 +28,7 @@ from twostage_jax.errors import UserError
 TABLES = (".csv", ".tsv")
 INPUT_KINDS = ("csv", "folder", "npz")  # prefixes of a SPEC, which an input does not have
 STDIN = "-"
-END = "\0"  # of a name in a text of many
-NAME = re.compile(f"[^{END}]+")
+PACKED = re.compile("([^\0]*)\0([^\0]*)\0")  # a name and a file in a text of many
 BATCH = 1000  # images that are classified together
 PIECE = 50  # files that a thread decodes at a time
 # Reasons for rows of a csv file that name no file.
@@ -64,45 +63,73 @@ class ImageFile(NamedTuple):
     file: str | None
 
 
-def read_inputs(
-    inputs: Sequence[str], form: Form, reading: Reading, scale: str, stdin: TextIO, say: Say
-) -> Iterator[InputBatch]:
-    """Read all images of a command, in the order of its arguments and of their names.
+class Input(NamedTuple):
+    """An argument of the command, which names images.
 
-    Memory does not grow with the number of images, except for a list of the paths of a folder or a
-    csv file. An npz file is read as a whole.
+    Attributes:
+        path: the argument, with `~` expanded.
+        files: image files; None for standard input and for an archive.
+    """
+
+    path: str
+    files: Iterable[ImageFile] | None = None
+
+
+def list_inputs(inputs: Sequence[str], reading: Reading, say: Say) -> list[Input]:
+    """List the files of all arguments, so that a mistake is found before the work.
 
     Args:
         inputs: arguments of the command.
+        reading: pattern of files in folders, and columns of csv files.
+        say: prints a notice.
+
+    Raises:
+        UserError: an argument that names no image, or a flag of reading without its input.
+    """
+    paths = [os.path.expanduser(text) for text in inputs]
+    _check_flags(paths, reading)
+    return [
+        Input(path)
+        if path == STDIN or _is_archive(path)
+        else Input(path, _files(path, reading, say))
+        for path in paths
+    ]
+
+
+def read_inputs(
+    inputs: Sequence[Input], form: Form, limit: float | None, scale: str, stdin: TextIO, say: Say
+) -> Iterator[InputBatch]:
+    """Read all images of a command, in the order of its arguments and of their names.
+
+    Memory does not grow with the number of images, except for their names. An npz file is read as a
+    whole.
+
+    Args:
+        inputs: from `list_inputs`.
         form: form of the images for the network.
-        reading: largest image, pattern of files in folders, and columns of csv files.
+        limit: largest image in megapixels; None for the default.
         scale: range of the values that the run was trained on, in words.
         stdin: has one path in each line, for the argument `-`.
         say: prints a notice.
 
     Raises:
-        UserError: an argument that names no image.
+        UserError: an archive that cannot be read.
     """
-    limit = PIXEL_LIMIT if reading.pixel_limit is None else int(reading.pixel_limit * MEGAPIXEL)
-    converter = _Converter(form, limit, say)
-    for text in inputs:
-        if text == STDIN:
+    pixels = PIXEL_LIMIT if limit is None else int(limit * MEGAPIXEL)
+    converter = _Converter(form, pixels, say)
+    for path, files in inputs:
+        if files is not None:
+            yield from converter.decode_files(files)
+        elif path == STDIN:
             lines = (line.rstrip("\r\n") for line in stdin if line.strip())
             yield from converter.decode_files(ImageFile(line, line) for line in lines)
-        elif text.lower().endswith(".npz") and os.path.isfile(text):
-            yield from converter.convert_archive(Path(text), scale)
         else:
-            yield from converter.decode_files(_files(text, reading, say))
+            yield from converter.convert_archive(Path(path), scale)
 
 
-def check_flags(inputs: Sequence[str], reading: Reading) -> None:
-    """Check that each flag of reading goes with an input.
-
-    Raises:
-        UserError: a flag for tables without a table, or for folders without a folder.
-    """
-    paths = [os.path.expanduser(text) for text in inputs]
-    has_table = any(path.lower().endswith(TABLES) for path in paths)
+def _check_flags(paths: Sequence[str], reading: Reading) -> None:
+    """Raise `UserError` for a flag that no input uses."""
+    has_table = any(map(_is_table, paths))
     for name in ("path_column", "image_dir"):
         if getattr(reading, name) is not None and not has_table:
             raise UserError(f"--{name.replace('_', '-')} goes with a csv file: leave it out")
@@ -110,12 +137,29 @@ def check_flags(inputs: Sequence[str], reading: Reading) -> None:
         raise UserError("--glob goes with a folder: leave it out")
 
 
-def _files(text: str, reading: Reading, say: Say) -> Iterable[ImageFile]:
+def _is_archive(path: str) -> bool:
+    return path.lower().endswith(".npz") and os.path.isfile(path)
+
+
+def _is_table(path: str) -> bool:
+    return path.lower().endswith(TABLES) and os.path.isfile(path)
+
+
+def _files(path: str, reading: Reading, say: Say) -> Iterable[ImageFile]:
     """Return the image files that an argument names."""
-    text = os.path.expanduser(text)
-    if text.lower().endswith(TABLES) and os.path.isfile(text):
-        return _in_csv(Path(text), reading, say)
-    return (ImageFile(path, path) for path in _paths(text, reading.glob, say))
+    if _is_table(path):
+        # Each row gives an image, so that no row is lost.
+        rows, notes = list_rows(Path(path), reading)
+        for note in notes:
+            say(f"{path}: {note}")
+        return _packed(rows)
+    return _packed((name, name) for name in _paths(path, reading.glob, say))
+
+
+def _packed(rows: Iterable[tuple[str, str | None]]) -> Iterator[ImageFile]:
+    """Give names with their files; one text takes a fifth of the memory of a list."""
+    text = "".join(f"{name}\0{file or ''}\0" for name, file in rows)
+    return (ImageFile(m.group(1), m.group(2) or None) for m in PACKED.finditer(text))
 
 
 def _paths(text: str, pattern: str | None, say: Say) -> Iterable[str]:
@@ -143,17 +187,7 @@ def _in_folder(folder: Path, pattern: str | None, say: Say) -> Iterable[str]:
     if unread:
         kinds = listed([f"{count:,} {name}" for name, count in unread.most_common()], 8)
         say(f"{folder}: not read: {kinds}")
-    # One text takes a tenth of the memory of a list of names.
-    names = END.join(os.path.join(*parts) for parts in images)
-    return (os.path.join(folder, match.group()) for match in NAME.finditer(names))
-
-
-def _in_csv(path: Path, reading: Reading, say: Say) -> list[ImageFile]:
-    """Return an image for each row of a csv file, so that a row is lost nowhere."""
-    rows, notes = list_rows(path, reading)
-    for note in notes:
-        say(f"{path}: {note}")
-    return [ImageFile(*row) for row in rows]
+    return (os.path.join(folder, *parts) for parts in images)
 
 
 class _Converter:

@@ -132,7 +132,7 @@ def _figures(content: Content) -> list[Fact]:
         facts.append(Fact("macro F1", share_words(f1, test.count), "mean over the classes"))
     if test.worst_class is not None:
         worst = test.per_class_accuracy[test.worst_class]
-        name = content.classes[test.worst_class]
+        name = str(content.classes[test.worst_class])
         facts.append(Fact("worst class", share_words(worst), name))
     facts.append(Fact("log-likelihood", f"{test.nll:.4f}", "negative, mean; lower is better"))
     facts.append(Fact("calibration error", f"{test.ece:.4f}", "gap of confidence and accuracy"))
