@@ -31,7 +31,7 @@ RUNS = {
     "conv": {"pretrain": CONV},
     "vit": {"pretrain": {**CONV, "encoder": "vit"}},
 }
-DENSE = ("mlp", "members", "ridge")
+NAMED = ("mlp", "members", "many", "chosen", "ridge")  # for PyTorch: the blog's names
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ class Net(nn.Module):
 """
 
 
-def test_a_network_that_a_format_cannot_hold_is_refused(data, tmp_path, module, folder):
+def test_a_network_that_a_format_cannot_hold_is_refused(data, tmp_path, module):
     pytest.importorskip("onnx")
     config = tiny.config(
         data, tmp_path / "run", pretrain={"encoder": f"{module('loop', LOOP)}:Net", "epochs": 0}
@@ -143,12 +143,12 @@ def test_a_network_that_a_format_cannot_hold_is_refused(data, tmp_path, module, 
     run = ts.open_run(tmp_path / "run", trust_code=True)
     with pytest.raises(UserError, match="operation (while|scan), which cannot be written as ONNX"):
         ts.export(run, tmp_path / "m.onnx", "onnx")
-    with pytest.raises(UserError, match="PyTorch needs an encoder mlp .* use --format onnx"):
-        ts.export(folder("conv"), tmp_path / "m.safetensors", "torch")
+    with pytest.raises(UserError, match="operation (while|scan), .* or for PyTorch: use another"):
+        ts.export(run, tmp_path / "m.safetensors", "torch")
     assert sorted(x.name for x in tmp_path.iterdir() if x.suffix in (".onnx", ".py")) == ["loop.py"]
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", RUNS)
 def test_torch_alone_gives_the_probabilities_of_the_run(folder, name, tmp_path):
     pytest.importorskip("torch")
     run = ts.open_run(folder(name))
@@ -164,10 +164,11 @@ def test_torch_alone_gives_the_probabilities_of_the_run(folder, name, tmp_path):
         + "import numpy as np, torch; from model import load\n"
         "model = load(); images = torch.from_numpy(np.load('images.npy'))\n"
         "np.save('p.npy', model(images).numpy()); print(model.classes, model.shape)\n"
+        "print('members.0.stage1.0.weight' in model.state_dict(), len(model(images[:0])))\n"
     )
     output = run_program(program, tmp_path)
     np.testing.assert_allclose(np.load(tmp_path / "p.npy"), run.probabilities(RANDOM), atol=1e-5)
-    assert output == "['0', '1', '2'] (4, 4, 1)\n"
+    assert output == f"['0', '1', '2'] (4, 4, 1)\n{name in NAMED} 0\n"
 
 
 def test_safetensors_has_all_parameters(folder, tmp_path):
@@ -282,6 +283,8 @@ def test_the_commands_export_and_predict(folder, tmp_path, capsys, monkeypatch):
         assert cli.main(["predict", str(model), str(tmp_path / "x.npz")]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1] and outputs[0].count("\n") == 71
+    assert cli.main(["export", str(folder("mlp")), "--out", str(tmp_path / "no" / "m")]) == 2
+    assert f"create the folder {tmp_path / 'no'}" in capsys.readouterr().err
     assert cli.main(["export", str(tmp_path)]) == 2
     assert "is not a run folder" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnx", None)

@@ -1,4 +1,6 @@
-"""Functions of jax as ONNX graphs: onnxruntime computes the same for any number of images."""
+"""Functions of jax as graphs: onnxruntime and torch compute the same for any number of images."""
+
+import runpy
 
 import flax.linen as nn
 import jax
@@ -13,8 +15,11 @@ from twostage_jax.stages.nets.patches import PatchConv
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 
+from twostage_jax.runs.deploy.onnx import OUTPUT, onnx_model  # noqa: E402
 from twostage_jax.runs.deploy.onnx_graph import Graph, convert, trace  # noqa: E402
 from twostage_jax.runs.deploy.onnx_operations import OPERATIONS  # noqa: E402
+from twostage_jax.runs.deploy.torch_program import torch_program  # noqa: E402
+from twostage_jax.runs.deploy.torch_source import torch_source, traced_network  # noqa: E402
 
 SHAPE = (4, 6, 2)
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, *SHAPE)).astype(np.uint8)
@@ -80,22 +85,39 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_onnxruntime_computes_what_jax_computes(name):
+def written(name):
+    """A function as a graph with the name of its result, and the function compiled by jax."""
+
     def function(images):
         return FUNCTIONS[name](images.astype(jnp.float32))
 
     graph = Graph(SHAPE)
     result = graph.full(convert(graph, trace(function, SHAPE), OPERATIONS)[0])
-    graph.add("Identity", [result])
-    graph.nodes[-1].output[0] = "out"
-    expected = np.asarray(jax.jit(function)(IMAGES))
-    model = graph.model("out", expected.shape[1], {})
+    return graph, result, jax.jit(function)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_onnxruntime_computes_what_jax_computes(name):
+    graph, result, function = written(name)
+    model = onnx_model(graph, result, function(IMAGES).shape[1], {})
     session = onnxruntime.InferenceSession(model.SerializeToString())
     for count in (9, 1):
-        values = session.run(None, {"images": IMAGES[:count]})[0]
-        expected = np.asarray(jax.jit(function)(IMAGES[:count]))
-        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+        values = session.run([OUTPUT], {"images": IMAGES[:count]})[0]
+        np.testing.assert_allclose(values, function(IMAGES[:count]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_torch_computes_what_jax_computes(name, tmp_path):
+    torch = pytest.importorskip("torch")
+    graph, result, function = written(name)
+    program = torch_program(graph, result)
+    about = {"WEIGHTS": "", "CLASSES": [], "SHAPE": SHAPE, "TEMPERATURE": None}
+    (tmp_path / "model.py").write_text(torch_source(about, traced_network(program)))
+    model = runpy.run_path(str(tmp_path / "model.py"))["Classifier"]()
+    model.load_state_dict({name: torch.tensor(x) for name, x in program.arrays.items()})
+    for count in (9, 1):
+        values = model(torch.from_numpy(IMAGES[:count]))
+        np.testing.assert_allclose(values, function(IMAGES[:count]), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

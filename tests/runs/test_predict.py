@@ -86,15 +86,28 @@ def test_inputs_are_files_patterns_archives_and_paths_on_standard_input(
     assert rows[1] == {**expected[str(one)], "path": rows[1]["path"]}
 
 
-def test_a_csv_names_images_by_a_column_and_its_folder(predict, folder, tmp_path):
-    (tmp_path / "list.csv").write_text("id;file\n1;sub/d.png\n2;z.png\n3;gone.png\n")
+def test_each_row_of_a_csv_gives_a_row_in_order(predict, folder, done, tmp_path):
+    lines = ["id;file", "1;z.png", "2;gone.png", "3;sub/d.png", "4;", "5;z.png", "6;a b", "7;sub"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
     words = ("--path-column", "file", "--image-dir", folder)
     status, rows, error = predict(tmp_path / "list.csv", *words)
-    assert status == 0 and "rows without a file: 1 ('gone.png')" in error
-    assert [row["path"] for row in rows] == [str(folder / "sub" / "d.png"), str(folder / "z.png")]
-    (tmp_path / "bad.csv").write_text("file\n../secret.png\n")
-    status, _, error = predict(tmp_path / "bad.csv", "--image-dir", folder)
-    assert status == 2 and "out of" in error
+    assert status == 2 and "3 of 7 images could not be read" in error
+    names = [line.partition(";")[2] for line in lines[1:]]
+    assert [row["path"] for row in rows] == names
+    reasons = {row["path"]: row["error"] for row in rows if row["error"]}
+    assert reasons == {"gone.png": "no such file", "": "the row has no path", "sub": "no such file"}
+    by_file = {"z.png": "z.png", "sub/d.png": "sub/d.png", "a b": "a b.png"}
+    for row in rows:
+        if not row["error"]:
+            alone = predict(folder / by_file[row["path"]])[1][0]
+            assert {**row, "path": ""} == {**alone, "path": ""}
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "gone.png"])
+def test_a_csv_without_files_in_its_folder_is_refused(predict, folder, tmp_path, name):
+    (tmp_path / "bad.csv").write_text(f"file\n{name}\n")
+    status, rows, error = predict(tmp_path / "bad.csv", "--image-dir", folder)
+    assert status == 2 and rows is None and "give --image-dir with" in error
 
 
 def test_broken_files_have_a_row_with_the_reason_and_the_status_says_so(predict, folder):
@@ -167,6 +180,8 @@ def test_standard_output_has_the_csv_alone(done, folder, capfd):
         (["{big}", "--pixel-limit", "0.001"], "1 of 1 images could not be read"),
         (["{big}", "--pixel-limit", "0"], "--pixel-limit is 0.0: give a number of megapixels"),
         (["{empty}/no.npz"], "does not exist"),
+        (["{big}", "--image-dir", "{empty}"], "--image-dir goes with a csv file: leave it out"),
+        (["{big}", "--glob", "*"], "--glob goes with a folder: leave it out"),
     ],
 )
 def test_mistakes_are_explained(predict, tmp_path, words, message):
@@ -184,6 +199,25 @@ def test_a_csv_that_cannot_be_written_leaves_no_part(done, folder, capsys, tmp_p
     target.parent.mkdir()
     assert cli.main(["predict", str(done), "nothing.png", "--out", str(target)]) == 2
     assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "out", "message"),
+    [
+        ("z.png", ".", "--out . is a folder: give a file"),
+        ("list.csv", "list.csv", "--out list.csv is also an input and would be overwritten"),
+        ("gone.png", "o.csv", "gone.png does not exist: give image files"),
+        ("csv:list.csv", "o.csv", "csv:list.csv is no path: leave out csv: and give list.csv"),
+    ],
+)
+def test_a_mistake_is_refused_before_the_model_is_opened(
+    folder, capsys, monkeypatch, inputs, out, message
+):
+    monkeypatch.chdir(folder)
+    (folder / "list.csv").write_text("path\nz.png\n")
+    assert cli.main(["predict", "nowhere", "a b.png", inputs, "--out", out]) == 2
+    assert message in capsys.readouterr().err
+    assert (folder / "list.csv").read_text() == "path\nz.png\n"
 
 
 def test_an_interrupted_command_leaves_no_part_of_a_file(done, folder, tmp_path):

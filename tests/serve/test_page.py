@@ -1,6 +1,7 @@
 """The page in a browser: files, drawings, limits, and labels by keyboard."""
 
 import csv
+import dataclasses
 import time
 
 import numpy as np
@@ -223,6 +224,32 @@ def test_both_pages_fit_the_window_and_can_be_read(
     bottom = "document.querySelector('.actions').getBoundingClientRect().bottom"
     assert page.evaluate(bottom) <= size[1]
     assert contrast(page, "#counts", "body") > 4.5
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_long_names_of_classes_fit_the_window(live, assessor, quiet, digits, tmp_path, size):
+    page = quiet
+    classes = tuple(f"AnUnbrokenNameOfAClassThatDiffersAtItsEndOnly{k}" for k in range(10))
+    settings = assessor.model.settings._replace(classes=classes, set_threshold=1.0)
+    model = dataclasses.replace(assessor.model, settings=settings)
+    pool = Pool("index", ["0"], ["0"], lambda i: encode_picture(digits.train["image"][0]), [0], {})
+    file = LabelFile(tmp_path / "a.csv", "index", pool.keys, classes, {})
+    named = dataclasses.replace(assessor, model=model)
+    address = live(lambda port: make_app("a", port, named, Labelling(pool, classes, file)))
+    page.set_window(*size, phone=size[0] < 500)
+    open_trial(page, address)
+    page.drop_files("#drop", [write(tmp_path / "0.png", digits.test["image"][0])])
+    page.wait_for(f"{NEAREST} == 8")
+    assert "also possible" in page.text(".verdict")
+    assert page.evaluate("document.documentElement.scrollWidth") == size[0]
+    page.open(f"{address}/label")
+    shown(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == size[0]
+    # The end of each name can be read.
+    names = "[...document.querySelectorAll('#classes .name')]"
+    assert page.evaluate(
+        f"{names}.every(x => x.scrollWidth <= x.clientWidth && x.scrollHeight <= x.clientHeight)"
+    )
 
 
 def test_the_focus_is_visible_and_reaches_everything(address, quiet):

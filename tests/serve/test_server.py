@@ -52,6 +52,8 @@ def run(tmp_path_factory):
         ("--image-dir a", "--image-dir is for labelling: add --label SPEC"),
         ("--label digits --labels-out a --image-dir b", "--image-dir goes with csv:FILE"),
         ("--label folder: --labels-out a", "--label 'folder:' is incomplete"),
+        ("--label digits --labels-out .", "--labels-out . is a folder: give a file"),
+        ("--label digits --labels-out no/a.csv", "the folder no does not exist: create it"),
         ("", "nowhere"),
     ],
 )

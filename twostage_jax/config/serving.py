@@ -48,7 +48,7 @@ def check_serve(command: Serve) -> None:
     Raises:
         UserError: the extra `serve` is not installed, an address that other machines can reach, a
             port out of range, flags for labelling without `--label`, or `--label` without
-            `--labels-out`.
+            a usable `--labels-out`.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -75,7 +75,19 @@ def check_serve(command: Serve) -> None:
     if command.label:
         spec = label_spec(command.label)
         check_spec(spec, flag="--label")
+        _check_labels_out(command.labels_out)
         check_reading(reading, spec)
+
+
+def _check_labels_out(out: Path | None) -> None:
+    """Raise `UserError` for a file that the first label could not be written to."""
+    if out is None:
+        return
+    out = out.expanduser()
+    if out.is_dir():
+        raise UserError(f"--labels-out {out} is a folder: give a file")
+    if not out.parent.is_dir():
+        raise UserError(f"--labels-out {out}: the folder {out.parent} does not exist: create it")
 
 
 def label_spec(text: str) -> str:

@@ -63,6 +63,25 @@ def list_csv(path: Path, reading: Reading, as_pool: bool = False) -> tuple[list[
     return list(entries.values()), notes
 
 
+def list_rows(path: Path, reading: Reading) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Return the path in each row of a csv file with its file, and notes.
+
+    Rows are in order and none is left out. The file is None if it does not exist.
+
+    Raises:
+        UserError: a file that is no csv or has other columns; paths that lead out of the folder;
+            no row with a file.
+    """
+    table, columns, files = _open_csv(path, reading, as_pool=True)
+    rows = []
+    for row, line in zip(table.rows, table.lines, strict=True):
+        text = row[columns.path].strip()
+        rows.append((original(text), files.find(text, line)))
+    if all(file is None for _, file in rows):
+        raise UserError(_no_files(path, [text for text, _ in rows], files))
+    return rows, table.notes
+
+
 def _open_csv(path: Path, reading: Reading, as_pool: bool) -> tuple[Table, Columns, Files]:
     """Read a csv file, and find its columns and the folder of its files."""
     folder = expanded(reading.image_dir) if reading.image_dir else path.parent

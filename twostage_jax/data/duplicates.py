@@ -189,7 +189,9 @@ def _nearly_identical(
 
     pairs_of_splits = []
     for later in JUDGED:
-        rows = _without_copy(images, exact, later) if later in images else []
+        if later not in images:
+            continue
+        rows = _without_copy(images, exact, later)
         if not len(rows):
             continue
         earlier = [a for a, b in _compared(images) if b == later]

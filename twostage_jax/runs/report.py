@@ -11,6 +11,7 @@ from typing import TypeGuard
 import numpy as np
 
 from twostage_jax.config.reports import Report, check_report
+from twostage_jax.data.marks import original
 from twostage_jax.data.npz import read_archive
 from twostage_jax.errors import Corrupted, UserError
 from twostage_jax.files import read_text
@@ -159,7 +160,9 @@ def _read_tables(folder: Path, files: Mapping[str, bytes]) -> dict[str, list[lis
         else:
             continue
         try:
-            tables[name] = list(csv.reader(io.StringIO(text, newline="")))
+            rows = csv.reader(io.StringIO(text, newline=""))
+            # The page evaluates no formulas, so it shows names as they are.
+            tables[name] = [[original(cell) for cell in row] for row in rows]
         except csv.Error as error:
             raise Corrupted(f"{folder / file} is corrupted: {error}") from error
     return tables

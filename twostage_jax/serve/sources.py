@@ -40,7 +40,7 @@ def load_labelling(
             f"{count:,} images cannot be shown: {listed(map(str, dataset.broken), SHOWN)}"
         )
     classes = find_classes(run, model, dataset, command)
-    out = command.labels_out
+    out = command.labels_out.expanduser()
     with terminal.status("putting the images in order"):
         pool = make_pool(dataset, spec, reading, out, features_of(run, model))
     file = LabelFile(out, pool.column, pool.keys, classes, pool.labelled)

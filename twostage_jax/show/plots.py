@@ -187,7 +187,10 @@ def _shades(rates: np.ndarray) -> np.ndarray:
     colours = colormaps["Oranges"](0.75 * np.sqrt(rates))
     diagonal = np.arange(len(rates))
     colours[diagonal, diagonal] = colormaps["Blues"](0.1 + 0.65 * rates.diagonal())
-    colours[(rates == 0) & ~np.eye(len(rates), dtype=bool)] = (0.97, 0.97, 0.97, 1)
+    # Empty cells are nearly transparent, because the page of a report may be dark.
+    colours[rates == 0] = (0.5, 0.5, 0.5, 0.06)
+    missed = diagonal[rates.diagonal() == 0]
+    colours[missed, missed] = (0, 0.45, 0.7, 0.2)
     return colours
 
 

@@ -42,9 +42,11 @@ def _write_errors(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.with_name(path.name + PART).unlink(missing_ok=True)
         kept = "its previous content is unchanged" if path.is_file() else "nothing else is lost"
+        remedy = "free disk space or make the folder writable"
+        if isinstance(error, FileNotFoundError):
+            remedy = f"create the folder {path.parent}"
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; {kept}: free disk space or make the "
-            "folder writable, then try again"
+            f"cannot write {path}: {error.strerror or error}; {kept}: {remedy}, then try again"
         ) from error
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from twostage_jax.errors import UserError
-from twostage_jax.runs.deploy.onnx_graph import TYPES, Emit, Equation, Graph, Result, Tensor, Value
+from twostage_jax.runs.deploy.onnx_graph import Emit, Equation, Graph, Result, Tensor, Value
 
 
 def _elementwise(
@@ -104,7 +104,7 @@ def _round(graph: Graph, equation: Equation, values: list[Value]) -> Result:
 
 def _cast(graph: Graph, equation: Equation, values: list[Value]) -> Result:
     def write(graph: Graph, names: list[str]) -> str:
-        return graph.add("Cast", names, to=TYPES[equation.dtypes[0].name])
+        return graph.add("Cast", names, to=equation.dtypes[0].name)
 
     return _elementwise(write, graph, equation, values)
 

@@ -1,4 +1,6 @@
-"""An ONNX graph from a function of jax whose first axis is the batch.
+"""A graph of ONNX operations from a function of jax whose first axis is the batch.
+
+It is written as an ONNX file (`onnx.py`) or as a program for PyTorch (`torch_program.py`).
 
 The function is traced with two batch sizes. A size that differs between the traces depends on the
 batch, and everything else is a constant. So the graph takes any number of images, and no module
@@ -10,28 +12,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import onnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
-from onnx import TensorProto, helper, numpy_helper
 
 from twostage_jax.errors import UserError
 from twostage_jax.trees import PyTree
 
-OPSET = 18
-IR_VERSION = 9
 TRACED = (5, 7)  # batch sizes; primes, so that no other size equals one of them times a number
 Sizes = tuple[int, ...]
-TYPES = {
-    "bool": TensorProto.BOOL,
-    "uint8": TensorProto.UINT8,
-    "int8": TensorProto.INT8,
-    "int32": TensorProto.INT32,
-    "uint32": TensorProto.UINT32,
-    "int64": TensorProto.INT64,
-    "float16": TensorProto.FLOAT16,
-    "bfloat16": TensorProto.BFLOAT16,
-    "float32": TensorProto.FLOAT,
-}
 # Equations that only contain other equations.
 NESTED = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2")
 
@@ -63,13 +50,35 @@ class Equation(NamedTuple):
     dtypes: tuple[np.dtype, ...]
 
 
+class Node(NamedTuple):
+    """An operation of the graph, with the names of ONNX.
+
+    Attributes:
+        kind: name of the operation.
+        inputs: names of its inputs.
+        outputs: names of its results.
+        attributes: its settings by name; `to` of `Cast` is the name of a type, such as float32.
+    """
+
+    kind: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, PyTree]
+
+
 class Graph:
-    """Nodes and constants of a graph that is being written."""
+    """Nodes and constants of a graph that is being written.
+
+    Attributes:
+        nodes: in the order in which they are computed.
+        constants: by name.
+        images: the input, uint8 `[N, H, W, C]`.
+    """
 
     def __init__(self, image_shape: Sizes) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.initialisers: list[onnx.TensorProto] = []
-        self._constants: dict[tuple[str, Sizes, bytes], str] = {}
+        self.nodes: list[Node] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self._names: dict[tuple[str, Sizes, bytes], str] = {}
         first, second = ((size, *image_shape) for size in TRACED)
         self.images = Tensor("images", (first, second))
         self._count: str | None = None
@@ -83,18 +92,17 @@ class Graph:
     ) -> list[str]:
         """Add a node; return the names of its results."""
         names = [f"{kind.lower()}_{len(self.nodes)}_{index}" for index in range(count)]
-        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        self.nodes.append(Node(kind, list(inputs), names, attributes))
         return names
 
     def constant(self, values: np.ndarray) -> str:
         """Return the name of a constant; equal constants are stored once."""
         values = np.ascontiguousarray(values)
         key = (values.dtype.name, values.shape, values.tobytes())
-        if key not in self._constants:
-            name = f"constant_{len(self._constants)}"
-            self._constants[key] = name
-            self.initialisers.append(numpy_helper.from_array(values, name))
-        return self._constants[key]
+        if key not in self._names:
+            self._names[key] = f"constant_{len(self._names)}"
+            self.constants[self._names[key]] = values
+        return self._names[key]
 
     def integers(self, values: Sequence[int]) -> str:
         """Return the name of a constant list of int64."""
@@ -131,32 +139,20 @@ class Graph:
             return self.add("Expand", [value.name, self.shape(value.shapes)])
         return self.name(value)
 
-    def model(self, output: str, classes: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
-        """Return the model with the output float32 `[N, classes]`."""
-        shape = ["N", *self.images.shapes[0][1:]]
-        nodes = self._used_nodes(output)
-        names = {name for node in nodes for name in node.input}
-        graph = helper.make_graph(
-            nodes,
-            "classifier",
-            [helper.make_tensor_value_info("images", TensorProto.UINT8, shape)],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", classes])],
-            [constant for constant in self.initialisers if constant.name in names],
-        )
-        opsets = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-        helper.set_model_props(model, dict(metadata))
-        return model
-
-    def _used_nodes(self, output: str) -> list[onnx.NodeProto]:
-        """Return the nodes that the output depends on."""
+    def used_nodes(self, output: str) -> list[Node]:
+        """Return the nodes that an output depends on."""
         needed = {output}
         used = []
         for node in reversed(self.nodes):
-            if needed.intersection(node.output):
-                needed.update(node.input)
+            if needed.intersection(node.outputs):
+                needed.update(node.inputs)
                 used.append(node)
         return used[::-1]
+
+    def used_constants(self, nodes: Sequence[Node]) -> dict[str, np.ndarray]:
+        """Return the constants that are inputs of nodes."""
+        names = {name for node in nodes for name in node.inputs}
+        return {name: values for name, values in self.constants.items() if name in names}
 
 
 Result = list[str | Tensor]  # names, or values that are compact
@@ -239,8 +235,8 @@ def _apply(
         return [np.asarray(value) for value in results]
     if name not in operations:
         raise UserError(
-            f"the network uses the operation {name}, which cannot be written as ONNX: use another "
-            "encoder or head, or --format twostage"
+            f"the network uses the operation {name}, which cannot be written as ONNX or for "
+            "PyTorch: use another encoder or head, or --format twostage"
         )
     equation = Equation(name, left.params, (left.params, right.params), shapes, dtypes)
     emitted = operations[name](graph, equation, arguments)

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from twostage_jax.engine.bundle import Bundle
 from twostage_jax.errors import UserError
 from twostage_jax.runs.deploy.onnx_elementwise import ELEMENTWISE
 from twostage_jax.runs.deploy.onnx_graph import (
-    TYPES,
     Emit,
     Equation,
     Graph,
     Result,
     Tensor,
     Value,
+    convert,
+    trace,
 )
 from twostage_jax.trees import PyTree
 
@@ -129,7 +131,7 @@ def _arg(kind: str) -> Emit:
     def emit(graph: Graph, equation: Equation, values: list[Value]) -> Result:
         axis = equation.params["axes"][0]
         index = graph.add(kind, [graph.full(values[0])], axis=axis, keepdims=0)
-        return [graph.add("Cast", [index], to=TYPES[equation.dtypes[0].name])]
+        return [graph.add("Cast", [index], to=equation.dtypes[0].name)]
 
     return emit
 
@@ -137,7 +139,7 @@ def _arg(kind: str) -> Emit:
 def _top_k(graph: Graph, equation: Equation, values: list[Value]) -> Result:
     count = graph.integers([equation.params["k"]])
     largest, index = graph.add_all("TopK", [graph.full(values[0]), count], 2, axis=-1)
-    return [largest, graph.add("Cast", [index], to=TYPES[equation.dtypes[1].name])]
+    return [largest, graph.add("Cast", [index], to=equation.dtypes[1].name)]
 
 
 def _sort(graph: Graph, equation: Equation, values: list[Value]) -> Result:
@@ -194,7 +196,7 @@ def _gather(graph: Graph, equation: Equation, values: list[Value]) -> Result:
     first = tuple(range(axis))
     both = (batching, tuple(numbers.start_indices_batching_dims))
     if is_single and both == (first, first) and places == list(range(last)):
-        name = graph.add("Cast", [graph.full(index)], to=TYPES["int64"])
+        name = graph.add("Cast", [graph.full(index)], to="int64")
         return [graph.add("GatherND", [graph.full(source), name], batch_dims=axis)]
     raise UserError("the network selects elements in a way that ONNX cannot")
 
@@ -277,3 +279,15 @@ OPERATIONS: dict[str, Emit] = {
     "reduce_window_max": _window("MaxPool"),
     "reduce_window_sum": _window("AveragePool"),
 }
+
+
+def add_probabilities(graph: Graph, bundle: Bundle) -> str:
+    """Add the network of a bundle; return the name of the mean probabilities `[N, K]`.
+
+    Raises:
+        UserError: a network that the graph cannot express.
+    """
+    traces = trace(lambda images: bundle.apply(bundle.arrays, images)[0], bundle.image_shape)
+    logits = graph.full(convert(graph, traces, OPERATIONS)[0])
+    members = graph.add("Softmax", [logits], axis=-1)
+    return graph.add("ReduceMean", [members, graph.integers([0])], keepdims=0)

@@ -143,7 +143,7 @@ function tryPage(page) {
         const picture = element("img");
         picture.src = `/train/${image.index}`;
         picture.alt = `training image of class ${classes[image.class]}`;
-        item.title = `similarity ${image.similarity.toFixed(2)}`;
+        item.title = `${classes[image.class]}, similarity ${image.similarity.toFixed(2)}`;
         item.append(picture, element("p", "", classes[image.class]));
         return item;
       }),

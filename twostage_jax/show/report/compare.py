@@ -24,6 +24,9 @@ COLUMNS = (
     "members",
     "seconds",
 )
+DIFFERENT_IMAGES = (
+    "The runs were tested on different images, so their accuracies cannot be compared."
+)
 
 
 def render_comparison(contents: Sequence[Content], commands: Sequence[str]) -> bytes:
@@ -40,9 +43,15 @@ def render_comparison(contents: Sequence[Content], commands: Sequence[str]) -> b
     ]
     alt = "Test accuracy of each run with its 95 % interval; the table below has the figures."
     caption = "Test accuracy in %, with 95 % intervals"
+    warnings = differences(contents)
+    # Only runs with the same test images have a best one.
+    answer = verdict(contents, best)
+    if DIFFERENT_IMAGES in warnings:
+        warnings.remove(DIFFERENT_IMAGES)
+        answer = DIFFERENT_IMAGES
     blocks: list[Block] = [
-        Text(verdict(contents, best), "answer"),
-        *(Text(words, "warning") for words in differences(contents)),
+        Text(answer, "answer"),
+        *(Text(words, "warning") for words in warnings),
         Drawing("accuracies", plot_accuracies(rows), alt, caption),
         Table("All runs", COLUMNS, table_rows(contents), sortable=True),
     ]
@@ -115,9 +124,7 @@ def differences(contents: Sequence[Content]) -> list[str]:
     """Return sentences about what makes the runs hard to compare."""
     words = []
     if len({content.manifest.data.parts.get("test") for content in contents}) > 1:
-        words.append(
-            "The runs were tested on different images, so their accuracies cannot be compared."
-        )
+        words.append(DIFFERENT_IMAGES)
     read = [content.name for content in contents if content.result.test_reads > 1]
     if read:
         words.append(f"The test split was read more than once by {', '.join(read)}.")

@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from twostage_jax.show.figure import GREY
 from twostage_jax.show.report.blocks import Block, Drawing, Gallery, Picture, Section, Table, Text
 from twostage_jax.show.report.charts import FeatureMap, class_colours, plot_map
 from twostage_jax.show.report.content import Content
 from twostage_jax.show.tables import counted
 
-LEGEND = 40  # classes that are named beside the map
+LEGEND = 40  # classes that are named beside the map; more colours could not be told apart
 COLUMNS = ("image", "label", "predicted", "confidence")
 EPOCHS = 12  # rows of the table of predictions
 
@@ -29,14 +30,20 @@ def encoder_section(content: Content) -> Section | None:
         label = arrays["map_label"]
         feature_map = FeatureMap(arrays["map_point"], label, arrays["map_share"])
         colours = class_colours(len(content.classes))
-        legend = [*zip(colours, content.classes, strict=True)][:LEGEND]
-        svg = plot_map(feature_map, colours)
+        legend = [*zip(colours, content.classes, strict=True)]
+        # Without classes, all images have the label 0.
+        svg = plot_map(feature_map, colours or [GREY])
         alt = f"{len(label):,} images as points on the first two principal components."
         split = "test" if content.result is not None else "validation or training"
         caption = (
             f"Features of {counted(len(label), f'{split} image')} on their first two principal "
-            "components. Classes that overlap here can still be apart in other directions."
+            "components."
         )
+        if legend:
+            caption += " Classes that overlap here can still be apart in other directions."
+        if len(legend) > LEGEND:
+            legend = []
+            caption += " The colours follow the order of the classes, from red to magenta."
         blocks.append(Drawing("map", svg, alt, caption, legend=legend))
     return Section("features", "What the encoder has learnt", blocks) if blocks else None
 

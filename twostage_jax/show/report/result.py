@@ -132,7 +132,7 @@ def _figures(content: Content) -> list[Fact]:
         facts.append(Fact("macro F1", share_words(f1, test.count), "mean over the classes"))
     if test.worst_class is not None:
         worst = test.per_class_accuracy[test.worst_class]
-        name = content.classes[test.worst_class]
+        name = str(content.classes[test.worst_class])
         facts.append(Fact("worst class", share_words(worst), f"class {name}"))
     facts.append(Fact("negative log-likelihood", f"{test.nll:.4f}", "mean; lower is better"))
     facts.append(
@@ -198,7 +198,7 @@ def study_section(content: Content) -> Section | None:
 def training_section(content: Content) -> Section:
     """Section on the data and both stages."""
     manifest = content.manifest
-    config = manifest.config
+    config = _chosen_config(manifest.config, content.result)
     height, width, channels = manifest.preprocessing.image_shape
     kind = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
     names = ", ".join(content.classes[:20])
@@ -206,8 +206,9 @@ def training_section(content: Content) -> Section:
     facts = [
         Fact("data", manifest.data.name, f"fingerprint {manifest.data.fingerprint}"),
         Fact("images", f"{height}×{width}, {kind}", f"values {manifest.data.scale}"),
-        Fact("classes", f"{len(content.classes):,}", names + more),
     ]
+    if content.classes:
+        facts.append(Fact("classes", f"{len(content.classes):,}", names + more))
     result = content.result
     if result is not None:
         data = result.data
@@ -228,6 +229,19 @@ def training_section(content: Content) -> Section:
     if drawings:
         blocks.append(Drawings(drawings))
     return Section("training", "Data and training", blocks)
+
+
+def _chosen_config(config: Mapping, result: Record | None) -> Mapping:
+    """Return a config with the values of the chosen point of a sweep."""
+    sweep = getattr(result, "sweep", None)
+    if sweep is None:
+        return config
+    chosen = {**config}
+    for field, value in sweep.points[sweep.chosen].values.items():
+        group, _, name = field.rpartition(".")
+        if group in ("pretrain", "head"):
+            chosen[group] = {**(chosen.get(group) or {}), name.replace("-", "_"): value}
+    return chosen
 
 
 def _label_note(data: Record) -> str:
@@ -256,6 +270,8 @@ def _stage_2(result: Record, config: Mapping) -> tuple[str, str]:
         words.append(f"loss {head.loss:.4f}")
     if head.epochs:
         words += _settings(config.get("head") or {}, ("batch_size", "learning_rate"))
+    if config.get("class_weights") == "auto":
+        words.append("class weights auto")
     words.append("encoder frozen" if result.frozen.groups else "encoder trained too")
     return f"{head.protocol} head", ", ".join(words)
 
