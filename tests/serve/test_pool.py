@@ -122,3 +122,14 @@ def test_a_folder_without_any_label_can_be_labelled(photos, tmp_path):
     label_all(pool, out)
     with pytest.raises(ts.UserError, match="class"):
         ts.load(f"csv:{out}", 0, **OPTIONS)
+
+
+def test_paths_that_lead_out_and_back_are_read_back(photos, tmp_path, monkeypatch):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    out = folder / "labels.csv"
+    pool = pool_of(f"folder:{folder}/../photos", out)
+    label_all(pool, out)
+    assert len(ts.load("csv:labels.csv", 0, **OPTIONS).broken) == 0
+    assert not any(".." in key for key in pool.keys)

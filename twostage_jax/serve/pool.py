@@ -116,7 +116,11 @@ def locate(
 
 def _entries(spec: str, reading: Reading, as_pool: bool) -> list[Entry]:
     kind, _, rest = spec.partition(":")
-    return LISTERS[kind](expanded(rest), reading, as_pool)[0] if kind in LISTERS else []
+    if kind not in LISTERS:
+        return []
+    entries = LISTERS[kind](expanded(rest), reading, as_pool)[0]
+    # A path such as `a/../b/1.png` is not in the folder `a`.
+    return [entry._replace(file=os.path.abspath(entry.file)) for entry in entries]
 
 
 def file_pool(
