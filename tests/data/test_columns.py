@@ -6,6 +6,8 @@ import pytest
 
 import twostage_jax as ts
 from tests.data.photos import folder, labels, load, picture, refused, rows, sizes, write
+from twostage_jax.data.csv import list_rows
+from twostage_jax.data.spec import Reading
 
 
 def notes(dataset):
@@ -131,6 +133,11 @@ def test_whole_paths_of_another_computer_are_found_by_their_ends(images, tmp_pat
             dataset = load(spec, image_dir=place)
             assert len(labels(dataset)) == 12
             assert "paths of another computer: 12" in notes(dataset)
+            # The images to predict are said in the same way.
+            reading = Reading(image_dir=place)
+            assert any(
+                "another computer: 12" in x for x in list_rows(tmp_path / "t.csv", reading)[1]
+            )
 
 
 def test_names_in_other_case_are_found_and_other_endings_are_reported(images):

@@ -79,7 +79,7 @@ def list_rows(path: Path, reading: Reading) -> tuple[list[tuple[str, str | None]
         rows.append((original(text), files.find(text, line)))
     if all(file is None for _, file in rows):
         raise UserError(_no_files(path, [text for text, _ in rows], files))
-    return rows, table.notes
+    return rows, [*table.notes, *files.notes()]
 
 
 def _open_csv(path: Path, reading: Reading, as_pool: bool) -> tuple[Table, Columns, Files]:
