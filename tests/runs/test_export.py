@@ -213,6 +213,20 @@ def test_a_flipped_bit_anywhere_is_detected(exported, tmp_path):
     read_model_file(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "format", "remedy"),
+    [
+        ("m.onnx", "twostage", "onnx"),
+        ("m.safetensors", "twostage", "safetensors or torch"),
+        ("m.twostage", "torch", "twostage"),
+    ],
+)
+def test_the_ending_of_another_format_is_refused(folder, name, format, remedy, tmp_path):
+    with pytest.raises(UserError, match=f"give --format {remedy}, or another ending"):
+        ts.export(folder("mlp"), tmp_path / name, format)
+    assert not any(tmp_path.iterdir())
+
+
 def test_other_files_are_refused(exported, folder, tmp_path):
     content = exported.read_bytes()
     np.savez(tmp_path / "other.npz", a=np.zeros(3))

@@ -55,6 +55,10 @@ def test_every_arm_has_the_same_nested_draws(studied, data):
     assert all(set(a) < set(b) for a, b in zip(small, large, strict=True))
 
 
+def test_the_first_sentence_says_that_there_are_few_draws(studied):
+    assert record(studied)["results"]["headline"].startswith("With 6 labels (only 3 draws) ")
+
+
 def test_saved_predictions_give_the_errors_of_the_tables(studied, data):
     with (studied / "errors.csv").open() as file:
         lines = list(csv.DictReader(file))

@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from twostage_jax.show.epochs import Record
+from twostage_jax.show.tables import counted
 from twostage_jax.show.terminal import Terminal
 
 HEADLINE = 100  # labels that the first sentence is about, if they were measured
+FEW_DRAWS = 10  # with fewer draws, the first sentence says so
 WORDS = {
     "supervised": "supervised training from scratch",
     "random": "a random encoder of the same shape",
@@ -137,8 +139,9 @@ def headline(results: Record) -> str:
     name = main_arm(results)
     count = main_count(results)
     entry = _find(results["table"], name, count)
+    draws = f" (only {counted(entry['draws'], 'draw')})" if entry["draws"] < FEW_DRAWS else ""
     made = (
-        f"With {count:,} labels {_arm_words(name)} has an error of {percent(entry['mean'])} "
+        f"With {count:,} labels{draws} {_arm_words(name)} has an error of {percent(entry['mean'])} "
         f"({percent(entry['low'])} to {percent(entry['high'])})"
     )
     controls = results["controls"][name]

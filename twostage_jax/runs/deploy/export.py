@@ -60,8 +60,8 @@ def export(run: Run | Path | str, file: Path | str | None = None, format: str = 
         The file.
 
     Raises:
-        UserError: a run without a head, another format, a network that the format cannot hold, or
-            a file that cannot be written.
+        UserError: a run without a head, another format, a file with the ending of another format, a
+            network that the format cannot hold, or a file that cannot be written.
 
     >>> import twostage_jax as ts
     >>> from twostage_jax.show.terminal import Terminal
@@ -76,10 +76,22 @@ def export(run: Run | Path | str, file: Path | str | None = None, format: str = 
     if not isinstance(run, Run):
         run = open_run(run)
     path = run.folder / FORMATS[format] if file is None else Path(file).expanduser()
+    _check_ending(path, format)
     contents = WRITERS[format](run, path)
     for target, content in contents.items():
         write_bytes(target, content)
     return path
+
+
+def _check_ending(path: Path, format: str) -> None:
+    """Raise `UserError` if the ending of a file is that of another format."""
+    endings = {Path(name).suffix for name in FORMATS.values()}
+    if path.suffix in endings - {Path(FORMATS[format]).suffix}:
+        fitting = [name for name, file in FORMATS.items() if Path(file).suffix == path.suffix]
+        raise UserError(
+            f"{path} has the ending of another format than {format}: give --format "
+            f"{' or '.join(fitting)}, or another ending"
+        )
 
 
 def _model_file(run: Run, path: Path) -> dict[Path, bytes]:
