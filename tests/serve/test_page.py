@@ -229,7 +229,8 @@ def test_both_pages_fit_the_window_and_can_be_read(
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_long_names_of_classes_fit_the_window(live, assessor, quiet, digits, tmp_path, size):
     page = quiet
-    classes = tuple(f"AnUnbrokenNameOfAClassThatDiffersAtItsEndOnly{k}" for k in range(10))
+    name = "AnUnbrokenNameOfAClassThatIsLongAndDiffersFromTheOthersAtItsVeryEndOnly"
+    classes = tuple(f"{name}{k}" for k in range(10))
     settings = assessor.model.settings._replace(classes=classes, set_threshold=1.0)
     model = dataclasses.replace(assessor.model, settings=settings)
     pool = Pool("index", ["0"], ["0"], lambda i: encode_picture(digits.train["image"][0]), [0], {})
