@@ -194,6 +194,7 @@ def _mistakes(finished: Finished) -> Arrays:
         "mistake_label": mistakes.label,
         "mistake_predicted": mistakes.predicted,
         "mistake_confidence": mistakes.confidence,
+        **_paths(finished, "mistake", mistakes.rows),
     }
 
 
@@ -206,7 +207,18 @@ def _uncertain(finished: Finished) -> Arrays:
         "uncertain_label": finished.test["label"][rows],
         "uncertain_predicted": finished.probability[rows].argmax(-1),
         "uncertain_confidence": confidence[rows],
+        **_paths(finished, "uncertain", rows),
     }
+
+
+def _paths(finished: Finished, name: str, rows: np.ndarray) -> Arrays:
+    """Return the paths of test images, if they come from files."""
+    paths = finished.test.get("path")
+    if paths is None:
+        return {}
+    # A file name can have bytes that are no text.
+    texts = [str(path).encode("utf-8", "backslashreplace").decode() for path in paths[rows]]
+    return {f"{name}_path": np.array(texts, str)}
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:

@@ -33,7 +33,8 @@ class Mistakes(NamedTuple):
     """Images that are classified wrongly.
 
     Attributes:
-        images: uint8 `[n, H, W, C]`, the most confident mistake first.
+        rows: positions in the split `[n]`, the most confident mistake first.
+        images: uint8 `[n, H, W, C]`.
         label: true classes `[n]`.
         predicted: predicted classes `[n]`.
         confidence: probabilities `[n]` of the predicted classes.
@@ -41,6 +42,7 @@ class Mistakes(NamedTuple):
         count: number of all images of the split.
     """
 
+    rows: np.ndarray
     images: np.ndarray
     label: np.ndarray
     predicted: np.ndarray
@@ -63,6 +65,7 @@ def find_mistakes(probability: np.ndarray, images: np.ndarray, label: np.ndarray
     # Stable, so that ties have the order of the split.
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
     return Mistakes(
+        chosen,
         images[chosen],
         label[chosen],
         predicted[chosen],

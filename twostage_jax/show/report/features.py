@@ -86,14 +86,17 @@ def mistakes_section(content: Content) -> Section | None:
 def _predictions(content: Content, name: str) -> list[Picture]:
     """Return pictures of images with their true class, predicted class and confidence."""
     arrays = content.arrays
-    values = zip(*(arrays[f"{name}_{column}"] for column in COLUMNS), strict=True)
+    paths = arrays.get(f"{name}_path", [""] * len(arrays[f"{name}_label"]))
+    values = zip(*(arrays[f"{name}_{column}"] for column in COLUMNS), paths, strict=True)
     pictures = []
-    for image, label, predicted, confidence in values:
+    for image, label, predicted, confidence, path in values:
         true = content.classes[label]
         guess = content.classes[predicted]
         percent = confidence_words(confidence)
         alt = f"Test image of class {true}, predicted {guess} with {percent}"
-        lines = (f"true {true}", f"predicted {guess}", percent)
+        lines = [f"true {true}", f"predicted {guess}", percent]
+        if path:
+            lines.append(str(path))
         pictures.append(Picture([image], alt, lines, wrong=label != predicted))
     return pictures
 
