@@ -13,6 +13,7 @@ from twostage_jax.scores.sweep import SweepPoint, SweepRecord
 from twostage_jax.show import start, tables
 from twostage_jax.show.duplicates import show_duplicates
 from twostage_jax.show.result import (
+    show_chance,
     show_class_balance,
     show_evaluation,
     show_result,
@@ -128,6 +129,14 @@ def test_a_verbose_result_has_all_figures_before_the_accuracy(output):
         "head 1.5",
     ):
         assert 0 <= text.index(words) < text.index("test accuracy")
+
+
+def test_an_accuracy_near_that_of_the_most_frequent_class_is_named(output):
+    label = np.array([0] * 60 + [1] * 40)
+    show_chance(compute_scores(np.eye(3)[label], label), CLASSES, Terminal())
+    assert output() == ""
+    show_chance(compute_scores(np.eye(3)[np.r_[label[:65], 35 * [0]]], label), CLASSES, Terminal())
+    assert "chance predicting only cat has accuracy 0.6000, not measurably worse" in output()
 
 
 def test_classes_with_few_examples_are_named_and_uneven_ones_balanced(output):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from twostage_jax.config.choices import SOLVED, WEIGHTED
+from twostage_jax.config.layers import default_preset
 from twostage_jax.config.presets import STEPS
 from twostage_jax.engine.device import Device
 from twostage_jax.errors import shown
@@ -18,6 +19,8 @@ from twostage_jax.show.terminal import Terminal
 
 UNEVEN = 10  # ratio of the largest class to the smallest from which on weights are recommended
 
+SMALL = ("blog", "quick")  # presets of fully connected networks
+
 
 def announce(
     plan: Plan, placed: Mapping[str, Placed], folder: Path, device: Device, terminal: Terminal
@@ -28,6 +31,12 @@ def announce(
     _show_uneven_classes(plan, terminal)
     settings = plan.config
     terminal.line(f"run in {folder}, preset {settings.preset}, seed {settings.seed}", hang=2)
+    default = default_preset(plan.dataset.image_shape)
+    if default == "photos" and settings.preset in SMALL:
+        terminal.notice(
+            f"preset {settings.preset} is for small grey images: leave out --preset, and these "
+            f"images get {default}"
+        )
     if "pretrain" in plan.stages and plan.labels_read:
         terminal.notice(
             f"stage 1 ({settings.pretrain.objective}) uses {plan.labels_read:,} labels: its "

@@ -48,6 +48,7 @@ def show_result(result: Record, folder: Path, classes: Sequence[str], terminal: 
     affected = affected_text(result.duplicates, result.test.count)
     if affected is not None:
         _field("duplicates", affected, terminal)
+    show_chance(result.test, classes, terminal)
     show_class_balance(result.test, classes, terminal)
     for split in ("test", "validation"):
         show_scarce_classes(getattr(result, split), split, classes, terminal)
@@ -186,6 +187,18 @@ def show_new_images(scores: Record, terminal: Terminal) -> None:
     images = counted(scores.count, "image")
     text = f"accuracy {decimal(scores.accuracy)} without training images ({images})"
     _field("new images", text, terminal)
+
+
+def show_chance(scores: Record, classes: Sequence[str], terminal: Terminal) -> None:
+    """Say so if the accuracy of `scores.Scores` may be that of the most frequent class alone."""
+    if scores.confusion is None or scores.interval is None:
+        return
+    counts = np.sum(scores.confusion, axis=1)
+    share = counts.max() / scores.count
+    if scores.interval[0] <= share:
+        name = _short(classes[int(counts.argmax())])
+        text = f"predicting only {name} has accuracy {decimal(share)}, not measurably worse"
+        _field("chance", text, terminal)
 
 
 def show_class_balance(scores: Record, classes: Sequence[str], terminal: Terminal) -> None:
