@@ -88,18 +88,18 @@ def test_a_column_for_each_class_is_read(images):
     assert "a class for each of 'ant', 'bee'" in notes(dataset)
     lines[0] = lines[0].replace("0.0", "1.0")  # two classes: no answer
     spec = write(images / "t.csv", ["image,age,ant,bee", *lines])
-    refused(spec, "say with --label-column")
+    refused(spec, "give --label-column")
     refused(spec, "line 2 of .* has 2 ones in the columns", label_column="ant,bee")
 
 
 def test_zeros_and_ones_beside_texts_are_labels_only_if_they_are_named(images):
     lines = [f"{p},{i % 2},{1 - i % 2},{k}" for i, (p, k) in enumerate(rows(images))]
     spec = write(images / "t.csv", ["image,male,female,finding", *lines])
-    refused(spec, "say with --label-column")
+    refused(spec, "give --label-column")
     assert load(spec, label_column="male, female").classes == ("female", "male")
     assert load(spec, label_column="finding").classes == ("ant", "bee")
     lines = [f"{p},{i % 2},{1 - i % 2}" for i, (p, _) in enumerate(rows(images))]
-    refused(write(images / "t.csv", ["image,is_train,is_test", *lines]), "say with --label-column")
+    refused(write(images / "t.csv", ["image,is_train,is_test", *lines]), "give --label-column")
 
 
 def test_a_column_of_measurements_is_not_taken_for_labels(tmp_path):

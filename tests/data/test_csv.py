@@ -39,7 +39,7 @@ def test_the_row_is_that_of_the_csv(images):
 def test_columns_are_chosen_by_name_and_number(images):
     lines = ["nr,what,when,file", *(f"{i},{k},x,{p}" for i, (p, k) in enumerate(rows(images)))]
     spec = write(images / "t.csv", lines)
-    refused(spec, "has the columns nr, what, when, file: say with --label-column")
+    refused(spec, "has the columns nr, what, when, file: give --label-column")
     assert labels(load(spec, label_column="what")) == dict(rows(images))
     assert labels(load(spec, label_column="2", path_column="file")) == dict(rows(images))
     refused(spec, "no column 'label': give --label-column one of nr", label_column="label")

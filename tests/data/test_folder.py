@@ -281,7 +281,9 @@ def test_a_named_label_means_unlabelled(tmp_path):
     folder(tmp_path, {"cat": 5, "dog": 5, "Not sure": 3, "blurred": 2})
     dataset = load(f"folder:{tmp_path}", unlabeled_label=("not sure", "blurred"))
     assert dataset.classes == ("cat", "dog") and sizes(dataset)["unlabelled"] == 5
-    refused(f"folder:{tmp_path}", "'horse' is the label of no image", unlabeled_label=("horse",))
+    refused(
+        f"folder:{tmp_path}", "'horse' is not the label of any image", unlabeled_label=("horse",)
+    )
 
 
 def test_each_class_keeps_a_training_image(tmp_path):

@@ -188,7 +188,7 @@ def _with_labels(table: Table, columns: Columns, names: Sequence[str], path: Pat
     one_hot = _one_hot(table, free) if table.header else ()
     if free and not one_hot:
         raise UserError(
-            f"{path} has the columns {listed(names, 20)}: say with --label-column which one has "
+            f"{path} has the columns {listed(names, 20)}: give --label-column with the one that has "
             "the labels"
         )
     return columns._replace(one_hot=one_hot)
@@ -202,7 +202,7 @@ def _check_labels(table: Table, column: int, names: Sequence[str], path: Path) -
         raise UserError(
             f"{path} has {count:,} different values in {len(values):,} rows of column "
             f"{shown(names[column])}, such as {shown(values[0])}, so they do not look like "
-            f"classes: say with --label-column which column has the labels, even if it is this one"
+            f"classes: give --label-column with the column of the labels, even if it is this one"
         )
 
 

@@ -33,7 +33,7 @@ def without_names(entries: list[Entry], names: Sequence[str], notes: list[str]) 
     if missing:
         present = sorted({entry.label for entry in entries} - {""})
         raise UserError(
-            f"--unlabeled-label {shown(min(missing))} is the label of no image: give one of "
+            f"--unlabeled-label {shown(min(missing))} is not the label of any image: give one of "
             f"{listed(map(shown, present), 12)}"
         )
     kept = []
