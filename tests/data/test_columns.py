@@ -117,7 +117,7 @@ def test_lines_of_programs_before_the_table_are_no_rows(images, start):
     (images / "t.csv").write_bytes(f"{start}{table}".encode("utf-8-sig"))
     dataset = load(f"csv:{images / 't.csv'}", label_column="Klasse")
     assert labels(dataset) == dict(rows(images)) and "without a file" not in notes(dataset)
-    refused(f"csv:{images / 't.csv'}", "has the columns Bild, Wert, Klasse: say")
+    refused(f"csv:{images / 't.csv'}", "has the columns Bild, Wert, Klasse: give")
 
 
 def test_a_decimal_comma_is_no_separator_without_a_header(images):

@@ -188,7 +188,7 @@ def _with_labels(table: Table, columns: Columns, names: Sequence[str], path: Pat
     one_hot = _one_hot(table, free) if table.header else ()
     if free and not one_hot:
         raise UserError(
-            f"{path} has the columns {listed(names, 20)}: give --label-column with the one that has "
+            f"{path} has the columns {listed(names, 20)}: give --label-column with the column of "
             "the labels"
         )
     return columns._replace(one_hot=one_hot)
