@@ -49,8 +49,8 @@ def test_rejections_reach_the_page(model, assessor, monkeypatch):
     class Rejecting:
         classes, image_shape, fit = model.classes, model.image_shape, model.fit
 
-        def assess(self, images):
-            answer = model.assess(images)
+        def assess(self, images, decoded=False):
+            answer = model.assess(images, decoded)
             return Assessment(answer.probability, np.array([True]), np.array([2.5]), answer.sets)
 
     client = make_client(
