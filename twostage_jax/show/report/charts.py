@@ -18,6 +18,7 @@ from twostage_jax.show.figure import (
 )
 
 NARROW = 3.9  # inches: readable on a phone
+LARGE_POINTS = 200  # at most so many points of a map are large
 
 
 def plot_reliability(bins: np.ndarray, labels: Sequence[str]) -> bytes:
@@ -75,9 +76,10 @@ def plot_map(feature_map: FeatureMap, colours: Sequence[str]) -> bytes:
     with style():
         figure = new_figure(3.4, NARROW)
         axes = place_axes(figure, 0.3, 0.1, 0.3, 0.1)
+        size = 10 if len(feature_map.points) <= LARGE_POINTS else 5
         for index, colour in enumerate(colours):
             points = feature_map.points[feature_map.label == index]
-            axes.plot(*points.T, ".", ms=5, mew=0, color=colour, alpha=0.7)
+            axes.plot(*points.T, ".", ms=size, mew=0, color=colour, alpha=0.7)
         axes.set_xticklabels([])
         axes.set_yticklabels([])
         axes.tick_params(length=0)
