@@ -1,11 +1,9 @@
 """Duplicates across splits in the folder, the result and the output of a run."""
 
-import csv
-import io
-
 import numpy as np
 
 from twostage_jax.data.duplicates import Pairs
+from twostage_jax.data.marks import csv_bytes
 from twostage_jax.data.split import Split
 from twostage_jax.runs.plan import Plan
 from twostage_jax.runs.result import DuplicatePairs, DuplicatesRecord
@@ -17,8 +15,6 @@ SHOWN = 100  # pairs of each two splits in `result.json`
 DRAWN = 12  # pairs of images on the page
 COLUMNS = ("kind", "distance", "split", "row", "class", "path")
 COPY_COLUMNS = ("copy_split", "copy_row", "copy_class", "copy_path")
-# A spreadsheet program runs a cell that begins with one of these.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def duplicates_record(
@@ -78,17 +74,14 @@ def duplicates_files(plan: Plan, test: Split) -> dict[str, bytes]:
     if duplicates is None or not duplicates.pairs:
         return {}
     splits = {**plan.dataset.splits, "test": test}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*COLUMNS, *COPY_COLUMNS))
+    lines = []
     for pairs in duplicates.pairs:
         images = _cells(plan, pairs.later, splits[pairs.later], pairs.image)
         copies = _cells(plan, pairs.earlier, splits[pairs.earlier], pairs.copy)
         for distance, image, copy in zip(pairs.distance, images, copies, strict=True):
             kind = "near" if distance else "identical"
-            writer.writerow((kind, f"{distance:.4f}", *image, *copy))
-    # A file name can have bytes that are no text.
-    return {DUPLICATES: text.getvalue().encode("utf-8", "backslashreplace")}
+            lines.append((kind, f"{distance:.4f}", *image, *copy))
+    return {DUPLICATES: csv_bytes((*COLUMNS, *COPY_COLUMNS), lines)}
 
 
 def duplicate_arrays(plan: Plan, test: Split) -> dict[str, np.ndarray]:
@@ -127,10 +120,6 @@ def _cells(
     labels = split["label"][positions].tolist() if "label" in split else [None] * len(rows)
     paths = split["path"][positions].tolist() if "path" in split else [""] * len(rows)
     return [
-        (name, row, _neutral("" if k is None else plan.dataset.classes[k]), _neutral(path))
+        (name, row, "" if k is None else plan.dataset.classes[k], path)
         for row, k, path in zip(rows, labels, paths, strict=True)
     ]
-
-
-def _neutral(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) else text
